@@ -1,0 +1,1 @@
+"""The theory: signal-propagation moments of transformers, forward and backward."""

@@ -1,0 +1,173 @@
+"""What the theory needs to know of a model: its architecture, weight moments and input kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    r"""Second moments between token positions, on a grid of cells.
+
+    A cell is a run of neighbouring positions; with cells of one token this is the plain L×L
+    kernel. Values are per feature: :math:`E[x_i \cdot x_j]/d`, mean included.
+
+    Attributes:
+        diagonal: (cells,) mean of K_ii over the cell's tokens.
+        off_diagonal: (cells, cells) mean of K_ij over i in one cell, j in the other, i≠j.
+            Where a cell holds one token its own entry is never read.
+        cell_sizes: (cells,) tokens per cell; they add up to L.
+        mean: mean of x over tokens and features, so that variance = second moment - mean².
+    """
+
+    diagonal: Floats
+    off_diagonal: Floats
+    cell_sizes: NDArray[np.int64]
+    mean: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A dense layer's sizes and the second moments of its entries (E[w²], E[b²])."""
+
+    d_in: int
+    d_out: int
+    weight_var: float
+    bias_var: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """LayerNorm or RMSNorm with the moments of its gain and bias."""
+
+    kind: Literal["layernorm", "rmsnorm"]
+    gain_mean: float = 1.0
+    gain_var: float = 0.0
+    bias_var: float = 0.0
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary position embedding on the first `fraction` of each head's features."""
+
+    theta: float = 10_000.0
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Multi-head self-attention.
+
+    Attributes:
+        query, key, value, output: the projections; key and value may be narrower (GQA).
+        n_heads, n_kv_heads, d_head: head counts and width.
+        causal: whether token i sees only tokens up to i.
+        score_scale: factor on q·k, usually 1/sqrt(d_head).
+        rotary: rotary embedding of q and k, or None.
+        p_drop: dropout on the attention weights.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    causal: bool
+    score_scale: float
+    rotary: Rotary | None = None
+    p_drop: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """down(activation(up(x))), or down(activation(gate(x)) * up(x)) when `gate` is given."""
+
+    up: Linear
+    down: Linear
+    activation: Activation
+    gate: Linear | None = None
+    p_drop: float = 0.0  # on the hidden activation, before `down`
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """x ← lam·x + beta·dropout(f(x)); both are amplitudes (the paper's lambda, beta)."""
+
+    lam: float = 1.0
+    beta: float = 1.0
+    p_drop: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Attention then feed-forward, each on the residual stream.
+
+    ``"pre"``: x + f(norm(x)). ``"post"``: norm(x + f(x)).
+    """
+
+    placement: Literal["pre", "post"]
+    attention: Attention
+    attention_norm: Norm
+    attention_residual: Residual
+    feed_forward: FeedForward
+    feed_forward_norm: Norm
+    feed_forward_residual: Residual
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A part of the model that the theory does not cover: never guessed, always named."""
+
+    where: str  # e.g. "decoder.blocks[3].attention" or a module path
+    what: str  # what was found there
+    why: str  # why no prediction is made
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One column of blocks.
+
+    Attributes:
+        d_model: width of the residual stream.
+        blocks: the blocks in order; None where a block is not understood (then `missing` of
+            the spec says why, and predictions past it are NaN).
+        input_kernel: kernel of block 0's input for the batch described.
+        top_gradient_kernel: kernel of dLoss/d(output of the last block), up to a factor; None
+            when no backward pass was seen: tokens' gradients are then taken as independent.
+    """
+
+    d_model: int
+    blocks: tuple[Block | None, ...]
+    input_kernel: Kernel
+    top_gradient_kernel: Kernel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as the theory sees it.
+
+    Attributes:
+        family: ``"gpt2"``, ``"bert"``, ``"llama"``, or ``"custom"`` for a home-made model.
+        stacks: by name, ``"encoder"`` and ``"decoder"``.
+        missing: what could not be described.
+        batch_size: sequences in the batch described.
+        n_params: trainable parameters.
+    """
+
+    family: str
+    stacks: Mapping[str, Stack]
+    missing: tuple[Missing, ...] = ()
+    batch_size: int = 1
+    n_params: int = 0
+    notes: tuple[str, ...] = field(default=())

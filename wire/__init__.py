@@ -1,0 +1,27 @@
+"""The contract between a training job's agent and the server: layouts, frames, declarations."""
+
+from wire.declaration import Health, RunDeclaration, RunEnd, SpecRevision
+from wire.errors import WireError
+from wire.frame import MEDIA_TYPE, Frame, FrameBatch, decode_batch, encode_batch
+from wire.layout import Layout, Series
+from wire.receipts import Command, FramesReceipt, RunReceipt
+from wire.version import WIRE_VERSION
+
+__all__ = [
+    "MEDIA_TYPE",
+    "WIRE_VERSION",
+    "Command",
+    "Frame",
+    "FrameBatch",
+    "FramesReceipt",
+    "Health",
+    "Layout",
+    "RunDeclaration",
+    "RunEnd",
+    "RunReceipt",
+    "Series",
+    "SpecRevision",
+    "WireError",
+    "decode_batch",
+    "encode_batch",
+]

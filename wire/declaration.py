@@ -1,0 +1,75 @@
+"""What an agent says of its run besides frames; these travel as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from wire.layout import Layout
+from wire.version import WIRE_VERSION
+
+
+class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The agent's own account of what it lost and what it costs, cumulative since its start.
+
+    Attributes:
+        dropped: frames given up because the spool was full.
+        resent: frames sent more than once.
+        failures: failures guarded inside the job.
+        first_failure: the first one's reason, or "".
+        silent: names of hooks that were set but have never fired.
+        overhead: share of the job's time the agent took, 0 to 1.
+        every: sampling interval in steps now in force.
+    """
+
+    dropped: int = 0
+    resent: int = 0
+    failures: int = 0
+    first_failure: str = ""
+    silent: tuple[str, ...] = ()
+    overhead: float = 0.0
+    every: int = 1
+
+
+class RunDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of ``PUT /api/v1/runs/{run_id}``: idempotent, the agent chooses the run's id.
+
+    Attributes:
+        project: the run's project.
+        name: the run's name; need not be unique.
+        layout: layout of the frames that follow; a later declaration may add another.
+        spec: `dslm.ModelSpec` in its JSON form at the step of the declaration, or None while
+            the model is not described yet (then it follows as a `SpecRevision`).
+        tags: free words to search by.
+        config: the user's own settings, shown as they are.
+        started_at: seconds since the epoch.
+        agent_version: version of evenkeel in the job.
+    """
+
+    project: str
+    name: str
+    layout: Layout
+    spec: dict[str, Any] | None = None
+    tags: tuple[str, ...] = ()
+    config: dict[str, Any] = {}
+    started_at: float = 0.0
+    agent_version: str = ""
+    wire_version: int = WIRE_VERSION
+
+
+class SpecRevision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of ``PUT /api/v1/runs/{run_id}/spec``: the model's weight moments at a later step.
+
+    The first revision of a run (its lowest step) is the one "at initialisation" refers to.
+    """
+
+    step: int
+    spec: dict[str, Any]
+
+
+class RunEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of ``POST /api/v1/runs/{run_id}/end``."""
+
+    status: Literal["finished", "failed"]
+    reason: str = ""

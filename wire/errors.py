@@ -1,0 +1,15 @@
+"""What is wrong with a message, named by its field and mended by its fix."""
+
+
+class WireError(ValueError):
+    """A message that breaks the contract.
+
+    Attributes:
+        field: dotted path of the offending field, e.g. ``frames[3].values``.
+        fix: one imperative sentence that says how to mend it.
+    """
+
+    def __init__(self, message: str, *, field: str, fix: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.fix = fix

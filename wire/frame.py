@@ -1,0 +1,146 @@
+"""One sampled step of one rank, packed; and the batch in which frames travel."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from wire.declaration import Health
+from wire.errors import WireError
+from wire.version import WIRE_VERSION
+
+MEDIA_TYPE = "application/vnd.evenkeel.frames+msgpack"
+MAX_FRAMES = 4096
+
+
+class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """The values of one sampled optimizer step.
+
+    Attributes:
+        seq: number of this frame within (run, rank); starts at 1, never reused, no holes.
+        step: optimizer step, from 0.
+        time: seconds since the epoch when the step ended.
+        layout: `Layout.hash` of the layout that says what the values are.
+        values: little-endian float32, one per value of the layout. NaN and Inf are data.
+    """
+
+    seq: int
+    step: int
+    time: float
+    layout: str
+    values: bytes
+
+    @classmethod
+    def pack(
+        cls, *, seq: int, step: int, time: float, layout: str, values: NDArray[np.float32]
+    ) -> Frame:
+        """Pack a float32 vector, shape (values,)."""
+        packed = np.ascontiguousarray(values, dtype="<f4").tobytes()
+        return cls(seq=seq, step=step, time=time, layout=layout, values=packed)
+
+    def unpack(self) -> NDArray[np.float32]:
+        """The values as a read-only float32 vector, shape (values,)."""
+        return np.frombuffer(self.values, dtype="<f4")
+
+
+class FrameBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Frames of one rank, in ascending `seq`; empty is a heartbeat that asks for the mark.
+
+    Attributes:
+        wire_version: the contract the writer speaks.
+        rank: which process of the job; 0 where there is one.
+        oldest: lowest `seq` the agent still holds: everything below it is durable or given up.
+        frames: at most 4,096.
+        health: the agent's own counters.
+    """
+
+    rank: int
+    oldest: int
+    frames: list[Frame]
+    health: Health
+    wire_version: int = WIRE_VERSION
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(FrameBatch)
+
+
+def encode_batch(batch: FrameBatch) -> bytes:
+    """The batch as the body of a request."""
+    return _encoder.encode(batch)
+
+
+def decode_batch(body: bytes) -> FrameBatch:
+    """Read a request's body.
+
+    Raises:
+        WireError: naming the field, if the body is not a batch of this version or its frames
+            are out of order, negative, or not whole float32 values.
+    """
+    _require_version(body)
+    try:
+        batch = _decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise WireError(
+            f"the body is not a batch of frames: {error}",
+            field=_field_of(error),
+            fix="send wire.encode_batch(batch), or upgrade the agent",
+        ) from error
+    _require_order(batch)
+    return batch
+
+
+def _require_version(body: bytes) -> None:
+    try:
+        head = msgspec.msgpack.decode(body, type=dict[str, msgspec.Raw])
+        spoken = msgspec.msgpack.decode(head["wire_version"], type=int)
+    except (msgspec.DecodeError, KeyError) as error:
+        raise WireError(
+            "the body does not say its wire_version",
+            field="wire_version",
+            fix="send wire.encode_batch(batch)",
+        ) from error
+    if spoken != WIRE_VERSION:
+        older = "agent" if spoken < WIRE_VERSION else "server"
+        raise WireError(
+            f"the agent speaks wire version {spoken}, the server {WIRE_VERSION}",
+            field="wire_version",
+            fix=f"upgrade evenkeel where the {older} runs",
+        )
+
+
+def _require_order(batch: FrameBatch) -> None:
+    if batch.rank < 0:
+        raise WireError("a rank is not negative", field="rank", fix="count ranks from 0")
+    if len(batch.frames) > MAX_FRAMES:
+        raise WireError(
+            f"{len(batch.frames)} frames in one batch",
+            field="frames",
+            fix=f"send at most {MAX_FRAMES} frames a batch",
+        )
+    previous = 0
+    for index, frame in enumerate(batch.frames):
+        where = f"frames[{index}]"
+        if frame.seq <= previous:
+            raise WireError(
+                f"seq {frame.seq} follows {previous}",
+                field=f"{where}.seq",
+                fix="number frames from 1 and send them in ascending order",
+            )
+        if frame.step < 0:
+            raise WireError(
+                f"step {frame.step} is negative", field=f"{where}.step", fix="count steps from 0"
+            )
+        if len(frame.values) % 4:
+            raise WireError(
+                f"{len(frame.values)} bytes are not whole float32 values",
+                field=f"{where}.values",
+                fix="pack the values as little-endian float32",
+            )
+        previous = frame.seq
+
+
+def _field_of(error: msgspec.DecodeError) -> str:
+    _, _, path = str(error).partition("at `$")
+    return path.rstrip("`").lstrip(".") or "body"

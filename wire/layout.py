@@ -1,0 +1,98 @@
+"""A run's layout: which series its frames hold, in which order, declared once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+
+import msgspec
+
+from wire.errors import WireError
+
+MAX_SERIES = 4096
+MAX_VALUES = 1 << 20
+
+
+class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One vector over depth.
+
+    Attributes:
+        stack: ``"encoder"``, ``"decoder"``, or ``""`` for a quantity of the whole model.
+        site: where it is measured, e.g. ``"stream"`` or ``"stream_gradient"``.
+        quantity: what is measured there, e.g. ``"variance"``.
+        n: length of the vector; 1 for scalars such as the loss.
+    """
+
+    stack: str
+    site: str
+    quantity: str
+    n: int
+
+    @property
+    def key(self) -> str:
+        """``stack/site/quantity``, the series' name everywhere outside the frame."""
+        return f"{self.stack}/{self.site}/{self.quantity}"
+
+
+class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """The ordered series of a frame. Content-addressed: equal layouts have equal `hash`."""
+
+    series: tuple[Series, ...]
+
+    @cached_property
+    def size(self) -> int:
+        """Number of float32 values in one frame of this layout."""
+        return sum(one.n for one in self.series)
+
+    @cached_property
+    def hash(self) -> str:
+        """32 hexadecimal digits that identify the layout's content."""
+        packed = msgspec.msgpack.encode([[s.stack, s.site, s.quantity, s.n] for s in self.series])
+        return hashlib.blake2b(packed, digest_size=16).hexdigest()
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Where each series' values lie in a frame, by series key."""
+        found: dict[str, slice] = {}
+        start = 0
+        for one in self.series:
+            found[one.key] = slice(start, start + one.n)
+            start += one.n
+        return found
+
+    def __iter__(self) -> Iterator[Series]:  # type: ignore[override]
+        return iter(self.series)
+
+    def validate(self) -> Layout:
+        """Return the layout itself.
+
+        Raises:
+            WireError: if it is empty, too large, or names a series twice.
+        """
+        if not 1 <= len(self.series) <= MAX_SERIES:
+            raise WireError(
+                f"a layout holds 1 to {MAX_SERIES} series, not {len(self.series)}",
+                field="layout.series",
+                fix="declare the series that the frames carry",
+            )
+        for index, one in enumerate(self.series):
+            if not 1 <= one.n <= MAX_VALUES:
+                raise WireError(
+                    f"series {one.key!r} has length {one.n}",
+                    field=f"layout.series[{index}].n",
+                    fix=f"give it a length of 1 to {MAX_VALUES}",
+                )
+        if len(self.slices) != len(self.series):
+            raise WireError(
+                "two series have the same stack, site and quantity",
+                field="layout.series",
+                fix="name each series once",
+            )
+        if self.size > MAX_VALUES:
+            raise WireError(
+                f"a frame of this layout would hold {self.size} values",
+                field="layout.series",
+                fix=f"keep a frame within {MAX_VALUES} values",
+            )
+        return self

@@ -1,0 +1,51 @@
+"""What the server answers an agent; these travel as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Command(msgspec.Struct, frozen=True):
+    """Something the server asks of the agent; an agent ignores a kind it does not know.
+
+    Attributes:
+        id: repeats of an id are ignored.
+        kind: ``"describe"`` asks for a fresh `SpecRevision`.
+    """
+
+    id: str
+    kind: Literal["describe"] | str
+
+
+class RunReceipt(msgspec.Struct, frozen=True):
+    """Answer to a declaration.
+
+    Attributes:
+        run_id: the run.
+        durable: per rank (as a decimal string), the durable mark: every frame up to and
+            including this `seq` is committed to the database or was given up by the agent.
+        url: path of the run's page on this server.
+    """
+
+    run_id: str
+    durable: dict[str, int]
+    url: str
+
+
+class FramesReceipt(msgspec.Struct, frozen=True):
+    """Answer to a batch of frames.
+
+    Attributes:
+        durable: the sender's durable mark now; it may lie below the batch's last `seq` while
+            the writer is behind, and the agent then keeps those frames.
+        accepted: frames taken from this batch.
+        duplicates: frames of this batch that were already stored.
+        commands: what the server asks of the agent.
+    """
+
+    durable: int
+    accepted: int
+    duplicates: int
+    commands: list[Command] = []
