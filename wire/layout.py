@@ -61,7 +61,7 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
             start += one.n
         return found
 
-    def __iter__(self) -> Iterator[Series]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Series]:
         return iter(self.series)
 
     def validate(self) -> Layout:
