@@ -1,0 +1,67 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+PACKAGES := dslm wire trainer_agent server dashboard migrations evenkeel
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test check format bench bench-theory bench-agent bench-page clean
+.DEFAULT_GOAL := help
+
+help:  ## list the commands
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "evenkeel needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing evenkeel into $(VENV) (once)"
+	@$(PIP) install -c constraints.txt torch==2.13.0
+	@$(PIP) install -c constraints.txt -e '.[agent,server]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-demo
+	@echo "Installing the development tools into $(VENV) (once)"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo  ## train three transformers and open the live dashboard
+	@$(BIN)/evenkeel demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed-dev  ## install what the tests need and run them all
+	@.ci/system-packages
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
+
+check: $(VENV)/.installed-dev  ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-theory: $(VENV)/.installed-dev  ## prediction against measurement: components, then whole models
+	$(BIN)/python -m benchmarks.components
+	$(BIN)/python -m benchmarks.theory
+
+bench-agent: $(VENV)/.installed-dev  ## what the agent costs a training step, beside naive hooks
+	$(BIN)/python -m benchmarks.agent
+
+bench-page: $(VENV)/.installed-dev  ## page load and live updates in headless Chromium
+	@.ci/system-packages
+	$(BIN)/python -m benchmarks.page
+
+bench: bench-theory bench-agent bench-page  ## every benchmark
+	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.live
+
+clean:  ## remove the virtual environment and the demo's data
+	rm -rf $(VENV) .evenkeel

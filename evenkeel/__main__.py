@@ -1,0 +1,18 @@
+"""``python -m evenkeel`` and the ``evenkeel`` script."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; without the server extra, say in one line how to get it."""
+    try:
+        from evenkeel.cli import app
+    except ModuleNotFoundError as error:
+        line = f"evenkeel: the command line needs {error.name}: pip install 'evenkeel[server]'"
+        print(line, file=sys.stderr)
+        sys.exit(2)
+    app()
+
+
+if __name__ == "__main__":
+    main()
