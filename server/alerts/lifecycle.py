@@ -1,0 +1,112 @@
+"""From findings to alerts: what opens one, what changes it, what ends it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from server.alerts.rules import RULES, Finding, Key, Severity, Verdict
+from server.alerts.rules.finding import SEVERITIES
+
+WORSENED = 1.1  # times the published badness: worth an update
+UPDATE_EVERY = 20  # sampled steps, so that the last step of a lasting alert stays near the truth
+
+_RULES = {rule.name: rule for rule in RULES}
+Kind = Literal["opened", "worsened", "updated", "resolved"]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """What is known of one key.
+
+    Attributes:
+        holds: sampled steps in a row at which it has held.
+        clear: sampled steps in a row at which it has not.
+        open: whether an alert is open.
+        published: badness last told.
+        severity: severity last told.
+        since: sampled steps since it was last told.
+    """
+
+    holds: int = 0
+    clear: int = 0
+    open: bool = False
+    published: float = 0.0
+    severity: Severity = "info"
+    since: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change of an alert; `finding` is None when it is resolved."""
+
+    kind: Kind
+    key: Key
+    step: int
+    finding: Finding | None = None
+
+
+Tracks = Mapping[Key, Track]
+
+
+def advance(tracks: Tracks, verdict: Verdict) -> tuple[dict[Key, Track], list[Event]]:
+    """The tracks and events after one more sampled step."""
+    worst = _worst(verdict.findings)
+    after: dict[Key, Track] = {}
+    events: list[Event] = []
+    for key in sorted({*tracks, *worst}):
+        track, event = _one(tracks.get(key, Track()), key, worst.get(key), verdict)
+        if event is not None:
+            events.append(event)
+        if track.open or track.holds:  # nothing to remember of a key that is closed and quiet
+            after[key] = track
+    return after, events
+
+
+def _worst(findings: Iterable[Finding]) -> dict[Key, Finding]:
+    worst: dict[Key, Finding] = {}
+    for finding in findings:
+        other = worst.get(finding.key)
+        if other is None or _rank(finding) > _rank(other):
+            worst[finding.key] = finding
+    return worst
+
+
+def _rank(finding: Finding) -> tuple[int, float]:
+    return SEVERITIES.index(finding.severity), finding.badness
+
+
+def _one(
+    track: Track, key: Key, finding: Finding | None, verdict: Verdict
+) -> tuple[Track, Event | None]:
+    if finding is not None:
+        return _holding(track, finding)
+    if key.rule not in verdict.judged:
+        return track, None
+    return _clearing(track, key, verdict.memory.step)
+
+
+def _holding(track: Track, finding: Finding) -> tuple[Track, Event | None]:
+    track = replace(track, holds=track.holds + 1, clear=0, since=track.since + 1)
+    kind = _kind(track, finding)
+    if kind is None:
+        return track, None
+    told = replace(track, open=True, published=finding.badness, severity=finding.severity, since=0)
+    return told, Event(kind, finding.key, finding.step, finding)
+
+
+def _kind(track: Track, finding: Finding) -> Kind | None:
+    if not track.open:
+        return "opened" if track.holds >= _RULES[finding.rule].opens_after else None
+    if SEVERITIES.index(finding.severity) > SEVERITIES.index(track.severity):
+        return "worsened"
+    worse = finding.badness > WORSENED * track.published
+    return "updated" if worse or track.since >= UPDATE_EVERY else None
+
+
+def _clearing(track: Track, key: Key, step: int) -> tuple[Track, Event | None]:
+    track = replace(track, holds=0, clear=track.clear + 1, since=track.since + 1)
+    if track.open and track.clear >= _RULES[key.rule].clears_after:
+        return Track(), Event("resolved", key, step)
+    return track, None

@@ -1,0 +1,53 @@
+"""What to do, with the figures of this model's depth."""
+
+from __future__ import annotations
+
+from server.alerts.rules.finding import Advice, ScalingAdvice
+from server.alerts.rules.observation import StackFacts
+
+SNIPPET = "import trainer_agent\n\nreport = trainer_agent.deepscale(model)  # before the optimizer"
+
+CLIP = Advice(
+    "Clip the gradient norm, lower the learning rate or lengthen the warm-up. If it stays, look "
+    "at which layer's gradient variance left its prediction first."
+)
+SCALED_ALREADY = Advice(
+    "This stack has scaled residuals already, so its depth is not the cause by itself: lower the "
+    "learning rate or lengthen the warm-up, and check that nothing resets the scales."
+)
+PRE_LN = Advice(
+    "Pre-LN does not collapse by depth alone: lower the learning rate, lengthen the warm-up or "
+    "clip gradients, and look for one block whose output outweighs the stream."
+)
+
+
+def advice_for(facts: StackFacts) -> Advice:
+    """What helps a signal that is lost over depth in this kind of stack."""
+    if facts.beta < 1:
+        return SCALED_ALREADY
+    return PRE_LN if facts.placement == "pre" else deepscale_advice(facts.n_layers)
+
+
+def deepscale_advice(n_layers: int) -> Advice:
+    r"""DeepScaleLM for this depth: :math:`\beta^2 = 2/N`, :math:`\lambda^2 = 1 - \beta^2`."""
+    scaling = deepscale_scaling(n_layers)
+    return Advice(
+        text=(
+            "Restart with DeepScaleLM, which holds the variance of stream and gradient at one "
+            f"over depth: initialise with its weights and scale every residual of the {n_layers} "
+            f"blocks as {scaling.lam:.4f}·x + {scaling.beta:.4f}·f(x). "
+            "Waiting or a lower learning rate does not undo the collapse."
+        ),
+        scaling=scaling,
+    )
+
+
+def deepscale_scaling(n_layers: int) -> ScalingAdvice:
+    """The residual scales of DeepScaleLM at this depth, and the call that applies them."""
+    beta_squared = min(0.5, 2 / n_layers)  # shallower than 4 blocks: skip and branch in balance
+    return ScalingAdvice(
+        lam=(1 - beta_squared) ** 0.5,
+        beta=beta_squared**0.5,
+        n_layers=n_layers,
+        snippet=SNIPPET,
+    )

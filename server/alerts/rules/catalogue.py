@@ -1,0 +1,53 @@
+"""Every rule, with how long it must hold to be said and how long to be clear to be over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.alerts.rules.attention import attention_entropy_collapse, attention_logit_growth
+from server.alerts.rules.collapse import rank_collapse
+from server.alerts.rules.departure import departs_from_prediction
+from server.alerts.rules.finding import Finding
+from server.alerts.rules.gradient import exploding_gradient, vanishing_gradient
+from server.alerts.rules.learning import not_learning
+from server.alerts.rules.loss import loss_divergence, loss_spike
+from server.alerts.rules.memory import Memory
+from server.alerts.rules.nonfinite import nonfinite
+from server.alerts.rules.observation import Observation
+from server.alerts.rules.telemetry import agent_health
+
+# None means "not judged at this step", which neither holds nor clears.
+Check = Callable[[Observation, Memory], list[Finding] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        name: also the `rule` of its findings.
+        check: the judgement of one sampled step.
+        opens_after: consecutive sampled steps it must hold before an alert opens.
+        clears_after: consecutive sampled steps without it before the alert is resolved.
+    """
+
+    name: str
+    check: Check
+    opens_after: int
+    clears_after: int
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("nonfinite", nonfinite, opens_after=1, clears_after=20),
+    Rule("loss_divergence", loss_divergence, opens_after=5, clears_after=20),
+    Rule("loss_spike", loss_spike, opens_after=1, clears_after=20),
+    Rule("departs_from_prediction", departs_from_prediction, opens_after=2, clears_after=2),
+    Rule("rank_collapse", rank_collapse, opens_after=5, clears_after=20),
+    Rule("vanishing_gradient", vanishing_gradient, opens_after=5, clears_after=20),
+    Rule("exploding_gradient", exploding_gradient, opens_after=5, clears_after=20),
+    Rule("attention_logit_growth", attention_logit_growth, opens_after=5, clears_after=20),
+    Rule("attention_entropy_collapse", attention_entropy_collapse, opens_after=5, clears_after=20),
+    Rule("not_learning", not_learning, opens_after=5, clears_after=20),
+    Rule("agent_health", agent_health, opens_after=1, clears_after=20),
+)

@@ -1,0 +1,182 @@
+"""The gradient vanishes or explodes over depth, judged by what the architecture makes normal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.alerts.rules.advice import CLIP, advice_for
+from server.alerts.rules.depth import longest_run, number
+from server.alerts.rules.finding import Finding
+from server.alerts.rules.memory import Memory
+from server.alerts.rules.observation import Floats, Observation, StackFacts
+
+VANISHED = 1e-3  # of the top's gradient variance; healthy runs here stayed above 7·10^-3
+BEYOND = 100.0  # and at least this factor away from the prediction
+EXPLODED_POST = 1e4  # times the top's gradient variance
+EXPLODED_PRE = 1e6  # Pre-LN: a growing stream makes the lower gradient larger, harmlessly
+NORM_FACTOR = 20.0  # times the median of the last norms
+NORM_SAMPLES = 32
+
+
+def relative_gradient(observation: Observation, stack: str) -> Floats | None:
+    """Gradient variance relative to the top's, (N+1,); None where the top's is 0 or unknown."""
+    gradient = observation.series(stack, "stream_gradient", "variance")
+    if gradient is None or not len(gradient) or not 0 < gradient[-1] < np.inf:
+        return None
+    relative: Floats = gradient / gradient[-1]
+    return relative
+
+
+def vanishing_gradient(observation: Observation, _memory: Memory) -> list[Finding]:
+    """Less than a thousandth of the top's gradient variance is left, and theory expects more."""
+    found = []
+    for stack, facts in observation.stacks.items():
+        relative = relative_gradient(observation, stack)
+        if relative is not None:
+            span = longest_run(_below(relative, facts))
+            if span is not None:
+                worst = span.first + int(np.nanargmin(relative[span.first : span.last + 1]))
+                place = _Place(stack, span.first, span.last, worst, float(relative[worst]))
+                found.append(_vanishing(observation, facts, place))
+    return found
+
+
+def exploding_gradient(observation: Observation, memory: Memory) -> list[Finding]:
+    """The gradient grows towards the input beyond its kind, or its norm leaves its past."""
+    found = [
+        finding
+        for stack, facts in observation.stacks.items()
+        if (finding := _exploding(observation, stack, facts)) is not None
+    ]
+    norm = _norm(observation, memory)
+    return [*found, norm] if norm is not None else found
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    stack: str
+    first: int
+    last: int
+    worst: int
+    measured: float
+
+
+def _below(relative: Floats, facts: StackFacts) -> NDArray[np.bool_]:
+    expected = _expected(facts, len(relative))
+    low = relative < VANISHED
+    return low if expected is None else low & ~(relative > expected / BEYOND)
+
+
+def _expected(facts: StackFacts, length: int) -> Floats | None:
+    start = facts.at_start
+    return start.gradient if start is not None and len(start.gradient) == length else None
+
+
+def _at(facts: StackFacts, layer: int, length: int) -> float | None:
+    expected = _expected(facts, length)
+    value = float(expected[layer]) if expected is not None else np.nan
+    return value if np.isfinite(value) else None
+
+
+def _vanishing(observation: Observation, facts: StackFacts, place: _Place) -> Finding:
+    predicted = _at(facts, place.worst, facts.n_layers + 1)
+    return Finding(
+        rule="vanishing_gradient",
+        severity="warning",
+        title="The gradient vanishes on its way down",
+        message=(
+            f"At step {observation.step} the gradient of the {place.stack}'s residual stream at "
+            f"layer {place.worst} has {number(place.measured)} of the top's variance"
+            f"{_where_predicted(predicted)}; layers {place.first}–{place.last} learn next to "
+            f"nothing. {_rate(facts, place)}"
+        ).rstrip(),
+        advice=advice_for(facts),
+        step=observation.step,
+        stack=place.stack,
+        site="stream_gradient",
+        quantity="variance",
+        first_layer=place.first,
+        last_layer=place.last,
+        measured=place.measured,
+        predicted=predicted,
+        unit="relative to the top",
+        badness=float(min(40.0, -np.log10(max(place.measured, 1e-40)))),
+    )
+
+
+def _exploding(observation: Observation, stack: str, facts: StackFacts) -> Finding | None:
+    relative = relative_gradient(observation, stack)
+    if relative is None or not np.isfinite(relative).any():
+        return None
+    worst = int(np.nanargmax(relative))
+    value = float(relative[worst])
+    predicted = _at(facts, worst, len(relative))
+    post = facts.placement == "post"
+    # Post-LN grows exponentially already at initialisation: predicted, and a fault all the same.
+    normal = predicted is not None and value <= BEYOND * predicted and not post
+    if value < (EXPLODED_POST if post else EXPLODED_PRE) or normal:
+        return None
+    place = _Place(stack, 0, worst, worst, value)
+    return Finding(
+        rule="exploding_gradient",
+        severity="warning",
+        title="The gradient explodes on its way down",
+        message=(
+            f"At step {observation.step} the gradient of the {stack}'s residual stream at layer "
+            f"{worst} has {number(value)} times the top's variance{_where_predicted(predicted)}. "
+            f"{_rate(facts, place)}"
+        ).rstrip(),
+        advice=advice_for(facts),
+        step=observation.step,
+        stack=stack,
+        site="stream_gradient",
+        quantity="variance",
+        first_layer=0,
+        last_layer=worst,
+        measured=value,
+        predicted=predicted,
+        unit="relative to the top",
+        badness=float(np.log10(value)) if np.isfinite(value) else 40.0,
+    )
+
+
+def _norm(observation: Observation, memory: Memory) -> Finding | None:
+    norm, past = observation.scalar("gradient_norm"), memory.norms[-NORM_SAMPLES - 1 : -1]
+    if not np.isfinite(norm) or len(past) < NORM_SAMPLES or norm <= NORM_FACTOR * median(past):
+        return None
+    return Finding(
+        rule="exploding_gradient",
+        severity="warning",
+        title="The gradient norm has left its past",
+        message=(
+            f"At step {observation.step} the gradient norm is {number(norm)}, "
+            f"{norm / max(median(past), 1e-30):.0f} times the median of the {NORM_SAMPLES} sampled "
+            "steps before."
+        ),
+        advice=CLIP,
+        step=observation.step,
+        site="gradient_norm",
+        quantity="value",
+        measured=norm,
+        badness=norm,
+    )
+
+
+def _where_predicted(predicted: float | None) -> str:
+    return "" if predicted is None else f" (predicted at initialisation: {number(predicted)})"
+
+
+def _rate(facts: StackFacts, place: _Place) -> str:
+    """Post-LN changes the gradient by a constant factor per layer: say it and where it leads."""
+    layers = facts.n_layers - place.worst
+    if facts.placement != "post" or not 0 < place.measured < np.inf or layers < 1:
+        return ""
+    factor = place.measured ** (1 / layers)
+    return (
+        f"In Post-LN this factor compounds: {factor:.2f} per layer is "
+        f"{number(factor**facts.n_layers)} over {facts.n_layers} layers."
+    )

@@ -1,0 +1,85 @@
+"""The loss sits still, and the layers say why."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from server.alerts.rules.advice import advice_for
+from server.alerts.rules.collapse import Collapse, collapse_of
+from server.alerts.rules.depth import closeness, number
+from server.alerts.rules.finding import Finding
+from server.alerts.rules.gradient import VANISHED, relative_gradient
+from server.alerts.rules.memory import LOSSES, Memory
+from server.alerts.rules.observation import Observation, StackFacts
+
+FLAT = 0.03  # fall of the median from the first half of the window to the second, of the first
+
+
+def not_learning(observation: Observation, memory: Memory) -> list[Finding]:
+    """A flat loss together with its cause: a collapsed stream or a gradient that never arrives.
+
+    A flat loss alone is how healthy training ends, so without a cause this says nothing.
+    """
+    fall = _fall(memory.losses)
+    if fall is None or fall > FLAT:
+        return []
+    found = []
+    for stack, facts in observation.stacks.items():
+        collapse = collapse_of(observation, stack, facts)
+        gradient = relative_gradient(observation, stack)
+        left = float(gradient[0]) if gradient is not None else float("nan")
+        if collapse is not None or left < VANISHED:
+            found.append(
+                _finding(observation, memory, stack, facts=facts, collapse=collapse, left=left)
+            )
+    return found
+
+
+def _fall(losses: tuple[float, ...]) -> float | None:
+    if len(losses) < LOSSES:
+        return None
+    before, after = median(losses[: LOSSES // 2]), median(losses[LOSSES // 2 :])
+    return (before - after) / max(abs(before), 1e-12)
+
+
+def _finding(
+    observation: Observation,
+    memory: Memory,
+    stack: str,
+    *,
+    facts: StackFacts,
+    collapse: Collapse | None,
+    left: float,
+) -> Finding:
+    now = median(memory.losses[LOSSES // 2 :])
+    return Finding(
+        rule="not_learning",
+        severity="critical",
+        title="The model is not learning",
+        message=(
+            f"Over the last {LOSSES} sampled steps, up to step {observation.step}, the loss has "
+            f"stayed at {now:.3f}. Why: {_why(stack, collapse, left)}."
+        ),
+        advice=advice_for(facts),
+        step=observation.step,
+        stack=stack,
+        site="loss",
+        quantity="value",
+        first_layer=collapse.span.first if collapse else None,
+        last_layer=collapse.span.last if collapse else None,
+        measured=now,
+        unit="nats",
+        badness=1.0,
+    )
+
+
+def _why(stack: str, collapse: Collapse | None, left: float) -> str:
+    reasons = []
+    if collapse is not None:
+        reasons.append(
+            f"rank collapse in the {stack}'s {collapse.span} (token correlation "
+            f"{closeness(collapse.correlation)})"
+        )
+    if left < VANISHED:
+        reasons.append(f"the gradient reaching layer 0 has {number(left)} of the top's variance")
+    return " and ".join(reasons)

@@ -1,0 +1,83 @@
+"""The loss rises away from its best."""
+
+from __future__ import annotations
+
+from math import isfinite
+from statistics import median
+
+from server.alerts.rules.finding import Advice, Finding, Severity
+from server.alerts.rules.memory import Memory, noise
+from server.alerts.rules.observation import Observation
+
+RISE = 0.2  # of the best smoothed loss
+LOST = 0.5  # of the best smoothed loss: critical
+SIGMAS = 6.0  # OLMo-core's spike distance, used against robust noise
+SPIKE_RISE = 0.3
+SPIKE_WINDOW = 32
+
+LOWER_RATE = Advice(
+    "Lower the learning rate, lengthen the warm-up or clip gradients, and restart from a "
+    "checkpoint from before the rise. Look at the layers whose variance left the prediction first."
+)
+SPIKE_ADVICE = Advice(
+    "One step is no trend. When spikes come often, look at the batch, clip gradients or lower the "
+    "learning rate."
+)
+
+
+def loss_divergence(observation: Observation, memory: Memory) -> list[Finding]:
+    """The smoothed loss stands above its best by 20 % and by six times its noise."""
+    smoothed, best = memory.smoothed_loss, memory.best_loss
+    if not (isfinite(smoothed) and isfinite(best)):
+        return []
+    rise = smoothed - best
+    if rise <= max(RISE * abs(best), SIGMAS * memory.best_noise):
+        return []
+    all_lost = smoothed >= memory.first_loss
+    severity: Severity = "critical" if all_lost or rise >= LOST * abs(best) else "warning"
+    return [
+        Finding(
+            rule="loss_divergence",
+            severity=severity,
+            title="The loss is diverging" if severity == "critical" else "The loss is rising",
+            message=(
+                f"At step {observation.step} the loss, as the median of five sampled steps, is "
+                f"{smoothed:.3f}: {rise:.3f} above its best of {best:.3f}"
+                + (f", and no better than the first loss of {memory.first_loss:.3f}." * all_lost)
+                + "." * (not all_lost)
+            ),
+            advice=LOWER_RATE,
+            step=observation.step,
+            site="loss",
+            quantity="value",
+            measured=smoothed,
+            unit="nats",
+            badness=rise,
+        )
+    ]
+
+
+def loss_spike(observation: Observation, memory: Memory) -> list[Finding]:
+    """One loss stands above the median of the last 32 by 30 % and by six times their noise."""
+    loss, past = observation.scalar("loss"), memory.losses[-SPIKE_WINDOW - 1 : -1]
+    if not isfinite(loss) or len(past) < SPIKE_WINDOW:
+        return []
+    usual = median(past)
+    if loss - usual <= max(SPIKE_RISE * abs(usual), SIGMAS * noise(past)):
+        return []
+    return [
+        Finding(
+            rule="loss_spike",
+            severity="info",
+            title="A spike in the loss",
+            message=f"At step {observation.step} the loss jumped to {loss:.3f} from a median of "
+            f"{usual:.3f} over the {SPIKE_WINDOW} sampled steps before.",
+            advice=SPIKE_ADVICE,
+            step=observation.step,
+            site="loss",
+            quantity="value",
+            measured=loss,
+            unit="nats",
+            badness=loss - usual,
+        )
+    ]

@@ -1,0 +1,120 @@
+"""What the rules remember of a run between sampled steps: a small frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite
+from statistics import median
+
+import numpy as np
+
+from server.alerts.rules.observation import Floats, Observation
+
+LOSSES = 128  # sampled losses kept; `not_learning` looks at all of them
+SMOOTHED = 5  # the smoothed loss is the median of this many
+REFERENCES = 10  # sampled steps that make up a stack's early reference
+NOISE_SAMPLES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Means over a stack's first sampled steps, each (layers,)."""
+
+    samples: int
+    logit_max: Floats
+    entropy: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The past of one run, as far as rules need it.
+
+    Attributes:
+        step: the last step seen; -1 before the first.
+        samples: sampled steps seen.
+        losses: the last finite sampled losses, oldest first.
+        norms: the last finite gradient norms, oldest first.
+        first_loss: the first finite loss; NaN before it.
+        best_loss: the lowest smoothed loss so far; Inf before it.
+        best_noise: robust standard deviation of single losses when `best_loss` was reached.
+        references: early attention values by stack.
+        health: dropped frames and failures at the last sampled step that told them.
+    """
+
+    step: int = -1
+    samples: int = 0
+    losses: tuple[float, ...] = ()
+    norms: tuple[float, ...] = ()
+    first_loss: float = float("nan")
+    best_loss: float = inf
+    best_noise: float = 0.0
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    health: tuple[int, int] = (0, 0)
+
+    @property
+    def smoothed_loss(self) -> float:
+        """Median of the last losses; NaN before there are enough."""
+        return median(self.losses[-SMOOTHED:]) if len(self.losses) >= SMOOTHED else float("nan")
+
+
+def remember(memory: Memory, observation: Observation) -> Memory:
+    """The memory after one more sampled step."""
+    loss = observation.scalar("loss")
+    losses = _append(memory.losses, loss)
+    health = observation.health
+    grown = Memory(
+        step=observation.step,
+        samples=memory.samples + 1,
+        losses=losses,
+        norms=_append(memory.norms, observation.scalar("gradient_norm")),
+        first_loss=memory.first_loss if isfinite(memory.first_loss) else loss,
+        best_loss=memory.best_loss,
+        best_noise=memory.best_noise,
+        references=_references(memory, observation),
+        health=(health.dropped, health.failures) if health else memory.health,
+    )
+    return _improved(grown) if isfinite(loss) else grown
+
+
+def noise(losses: tuple[float, ...]) -> float:
+    """Robust standard deviation of single losses around their trend, from first differences."""
+    if len(losses) < SMOOTHED:
+        return 0.0
+    steps = np.diff(np.asarray(losses[-NOISE_SAMPLES:]))
+    spread = float(np.median(np.abs(steps - np.median(steps))))
+    return 1.4826 * spread / 2**0.5  # a difference of two has twice the variance of one
+
+
+def _improved(memory: Memory) -> Memory:
+    smoothed = memory.smoothed_loss
+    if not smoothed < memory.best_loss:
+        return memory
+    return replace(memory, best_loss=smoothed, best_noise=noise(memory.losses))
+
+
+def _append(past: tuple[float, ...], value: float) -> tuple[float, ...]:
+    return (*past, value)[-LOSSES:] if isfinite(value) else past
+
+
+def _references(memory: Memory, observation: Observation) -> Mapping[str, Reference]:
+    if memory.samples >= REFERENCES:
+        return memory.references
+    found = dict(memory.references)
+    for stack in observation.stacks:
+        logit_max = observation.series(stack, "attention_logits", "max")
+        entropy = observation.series(stack, "attention_logits", "entropy")
+        if logit_max is not None and entropy is not None:
+            found[stack] = _averaged(found.get(stack), logit_max, entropy)
+    return found
+
+
+def _averaged(past: Reference | None, logit_max: Floats, entropy: Floats) -> Reference:
+    if past is None or past.logit_max.shape != logit_max.shape:
+        return Reference(1, logit_max, entropy)
+    weight = 1 / (past.samples + 1)
+    return Reference(
+        past.samples + 1,
+        past.logit_max + weight * (logit_max - past.logit_max),
+        past.entropy + weight * (entropy - past.entropy),
+    )

@@ -1,0 +1,97 @@
+"""NaN and Inf in the loss, the residual stream or its gradient."""
+
+from __future__ import annotations
+
+from math import isinf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.alerts.rules.depth import Span, longest_run
+from server.alerts.rules.finding import Advice, Finding
+from server.alerts.rules.memory import Memory
+from server.alerts.rules.observation import Floats, Observation
+
+RULE = "nonfinite"
+ADVICE = Advice(
+    "Stop the run and go back to the last checkpoint from before this step. In half precision look "
+    "for an overflow in the first layer named; otherwise lower the learning rate or clip gradients."
+)
+SITES = {"stream": "residual stream", "stream_gradient": "gradient of the residual stream"}
+
+
+def nonfinite(observation: Observation, memory: Memory) -> list[Finding]:
+    """Critical on the first NaN or Inf, naming where on its way the signal broke first."""
+    found = [_in_stream(observation, stack, site) for stack in observation.stacks for site in SITES]
+    return [one for one in [*found, _in_loss(observation, memory)] if one is not None]
+
+
+def _in_stream(observation: Observation, stack: str, site: str) -> Finding | None:
+    share = observation.series(stack, site, "nonfinite")
+    variance = observation.series(stack, site, "variance")
+    if share is None or variance is None or share.shape != variance.shape:
+        return None
+    # A NaN variance alone means "not seen"; an infinite one overflowed float32.
+    broken = (share > 0) | np.isinf(variance)
+    if not broken.any():
+        return None
+    layers = np.flatnonzero(broken)
+    # A gradient flows from the top down: the first layer it breaks in is the highest one.
+    first = int(layers[-1] if site == "stream_gradient" else layers[0])
+    return _finding(observation, stack, site, first=first, broken=broken, share=share)
+
+
+def _finding(
+    observation: Observation,
+    stack: str,
+    site: str,
+    *,
+    first: int,
+    broken: NDArray[np.bool_],
+    share: Floats,
+) -> Finding:
+    span = longest_run(broken) or Span(first, first)
+    worst = float(np.nanmax(share)) if (share > 0).any() else float("inf")
+    how_much = f"{worst:.0%} of the values" if np.isfinite(worst) else "the variance"
+    return Finding(
+        rule=RULE,
+        severity="critical",
+        title=f"NaN or Inf in the {SITES[site]}",
+        message=(
+            f"At step {observation.step} the {stack}'s {SITES[site]} is NaN or Inf first at "
+            f"layer {first} and in {int(broken.sum())} of {len(broken)} layers ({span}); "
+            f"in the worst of them {how_much}."
+        ),
+        advice=ADVICE,
+        step=observation.step,
+        stack=stack,
+        site=site,
+        quantity="nonfinite",
+        first_layer=int(np.flatnonzero(broken)[0]),
+        last_layer=int(np.flatnonzero(broken)[-1]),
+        measured=worst,
+        predicted=0.0,
+        unit="share of values",
+        badness=float(broken.sum()),
+    )
+
+
+def _in_loss(observation: Observation, memory: Memory) -> Finding | None:
+    loss = observation.scalar("loss")
+    # NaN also means "not given to agent.step": it is news only after a loss was known.
+    if np.isfinite(loss) or not (isinf(loss) or memory.losses):
+        return None
+    return Finding(
+        rule=RULE,
+        severity="critical",
+        title=f"The loss is {loss}",
+        message=f"At step {observation.step} the loss is {loss}"
+        + (f"; the last finite one was {memory.losses[-1]:.3f}." if memory.losses else "."),
+        advice=ADVICE,
+        step=observation.step,
+        site="loss",
+        quantity="value",
+        measured=loss,
+        unit="nats",
+        badness=1.0,
+    )

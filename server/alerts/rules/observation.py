@@ -1,0 +1,151 @@
+"""What the rules look at: one sampled step's values, and what is known of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dslm.prediction import Prediction, StackPrediction
+from dslm.spec import ModelSpec, Stack
+from wire import Health, Layout
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Theory's curves for one stack, N+1 values each, from the weights of one step.
+
+    Gradient variances are relative to the top. NaN where nothing is predicted.
+    """
+
+    step: int
+    variance: Floats
+    variance_low: Floats
+    variance_high: Floats
+    correlation: Floats
+    gradient: Floats
+    gradient_low: Floats
+    gradient_high: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class StackFacts:
+    """One column of blocks: its shape and theory's curves for it.
+
+    Attributes:
+        n_layers: blocks.
+        placement: where the norms stand; None where the blocks are not understood.
+        beta: the smallest residual branch scale found; 1 in an unscaled model.
+        expected: the curves from each revision of the weights, ascending by step; the
+            first is *at initialisation*.
+    """
+
+    n_layers: int
+    placement: Literal["pre", "post"] | None = None
+    beta: float = 1.0
+    expected: tuple[Expected, ...] = ()
+
+    @property
+    def at_start(self) -> Expected | None:
+        """The curves at initialisation."""
+        return self.expected[0] if self.expected else None
+
+    def near(self, step: int, within: int) -> Expected | None:
+        """The curves from weights at most `within` steps old at `step`, the newest of them."""
+        fresh = [one for one in self.expected if 0 <= step - one.step <= within]
+        return fresh[-1] if fresh else None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One sampled step of a run.
+
+    Attributes:
+        step: optimizer step.
+        values: every series of the frame, by its key ``stack/site/quantity``.
+        stacks: what is known of each stack; empty while the model is not described.
+        health: the agent's own counters, where known.
+    """
+
+    step: int
+    values: Mapping[str, Floats]
+    stacks: Mapping[str, StackFacts] = field(default_factory=dict)
+    health: Health | None = None
+
+    def series(self, stack: str, site: str, quantity: str) -> Floats | None:
+        """A series over depth, or None where the layout has none."""
+        return self.values.get(f"{stack}/{site}/{quantity}")
+
+    def scalar(self, site: str) -> float:
+        """A quantity of the whole model, such as ``"loss"``; NaN where it is unknown."""
+        found = self.values.get(f"/{site}/value")
+        return float(found[0]) if found is not None and len(found) else float("nan")
+
+
+def observe(
+    *,
+    step: int,
+    layout: Layout,
+    values: NDArray[np.float32],
+    stacks: Mapping[str, StackFacts],
+    health: Health | None = None,
+) -> Observation:
+    """One frame as the rules see it; `values` is the frame's vector, (layout.size,)."""
+    wide = values.astype(np.float64)
+    series = {key: wide[where] for key, where in layout.slices.items()}
+    return Observation(step=step, values=series, stacks=stacks, health=health)
+
+
+def facts(spec: ModelSpec, predictions: Mapping[int, Prediction]) -> dict[str, StackFacts]:
+    """What the rules need of a model, from its spec and the prediction of each revision's step.
+
+    Cheap, but not free: make it once per revision, not per frame.
+    """
+    steps = sorted(predictions)
+    return {
+        name: StackFacts(
+            n_layers=len(stack.blocks),
+            placement=_placement(stack),
+            beta=_beta(stack),
+            expected=tuple(
+                _expected(step, predictions[step].stacks[name])
+                for step in steps
+                if name in predictions[step].stacks
+            ),
+        )
+        for name, stack in spec.stacks.items()
+    }
+
+
+def _placement(stack: Stack) -> Literal["pre", "post"] | None:
+    placements = {block.placement for block in stack.blocks if block is not None}
+    return placements.pop() if len(placements) == 1 else None
+
+
+def _beta(stack: Stack) -> float:
+    scales = [
+        residual.beta
+        for block in stack.blocks
+        if block is not None
+        for residual in (block.attention_residual, block.feed_forward_residual)
+    ]
+    return min(scales, default=1.0)
+
+
+def _expected(step: int, prediction: StackPrediction) -> Expected:
+    forward, backward = prediction.forward, prediction.backward
+    return Expected(
+        step=step,
+        variance=forward.variance,
+        variance_low=forward.variance_low,
+        variance_high=forward.variance_high,
+        correlation=forward.correlation,
+        gradient=backward.variance,
+        gradient_low=backward.variance_low,
+        gradient_high=backward.variance_high,
+    )

@@ -1,0 +1,113 @@
+"""What the agent says of itself: data it lost, hooks that never fired, failures it guarded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.alerts.rules.finding import Advice, Finding
+from server.alerts.rules.memory import Memory
+from server.alerts.rules.observation import Observation
+from wire import Health
+
+SETTLED = 3  # sampled steps; a hook fires on the first or not at all
+COSTLY = 0.05  # share of the job's time
+NAMED = 5  # hooks named in a message
+TITLES = {
+    "spool": "Frames were lost",
+    "guard": "The agent met a failure",
+    "hooks": "Hooks that never fire",
+    "overhead": "The agent is costly",
+}
+
+SILENT = Advice(
+    "Call trainer_agent.watch before torch.compile: a hook set after compilation never fires."
+)
+DROPPED = Advice(
+    "The agent's spool was full: check that the server is reachable from the job and keeps up, or "
+    "sample less often."
+)
+FAILED = Advice("Training goes on untouched. The reason names the layer to look at.")
+COST = Advice("Sample less often: give trainer_agent.watch a longer interval.")
+
+
+def agent_health(observation: Observation, memory: Memory) -> list[Finding]:
+    """Losses since the last sampled step, silent hooks, failures, and a high overhead."""
+    health = observation.health
+    if health is None:
+        return []
+    found = [
+        _dropped(observation, health.dropped, health.dropped - memory.health[0]),
+        _failures(observation, health, health.failures - memory.health[1]),
+    ]
+    if memory.samples > SETTLED:
+        found += [_silent(observation, health), _costly(observation, health)]
+    return [one for one in found if one is not None]
+
+
+def silence(step: int, seconds: float) -> Finding:
+    """A run that should be speaking and has not for so many seconds."""
+    return Finding(
+        rule="lost_contact",
+        severity="warning",
+        title="No word from the run",
+        message=f"The run last spoke at step {step}, {seconds:.0f} seconds ago, and never said it "
+        "was finished.",
+        advice=Advice(
+            "Look whether the job still runs and still reaches this server. What it measured "
+            "meanwhile waits in its spool and is sent when it is back."
+        ),
+        step=step,
+        site="agent",
+        quantity="silence",
+        measured=seconds,
+        unit="seconds",
+        badness=seconds,
+    )
+
+
+def _dropped(observation: Observation, dropped: int, lost: int) -> Finding | None:
+    if lost <= 0:
+        return None
+    text = f"The agent gave up {lost} frames, {dropped} in all: its spool was full."
+    return _finding(observation, text, DROPPED, site="spool", value=lost)
+
+
+def _failures(observation: Observation, health: Health, new: int) -> Finding | None:
+    if new <= 0:
+        return None
+    text = f"The agent guarded {health.failures} failures; the first: {health.first_failure}."
+    found = _finding(observation, text, FAILED, site="guard", value=health.failures)
+    return replace(found, severity="info")
+
+
+def _silent(observation: Observation, health: Health) -> Finding | None:
+    if not health.silent:
+        return None
+    names = ", ".join(health.silent[:NAMED]) + (", …" if len(health.silent) > NAMED else "")
+    text = f"Hooks were set and have never fired, {len(health.silent)} of them: {names}."
+    return _finding(observation, text, SILENT, site="hooks", value=len(health.silent))
+
+
+def _costly(observation: Observation, health: Health) -> Finding | None:
+    if not health.overhead > COSTLY:
+        return None
+    text = f"The agent takes {health.overhead:.0%} of the job's time."
+    found = _finding(observation, text, COST, site="overhead", value=health.overhead)
+    return replace(found, severity="info")
+
+
+def _finding(
+    observation: Observation, text: str, advice: Advice, *, site: str, value: float
+) -> Finding:
+    return Finding(
+        rule="agent_health",
+        severity="warning",
+        title=TITLES[site],
+        message=text,
+        advice=advice,
+        step=observation.step,
+        site=site,
+        quantity="health",
+        measured=float(value),
+        badness=float(value),
+    )
