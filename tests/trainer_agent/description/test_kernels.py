@@ -1,0 +1,104 @@
+"""The kernel of a batch against sums written out over pairs of tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dslm.spec import Kernel
+from trainer_agent.description import kernel
+
+
+def brute_force(x: Tensor, mask: Tensor, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of K_ii per cell and of K_ij, i≠j, per pair of cells, token pair by token pair."""
+    values, real = x.double().numpy(), mask.numpy() > 0
+    edges = np.cumsum([0, *sizes])
+    cells = [range(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    diagonal = np.zeros(len(cells))
+    off = np.full((len(cells), len(cells)), np.nan)
+    for i, first in enumerate(cells):
+        own = [values[b, t] @ values[b, t] for b in range(len(x)) for t in first if real[b, t]]
+        diagonal[i] = np.mean(own) / x.shape[-1]
+        for j, second in enumerate(cells):
+            pairs = [
+                values[b, t] @ values[b, u]
+                for b in range(len(x))
+                for t in first
+                for u in second
+                if t != u and real[b, t] and real[b, u]
+            ]
+            if pairs:
+                off[i, j] = np.mean(pairs) / x.shape[-1]
+    return diagonal, off
+
+
+def assert_matches(got: Kernel, x: Tensor, mask: Tensor) -> None:
+    diagonal, off = brute_force(x, mask, got.cell_sizes.tolist())
+    known = ~np.isnan(off)
+    np.testing.assert_allclose(got.diagonal, diagonal, rtol=1e-4)
+    np.testing.assert_allclose(got.off_diagonal[known], off[known], rtol=1e-3, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    batch=st.integers(1, 3), seq=st.integers(1, 9), features=st.integers(1, 5), seed=st.integers(0)
+)
+def test_kernel_equals_sums_over_token_pairs(
+    batch: int, seq: int, features: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed % 2**31)
+    x = torch.randn(batch, seq, features, generator=generator) + 0.5
+
+    got = kernel(x)
+
+    assert_matches(got, x, torch.ones(batch, seq))
+    assert got.mean == pytest.approx(float(x.mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize(("seq", "cells"), [(256, 256), (257, 129), (512, 256), (513, 171)])
+def test_kernel_of_long_sequences_keeps_129_to_256_cells(seq: int, cells: int) -> None:
+    got = kernel(torch.randn(1, seq, 2))
+
+    assert len(got.cell_sizes) == cells
+    assert got.cell_sizes.sum() == seq
+
+
+def test_kernel_of_coarse_cells_equals_sums_over_token_pairs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 260, 3)
+
+    assert_matches(kernel(x), x, torch.ones(2, 260))
+
+
+def test_kernel_leaves_padding_out_whatever_it_holds() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0]])
+    x[mask == 0] = float("nan")
+
+    got = kernel(x, mask)
+
+    assert got.cell_sizes.sum() == 4
+    assert_matches(got, x[:, :4], mask[:, :4])
+    assert got.mean == pytest.approx(float(x[mask == 1].mean()), abs=1e-6)
+
+
+def test_kernel_passes_what_is_not_finite_on() -> None:
+    x = torch.ones(1, 3, 2)
+    x[0, 1, 0] = float("inf")
+
+    got = kernel(x)
+
+    assert got.diagonal[1] == float("inf")
+    assert got.diagonal[0] == pytest.approx(1.0)
+
+
+def test_kernel_names_the_shape_it_needs() -> None:
+    with pytest.raises(ValueError, match="batch, seq, features"):
+        kernel(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="mask must be shaped"):
+        kernel(torch.zeros(3, 4, 2), torch.ones(4, 3))

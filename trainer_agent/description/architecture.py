@@ -1,0 +1,187 @@
+"""Recognising a model: its blocks found by structure, each understood from one traced forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from dslm.spec import Missing
+
+from .block import block_parts
+from .graph import UnrecognisedError
+from .parts import Architecture, BlockParts, StackParts
+from .replay import eager, result_of, stream_of, undisturbed
+from .stacks import Column, columns
+from .trace import Node, Trace
+
+FAMILIES = frozenset({"gpt2", "bert", "llama"})
+
+
+def architecture(
+    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+) -> Architecture:
+    """Blocks and parts of a model, from one forward pass on ``model(*args, **kwargs)``.
+
+    The pass runs without gradients or dropout and leaves parameters, buffers, gradients, random
+    state, mode and hooks as they were. Hooks of the user's own do see the pass. What is not
+    understood is named in `missing`. Raises what the model raises on these inputs.
+    """
+    model = eager(model)
+    found = columns(model)
+    watcher = _Watcher(model, found)
+    with undisturbed(model), torch.no_grad():
+        watcher.run(args, dict(kwargs or {}))
+    stacks, missing = _stacks(found, watcher.blocks)
+    return Architecture(
+        family=_family(model),
+        stacks=stacks,
+        missing=missing,
+        n_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+def _family(model: nn.Module) -> str:
+    name = getattr(getattr(model, "config", None), "model_type", None)
+    return name if name in FAMILIES else "custom"
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one block's call gave."""
+
+    d_model: int
+    order: int
+    parts: BlockParts | None = None
+    missing: Missing | None = None
+
+
+@dataclass(slots=True)
+class _Watcher:
+    """Hooks on every module for the length of one forward pass."""
+
+    model: nn.Module
+    found: tuple[Column, ...]
+    blocks: dict[str, _Seen] = field(default_factory=dict)
+    handles: list[RemovableHandle] = field(default_factory=list)
+    inside: tuple[str, Node] | None = None
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Trace the model's blocks while it runs once."""
+        trace = Trace(self.model)
+        try:
+            self._hook_modules(trace)
+            with trace:
+                self.model(*args, **kwargs)
+        finally:
+            trace.end()
+            for handle in self.handles:
+                handle.remove()
+
+    def _hook_modules(self, trace: Trace) -> None:
+        blocks = {block for column in self.found for block in column.blocks}
+        for path, module in self.model.named_modules():
+            watch = self._watch_block if path in blocks else self._watch_inner
+            watch(path, module, trace)
+
+    def _watch_block(self, path: str, block: nn.Module, trace: Trace) -> None:
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            stream = stream_of(args, kwargs)
+            if stream is not None:
+                self.inside = (path, trace.begin(path, stream))
+
+        def leave(_: nn.Module, _args: object, output: Any) -> None:
+            if self.inside is not None and self.inside[0] == path:
+                self._understand(path, self.inside[1], output, trace)
+                self.inside = None
+                trace.end()
+
+        self.handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+        self.handles.append(block.register_forward_hook(leave))
+
+    def _watch_inner(self, path: str, module: nn.Module, trace: Trace) -> None:
+        small = _is_small(module)
+
+        def enter(_: nn.Module, _args: object) -> None:
+            if trace.recording:
+                trace.enter_module(path)
+
+        def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if trace.recording:
+                trace.leave_module()
+                if small:
+                    trace.collapse(path, args, output)
+
+        self.handles.append(module.register_forward_pre_hook(enter))
+        self.handles.append(module.register_forward_hook(leave))
+
+    def _understand(self, path: str, stream: Node, output: Any, trace: Trace) -> None:
+        seen = _Seen(stream.value.shape[-1], len(self.blocks))
+        again = path in self.blocks
+        self.blocks[path] = seen
+        try:
+            if again:
+                raise UnrecognisedError(path, "shared block", "the model calls it more than once")
+            seen.parts = _parts(path, stream, output, trace, self.model)
+        except UnrecognisedError as error:
+            where = error.where if error.where.startswith(path) else path
+            seen.missing = Missing(where, error.what, error.why)
+
+
+def _is_small(module: nn.Module) -> bool:
+    """Whether a module may be a norm or an activation: no parts of its own, no matrices."""
+    flat = all(p.ndim <= 1 for p in module.parameters())
+    return flat and next(module.children(), None) is None
+
+
+def _parts(path: str, stream: Node, output: Any, trace: Trace, model: nn.Module) -> BlockParts:
+    result = result_of(output)
+    if result is None or result.shape != stream.value.shape:
+        raise UnrecognisedError(path, "output", "not shaped like the stream that goes in")
+    return block_parts(stream, trace.node(result), model)
+
+
+def _stacks(
+    found: tuple[Column, ...], seen: Mapping[str, _Seen]
+) -> tuple[tuple[StackParts, ...], tuple[Missing, ...]]:
+    missing: list[Missing] = []
+    stacks: list[StackParts] = []
+    for column in found:
+        called = sorted((b for b in column.blocks if b in seen), key=lambda b: seen[b].order)
+        missing += _uncalled(column, len(called))
+        missing += [m for b in called if (m := seen[b].missing) is not None]
+        if called:
+            stacks.append(_stack(called, seen))
+    if not found:
+        missing.append(Missing("model", "blocks", "no row of alike modules holding matrices found"))
+    return _named_apart(stacks, missing), tuple(missing)
+
+
+def _uncalled(column: Column, n_called: int) -> list[Missing]:
+    if n_called == 0:
+        why = "never called on a (batch, seq, features) stream in this forward pass"
+        return [Missing(column.container or "model", "blocks", why)]
+    return []
+
+
+def _stack(called: list[str], seen: Mapping[str, _Seen]) -> StackParts:
+    parts = tuple(seen[b].parts for b in called)
+    causal = {p.causal for p in parts if p is not None}
+    name = "encoder" if causal == {False} else "decoder"
+    return StackParts(name, tuple(called), parts, seen[called[0]].d_model)
+
+
+def _named_apart(stacks: list[StackParts], missing: list[Missing]) -> tuple[StackParts, ...]:
+    """At most one stack of each name, encoder first."""
+    by_name: dict[str, StackParts] = {}
+    for stack in stacks:
+        if stack.name in by_name:
+            why = f"a second {stack.name}; one is shown"
+            missing.append(Missing(stack.blocks[0].rpartition(".")[0], "blocks", why))
+        else:
+            by_name[stack.name] = stack
+    return tuple(by_name[name] for name in ("encoder", "decoder") if name in by_name)

@@ -1,0 +1,224 @@
+"""Self-attention in a traced graph: fused or written out, checked against its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dslm.spec import Rotary
+
+from .graph import (
+    VIEWS,
+    UnrecognisedError,
+    ancestors,
+    argument,
+    dropout_probability,
+    is_view_of,
+    strip,
+    unscale,
+)
+from .linears import TRANSPOSES, LinearCall, linear_call
+from .masks import is_causal
+from .numbers import close
+from .parts import AttentionParts, LinearPart
+from .rotary import rotary_between
+from .trace import Node
+
+PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum"})
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """softmax(score_scale * q·k + mask) @ v: the part between the projections."""
+
+    query: Node
+    key: Node
+    value: Node
+    causal: bool
+    score_scale: float
+    p_drop: float
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A projection, the stream it reads, and the rotation applied after it."""
+
+    part: LinearPart
+    input: Node
+    rotary: Rotary | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """One use of self-attention, with its projections."""
+
+    input: Node
+    parts: AttentionParts
+
+
+def attention_call(output: LinearCall) -> AttentionCall | None:
+    """Attention whose output projection is `output`; None where something else feeds it."""
+    core = _core(strip(output.input, VIEWS))
+    if core is None:
+        return None
+    query, key, value = (_projection(n) for n in (core.query, core.key, core.value))
+    if not (query.input is key.input is value.input):
+        raise UnrecognisedError(
+            core.query, "cross-attention", "queries and keys are read from different streams"
+        )
+    if query.rotary != key.rotary:
+        raise UnrecognisedError(core.query, "rotary embedding", "queries and keys turn differently")
+    if value.rotary is not None:
+        raise UnrecognisedError(core.value, "rotary embedding", "values are rotated")
+    return AttentionCall(query.input, _parts(core, query, key, value, output.part()))
+
+
+def _parts(
+    core: Core, query: Projection, key: Projection, value: Projection, output: LinearPart
+) -> AttentionParts:
+    n_heads, d_head = _heads(core.query)
+    same_width = value.part.d_out == key.part.d_out and output.d_in == query.part.d_out
+    if n_heads * d_head != query.part.d_out or key.part.d_out % d_head or not same_width:
+        raise UnrecognisedError(
+            core.query, "attention heads", f"{n_heads} heads of {d_head} do not fill the projection"
+        )
+    return AttentionParts(
+        query=query.part,
+        key=key.part,
+        value=value.part,
+        output=output,
+        n_heads=n_heads,
+        n_kv_heads=key.part.d_out // d_head,
+        d_head=d_head,
+        causal=core.causal,
+        score_scale=core.score_scale,
+        rotary=query.rotary,
+        p_drop=core.p_drop,
+    )
+
+
+def _heads(query: Node) -> tuple[int, int]:
+    shape = query.value.shape
+    return (shape[-3] if len(shape) == 4 else 1), shape[-1]
+
+
+def _core(node: Node) -> Core | None:
+    if node.op == "scaled_dot_product_attention":
+        return _fused_core(node)
+    if node.op in PRODUCTS:
+        return _written_core(node)
+    return None
+
+
+def _fused_core(node: Node) -> Core:
+    query, key, value = (argument(node, i, n) for i, n in enumerate(("query", "key", "value")))
+    mask = argument(node, 3, "attn_mask")
+    flagged = bool(argument(node, 5, "is_causal", False))
+    scale = node.kwargs.get("scale")
+    return Core(
+        query=query,
+        key=key,
+        value=value,
+        causal=flagged if mask is None else is_causal(node, *_allowed(node, mask.value)),
+        score_scale=float(scale) if scale is not None else query.value.shape[-1] ** -0.5,
+        p_drop=float(argument(node, 4, "dropout_p", 0.0)),
+    )
+
+
+def _allowed(node: Node, mask: Tensor) -> tuple[Tensor]:
+    """Pairs a mask lets through; an additive mask must be 0 or far below at each pair."""
+    if mask.dtype == torch.bool:
+        return (mask,)
+    allowed = mask > -1e3
+    if bool(mask[allowed].ne(0).any()):
+        raise UnrecognisedError(
+            node, "position bias", "something besides a mask is added to the attention scores"
+        )
+    return (allowed,)
+
+
+def _written_core(node: Node) -> Core | None:
+    """Attention spelled out as matmul, softmax, matmul."""
+    if node.op == "einsum" or len(node.inputs) != 2:
+        return None
+    weights, value = node.inputs
+    p_drop = 0.0
+    while weights.op != "softmax":
+        if weights.op == "dropout":
+            p_drop = dropout_probability(weights)
+        elif weights.op not in VIEWS:
+            return None
+        weights = weights.inputs[0]
+    allowed = weights.value > 0
+    query, key, scale = _scores(weights.inputs[0], allowed)
+    return Core(query, key, value, is_causal(node, allowed), scale, p_drop)
+
+
+def _scores(scores: Node, allowed: Tensor) -> tuple[Node, Node, float]:
+    """Queries, keys and the factor on their product, checked where the mask lets pairs through."""
+    made = [n for n in ancestors(scores, lambda n: n.op in PRODUCTS) if n.op in PRODUCTS]
+    if len(made) != 1 or made[0].op in {"einsum", "baddbmm"} or len(made[0].inputs) != 2:
+        raise UnrecognisedError(scores, "attention scores", "not one product of queries and keys")
+    left, right = made[0].inputs
+    query, key = unscale(left), unscale(right.inputs[0] if right.op in TRANSPOSES else right)
+    product = made[0].value.reshape(scores.value.shape)[allowed].float()
+    wanted = scores.value[allowed].float()
+    scale = float((product * wanted).sum() / product.square().sum())
+    if not close(product * scale, wanted.to(scores.value.dtype)):
+        raise UnrecognisedError(
+            scores, "attention scores", "not a multiple of q·k: a bias, a cap or something else"
+        )
+    return query.node, key.node, scale * query.factor * key.factor
+
+
+def _projection(node: Node) -> Projection:
+    """Trace queries, keys or values back to the dense map they come from."""
+    sources = [n for n in ancestors(node, lambda n: linear_call(n) is not None) if linear_call(n)]
+    call = linear_call(sources[0]) if len(sources) == 1 else None
+    if call is None:
+        raise UnrecognisedError(node, "attention input", "not made by one dense projection")
+    if is_view_of(node, call.output):
+        return Projection(call.part(node), call.input, None)
+    before, after = _around_change(node, call.output)
+    rotary = _rotary(before.value, after.value)
+    if rotary is None:
+        raise UnrecognisedError(after, *_unknown_change(node, call.output))
+    return Projection(call.part(before), call.input, rotary)
+
+
+def _around_change(node: Node, source: Node) -> tuple[Node, Node]:
+    """The last mere view of `source` that all of `node` comes from, and the first to follow."""
+    after = strip(node, VIEWS)
+    for before in reversed(ancestors(after, lambda n: n is source)):
+        around = ancestors(after, lambda n, b=before: n is b)  # type: ignore[misc]
+        if before is not after and _views(before, source) and source not in around[:-1]:
+            return before, after
+    return source, after
+
+
+def _views(node: Node, source: Node) -> bool:
+    return any(n is source for n in ancestors(node, lambda n: n is source)) and is_view_of(
+        node, source
+    )
+
+
+def _rotary(before: Tensor, after: Tensor) -> Rotary | None:
+    """The rotation between two (batch, heads, seq, d_head), or with heads after seq."""
+    if before.ndim == 5:  # complex pairs as a last dimension of two
+        before, after = before.flatten(3), after.flatten(3)
+    if before.ndim == 3:
+        before, after = before.unsqueeze(1), after.unsqueeze(1)
+    if before.ndim != 4 or before.shape != after.shape:
+        return None
+    found = rotary_between(before, after)
+    return found or rotary_between(before.transpose(1, 2), after.transpose(1, 2))
+
+
+def _unknown_change(node: Node, source: Node) -> tuple[str, str]:
+    """What stands between a projection and the scores, and why it stops us."""
+    between = ancestors(node, lambda n: n is source)
+    if any(n.op in {"layer_norm", "rms_norm", "rsqrt", "normalize"} for n in between):
+        return "qk-norm", "the theory here has no norm on queries and keys"
+    return "queries or keys changed before the scores", "not a plain rotary embedding"

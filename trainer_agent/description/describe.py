@@ -1,0 +1,128 @@
+"""A model and a batch, as the theory sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+import dslm.spec as theory
+
+from .architecture import architecture
+from .kernels import kernel
+from .moments import measure
+from .parts import Architecture, StackParts
+from .replay import call_arguments, eager, result_of, stream_of, undisturbed
+
+
+def describe(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> theory.ModelSpec:
+    """Architecture, today's weight moments, and the kernels of this batch.
+
+    `batch` is what the model's forward takes: a tensor, or a dict passed as keywords. Where the
+    output has a `loss`, the kernel of its gradient at the last block is taken too. The model
+    runs in its own mode, dropout included, and is left as it was: gradients, random state,
+    buffers and hooks. Raises TypeError for another kind of batch, ValueError where the model
+    cannot run on it.
+    """
+    model = eager(model)
+    args, kwargs = call_arguments(batch)
+    try:
+        known = architecture(model, args, kwargs)
+    except (TypeError, RuntimeError, ValueError, IndexError, KeyError) as error:
+        name = type(model).__name__
+        raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
+    streams = _run(model, known, args, kwargs)
+    blocks = measure(known, model)
+    mask = _padding(kwargs)
+    return theory.ModelSpec(
+        family=known.family,
+        stacks={s.name: _stack(s, blocks[s.name], streams[s.name], mask) for s in known.stacks},
+        missing=known.missing,
+        batch_size=_batch_size(streams),
+        n_params=known.n_params,
+    )
+
+
+@dataclass(slots=True)
+class _Streams:
+    """What went into a stack, what came out, and dLoss/d(what came out)."""
+
+    first: Tensor | None = None
+    last: Tensor | None = None
+    grad: Tensor | None = None
+
+
+def _run(
+    model: nn.Module, known: Architecture, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, _Streams]:
+    """One forward pass in the model's own mode, and a backward pass down to the last blocks."""
+    streams = {stack.name: _Streams() for stack in known.stacks}
+    handles = [h for s in known.stacks for h in _hooks(model, s, streams[s.name])]
+    try:
+        with undisturbed(model), torch.enable_grad():
+            _differentiate(model(*args, **kwargs), streams)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return streams
+
+
+def _hooks(model: nn.Module, stack: StackParts, into: _Streams) -> list[RemovableHandle]:
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        into.first = stream_of(args, kwargs)
+
+    def leave(_: nn.Module, _args: object, output: Any) -> None:
+        into.last = result_of(output)
+
+    first = model.get_submodule(stack.blocks[0])
+    last = model.get_submodule(stack.blocks[-1])
+    return [
+        first.register_forward_pre_hook(enter, with_kwargs=True),
+        last.register_forward_hook(leave),
+    ]
+
+
+def _differentiate(output: Any, streams: dict[str, _Streams]) -> None:
+    """Gradients of the output's loss at the last blocks; touches no parameter's gradient."""
+    loss = getattr(output, "loss", None)
+    if not isinstance(loss, Tensor) and isinstance(output, Mapping):
+        loss = output.get("loss")
+    tops = [s for s in streams.values() if s.last is not None and s.last.requires_grad]
+    if not isinstance(loss, Tensor) or not loss.requires_grad or loss.numel() != 1 or not tops:
+        return
+    inputs = [s.last for s in tops if s.last is not None]
+    for stream, grad in zip(
+        tops, torch.autograd.grad(loss, inputs, allow_unused=True), strict=True
+    ):
+        stream.grad = grad
+
+
+def _padding(kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The batch's (batch, seq) attention mask, where it has one."""
+    mask = kwargs.get("attention_mask")
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def _stack(
+    stack: StackParts,
+    blocks: tuple[theory.Block | None, ...],
+    streams: _Streams,
+    mask: Tensor | None,
+) -> theory.Stack:
+    assert streams.first is not None  # the architecture pass saw this block called
+    fits = mask is not None and mask.shape == streams.first.shape[:2]
+    mask = mask if fits else None
+    return theory.Stack(
+        d_model=stack.d_model,
+        blocks=blocks,
+        input_kernel=kernel(streams.first, mask),
+        top_gradient_kernel=None if streams.grad is None else kernel(streams.grad, mask),
+    )
+
+
+def _batch_size(streams: Mapping[str, _Streams]) -> int:
+    return max((s.first.shape[0] for s in streams.values() if s.first is not None), default=1)

@@ -1,0 +1,140 @@
+"""Moments of today's weights, block by block, read with one copy to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+import dslm.spec as theory
+
+from .parts import (
+    Architecture,
+    AttentionParts,
+    BlockParts,
+    FeedForwardParts,
+    LinearPart,
+    NormPart,
+    Run,
+)
+
+Slice = tuple[str, tuple[Run, ...], int]  # parameter, runs of it, along which dimension
+Moments = Mapping[Slice, tuple[float, float]]  # mean, mean of squares
+Blocks = dict[str, tuple[theory.Block | None, ...]]
+WHOLE: tuple[Run, ...] = ()
+
+
+@torch.no_grad()
+def measure(architecture: Architecture, model: nn.Module) -> Blocks:
+    """Every block with E[w²], E[b²] and norm gains of today; None where not understood.
+
+    Reduces on the device in float32 and waits for it once. Raises KeyError when a parameter
+    that `architecture` names is gone.
+    """
+    blocks = [b for stack in architecture.stacks for b in stack.parts if b is not None]
+    wanted = dict.fromkeys(s for block in blocks for s in _slices(block))
+    moments = _read(dict(model.named_parameters()), list(wanted))
+    return {
+        stack.name: tuple(None if b is None else _block(b, moments) for b in stack.parts)
+        for stack in architecture.stacks
+    }
+
+
+def _slices(block: BlockParts) -> Iterator[Slice]:
+    attention, feed_forward = block.attention, block.feed_forward
+    linears = [attention.query, attention.key, attention.value, attention.output]
+    linears += [feed_forward.up, feed_forward.down]
+    linears += [feed_forward.gate] if feed_forward.gate else []
+    for linear in linears:
+        yield _weight(linear)
+        if linear.bias:
+            yield _bias(linear)
+    for norm in (block.attention_norm, block.feed_forward_norm):
+        yield from ((name, WHOLE, 0) for name in (norm.weight, norm.bias) if name)
+
+
+def _weight(linear: LinearPart) -> Slice:
+    return linear.weight, linear.outputs, 1 if linear.input_first else 0
+
+
+def _bias(linear: LinearPart) -> Slice:
+    return linear.bias or "", linear.outputs, 0
+
+
+def _read(parameters: Mapping[str, Tensor], slices: list[Slice]) -> Moments:
+    if not slices:
+        return {}
+    missing = [name for name, _, _ in slices if name not in parameters]
+    if missing:
+        raise KeyError(f"the model has no parameter {missing[0]!r}: describe it again")
+    sums = [_sums(parameters[name].detach(), runs, dim) for name, runs, dim in slices]
+    host = torch.stack([s.to(sums[0].device) for s in sums]).tolist()
+    return {key: (mean, square) for key, (mean, square) in zip(slices, host, strict=True)}
+
+
+def _sums(values: Tensor, runs: tuple[Run, ...], dim: int) -> Tensor:
+    """Mean and mean square over the runs, as one tensor of two."""
+    pieces = [values.narrow(dim, start, stop - start) for start, stop in runs] or [values]
+    count = sum(p.numel() for p in pieces)
+    total = torch.stack([p.sum(dtype=torch.float32) for p in pieces]).sum()
+    norms = [torch.linalg.vector_norm(p, dtype=torch.float32) for p in pieces]
+    return torch.stack([total, torch.stack(norms).square().sum()]) / count
+
+
+def _block(parts: BlockParts, moments: Moments) -> theory.Block:
+    return theory.Block(
+        placement=parts.placement,
+        attention=_attention(parts.attention, moments),
+        attention_norm=_norm(parts.attention_norm, moments),
+        attention_residual=parts.attention_residual,
+        feed_forward=_feed_forward(parts.feed_forward, moments),
+        feed_forward_norm=_norm(parts.feed_forward_norm, moments),
+        feed_forward_residual=parts.feed_forward_residual,
+    )
+
+
+def _linear(part: LinearPart, moments: Moments) -> theory.Linear:
+    return theory.Linear(
+        d_in=part.d_in,
+        d_out=part.d_out,
+        weight_var=moments[_weight(part)][1],
+        bias_var=moments[_bias(part)][1] if part.bias else 0.0,
+    )
+
+
+def _norm(part: NormPart, moments: Moments) -> theory.Norm:
+    gain_mean, gain_square = moments[part.weight, WHOLE, 0] if part.weight else (1.0, 1.0)
+    return theory.Norm(
+        kind=part.kind,
+        gain_mean=gain_mean + part.gain_offset,
+        gain_var=max(gain_square - gain_mean**2, 0.0),
+        bias_var=moments[part.bias, WHOLE, 0][1] if part.bias else 0.0,
+        eps=part.eps,
+    )
+
+
+def _attention(parts: AttentionParts, moments: Moments) -> theory.Attention:
+    return theory.Attention(
+        query=_linear(parts.query, moments),
+        key=_linear(parts.key, moments),
+        value=_linear(parts.value, moments),
+        output=_linear(parts.output, moments),
+        n_heads=parts.n_heads,
+        n_kv_heads=parts.n_kv_heads,
+        d_head=parts.d_head,
+        causal=parts.causal,
+        score_scale=parts.score_scale,
+        rotary=parts.rotary,
+        p_drop=parts.p_drop,
+    )
+
+
+def _feed_forward(parts: FeedForwardParts, moments: Moments) -> theory.FeedForward:
+    return theory.FeedForward(
+        up=_linear(parts.up, moments),
+        down=_linear(parts.down, moments),
+        activation=parts.activation,
+        gate=_linear(parts.gate, moments) if parts.gate else None,
+        p_drop=parts.p_drop,
+    )

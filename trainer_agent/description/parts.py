@@ -1,0 +1,135 @@
+"""Where the parts of a model's blocks are: names of parameters and facts that do not change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import dslm.spec as theory
+
+Run = tuple[int, int]
+Placement = Literal["pre", "post"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPart:
+    """One dense map inside the model, which may be a slice of a fused one.
+
+    Attributes:
+        weight: name of the parameter, as in ``model.named_parameters()``.
+        bias: name of its bias, or None.
+        d_in, d_out: sizes of the map (of the slice, where it is one).
+        outputs: half-open runs of output features this map takes of the parameter.
+        input_first: whether the parameter is stored (d_in, d_out), as `transformers`' Conv1D.
+    """
+
+    weight: str
+    bias: str | None
+    d_in: int
+    d_out: int
+    outputs: tuple[Run, ...]
+    input_first: bool = False
+
+    @property
+    def module(self) -> str:
+        """Path of the module that holds the weight."""
+        return self.weight.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class NormPart:
+    """A norm; `gain_offset` is 1 where the module multiplies by 1 + weight."""
+
+    kind: Literal["layernorm", "rmsnorm"]
+    weight: str | None
+    bias: str | None
+    eps: float
+    gain_offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionParts:
+    """Multi-head self-attention; fields as in `dslm.spec.Attention`."""
+
+    query: LinearPart
+    key: LinearPart
+    value: LinearPart
+    output: LinearPart
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    causal: bool
+    score_scale: float
+    rotary: theory.Rotary | None
+    p_drop: float
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForwardParts:
+    """The feed-forward layer; fields as in `dslm.spec.FeedForward`."""
+
+    up: LinearPart
+    down: LinearPart
+    gate: LinearPart | None
+    activation: theory.Activation
+    p_drop: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlockParts:
+    """One block: attention, then feed-forward, each on the residual stream."""
+
+    placement: Placement
+    attention: AttentionParts
+    attention_norm: NormPart
+    attention_residual: theory.Residual
+    feed_forward: FeedForwardParts
+    feed_forward_norm: NormPart
+    feed_forward_residual: theory.Residual
+
+    @property
+    def causal(self) -> bool:
+        """Whether token i sees only tokens up to i."""
+        return self.attention.causal
+
+
+@dataclass(frozen=True, slots=True)
+class StackParts:
+    """One column of blocks.
+
+    Attributes:
+        name: ``"encoder"`` or ``"decoder"``.
+        blocks: module paths in the order the model calls them. A block's stream is its first
+            (batch, seq, d_model) argument; its output, or the first tensor of it, is the next.
+        parts: what was understood of each; None where `Architecture.missing` says why.
+        d_model: width of the stream.
+    """
+
+    name: str
+    blocks: tuple[str, ...]
+    parts: tuple[BlockParts | None, ...]
+    d_model: int
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What stays the same of a model while it trains.
+
+    Attributes:
+        family: ``"gpt2"``, ``"bert"``, ``"llama"`` or ``"custom"``.
+        stacks: the columns of blocks, encoder before decoder.
+        missing: what was not understood, and why.
+        n_params: trainable parameters.
+    """
+
+    family: str
+    stacks: tuple[StackParts, ...]
+    missing: tuple[theory.Missing, ...]
+    n_params: int
+
+    def stack(self, name: str) -> StackParts:
+        """The stack of that name; KeyError where the model has none."""
+        for stack in self.stacks:
+            if stack.name == name:
+                return stack
+        raise KeyError(name)

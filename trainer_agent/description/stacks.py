@@ -1,0 +1,45 @@
+"""The columns of blocks of a model: the longest rows of alike modules that hold matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Blocks of one container, by path, in the container's order."""
+
+    container: str
+    blocks: tuple[str, ...]
+
+
+def columns(model: nn.Module) -> tuple[Column, ...]:
+    """Outermost containers of blocks, longest first; shorter than half of it are left out."""
+    found: list[Column] = []
+    for path, module in model.named_modules():
+        inside = any(_contains(c, path) for c in found)
+        if isinstance(module, (nn.ModuleList, nn.Sequential)) and not inside:
+            blocks = _longest_row(path, module)
+            found += [Column(path, blocks)] if blocks else []
+    found.sort(key=lambda c: -len(c.blocks))
+    return tuple(c for c in found if 2 * len(c.blocks) > len(found[0].blocks))
+
+
+def _contains(column: Column, path: str) -> bool:
+    return any(path.startswith(f"{block}.") for block in column.blocks)
+
+
+def _longest_row(path: str, container: nn.ModuleList | nn.Sequential) -> tuple[str, ...]:
+    prefix = f"{path}." if path else ""
+    rows = groupby(container.named_children(), key=lambda item: _could_be_block(item[1]))
+    names = [tuple(prefix + name for name, _ in row) for is_block, row in rows if is_block]
+    return max(names, key=len, default=())
+
+
+def _could_be_block(module: nn.Module) -> bool:
+    """Whether a module holds at least two matrices below it: attention or feed-forward alone do."""
+    matrices = sum(p.ndim >= 2 for p in module.parameters())
+    return matrices >= 2 and next(module.children(), None) is not None
