@@ -13,7 +13,7 @@ WORSENED = 1.1  # times the published badness: worth an update
 UPDATE_EVERY = 20  # sampled steps, so that the last step of a lasting alert stays near the truth
 
 _RULES = {rule.name: rule for rule in RULES}
-Kind = Literal["opened", "worsened", "updated", "resolved"]
+Kind = Literal["opened", "escalated", "worsened", "seen", "resolved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Track:
         holds: sampled steps in a row at which it has held.
         clear: sampled steps in a row at which it has not.
         open: whether an alert is open.
-        published: badness last told.
-        severity: severity last told.
+        published: the worst badness told.
+        severity: its severity.
         since: sampled steps since it was last told.
     """
 
@@ -39,7 +39,15 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change of an alert; `finding` is None when it is resolved."""
+    """A change of an alert.
+
+    Attributes:
+        kind: ``"escalated"`` has become more severe, ``"worsened"`` has a worse value of the same
+            severity, ``"seen"`` still holds and is no worse.
+        key: what it is about.
+        step: the step judged.
+        finding: what was found; None when it is resolved.
+    """
 
     kind: Kind
     key: Key
@@ -100,9 +108,10 @@ def _kind(track: Track, finding: Finding) -> Kind | None:
     if not track.open:
         return "opened" if track.holds >= _RULES[finding.rule].opens_after else None
     if SEVERITIES.index(finding.severity) > SEVERITIES.index(track.severity):
+        return "escalated"
+    if finding.badness > WORSENED * track.published and finding.severity == track.severity:
         return "worsened"
-    worse = finding.badness > WORSENED * track.published
-    return "updated" if worse or track.since >= UPDATE_EVERY else None
+    return "seen" if track.since >= UPDATE_EVERY else None
 
 
 def _clearing(track: Track, key: Key, step: int) -> tuple[Track, Event | None]:

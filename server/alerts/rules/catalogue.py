@@ -38,6 +38,11 @@ class Rule:
     clears_after: int
 
 
+def _speaks(_observation: Observation, _memory: Memory) -> list[Finding]:
+    """A frame is contact: it ends `lost_contact`, which opens outside the frames."""
+    return []
+
+
 RULES: tuple[Rule, ...] = (
     Rule("nonfinite", nonfinite, opens_after=1, clears_after=20),
     Rule("loss_divergence", loss_divergence, opens_after=5, clears_after=20),
@@ -50,4 +55,5 @@ RULES: tuple[Rule, ...] = (
     Rule("attention_entropy_collapse", attention_entropy_collapse, opens_after=5, clears_after=20),
     Rule("not_learning", not_learning, opens_after=5, clears_after=20),
     Rule("agent_health", agent_health, opens_after=1, clears_after=20),
+    Rule("lost_contact", _speaks, opens_after=1, clears_after=1),
 )
