@@ -1,1 +1,54 @@
 """The theory: signal-propagation moments of transformers, forward and backward."""
+
+from __future__ import annotations
+
+from dslm.errors import AssumptionError, SpecError
+from dslm.model import predict
+from dslm.prediction import Curve, Prediction, StackPrediction
+from dslm.serial import (
+    prediction_from_json,
+    prediction_to_json,
+    spec_from_json,
+    spec_to_json,
+)
+from dslm.spec import (
+    Activation,
+    Attention,
+    Block,
+    FeedForward,
+    Kernel,
+    Linear,
+    Missing,
+    ModelSpec,
+    Norm,
+    Residual,
+    Rotary,
+    Stack,
+)
+from dslm.validation import validate
+
+__all__ = [
+    "Activation",
+    "AssumptionError",
+    "Attention",
+    "Block",
+    "Curve",
+    "FeedForward",
+    "Kernel",
+    "Linear",
+    "Missing",
+    "ModelSpec",
+    "Norm",
+    "Prediction",
+    "Residual",
+    "Rotary",
+    "SpecError",
+    "Stack",
+    "StackPrediction",
+    "predict",
+    "prediction_from_json",
+    "prediction_to_json",
+    "spec_from_json",
+    "spec_to_json",
+    "validate",
+]

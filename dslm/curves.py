@@ -1,0 +1,68 @@
+"""From kernels over depth to curves with bands, and what could not be computed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dslm.bands import Spread
+from dslm.kernels.grid import correlation, prepare, variance
+from dslm.kernels.stack import GradientLayer, Layer, top_gradient
+from dslm.prediction import Curve, StackPrediction
+from dslm.spec import Floats, Missing, Stack
+
+STANDARD_DEVIATIONS = 2.0  # 95 % of a normal
+
+
+def forward_curve(stack: Stack, layers: list[Layer], spread: Spread) -> Curve:
+    """Return the stream's curve; NaN past the last layer understood."""
+    kernels = [prepare(stack.input_kernel)] + [layer[1].y for layer in layers]
+    values = np.array([variance(kernel) for kernel in kernels])
+    correlations = np.array([correlation(kernel) for kernel in kernels])
+    n = len(stack.blocks) + 1 - len(kernels)
+    return _curve(values, correlations, spread, (0, n))
+
+
+def backward_curve(stack: Stack, gradients: list[GradientLayer], spread: Spread) -> Curve:
+    """Return the gradient's curve relative to the top; NaN below the top where nothing is known."""
+    kernels = [g.below for g in gradients] + [top_gradient(stack)]
+    values = np.array([variance(kernel) for kernel in kernels])
+    correlations = np.array([correlation(kernel) for kernel in kernels])
+    n = len(stack.blocks) + 1 - len(kernels)
+    return _curve(values / values[-1], correlations, spread, (n, 0))
+
+
+def _curve(values: Floats, correlations: Floats, spread: Spread, padding: tuple[int, int]) -> Curve:
+    factor = np.exp(STANDARD_DEVIATIONS * spread.log_variance)
+    reach = STANDARD_DEVIATIONS * spread.correlation
+    parts = (
+        values,
+        values / factor,
+        values * factor,
+        correlations,
+        np.maximum(correlations - reach, -1.0),
+        np.minimum(correlations + reach, 1.0),
+    )
+    return Curve(*(np.pad(part, padding, constant_values=np.nan) for part in parts))
+
+
+def missing_numbers(name: str, prediction: StackPrediction, stack: Stack) -> list[Missing]:
+    """Return one entry for each direction whose curve stops being a finite number."""
+    n_known = next((i for i, b in enumerate(stack.blocks) if b is None), len(stack.blocks))
+    found = []
+    forward = prediction.forward.variance
+    for index in range(n_known + 1):
+        if not np.isfinite(forward[index]):
+            found.append(_overflow(name, index, "forward variance", forward[index]))
+            break
+    backward = prediction.backward.variance
+    for index in range(len(backward) - 1, -1, -1):
+        if n_known == len(stack.blocks) and not np.isfinite(backward[index]):
+            found.append(_overflow(name, index, "backward variance", backward[index]))
+            break
+    return found
+
+
+def _overflow(name: str, index: int, quantity: str, value: float) -> Missing:
+    where = f"{name}.stream[{index}]"
+    why = "the numbers leave what float64 holds, or the weight moments given are not finite"
+    return Missing(where=where, what=f"{quantity} of {value}", why=why)

@@ -1,0 +1,76 @@
+"""The dual of any smooth activation, as a Hermite series."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from dslm.duals.piecewise import correlation_of
+from dslm.duals.pointwise import Pointwise
+from dslm.spec import Floats
+
+N_ORDERS = 24
+GRID = np.linspace(-9.0, 9.0, 721)  # the trapezoid rule converges geometrically on a Gaussian
+
+
+@dataclass(frozen=True)
+class HermiteDual:
+    r"""Mehler's formula for two correlated Gaussians.
+
+    .. math:: E[f(u) f(v)] = \sum_n h_n(a)\, h_n(b)\, r^n, \quad
+        h_n(a) = E[f(\sqrt a z)\, He_n(z)] / \sqrt{n!}
+
+    The energy past ``N_ORDERS`` goes to the next power of r, so r = 1 is exact.
+
+    Source: Mehler's formula; truncation derived here. Within 1e-4 of E[f²] for the activations
+    in `dslm.duals.pointwise` at variances up to 10.
+    """
+
+    function: Pointwise
+    derivative: Pointwise
+
+    def value(self, a: Floats, b: Floats, c: Floats) -> Floats:
+        """Return E[φ(u) φ(v)]."""
+        return _series(self.function, a, b, c)
+
+    def slope(self, a: Floats, b: Floats, c: Floats) -> Floats:
+        """Return E[φ'(u) φ'(v)]."""
+        return _series(self.derivative, a, b, c)
+
+    def curvature(self, a: Floats, b: Floats, c: Floats) -> Floats:
+        """Return E[ψ(u) ψ(v)], ψ(u) = u φ'(u) − φ(u)."""
+        return _series(lambda u: u * self.derivative(u) - self.function(u), a, b, c)
+
+
+def _series(f: Pointwise, a: Floats, b: Floats, c: Floats) -> Floats:
+    r = correlation_of(a, b, c)
+    h_a, rest_a = _coefficients(f, a)
+    h_b, rest_b = _coefficients(f, b)
+    total = np.sqrt(rest_a * rest_b) * r
+    for n in range(N_ORDERS - 1, 0, -1):
+        total = (total + h_a[n] * h_b[n]) * r
+    return np.asarray(total + h_a[0] * h_b[0])
+
+
+def _coefficients(f: Pointwise, variance: Floats) -> tuple[Floats, Floats]:
+    """Return h_n, (orders, *shape), and the energy left out, for each distinct variance."""
+    distinct, inverse = np.unique(variance, return_inverse=True)
+    polynomials, weights = _basis()
+    values = f(np.sqrt(distinct)[:, None] * GRID)
+    h = (polynomials * weights) @ values.T
+    rest = np.maximum(values**2 @ weights - (h**2).sum(axis=0), 0.0)
+    shape = variance.shape
+    return h[:, inverse].reshape(-1, *shape), rest[inverse].reshape(shape)
+
+
+@cache
+def _basis() -> tuple[Floats, Floats]:
+    """Return normalised Hermite polynomials on the grid, and Gaussian quadrature weights."""
+    rows = [np.ones_like(GRID), GRID]
+    for n in range(1, N_ORDERS - 1):
+        rows.append((GRID * rows[n] - math.sqrt(n) * rows[n - 1]) / math.sqrt(n + 1))
+    weights = np.exp(-(GRID**2) / 2)
+    return np.array(rows), weights / weights.sum()

@@ -1,0 +1,54 @@
+"""Activations without a closed dual, with their derivatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from dslm.spec import Floats
+
+Pointwise = Callable[[Floats], Floats]
+GELU_TANH_SCALE = math.sqrt(2 / math.pi)
+GELU_TANH_CUBIC = 0.044715  # the constant of the tanh form that frameworks use
+
+
+def sigmoid(u: Floats) -> Floats:
+    """Return 1/(1 + exp(-u)), without overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(u / 2)))
+
+
+def silu(u: Floats) -> Floats:
+    """Return u·sigmoid(u)."""
+    return u * sigmoid(u)
+
+
+def silu_slope(u: Floats) -> Floats:
+    """Return the derivative of `silu`."""
+    s = sigmoid(u)
+    return s * (1 + u * (1 - s))
+
+
+def gelu_tanh(u: Floats) -> Floats:
+    """Return GELU in its tanh form."""
+    return np.asarray(0.5 * u * (1 + np.tanh(GELU_TANH_SCALE * (u + GELU_TANH_CUBIC * u**3))))
+
+
+def gelu_tanh_slope(u: Floats) -> Floats:
+    """Return the derivative of `gelu_tanh`."""
+    t = np.tanh(GELU_TANH_SCALE * (u + GELU_TANH_CUBIC * u**3))
+    inner = GELU_TANH_SCALE * (1 + 3 * GELU_TANH_CUBIC * u**2)
+    return np.asarray(0.5 * (1 + t) + 0.5 * u * (1 - t**2) * inner)
+
+
+def tanh_slope(u: Floats) -> Floats:
+    """Return the derivative of tanh."""
+    return np.asarray(1 - np.tanh(u) ** 2)
+
+
+POINTWISE: dict[str, tuple[Pointwise, Pointwise]] = {
+    "silu": (silu, silu_slope),
+    "gelu_tanh": (gelu_tanh, gelu_tanh_slope),
+    "tanh": (np.tanh, tanh_slope),
+}

@@ -1,0 +1,82 @@
+"""How a gradient lies relative to the stream, which a norm's Jacobian removes part of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dslm.kernels.grid import add, dense, mean_diagonal, mean_off_diagonal, multiply
+from dslm.kernels.visibility import Visibility
+from dslm.spec import Attention, Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Share of an isotropic gradient's energy left along a token's own stream vector and along 1.
+
+    1 for a gradient in random directions; 0 right below a norm, which removes both. One value
+    for a token with itself, one for pairs of different tokens.
+    """
+
+    radial: float = 1.0
+    radial_pairs: float = 1.0
+    constant: float = 1.0
+    constant_pairs: float = 1.0
+
+
+ISOTROPIC = Alignment()
+
+
+def alignment_below(below: Kernel, through: Kernel, excess: Kernel, x: Kernel) -> Alignment:
+    r"""Alignment of the gradient below a Post-LN branch, whose norm has just removed all of it.
+
+    Below the norm :math:`g \perp \lambda x + \beta f`, so :math:`x \cdot g_x = \beta (Jx - f)
+    \cdot g`: nothing for a branch that is homogeneous of degree one on each token. Along 1, the
+    branch's random weights put back what they pass.
+
+    Args:
+        below: the gradient below the branch, residual part included.
+        through: the part of it that came through the branch, its amplitude included.
+        excess: kernel of beta·(Jx − f)·g, per feature.
+        x: the stream before the branch.
+
+    Source: derived here.
+    """
+    isotropic = multiply(below, x)
+
+    def shares(mean: Callable[[Kernel], float]) -> tuple[float, float]:
+        radial = _share(mean(excess), mean(isotropic))
+        return radial, _share(mean(through), mean(below))
+
+    radial, constant = shares(mean_diagonal)
+    radial_pairs, constant_pairs = shares(mean_off_diagonal)
+    return Alignment(radial, radial_pairs, constant, constant_pairs)
+
+
+def attention_excess(
+    g: Kernel, x: Kernel, branch: Kernel, through: Kernel, layer: Attention
+) -> Kernel:
+    r"""Kernel of :math:`(Jx - f)_i \cdot g_i` for attention through its values.
+
+    A token's own vector goes to all who attend to it, while its branch output comes from all it
+    attends to: :math:`F \circ G + K \circ G' - w^2 ((\bar A K) \circ (G \bar A) + T)`, T the
+    transpose, with uniform weights for :math:`\bar A`.
+
+    Source: derived here.
+    """
+    w = x.cell_sizes.astype(np.float64)
+    seen = Visibility(w, layer.causal)
+    n_seen = seen.keys(np.ones_like(w))
+    attended = seen.keys(dense(x), 0) / n_seen[:, None]
+    spread = seen.queries(dense(g) / n_seen[None, :], 1)
+    gain = layer.value.d_in * layer.value.weight_var * layer.output.d_in * layer.output.weight_var
+    cross = gain * attended * spread
+    both = Kernel(2 * np.diagonal(cross), cross + cross.T, x.cell_sizes)
+    passed = add(multiply(branch, g), multiply(x, through))
+    return add(passed, both, 1.0, -1.0)
+
+
+def _share(part: float, whole: float) -> float:
+    return float(np.clip(part / whole, 0.0, 1.0)) if whole > 0 else 1.0

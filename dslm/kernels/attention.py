@@ -1,0 +1,38 @@
+"""The attention branch on kernels."""
+
+from __future__ import annotations
+
+from dslm.kernels.grid import add, affine
+from dslm.kernels.linear import linear, linear_backward
+from dslm.kernels.score_gradient import key_gradient, query_gradient
+from dslm.kernels.softmax import AttentionWeights, attend, attend_backward
+from dslm.spec import Attention, Kernel
+
+
+def attention(x: Kernel, weights: AttentionWeights, layer: Attention) -> Kernel:
+    r"""Kernel of the attention branch's output.
+
+    .. math:: K_{ii'} \to n_h d_h E[w_o^2] \sum_{jk} E[a_{ij} a_{i'k}]\,
+        (d\,E[w_v^2] K_{jk} + E[b_v^2]) + E[b_o^2]
+
+    Heads that share keys and values (GQA) add up the same, as their output weights differ.
+
+    Source: arXiv 2403.09635, Table 1 (attention) in the uniform limit; kernels derived here.
+    """
+    return linear(attend(weights, linear(x, layer.value)), layer.output)
+
+
+def attention_backward(g: Kernel, x: Kernel, weights: AttentionWeights, layer: Attention) -> Kernel:
+    """Gradient kernel below the branch: through the values, and through the scores.
+
+    The three paths add: their weights are independent. A key or value head collects the
+    gradients of all query heads that share it.
+    """
+    heads = linear_backward(g, layer.output)
+    share = layer.n_heads / layer.n_kv_heads
+    through_values = affine(attend_backward(weights, heads), share)
+    through_keys = affine(key_gradient(heads, x, layer), share)
+    total = add(
+        linear_backward(through_values, layer.value), linear_backward(through_keys, layer.key)
+    )
+    return add(total, linear_backward(query_gradient(heads, x, layer), layer.query))

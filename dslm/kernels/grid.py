@@ -1,0 +1,112 @@
+"""Arithmetic on kernels over cells of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from dslm.spec import Floats, Kernel
+
+PairFunction = Callable[[Floats, Floats, Floats], Floats]
+
+
+def prepare(kernel: Kernel) -> Kernel:
+    """Return `kernel` in float64 with the entries that are never read set to the diagonal's."""
+    diagonal = np.asarray(kernel.diagonal, dtype=np.float64)
+    off_diagonal = np.array(kernel.off_diagonal, dtype=np.float64)
+    single = np.flatnonzero(kernel.cell_sizes == 1)
+    off_diagonal[single, single] = diagonal[single]
+    return replace(kernel, diagonal=diagonal, off_diagonal=off_diagonal)
+
+
+def n_tokens(kernel: Kernel) -> int:
+    """Return the sequence length L."""
+    return int(kernel.cell_sizes.sum())
+
+
+def mean_diagonal(kernel: Kernel) -> float:
+    """Return the mean of K_ii over tokens."""
+    return float(kernel.cell_sizes @ kernel.diagonal / n_tokens(kernel))
+
+
+def mean_off_diagonal(kernel: Kernel) -> float:
+    """Return the mean of K_ij over pairs i≠j; NaN for a single token."""
+    return _off_mean(kernel.off_diagonal, kernel)
+
+
+def mean_square(kernel: Kernel) -> float:
+    """Return the mean of K_ij² over all pairs of tokens, i=j included."""
+    n = n_tokens(kernel)
+    on = float(kernel.cell_sizes @ kernel.diagonal**2) / n
+    off = _off_mean(kernel.off_diagonal**2, kernel) if n > 1 else 0.0
+    return on / n + off * (1 - 1 / n)
+
+
+def _off_mean(matrix: Floats, kernel: Kernel) -> float:
+    w = kernel.cell_sizes.astype(np.float64)
+    n_pairs = w.sum() ** 2 - w.sum()
+    if n_pairs == 0:
+        return float("nan")
+    return float((w @ matrix @ w - w @ np.diagonal(matrix)) / n_pairs)
+
+
+def variance(kernel: Kernel) -> float:
+    """Return the mean second moment minus the squared mean."""
+    return mean_diagonal(kernel) - kernel.mean**2
+
+
+def correlation(kernel: Kernel) -> float:
+    """Return the token correlation, plain means over tokens and pairs i≠j."""
+    var = variance(kernel)
+    return (mean_off_diagonal(kernel) - kernel.mean**2) / var if var > 0 else float("nan")
+
+
+def map_pairs(kernel: Kernel, function: PairFunction, mean: float = 0.0) -> Kernel:
+    """Return the kernel of ``function(K_ii, K_jj, K_ij)``, elementwise on arrays."""
+    d = kernel.diagonal
+    off = function(d[:, None], d[None, :], kernel.off_diagonal)
+    return replace(kernel, diagonal=function(d, d, d), off_diagonal=off, mean=mean)
+
+
+def affine(kernel: Kernel, factor: float, constant: float = 0.0) -> Kernel:
+    """Return ``factor * K + constant``, of a signal that has no mean."""
+    diagonal = factor * kernel.diagonal + constant
+    off_diagonal = factor * kernel.off_diagonal + constant
+    return replace(kernel, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
+
+
+def multiply(a: Kernel, b: Kernel) -> Kernel:
+    """Return the entrywise product: the kernel of a product of independent signals."""
+    diagonal = a.diagonal * b.diagonal
+    return replace(a, diagonal=diagonal, off_diagonal=a.off_diagonal * b.off_diagonal, mean=0.0)
+
+
+def add(a: Kernel, b: Kernel, a_factor: float = 1.0, b_factor: float = 1.0) -> Kernel:
+    """Return ``a_factor * a + b_factor * b``, kernels and squared means alike."""
+    return replace(
+        a,
+        diagonal=a_factor * a.diagonal + b_factor * b.diagonal,
+        off_diagonal=a_factor * a.off_diagonal + b_factor * b.off_diagonal,
+        mean=float(np.sqrt(max(a_factor * a.mean**2 + b_factor * b.mean**2, 0.0))),
+    )
+
+
+def dropout(kernel: Kernel, p_drop: float) -> Kernel:
+    r"""Return the kernel after inverted dropout, forward or backward.
+
+    .. math:: K_{ii} \to K_{ii} / (1 - p), \quad K_{ij} \to K_{ij}
+
+    Source: arXiv 2403.09635, Table 1; masks of different tokens are independent. Exact.
+    """
+    return replace(kernel, diagonal=kernel.diagonal / (1 - p_drop))
+
+
+def dense(kernel: Kernel) -> Floats:
+    """Return (cells, cells) means over all pairs of the two cells, i=j included."""
+    matrix = kernel.off_diagonal.copy()
+    w = kernel.cell_sizes
+    own = (kernel.diagonal + (w - 1) * np.diagonal(matrix)) / w
+    np.fill_diagonal(matrix, own)
+    return matrix

@@ -1,0 +1,80 @@
+"""LayerNorm and RMSNorm on kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dslm.kernels.alignment import ISOTROPIC, Alignment
+from dslm.kernels.grid import map_pairs
+from dslm.spec import Floats, Kernel, Norm
+
+
+def norm(x: Kernel, layer: Norm, d_model: int) -> Kernel:
+    r"""Kernel after LayerNorm or RMSNorm.
+
+    .. math:: K_{ij} \to (E[\gamma]^2 + Var\,\gamma)
+        \frac{C_{ij}}{\sqrt{(C_{ii} + \epsilon)(C_{jj} + \epsilon)}} + E[b^2]
+
+    with C = K for RMSNorm and :math:`C = (K - \mu^2)(1 - 1/d)` for LayerNorm, which removes the
+    mean over features: a mean of d random numbers holds 1/d of their variance and covariance.
+
+    Source: arXiv 2403.09635, Table 1 (LayerNorm), with eps, gain and bias derived here.
+    """
+    centred = _centred(x, layer, d_model)
+    gain = layer.gain_mean**2 + layer.gain_var
+    scale = np.sqrt(centred.diagonal + layer.eps)
+    diagonal = gain * centred.diagonal / scale**2 + layer.bias_var
+    off_diagonal = gain * centred.off_diagonal / np.outer(scale, scale) + layer.bias_var
+    mean = 0.0 if layer.kind == "layernorm" else layer.gain_mean * x.mean / float(scale.mean())
+    return replace(x, diagonal=diagonal, off_diagonal=off_diagonal, mean=mean)
+
+
+def norm_backward(
+    g: Kernel, x: Kernel, layer: Norm, d_model: int, alignment: Alignment = ISOTROPIC
+) -> Kernel:
+    r"""Gradient kernel below a norm whose input kernel is `x`.
+
+    The Jacobian is :math:`(I - 11^T/d - \kappa\,u u^T)\,\mathrm{diag}(\gamma)/s`, with s the
+    norm's divisor, u the unit vector along the normed token and :math:`\kappa = C_{ii}/s_i^2`;
+    RMSNorm has no :math:`11^T`. For a gradient of covariance :math:`H_{ij} I`,
+
+    .. math:: G_{ij} = \frac{H_{ij}}{s_i s_j} \left(1 - \frac{\delta\,\phi_1}{d}
+        - \phi \frac{\kappa_i + \kappa_j - \kappa_i \kappa_j \rho_{ij}^2}{d}\right)
+
+    from :math:`tr(P_i P_j)/d`; :math:`\phi, \phi_1` are the shares in `alignment`, since a
+    gradient that came through a norm already has nothing left along those directions.
+
+    Source: arXiv 2403.09635, Table 1 for the leading term; the projection derived here.
+    """
+    centred = _centred(x, layer, d_model)
+    gain = layer.gain_mean**2 + layer.gain_var
+    scale = np.sqrt(centred.diagonal + layer.eps)
+    kept = _kept_energy(centred, scale, layer, d_model, alignment)
+    return replace(
+        g,
+        diagonal=gain * g.diagonal / scale**2 * kept[0],
+        off_diagonal=gain * g.off_diagonal / np.outer(scale, scale) * kept[1],
+        mean=0.0 if layer.kind == "layernorm" else g.mean / float(scale.mean()),
+    )
+
+
+def _kept_energy(
+    centred: Kernel, scale: Floats, layer: Norm, d_model: int, alignment: Alignment
+) -> tuple[Floats, Floats]:
+    share = centred.diagonal / scale**2
+    rho = centred.off_diagonal / np.sqrt(np.outer(centred.diagonal, centred.diagonal) + 1e-300)
+    removed = 2 * share - share**2
+    removed_pairs = share[:, None] + share[None, :] - np.outer(share, share) * rho**2
+    constant = 1.0 if layer.kind == "layernorm" else 0.0
+    lost = constant * alignment.constant + alignment.radial * removed
+    lost_pairs = constant * alignment.constant_pairs + alignment.radial_pairs * removed_pairs
+    return 1 - lost / d_model, 1 - lost_pairs / d_model
+
+
+def _centred(x: Kernel, layer: Norm, d_model: int) -> Kernel:
+    if layer.kind == "rmsnorm":
+        return x
+    mean_square, rest = x.mean**2, 1 - 1 / d_model
+    return map_pairs(x, lambda _a, _b, c: np.asarray((c - mean_square) * rest))

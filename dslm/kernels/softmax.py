@@ -1,0 +1,119 @@
+"""Second moments of attention weights, and sums against them in O(L²)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dslm.kernels.chebyshev import Interpolation, interpolation
+from dslm.kernels.grid import affine
+from dslm.kernels.scores import key_kernel, query_kernel
+from dslm.kernels.visibility import Visibility
+from dslm.spec import Attention, Floats, Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWeights:
+    r"""The pair moments of softmax weights under log-normal scores.
+
+    .. math:: E[a_{ij} a_{i'k}] = e^{Q_{ii'} T_{jk}} / Z_{ii'}, \quad
+        Z_{ii'} = \sum_{jk\ seen} e^{Q_{ii'} T_{jk}}
+
+    Source: THEORY: log-normal weights with the normaliser replaced by its mean; derived here
+    for pairs of queries. Exact as scores become small or the number of keys large.
+
+    Attributes:
+        queries: the kernel Q.
+        seen: which keys each query sees.
+        pairs: interpolation of exp in T_jk, j≠k; (m, cells, cells).
+        own: interpolation of exp in T_jj; (m, cells).
+        total: the normaliser Z, as a kernel over queries.
+        p_drop: dropout on the weights.
+    """
+
+    queries: Kernel
+    seen: Visibility
+    pairs: Interpolation
+    own: Interpolation
+    total: Kernel
+    p_drop: float
+
+
+def attention_weights(x: Kernel, attention: Attention) -> AttentionWeights:
+    """Return the weights' pair moments for the attention input kernel `x`."""
+    queries, keys = query_kernel(x, attention), key_kernel(x, attention)
+    largest = float(max(np.abs(queries.diagonal).max(), np.abs(queries.off_diagonal).max()))
+    weights = AttentionWeights(
+        queries=queries,
+        seen=Visibility(x.cell_sizes.astype(np.float64), attention.causal),
+        pairs=interpolation(keys.off_diagonal, largest),
+        own=interpolation(keys.diagonal, largest),
+        total=queries,
+        p_drop=attention.p_drop,
+    )
+    total, _ = _key_sums(weights, affine(queries, 0.0, 1.0))
+    return replace(weights, total=total)
+
+
+def attend(weights: AttentionWeights, values: Kernel) -> Kernel:
+    r"""Kernel of the attended values, :math:`\sum_{jk} E[a_{ij} a_{i'k}] K_{jk}`.
+
+    Dropout on the weights, independent for every (i, j), adds p/(1-p) of the j=k part to i=i'.
+    """
+    summed, own = _key_sums(weights, values)
+    dropped = weights.p_drop / (1 - weights.p_drop) * own
+    total = weights.total
+    diagonal = (summed.diagonal + dropped) / total.diagonal
+    return replace(summed, diagonal=diagonal, off_diagonal=summed.off_diagonal / total.off_diagonal)
+
+
+def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
+    r"""Gradient kernel of the values, :math:`\sum_{ii'} E[a_{ij} a_{i'k}] G_{ii'}`."""
+    seen, cells = weights.seen, np.arange(len(g.diagonal))
+    off_diagonal = np.zeros_like(g.off_diagonal)
+    for basis, on, off in _query_terms(weights, weights.pairs, g):
+        off_diagonal += basis * (seen.query_pairs(off) + seen.common_queries(on))
+    diagonal = np.zeros_like(g.diagonal)
+    kept = 1 / (1 - weights.p_drop)
+    for basis, on, off in _query_terms(weights, weights.own, g):
+        diagonal += basis * (seen.query_pairs(off)[cells, cells] + kept * seen.queries(on))
+    return replace(g, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
+
+
+def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats]:
+    """Return unnormalised sums over seen keys, and their j=k part for i=i'."""
+    seen = weights.seen
+    diagonal, own = np.zeros_like(values.diagonal), np.zeros_like(values.diagonal)
+    off_diagonal = np.zeros_like(values.off_diagonal)
+    for basis, on, off in _node_factors(weights, weights.pairs):
+        sums = seen.key_pairs(basis * values.off_diagonal)
+        diagonal += on * np.diagonal(sums)
+        off_diagonal += off * sums
+    for basis, on, off in _node_factors(weights, weights.own):
+        sums = seen.common_keys(basis * values.diagonal)
+        own += on * np.diagonal(sums)
+        off_diagonal += off * sums
+    return replace(values, diagonal=diagonal + own, off_diagonal=off_diagonal, mean=0.0), own
+
+
+def _query_terms(
+    weights: AttentionWeights, nodes: Interpolation, g: Kernel
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    on_scale = g.diagonal / weights.total.diagonal
+    off_scale = g.off_diagonal / weights.total.off_diagonal
+    for basis, on, off in _node_factors(weights, nodes):
+        yield basis, on * on_scale, off * off_scale
+
+
+def _node_factors(
+    weights: AttentionWeights, nodes: Interpolation
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Yield l_m and exp(Q·t_m) less its largest exponent, which the normaliser shares."""
+    q_on, q_off = weights.queries.diagonal, weights.queries.off_diagonal
+    every = np.concatenate([weights.pairs.nodes, weights.own.nodes])
+    low, high = every.min(), every.max()
+    top_on, top_off = np.maximum(q_on * low, q_on * high), np.maximum(q_off * low, q_off * high)
+    for node, basis in zip(nodes.nodes, nodes.basis, strict=True):
+        yield basis, np.exp(q_on * node - top_on), np.exp(q_off * node - top_off)

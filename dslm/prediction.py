@@ -1,0 +1,54 @@
+"""What the theory says of a model: one curve over depth for each direction and stack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dslm.spec import Floats, Missing
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Predicted moments of the residual stream over depth, each float64[N+1].
+
+    Index 0 is the input of block 0, index N the output of the last block, before a final norm.
+    NaN where nothing is predicted. ``_low`` and ``_high`` bound about 95 % of the layers of a
+    model whose weights are drawn anew (`dslm.bands`).
+    """
+
+    variance: Floats
+    variance_low: Floats
+    variance_high: Floats
+    correlation: Floats
+    correlation_low: Floats
+    correlation_high: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class StackPrediction:
+    """Predictions for one stack.
+
+    Attributes:
+        forward: of the stream.
+        backward: of dLoss/d(stream); variance relative to its last value, which is 1.
+        score_variance: float64[N], variance of one query's attention scores over the positions
+            it sees, averaged over queries.
+        attention_variance: float64[N], second moment of the attention branch's output, before
+            its residual dropout and scale.
+        feed_forward_variance: float64[N], the same for the feed-forward branch.
+    """
+
+    forward: Curve
+    backward: Curve
+    score_variance: Floats
+    attention_variance: Floats
+    feed_forward_variance: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Predictions for every stack, and what could not be predicted."""
+
+    stacks: Mapping[str, StackPrediction]
+    missing: tuple[Missing, ...] = ()

@@ -1,0 +1,124 @@
+"""Which specs describe a possible model, and what to change in those that do not."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import numpy as np
+
+from dslm.errors import SpecError
+from dslm.spec import (
+    Activation,
+    Attention,
+    Block,
+    FeedForward,
+    Kernel,
+    Linear,
+    ModelSpec,
+    Norm,
+    Residual,
+    Stack,
+)
+
+
+def validate(spec: ModelSpec) -> None:
+    """Check every size, probability and array shape of `spec`.
+
+    Raises:
+        SpecError: naming the first impossible field and what it should hold.
+    """
+    _require(spec.batch_size >= 1, "batch_size", "give at least one sequence")
+    for name, stack in spec.stacks.items():
+        _validate_stack(stack, f"stacks.{name}")
+
+
+def _validate_stack(stack: Stack, path: str) -> None:
+    _require(stack.d_model >= 1, f"{path}.d_model", "give a width of at least 1")
+    _validate_kernel(stack.input_kernel, f"{path}.input_kernel")
+    if stack.top_gradient_kernel is not None:
+        _validate_kernel(stack.top_gradient_kernel, f"{path}.top_gradient_kernel")
+        same = np.array_equal(stack.top_gradient_kernel.cell_sizes, stack.input_kernel.cell_sizes)
+        field = f"{path}.top_gradient_kernel.cell_sizes"
+        _require(same, field, "use the cells of the input kernel")
+    for index, block in enumerate(stack.blocks):
+        if block is not None:
+            _validate_block(block, stack.d_model, f"{path}.blocks[{index}]")
+
+
+def _validate_kernel(kernel: Kernel, path: str) -> None:
+    n_cells = len(kernel.cell_sizes) if kernel.cell_sizes.ndim == 1 else 0
+    _require(n_cells >= 1, f"{path}.cell_sizes", "give a vector of at least one cell")
+    _require(bool(np.all(kernel.cell_sizes >= 1)), f"{path}.cell_sizes", "no cell may be empty")
+    shape_ok = kernel.diagonal.shape == (n_cells,)
+    _require(shape_ok, f"{path}.diagonal", f"give {n_cells} values, one a cell")
+    shape_ok = kernel.off_diagonal.shape == (n_cells, n_cells)
+    _require(shape_ok, f"{path}.off_diagonal", f"give a {n_cells} by {n_cells} matrix")
+    non_negative = not bool(np.any(kernel.diagonal < 0))
+    _require(non_negative, f"{path}.diagonal", "second moments cannot be negative")
+
+
+def _validate_block(block: Block, d_model: int, path: str) -> None:
+    _require(block.placement in ("pre", "post"), f"{path}.placement", "use 'pre' or 'post'")
+    _validate_attention(block.attention, d_model, f"{path}.attention")
+    _validate_feed_forward(block.feed_forward, d_model, f"{path}.feed_forward")
+    for name in ("attention", "feed_forward"):
+        _validate_norm(getattr(block, f"{name}_norm"), f"{path}.{name}_norm")
+        _validate_residual(getattr(block, f"{name}_residual"), f"{path}.{name}_residual")
+
+
+def _validate_attention(attention: Attention, d_model: int, path: str) -> None:
+    n, n_kv, d_head = attention.n_heads, attention.n_kv_heads, attention.d_head
+    for name, size in (("n_heads", n), ("n_kv_heads", n_kv), ("d_head", d_head)):
+        _require(size >= 1, f"{path}.{name}", "give at least 1")
+    _require(n % n_kv == 0, f"{path}.n_kv_heads", f"use a divisor of n_heads = {n}")
+    _validate_linear(attention.query, d_model, n * d_head, f"{path}.query")
+    _validate_linear(attention.key, d_model, n_kv * d_head, f"{path}.key")
+    _validate_linear(attention.value, d_model, n_kv * d_head, f"{path}.value")
+    _validate_linear(attention.output, n * d_head, d_model, f"{path}.output")
+    _require(math.isfinite(attention.score_scale), f"{path}.score_scale", "give a finite factor")
+    _validate_probability(attention.p_drop, f"{path}.p_drop")
+    if attention.rotary is not None:
+        _require(attention.rotary.theta > 0, f"{path}.rotary.theta", "give a positive base")
+        in_unit = 0 <= attention.rotary.fraction <= 1
+        _require(in_unit, f"{path}.rotary.fraction", "give a share from 0 to 1")
+
+
+def _validate_feed_forward(ff: FeedForward, d_model: int, path: str) -> None:
+    known = get_args(Activation)
+    _require(ff.activation in known, f"{path}.activation", f"use one of {', '.join(known)}")
+    _validate_linear(ff.up, d_model, ff.up.d_out, f"{path}.up")
+    _validate_linear(ff.down, ff.up.d_out, d_model, f"{path}.down")
+    if ff.gate is not None:
+        _validate_linear(ff.gate, d_model, ff.up.d_out, f"{path}.gate")
+    _validate_probability(ff.p_drop, f"{path}.p_drop")
+
+
+def _validate_linear(linear: Linear, d_in: int, d_out: int, path: str) -> None:
+    _require(linear.d_in >= 1, f"{path}.d_in", "give a width of at least 1")
+    _require(linear.d_out >= 1, f"{path}.d_out", "give a width of at least 1")
+    _require(linear.d_in == d_in, f"{path}.d_in", f"use {d_in}, the width of its input")
+    _require(linear.d_out == d_out, f"{path}.d_out", f"use {d_out}, the width of its output")
+    _require(not linear.weight_var < 0, f"{path}.weight_var", "E[w²] cannot be negative")
+    _require(not linear.bias_var < 0, f"{path}.bias_var", "E[b²] cannot be negative")
+
+
+def _validate_norm(norm: Norm, path: str) -> None:
+    _require(norm.kind in ("layernorm", "rmsnorm"), f"{path}.kind", "use layernorm or rmsnorm")
+    for name in ("gain_var", "bias_var", "eps"):
+        _require(not getattr(norm, name) < 0, f"{path}.{name}", "it cannot be negative")
+
+
+def _validate_residual(residual: Residual, path: str) -> None:
+    _require(math.isfinite(residual.lam), f"{path}.lam", "give a finite amplitude")
+    _require(math.isfinite(residual.beta), f"{path}.beta", "give a finite amplitude")
+    _validate_probability(residual.p_drop, f"{path}.p_drop")
+
+
+def _validate_probability(p_drop: float, path: str) -> None:
+    _require(0 <= p_drop < 1, path, "give a dropout probability from 0 to below 1")
+
+
+def _require(holds: bool, field: str, fix: str) -> None:
+    if not holds:
+        raise SpecError(field, fix)
