@@ -9,7 +9,7 @@ from torch import nn
 from dslm.spec import Residual
 
 from .attention import AttentionCall, attention_call
-from .feed_forward import ROUTING, FeedForwardCall, feed_forward_call
+from .feed_forward import EXPERTS, FeedForwardCall, feed_forward_call, routes_tokens
 from .graph import Scaled, UnrecognisedError, strip, terms
 from .linears import LinearCall, linear_call
 from .norms import NormCall, norm_call
@@ -89,8 +89,8 @@ def _why_no_sum(node: Node) -> str:
 
 def _why_no_branch(both: tuple[Scaled, Scaled], model: nn.Module) -> tuple[str, str]:
     ops = {term.node.op for term in both}
-    if ops & ROUTING or ops & {"index_add", "index_add_", "zeros_like"}:
-        return "mixture of experts", "the theory here has no routing of tokens to experts"
+    if any(routes_tokens(term.node) for term in both):
+        return EXPERTS
     if any(norm_call(term.node, model) for term in both):
         return "norm on a branch", "known is a norm before the branch, or after the sum"
     if ops & {"add", "add_", "__add__"}:

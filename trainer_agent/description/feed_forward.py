@@ -26,7 +26,8 @@ FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "identity": lambda u: u,
 }
-ROUTING = frozenset({"topk", "one_hot", "index_add", "index_add_", "scatter", "scatter_", "where"})
+ROUTING = frozenset({"topk", "one_hot", "index_add", "index_add_", "scatter", "scatter_"})
+EXPERTS = ("mixture of experts", "the theory here has no routing of tokens to experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,12 @@ def _named(node: Node) -> Activation | None:
     return names.get(node.op)
 
 
+def routes_tokens(node: Node) -> bool:
+    """Whether tokens were picked for experts on the way to this node."""
+    return any(n.op in ROUTING for n in ancestors(node, lambda _: False))
+
+
 def _why_not(hidden: Node, maps: int) -> tuple[str, str]:
-    if any(n.op in ROUTING for n in ancestors(hidden, lambda _: False)):
-        return "mixture of experts", "the theory here has no routing of tokens to experts"
+    if routes_tokens(hidden):
+        return EXPERTS
     return "feed-forward", f"{maps} dense maps feed its last one; known are one, or two when gated"

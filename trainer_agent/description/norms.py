@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .graph import argument, strip
-from .numbers import close
+from .numbers import close, difference
 from .parts import NormPart
 from .trace import Node
 
+KINDS: tuple[Literal["rmsnorm", "layernorm"], ...] = ("rmsnorm", "layernorm")
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_epsilon")
 
 
@@ -73,22 +75,17 @@ def _module(node: Node, model: nn.Module) -> NormCall | None:
 def _matching(
     node: Node, module: nn.Module, weight: str | None, bias: str | None
 ) -> NormPart | None:
+    candidates = [
+        NormPart(kind, weight and f"{node.where}.{weight}", bias and f"{node.where}.{bias}", *rest)
+        for kind in KINDS
+        for rest in product(_possible_eps(module), (0.0, 1.0) if weight else (0.0,))
+    ]
     x, want = node.inputs[0].value, node.value
     gain = getattr(module, weight) if weight else None
     shift = getattr(module, bias) if bias else None
-    for eps in _possible_eps(module):
-        for kind in ("rmsnorm", "layernorm"):
-            for offset in (0.0, 1.0) if weight else (0.0,):
-                if close(_compute(kind, x, gain, shift, offset=offset, eps=eps), want):
-                    prefix = f"{node.where}."
-                    return NormPart(
-                        "rmsnorm" if kind == "rmsnorm" else "layernorm",
-                        prefix + weight if weight else None,
-                        prefix + bias if bias else None,
-                        eps,
-                        offset,
-                    )
-    return None
+    results = [_compute(part, x, gain, shift) for part in candidates]
+    best = min(range(len(results)), key=lambda i: difference(results[i], want))
+    return candidates[best] if close(results[best], want) else None
 
 
 def _possible_eps(module: Any) -> list[float]:
@@ -96,14 +93,12 @@ def _possible_eps(module: Any) -> list[float]:
     return [float(e) for e in known if isinstance(e, (int, float))] or [1e-5, 1e-6, 1e-8]
 
 
-def _compute(
-    kind: str, x: Tensor, gain: Tensor | None, shift: Tensor | None, *, offset: float, eps: float
-) -> Tensor:
-    x, shape = x.float(), x.shape[-1:]
+def _compute(part: NormPart, x: Tensor, gain: Tensor | None, shift: Tensor | None) -> Tensor:
+    x, shape, eps = x.float(), x.shape[-1:], part.eps
     unit = (
         functional.layer_norm(x, shape, eps=eps)
-        if kind == "layernorm"
+        if part.kind == "layernorm"
         else x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
     )
-    scaled = unit if gain is None else unit * (gain.float() + offset)
+    scaled = unit if gain is None else unit * (gain.float() + part.gain_offset)
     return scaled if shift is None else scaled + shift.float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ def brute_force(x: Tensor, mask: Tensor, sizes: list[int]) -> tuple[np.ndarray, 
     """Mean of K_ii per cell and of K_ij, i≠j, per pair of cells, token pair by token pair."""
     values, real = x.double().numpy(), mask.numpy() > 0
     edges = np.cumsum([0, *sizes])
-    cells = [range(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    cells = [range(a, b) for a, b in pairwise(edges)]
     diagonal = np.zeros(len(cells))
     off = np.full((len(cells), len(cells)), np.nan)
     for i, first in enumerate(cells):
