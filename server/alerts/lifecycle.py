@@ -9,7 +9,8 @@ from typing import Literal
 from server.alerts.rules import RULES, Finding, Key, Severity, Verdict
 from server.alerts.rules.finding import SEVERITIES
 
-WORSENED = 1.1  # times the published badness: worth an update
+WORSENED = 1.5  # times the published badness: worth an update
+PAUSE = 5  # sampled steps between two updates of one alert
 UPDATE_EVERY = 20  # sampled steps, so that the last step of a lasting alert stays near the truth
 
 _RULES = {rule.name: rule for rule in RULES}
@@ -100,8 +101,9 @@ def _holding(track: Track, finding: Finding) -> tuple[Track, Event | None]:
     kind = _kind(track, finding)
     if kind is None:
         return track, None
-    told = replace(track, open=True, published=finding.badness, severity=finding.severity, since=0)
-    return told, Event(kind, finding.key, finding.step, finding)
+    if kind != "seen":  # what is told stays the worst that was found
+        track = replace(track, open=True, published=finding.badness, severity=finding.severity)
+    return replace(track, since=0), Event(kind, finding.key, finding.step, finding)
 
 
 def _kind(track: Track, finding: Finding) -> Kind | None:
@@ -109,9 +111,11 @@ def _kind(track: Track, finding: Finding) -> Kind | None:
         return "opened" if track.holds >= _RULES[finding.rule].opens_after else None
     if SEVERITIES.index(finding.severity) > SEVERITIES.index(track.severity):
         return "escalated"
-    if finding.badness > WORSENED * track.published and finding.severity == track.severity:
-        return "worsened"
-    return "seen" if track.since >= UPDATE_EVERY else None
+    due = track.since >= UPDATE_EVERY
+    if finding.severity == track.severity and finding.badness > track.published:
+        much = finding.badness > WORSENED * track.published and track.since >= PAUSE
+        return "worsened" if due or much else None
+    return "seen" if due else None
 
 
 def _clearing(track: Track, key: Key, step: int) -> tuple[Track, Event | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.alerts.rules.catalogue import RULES, Rule
@@ -29,6 +30,8 @@ __all__ = [
     "silence",
 ]
 
+SEES_NAN = frozenset({"nonfinite", "agent_health", "lost_contact"})
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -53,6 +56,12 @@ def evaluate(observation: Observation, memory: Memory) -> Verdict:
     answers = {rule.name: rule.check(observation, grown) for rule in RULES}
     return Verdict(
         findings=tuple(one for found in answers.values() for one in found or ()),
-        judged=frozenset(name for name, found in answers.items() if found is not None),
+        judged=_judged(answers),
         memory=grown,
     )
+
+
+def _judged(answers: Mapping[str, list[Finding] | None]) -> frozenset[str]:
+    judged = frozenset(name for name, found in answers.items() if found is not None)
+    # Where values are NaN a rule that finds nothing has seen nothing: no alert clears by it.
+    return judged & SEES_NAN if answers["nonfinite"] else judged

@@ -57,7 +57,7 @@ def _large(observation: Observation, stack: str, logits: Floats, start: Floats) 
     span = longest_run(holds)
     if span is None:
         return []
-    worst = _argmax(np.where(holds, logits, -np.inf))
+    worst = span.first + int(np.argmax(logits[span.first : span.last + 1]))
     value, first = float(logits[worst]), float(start[worst])
     return [
         Finding(
@@ -91,7 +91,7 @@ def _concentrated(
     span = longest_run(holds)
     if span is None:
         return []
-    worst = _argmax(np.where(holds, -entropy, -np.inf))
+    worst = span.first + int(np.argmin(entropy[span.first : span.last + 1]))
     value, first = float(entropy[worst]), float(start[worst])
     return [
         Finding(
@@ -115,10 +115,6 @@ def _concentrated(
             badness=first / max(value, 1e-9),
         )
     ]
-
-
-def _argmax(values: Floats) -> int:
-    return int(np.argmax(values))
 
 
 def _blocks(span: Span) -> str:

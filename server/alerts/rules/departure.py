@@ -15,7 +15,7 @@ from server.alerts.rules.observation import Expected, Floats, Observation, Stack
 FRESH_STEPS = 2  # weights older than this have learned: the prediction is context only
 FACTOR = 1.5  # beyond the band and beyond this factor; the theory's own worst layer is near 1.15
 GRADIENT_FACTOR = 2.0
-CORRELATION_GAP = 0.1
+CORRELATION_GAP = 0.2
 LAYERS = 2  # neighbours that must agree: one layer may scatter by its draw of weights
 
 ADVICE = Advice(
@@ -77,9 +77,9 @@ def _variance(measured: Floats, expected: Expected) -> _Curve:
 
 def _correlation(measured: Floats, expected: Expected) -> _Curve:
     gap = np.abs(measured - expected.correlation)
-    return _Curve(
-        "stream", "correlation", measured, expected.correlation, gap > CORRELATION_GAP, gap
-    )
+    outside = (measured < expected.correlation_low) | (measured > expected.correlation_high)
+    departs = outside & (gap > CORRELATION_GAP)
+    return _Curve("stream", "correlation", measured, expected.correlation, departs, gap)
 
 
 def _gradient(measured: Floats, expected: Expected) -> _Curve:

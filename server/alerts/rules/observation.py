@@ -20,7 +20,8 @@ Floats = NDArray[np.float64]
 class Expected:
     """Theory's curves for one stack, N+1 values each, from the weights of one step.
 
-    Gradient variances are relative to the top. NaN where nothing is predicted.
+    Gradient variances are relative to the top. NaN where nothing is predicted. `gradient` holds
+    only as far as the gradient entering at the top was seen: its bounds are NaN where it was not.
     """
 
     step: int
@@ -28,6 +29,8 @@ class Expected:
     variance_low: Floats
     variance_high: Floats
     correlation: Floats
+    correlation_low: Floats
+    correlation_high: Floats
     gradient: Floats
     gradient_low: Floats
     gradient_high: Floats
@@ -113,7 +116,7 @@ def facts(spec: ModelSpec, predictions: Mapping[int, Prediction]) -> dict[str, S
             placement=_placement(stack),
             beta=_beta(stack),
             expected=tuple(
-                _expected(step, predictions[step].stacks[name])
+                _expected(step, stack, predictions[step].stacks[name])
                 for step in steps
                 if name in predictions[step].stacks
             ),
@@ -137,15 +140,20 @@ def _beta(stack: Stack) -> float:
     return min(scales, default=1.0)
 
 
-def _expected(step: int, prediction: StackPrediction) -> Expected:
+def _expected(step: int, stack: Stack, prediction: StackPrediction) -> Expected:
     forward, backward = prediction.forward, prediction.backward
+    # Without a look at the top's gradient theory assumes independent tokens there: fit for a
+    # message, too weak for a judgement.
+    seen = 1.0 if stack.top_gradient_kernel is not None else float("nan")
     return Expected(
         step=step,
         variance=forward.variance,
         variance_low=forward.variance_low,
         variance_high=forward.variance_high,
         correlation=forward.correlation,
+        correlation_low=forward.correlation_low,
+        correlation_high=forward.correlation_high,
         gradient=backward.variance,
-        gradient_low=backward.variance_low,
-        gradient_high=backward.variance_high,
+        gradient_low=backward.variance_low * seen,
+        gradient_high=backward.variance_high * seen,
     )
