@@ -102,7 +102,7 @@ def _response(sub: SubLayer) -> Floats:
 
 def _normed(error: Floats, sub: SubLayer) -> Floats:
     """Return the error after a norm on the stream: the variance is known, M errs as r does."""
-    v, m = mean_diagonal(sub.summed), mean_off_diagonal(sub.summed)
+    v, m = mean_diagonal(sub.norm_input), mean_off_diagonal(sub.norm_input)
     to_m = mean_diagonal(sub.y) * np.array([[0.0, 0.0], [-m / v**2, 1 / v]])
     return np.asarray(to_m @ error @ to_m.T)
 
@@ -132,7 +132,7 @@ def _kept_gain(sub: SubLayer) -> float:
     lam2 = sub.place.residual.lam**2
     if sub.place.before:
         return lam2
-    return lam2 * mean_diagonal(sub.y) / mean_diagonal(sub.summed)
+    return lam2 * mean_diagonal(sub.y) / mean_diagonal(sub.norm_input)
 
 
 def _norm_share(sub: SubLayer, above: Kernel, below: Kernel) -> float:
@@ -148,7 +148,7 @@ def _norm_noise(sub: SubLayer, batch_size: int) -> float:
     lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
     noise = beta2**2 * _wishart(sub.branch, sub, batch_size)[0, 0]
     noise += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size)[0, 0]
-    return float(noise / mean_diagonal(sub.summed) ** 2)
+    return float(noise / mean_diagonal(sub.norm_input) ** 2)
 
 
 def _wishart(kernel: Kernel, sub: SubLayer, batch_size: int) -> Floats:

@@ -8,7 +8,7 @@ from dslm.kernels.alignment import ISOTROPIC, Alignment, alignment_below, attent
 from dslm.kernels.attention import attention, attention_backward
 from dslm.kernels.feed_forward import feed_forward, feed_forward_backward, radial_excess
 from dslm.kernels.grid import add, affine, dropout, multiply
-from dslm.kernels.norm import norm, norm_backward
+from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.kernels.softmax import AttentionWeights, attention_weights
 from dslm.spec import Attention, Block, FeedForward, Kernel, Norm, Residual
 
@@ -36,7 +36,7 @@ class SubLayer:
         x: the stream before it.
         inner: the branch's input: the normed stream (Pre-LN) or the stream (Post-LN).
         branch: the branch's output, after residual dropout.
-        summed: the residual sum.
+        norm_input: what the norm normalises, centred: the stream (Pre-LN) or the sum (Post-LN).
         y: the stream after it: the sum (Pre-LN) or the normed sum (Post-LN).
         weights: attention weights, None for a feed-forward branch.
     """
@@ -46,7 +46,7 @@ class SubLayer:
     x: Kernel
     inner: Kernel
     branch: Kernel
-    summed: Kernel
+    norm_input: Kernel
     y: Kernel
     weights: AttentionWeights | None
 
@@ -61,12 +61,16 @@ def block_forward(x: Kernel, block: Block, d_model: int) -> tuple[SubLayer, SubL
 
 def _sub_layer(x: Kernel, layer: Attention | FeedForward, place: Place) -> SubLayer:
     residual = place.residual
-    inner = norm(x, place.norm, place.d_model) if place.before else x
+    before = centre(x, place.norm, place.d_model)
+    inner = norm(before, place.norm) if place.before else x
     weights = attention_weights(inner, layer) if isinstance(layer, Attention) else None
     branch = dropout(_branch(inner, layer, weights), residual.p_drop)
-    summed = add(x, branch, residual.lam**2, residual.beta**2)
-    y = summed if place.before else norm(summed, place.norm, place.d_model)
-    return SubLayer(layer, place, x, inner, branch, summed, y, weights)
+    if place.before:
+        y = add(x, branch, residual.lam**2, residual.beta**2)
+        return SubLayer(layer, place, x, inner, branch, before, y, weights)
+    centred = centre(branch, place.norm, place.d_model)
+    summed = add(x, centred, residual.lam**2, residual.beta**2)
+    return SubLayer(layer, place, x, inner, branch, summed, norm(summed, place.norm), weights)
 
 
 def _branch(x: Kernel, layer: Attention | FeedForward, weights: AttentionWeights | None) -> Kernel:
@@ -87,9 +91,9 @@ def sub_layer_backward(
     """
     place, residual = sub.place, sub.place.residual
     if place.before:
-        through = norm_backward(_branch_backward(g, sub), sub.x, place.norm, place.d_model)
+        through = norm_backward(_branch_backward(g, sub), sub.norm_input, place.norm, place.d_model)
         return add(g, through, residual.lam**2, residual.beta**2), ISOTROPIC
-    inner = norm_backward(g, sub.summed, place.norm, place.d_model, alignment)
+    inner = norm_backward(g, sub.norm_input, place.norm, place.d_model, alignment)
     through = _branch_backward(inner, sub)
     below = add(inner, through, residual.lam**2, residual.beta**2)
     excess = affine(_excess(inner, through, sub), residual.beta**2)

@@ -7,26 +7,38 @@ from dataclasses import replace
 import numpy as np
 
 from dslm.kernels.alignment import ISOTROPIC, Alignment
-from dslm.kernels.grid import map_pairs
+from dslm.kernels.grid import affine
 from dslm.spec import Floats, Kernel, Norm
 
 
-def norm(x: Kernel, layer: Norm, d_model: int) -> Kernel:
-    r"""Kernel after LayerNorm or RMSNorm.
+def centre(x: Kernel, layer: Norm, d_model: int) -> Kernel:
+    r"""Kernel of `x` less its mean over features, which LayerNorm removes and RMSNorm does not.
+
+    .. math:: C_{ij} = (K_{ij} - \mu^2)(1 - 1/d)
+
+    for features that are random: the mean of d of them holds 1/d of their covariance. A stream
+    that left a LayerNorm is centred already, so Post-LN centres the branch alone.
+
+    Source: arXiv 2403.09635, Table 1 (LayerNorm covariance). Exact in expectation.
+    """
+    if layer.kind == "rmsnorm":
+        return x
+    rest = 1 - 1 / d_model
+    return affine(x, rest, -rest * x.mean**2)
+
+
+def norm(x: Kernel, layer: Norm) -> Kernel:
+    r"""Kernel after LayerNorm or RMSNorm, C being the kernel of its `centre`-d input.
 
     .. math:: K_{ij} \to (E[\gamma]^2 + Var\,\gamma)
         \frac{C_{ij}}{\sqrt{(C_{ii} + \epsilon)(C_{jj} + \epsilon)}} + E[b^2]
 
-    with C = K for RMSNorm and :math:`C = (K - \mu^2)(1 - 1/d)` for LayerNorm, which removes the
-    mean over features: a mean of d random numbers holds 1/d of their variance and covariance.
-
     Source: arXiv 2403.09635, Table 1 (LayerNorm), with eps, gain and bias derived here.
     """
-    centred = _centred(x, layer, d_model)
     gain = layer.gain_mean**2 + layer.gain_var
-    scale = np.sqrt(centred.diagonal + layer.eps)
-    diagonal = gain * centred.diagonal / scale**2 + layer.bias_var
-    off_diagonal = gain * centred.off_diagonal / np.outer(scale, scale) + layer.bias_var
+    scale = np.sqrt(x.diagonal + layer.eps)
+    diagonal = gain * x.diagonal / scale**2 + layer.bias_var
+    off_diagonal = gain * x.off_diagonal / np.outer(scale, scale) + layer.bias_var
     mean = 0.0 if layer.kind == "layernorm" else layer.gain_mean * x.mean / float(scale.mean())
     return replace(x, diagonal=diagonal, off_diagonal=off_diagonal, mean=mean)
 
@@ -48,10 +60,9 @@ def norm_backward(
 
     Source: arXiv 2403.09635, Table 1 for the leading term; the projection derived here.
     """
-    centred = _centred(x, layer, d_model)
     gain = layer.gain_mean**2 + layer.gain_var
-    scale = np.sqrt(centred.diagonal + layer.eps)
-    kept = _kept_energy(centred, scale, layer, d_model, alignment)
+    scale = np.sqrt(x.diagonal + layer.eps)
+    kept = _kept_energy(x, scale, layer, d_model, alignment)
     return replace(
         g,
         diagonal=gain * g.diagonal / scale**2 * kept[0],
@@ -61,20 +72,13 @@ def norm_backward(
 
 
 def _kept_energy(
-    centred: Kernel, scale: Floats, layer: Norm, d_model: int, alignment: Alignment
+    x: Kernel, scale: Floats, layer: Norm, d_model: int, alignment: Alignment
 ) -> tuple[Floats, Floats]:
-    share = centred.diagonal / scale**2
-    rho = centred.off_diagonal / np.sqrt(np.outer(centred.diagonal, centred.diagonal) + 1e-300)
+    share = x.diagonal / scale**2
+    rho = x.off_diagonal / np.sqrt(np.outer(x.diagonal, x.diagonal) + 1e-300)
     removed = 2 * share - share**2
     removed_pairs = share[:, None] + share[None, :] - np.outer(share, share) * rho**2
     constant = 1.0 if layer.kind == "layernorm" else 0.0
     lost = constant * alignment.constant + alignment.radial * removed
     lost_pairs = constant * alignment.constant_pairs + alignment.radial_pairs * removed_pairs
     return 1 - lost / d_model, 1 - lost_pairs / d_model
-
-
-def _centred(x: Kernel, layer: Norm, d_model: int) -> Kernel:
-    if layer.kind == "rmsnorm":
-        return x
-    mean_square, rest = x.mean**2, 1 - 1 / d_model
-    return map_pairs(x, lambda _a, _b, c: np.asarray((c - mean_square) * rest))
