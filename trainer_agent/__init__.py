@@ -1,5 +1,28 @@
 """Watching a training job from inside: its model described, its streams measured."""
 
-from .description import describe
+from __future__ import annotations
 
-__all__ = ["describe"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer_agent.agent import Agent
+    from trainer_agent.description import describe
+    from trainer_agent.watching import watch
+
+__all__ = ["Agent", "describe", "watch"]
+
+_HOMES = {
+    "Agent": "trainer_agent.agent",
+    "describe": "trainer_agent.description",
+    "watch": "trainer_agent.watching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # A job that only saves a checkpoint with `trainer_agent` imported should not pay for it all.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found

@@ -1,0 +1,264 @@
+"""The agent that `watch` returns: it sits beside the training loop and hears of its steps."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer_agent.capture.accumulator import Sums
+from trainer_agent.capture.frame_values import frame_values, silent_places
+from trainer_agent.capture.moments import COUNT
+from trainer_agent.capture.plan import OWN_SCALARS, Plan
+from trainer_agent.capture.probe import Probe
+from trainer_agent.capture.recorder import Recorder
+from trainer_agent.delivery.courier import Pace
+from trainer_agent.delivery.sender import Description, Sample, Sender
+from trainer_agent.delivery.transport import Transport
+from trainer_agent.description.replay import eager
+from trainer_agent.gradient_norm import gradient_norm
+from trainer_agent.guard import Guard
+from trainer_agent.options import Options
+from trainer_agent.self_description import (
+    FIRST_AGAIN,
+    TIMES_LATER,
+    SelfDescription,
+    plan_by_structure,
+)
+from trainer_agent.version import package_version
+from wire import Command, Health, RunDeclaration, RunEnd
+
+EXIT_TIMEOUT_S = 5.0
+Scalar = float | Tensor
+
+
+class Agent:
+    """Watches one model for one run. Made by `trainer_agent.watch`.
+
+    After `watch` has returned, nothing here raises into the job.
+
+    Attributes:
+        run_id: the run, 32 hexadecimal digits.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Options,
+        *,
+        optimizer: Optimizer | None,
+        transport: Callable[[], Transport],
+        pace: Pace | None = None,
+    ) -> None:
+        self.run_id = uuid.uuid4().hex
+        self._options, self._optimizer = options, optimizer
+        self._guard = Guard()
+        self._recorder = Recorder(self._guard)
+        inner = eager(model)
+        self._probe = Probe(inner, plan_by_structure(inner), self._recorder)
+        self._description = SelfDescription(inner, self._probe, self._recorder)
+        self._sender = Sender(
+            options,
+            self.run_id,
+            transport=transport,
+            health=self._health,
+            on_command=self._obey,
+            guard=self._guard,
+            pace=pace,
+        )
+        self._layouts: dict[tuple[Plan, tuple[str, ...]], RunDeclaration] = {}
+        self._names: dict[str, None] = dict.fromkeys(OWN_SCALARS)
+        self._fired: NDArray[np.bool_] | None = None
+        self._silent: tuple[str, ...] = ()
+        self._describe_at = FIRST_AGAIN
+        self._step = 0
+        self._closed = False
+        self._gradient_norm: Tensor | None = None
+        self._optimizer_handle = self._hook_optimizer(optimizer)
+        self._started_at = time.time()
+        self._began = self._marked = time.perf_counter()
+        self._spent_at_mark = 0.0
+        self._recorder.active = True
+        atexit.register(self._close_at_exit)
+
+    @property
+    def url(self) -> str:
+        """Address of the run's page."""
+        return self._options.server + (self._sender.page or f"/runs/{self.run_id}")
+
+    def step(
+        self, loss: Scalar | None = None, *, step: int | None = None, **scalars: Scalar
+    ) -> None:
+        """Say that an optimizer step is over. Never waits and never raises.
+
+        Args:
+            loss: the step's loss; a tensor stays on its device.
+            step: number of this step, where it is not one more than the last (a resumed run).
+            scalars: further numbers to follow; ``learning_rate`` and ``gradient_norm`` replace
+                what the agent reads by itself.
+        """
+        if self._closed:
+            return
+        ended = time.perf_counter()
+        recorder = self._recorder
+        if step is not None:
+            self._step = step
+        if recorder.active:
+            with self._guard.at("step"):
+                self._finish_sample({"loss": loss, **scalars}, ended)
+        self._step += 1
+        recorder.active = self._step % self._options.every == 0
+        if recorder.active:
+            self._marked, self._spent_at_mark = ended, recorder.spent_s
+        recorder.spent_s += time.perf_counter() - ended
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Take the hooks away, send what is left, end the run; returns whether all arrived.
+
+        What did not arrive in time stays on disk for the next agent on this machine.
+        """
+        return self._close(RunEnd(status="finished"), timeout_s)
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(_end_of(error), EXIT_TIMEOUT_S if error else 10.0)
+
+    def _close(self, end: RunEnd, timeout_s: float) -> bool:
+        if self._closed:
+            return True
+        self._closed = True
+        self._recorder.active = False
+        with self._guard.at("close"):
+            atexit.unregister(self._close_at_exit)
+            self._probe.remove()
+            if self._optimizer_handle is not None:
+                self._optimizer_handle.remove()
+            return self._sender.close(end, timeout_s=timeout_s)
+        return False
+
+    def _close_at_exit(self) -> None:
+        # Python notes here the exception that ends the program, before it runs exit handlers.
+        self._close(_end_of(getattr(sys, "last_value", None)), EXIT_TIMEOUT_S)
+
+    def _finish_sample(self, given: Mapping[str, Scalar | None], ended: float) -> None:
+        plan, accumulator = self._probe.plan, self._recorder.accumulator
+        scalars = self._all_scalars(given)
+        readers = [accumulator.scalar(slot, value) for slot, value in enumerate(scalars.values())]
+        overhead = self._share_spent(ended)
+        values = partial(self._values, plan, accumulator.take(), readers, overhead)
+        declaration = self._declaration(plan, tuple(scalars))
+        self._sender.offer(Sample(self._step, time.time(), declaration, values))
+        self._describe()
+        if self._guard.failures:
+            self._probe.drop_failing()
+
+    def _describe(self) -> None:
+        spec = self._description.take()
+        if spec is not None:
+            self._sender.offer(Description(self._step, spec))
+        if self._step + self._options.every > self._describe_at:
+            self._describe_at *= TIMES_LATER
+            self._description.ask()
+
+    def _all_scalars(self, given: Mapping[str, Scalar | None]) -> dict[str, Scalar | None]:
+        """What was given and what the agent reads by itself, in an order that never changes."""
+        own = {"learning_rate": self._learning_rate(), "gradient_norm": self._gradient_norm}
+        self._gradient_norm = None
+        merged = {**own, **given}
+        self._names.update(dict.fromkeys(merged))
+        return {name: merged.get(name) for name in self._names}
+
+    def _values(
+        self,
+        plan: Plan,
+        take: Callable[[], Sums],
+        scalars: Sequence[Callable[[Sums], float]],
+        overhead: float,
+    ) -> NDArray[np.float32]:
+        """The frame's values; runs in the sender thread and waits for the device."""
+        sums = take()
+        self._note_silence(plan, sums)
+        return frame_values(plan, sums, [*(read(sums) for read in scalars), overhead])
+
+    def _note_silence(self, plan: Plan, sums: Sums) -> None:
+        fired = sums.moments[:, COUNT] > 0
+        if self._fired is not None and len(self._fired) == len(fired):
+            fired |= self._fired
+        self._fired, self._silent = fired, silent_places(plan, fired)
+
+    def _declaration(self, plan: Plan, names: tuple[str, ...]) -> RunDeclaration:
+        known = self._layouts.get((plan, names))
+        if known is None:
+            options = self._options
+            known = RunDeclaration(
+                project=options.project,
+                name=options.run,
+                layout=plan.layout(names).validate(),
+                tags=options.tags,
+                config=dict(options.config),
+                started_at=self._started_at,
+                agent_version=package_version(),
+            )
+            self._layouts[plan, names] = known
+        return known
+
+    def _learning_rate(self) -> Scalar | None:
+        groups = self._optimizer.param_groups if self._optimizer is not None else ()
+        return next((group["lr"] for group in groups if "lr" in group), None)
+
+    def _hook_optimizer(self, optimizer: Optimizer | None) -> Any:
+        # Gradients are read as the optimizer starts: by `step` they may be gone.
+        register = getattr(optimizer, "register_step_pre_hook", None)
+        return register(self._before_update) if register is not None else None
+
+    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        recorder = self._recorder
+        if not recorder.active:
+            return
+        started = time.perf_counter()
+        with self._guard.at("gradient_norm"):
+            self._gradient_norm = gradient_norm(optimizer)
+        recorder.spent_s += time.perf_counter() - started
+
+    def _share_spent(self, now: float) -> float:
+        spent = self._recorder.spent_s - self._spent_at_mark
+        return min(1.0, spent / max(now - self._marked, 1e-9))
+
+    def _health(self) -> Health:
+        elapsed = max(time.perf_counter() - self._began, 1e-9)
+        return Health(
+            dropped=self._sender.dropped,
+            resent=self._sender.resent,
+            failures=self._guard.failures,
+            first_failure=self._guard.first_failure,
+            silent=self._silent,
+            overhead=min(1.0, self._recorder.spent_s / elapsed),
+            every=self._options.every,
+        )
+
+    def _obey(self, command: Command) -> None:
+        if command.kind == "describe":
+            self._description.ask()
+
+
+def _end_of(error: BaseException | None) -> RunEnd:
+    if error is None:
+        return RunEnd(status="finished")
+    return RunEnd(status="failed", reason=f"{type(error).__name__}: {error}")

@@ -1,0 +1,114 @@
+"""The callables set on modules: each finds its tensor and hands it to the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer_agent.capture.recorder import Recorder
+
+
+class Hook:
+    """A hook that a copied or pickled model loses.
+
+    A copy of the model (an EMA, a checkpoint of the whole module) is not watched, and must not
+    need this package to be loaded: in its place stands a callable of the standard library that
+    takes anything and does nothing.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")
+
+
+class BeforeModel(Hook):
+    """Forward pre-hook of the whole model."""
+
+    def __init__(self, begin: Callable[[nn.Module, Any, Any], None]) -> None:
+        self._begin = begin
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Announce a forward pass, unless it is being compiled."""
+        if not torch.compiler.is_compiling():
+            self._begin(module, args, kwargs)
+
+
+class AfterModel(Hook):
+    """Forward hook of the whole model, called when its forward raised, too."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+
+    def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """Announce the end of a forward pass, unless it is being compiled."""
+        if not torch.compiler.is_compiling():
+            self._end()
+
+
+class BeforeBlock(Hook):
+    """Forward pre-hook of a block; the first one's input is the stream's start."""
+
+    def __init__(self, recorder: Recorder, stack: str, index: int) -> None:
+        self._recorder, self._stack, self._index = recorder, stack, index
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Note where the model is; count the stream where it starts."""
+        recorder = self._recorder
+        if not recorder.active:
+            return
+        if not torch.compiler.is_compiling():
+            recorder.enter_block(self._stack, self._index)
+        if self._index == 0 and recorder.wants(module):
+            x = first_stream((*args, *kwargs.values()))
+            if x is not None:
+                recorder.stream(self._stack, 0, x)
+
+
+class AfterBlock(Hook):
+    """Forward hook of a block: its output is the stream at the next place."""
+
+    def __init__(self, recorder: Recorder, stack: str, index: int) -> None:
+        self._recorder, self._stack, self._index = recorder, stack, index
+
+    def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
+        """Count the stream after the block."""
+        recorder = self._recorder
+        if not recorder.active:
+            return
+        if not torch.compiler.is_compiling():
+            recorder.leave_block()
+        if recorder.wants(module):
+            x = first_stream(output)
+            if x is not None:
+                recorder.stream(self._stack, self._index + 1, x)
+
+
+class AfterBranch(Hook):
+    """Forward hook of the module whose output a branch adds to the stream."""
+
+    def __init__(self, recorder: Recorder, stack: str, site: str, index: int) -> None:
+        self._recorder, self._stack, self._site, self._index = recorder, stack, site, index
+
+    def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
+        """Count the branch's output."""
+        if self._recorder.wants(module):
+            x = first_stream(output)
+            if x is not None:
+                self._recorder.branch(self._stack, self._site, self._index, x)
+
+
+def first_stream(values: Any) -> Tensor | None:
+    """The first tensor with tokens and features in a tensor, tuple, list or mapping."""
+    if isinstance(values, Tensor):
+        values = (values,)
+    elif isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (tuple, list)):
+        return None
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim >= 2 and value.is_floating_point():
+            return value
+    return None

@@ -1,0 +1,147 @@
+"""The hooks on a model: which are set, and the model's own forward pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from trainer_agent.capture.attention_logits import AttentionView
+from trainer_agent.capture.hooks import (
+    AfterBlock,
+    AfterBranch,
+    AfterModel,
+    BeforeBlock,
+    BeforeModel,
+)
+from trainer_agent.capture.padding import padding_masks
+from trainer_agent.capture.plan import Plan, StackPlan
+from trainer_agent.capture.recorder import Recorder
+
+Begin = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
+
+
+class Probe:
+    """Sets the hooks that feed a `Recorder`. While that is not active each returns at once.
+
+    Attributes:
+        plan: the places measured.
+        begin: told of the model's inputs before every sampled forward pass.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan, recorder: Recorder) -> None:
+        self._model, self._recorder = model, recorder
+        self.begin: Begin = lambda _args, _kwargs: None
+        self._view = AttentionView(recorder.logits)
+        self._viewing = False
+        self._model_handles = [
+            model.register_forward_pre_hook(BeforeModel(self._begin_pass), with_kwargs=True),
+            model.register_forward_hook(AfterModel(self._end_pass), always_call=True),
+        ]
+        self._handles: dict[str, list[RemovableHandle]] = {}
+        self.follow(plan)
+
+    def follow(self, plan: Plan) -> None:
+        """Measure the places of `plan` from now on."""
+        self._detach()
+        self.plan = plan
+        self._recorder.follow(plan, _device_of(self._model))
+        for stack in plan.stacks:
+            self._attach(stack)
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Let forward passes of our own go by uncounted."""
+        self._recorder.active = False
+        try:
+            yield
+        finally:
+            self._recorder.active = True
+
+    def remove(self) -> None:
+        """Take every hook away."""
+        self._end_pass()
+        self._detach()
+        for handle in self._model_handles:
+            handle.remove()
+
+    def drop_failing(self) -> None:
+        """Take away the hooks of places that fail again and again."""
+        guard = self._recorder.guard
+        for place in [place for place in self._handles if guard.gave_up(place)]:
+            for handle in self._handles.pop(place):
+                handle.remove()
+
+    def _detach(self) -> None:
+        for handles in self._handles.values():
+            for handle in handles:
+                handle.remove()
+        self._handles = {}
+
+    def _attach(self, stack: StackPlan) -> None:
+        for index, path in enumerate(stack.blocks):
+            block = self._model.get_submodule(path)
+            before = BeforeBlock(self._recorder, stack.name, index)
+            after = AfterBlock(self._recorder, stack.name, index)
+            self._handles[f"{stack.name}/stream[{index + 1}]"] = [
+                block.register_forward_pre_hook(before, with_kwargs=True),
+                block.register_forward_hook(after),
+            ]
+        self._attach_branches(stack, "attention", stack.attention)
+        self._attach_branches(stack, "feed_forward", stack.feed_forward)
+
+    def _attach_branches(self, stack: StackPlan, site: str, paths: tuple[str | None, ...]) -> None:
+        for index, path in enumerate(paths):
+            if path is not None:
+                after = AfterBranch(self._recorder, stack.name, site, index)
+                handle = self._model.get_submodule(path).register_forward_hook(after)
+                self._handles[f"{stack.name}/{site}[{index}]"] = [handle]
+
+    def _begin_pass(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        recorder = self._recorder
+        if not recorder.active:
+            return
+        started = time.perf_counter()
+        with recorder.guard.at("model input"):
+            self._end_pass()
+            if recorder.wants(module):
+                self._follow_device()
+                self.begin(args, kwargs)
+                recorder.masks = padding_masks(kwargs, [stack.name for stack in self.plan.stacks])
+                self._enter_view()
+        recorder.spent_s += time.perf_counter() - started
+
+    def _end_pass(self) -> None:
+        if self._viewing:
+            self._viewing = False
+            self._view.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def _enter_view(self) -> None:
+        # A mode on torch's stack would make compiled parts compile again.
+        if not self._recorder.compiled and not self._has_compiled_block():
+            self._view.__enter__()  # type: ignore[no-untyped-call]
+            self._viewing = True
+
+    def _follow_device(self) -> None:
+        device = _device_of(self._model)
+        if device != self._recorder.accumulator.device:
+            self._recorder.follow(self.plan, device)
+
+    def _has_compiled_block(self) -> bool:
+        blocks = (path for stack in self.plan.stacks for path in stack.blocks)
+        return any(_is_compiled(self._model.get_submodule(path)) for path in blocks)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    compiled = getattr(module, "_compiled_call_impl", None) is not None
+    return compiled or type(module).__name__ == "OptimizedModule"
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

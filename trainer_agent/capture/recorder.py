@@ -1,0 +1,168 @@
+"""What a hook does with a tensor: count it once, on the device, and never fail the job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from trainer_agent.capture.accumulator import Accumulator
+from trainer_agent.capture.attention_logits import logit_sums
+from trainer_agent.capture.moments import moment_sums
+from trainer_agent.capture.padding import fitting
+from trainer_agent.capture.plan import Plan
+from trainer_agent.guard import Guard
+
+Listener = Callable[[str, Tensor, Tensor | None], None]
+
+
+def _ignore(stack: str, x: Tensor, mask: Tensor | None) -> None:
+    """Nobody listens."""
+
+
+@dataclass(slots=True)
+class _Pass:
+    """The forward passes of one stack: their number, and in which a row was last counted."""
+
+    number: int = 0
+    counted: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def first_time(self, site: str, index: int) -> bool:
+        """Whether this pass has not counted the row yet; a checkpoint's second run has."""
+        if self.counted.get((site, index)) == self.number:
+            return False
+        self.counted[site, index] = self.number
+        return True
+
+
+class Recorder:
+    """Adds up moment sums while a sampled step runs.
+
+    A tensor counts when its module is in training mode with gradients enabled. Each forward
+    pass counts it once, however often a checkpoint runs it again; passes of several
+    micro-batches add up. The methods are called by hooks, inside the training thread or, for
+    gradients, inside autograd's.
+
+    Attributes:
+        active: whether the step now running is sampled.
+        masks: padding masks of the running forward pass, by stack.
+        spent_s: seconds spent here since the start, as far as the host can tell.
+        compiled: whether torch.compile has traced a hook.
+        on_input: told of the input of a stack's first block.
+        on_top_gradient: told of the gradient of its last block's output.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.active = False
+        self.spent_s = 0.0
+        self.compiled = False
+        self.masks: dict[str, Tensor | None] = {}
+        self.on_input: Listener = _ignore
+        self.on_top_gradient: Listener = _ignore
+        self._running: tuple[str, int] | None = None
+
+    def follow(self, plan: Plan, device: torch.device) -> None:
+        """Start empty, with the rows of `plan`."""
+        self._plan = plan
+        self.accumulator = Accumulator(plan, device)
+        self._passes = {stack.name: _Pass() for stack in plan.stacks}
+        self._tops = {stack.name: len(stack.blocks) for stack in plan.stacks}
+        self._rows = {
+            (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
+        }
+
+    def wants(self, module: nn.Module) -> bool:
+        """Whether what `module` now computes belongs to the sampled step."""
+        return self.active and module.training and torch.is_grad_enabled()
+
+    def enter_block(self, stack: str, index: int) -> None:
+        """A block starts; the first block's start is a new pass, unless it is a recomputation."""
+        self._running = (stack, index)
+        if index == 0 and not in_backward():
+            self._passes[stack].number += 1
+
+    def leave_block(self) -> None:
+        """The running block is over: attention calls are nobody's."""
+        self._running = None
+
+    def stream(self, stack: str, index: int, x: Tensor) -> None:
+        """Count the residual stream at a place, and later its gradient."""
+        if torch.compiler.is_compiling():
+            self._trace_stream(stack, index, x)
+            return
+        started = time.perf_counter()
+        with self.guard.at(f"{stack}/stream[{index}]"):
+            if self._passes[stack].first_time("stream", index):
+                self._count_stream(stack, index, x)
+        self.spent_s += time.perf_counter() - started
+
+    def branch(self, stack: str, site: str, index: int, x: Tensor) -> None:
+        """Count what a branch adds to the stream."""
+        row = self._rows[stack, site] + index
+        if torch.compiler.is_compiling():
+            self.accumulator.add(row, moment_sums(x, fitting(self.masks.get(stack), x)))
+            return
+        started = time.perf_counter()
+        with self.guard.at(f"{stack}/{site}[{index}]"):
+            if self._passes[stack].first_time(site, index):
+                self.accumulator.add(row, moment_sums(x, fitting(self.masks.get(stack), x)))
+        self.spent_s += time.perf_counter() - started
+
+    def logits(self, compute: Callable[[], Tensor]) -> None:
+        """Count the logits of the first attention call of the running block."""
+        if self._running is None or not self.active:
+            return
+        started = time.perf_counter()
+        stack, index = self._running
+        with self.guard.at(f"{stack}/attention_logits[{index}]"):
+            enabled = torch.is_grad_enabled()
+            if enabled and self._passes[stack].first_time("attention_logits", index):
+                sums, largest = logit_sums(compute(), self.accumulator.wide)
+                row = self._rows[stack, "attention_logits"] + index
+                self.accumulator.add_logits(row, sums, largest)
+        self.spent_s += time.perf_counter() - started
+
+    def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
+        mask = fitting(self.masks.get(stack), x)
+        self.accumulator.add(self._rows[stack, "stream"] + index, moment_sums(x, mask))
+        if index == 0:
+            self.on_input(stack, x.detach(), mask)
+        if x.requires_grad:
+            _on_gradient(x, lambda g: self._gradient(stack, index, g, mask))
+
+    def _gradient(self, stack: str, index: int, g: Tensor, mask: Tensor | None) -> None:
+        started = time.perf_counter()
+        with self.guard.at(f"{stack}/stream_gradient[{index}]"):
+            row = self._rows[stack, "stream_gradient"] + index
+            self.accumulator.add(row, moment_sums(g, mask))
+            if index == self._tops[stack]:
+                self.on_top_gradient(stack, g.detach(), mask)
+        self.spent_s += time.perf_counter() - started
+
+    def _trace_stream(self, stack: str, index: int, x: Tensor) -> None:
+        # Inside a compiled graph there is no clock, no guard and no listener, only the sums.
+        self.compiled = True
+        mask = fitting(self.masks.get(stack), x)
+        accumulator = self.accumulator
+        accumulator.add(self._rows[stack, "stream"] + index, moment_sums(x, mask))
+        if x.requires_grad:
+            row = self._rows[stack, "stream_gradient"] + index
+
+            def count(g: Tensor) -> None:
+                accumulator.add(row, moment_sums(g, mask))
+
+            _on_gradient(x, count)
+
+
+def in_backward() -> bool:
+    """Whether this thread runs inside a backward pass, as a checkpoint's recomputation does."""
+    current = getattr(torch._C, "_current_graph_task_id", None)
+    return current is not None and current() != -1
+
+
+def _on_gradient(x: Tensor, tell: Callable[[Tensor], None]) -> None:
+    x.register_hook(tell)  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""From a filled frame to the server: spool on disk, sender thread, transport."""

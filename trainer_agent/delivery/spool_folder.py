@@ -1,0 +1,83 @@
+"""The folder of spools: one per live agent, and what dead ones left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from trainer_agent.delivery import messages
+from trainer_agent.delivery.spool import Spool
+
+try:
+    import fcntl
+except ImportError:  # no POSIX locks here: spools of dead jobs then stay where they are
+    fcntl = None  # type: ignore[assignment]
+
+# POSIX locks do not exclude the process that holds them, so that must be remembered.
+_held: dict[Path, IO[bytes]] = {}
+
+
+def open_own(folder: Path, *, server: str, run_id: str, rank: int, limit_bytes: int) -> Spool:
+    """A new, locked spool for this process."""
+    path = folder / f"{run_id}-{rank}-{os.getpid()}.spool"
+    _lock(path)
+    spool = Spool(path, limit_bytes=limit_bytes)
+    messages.keep_origin(spool, server=server, run_id=run_id, rank=rank)
+    return spool
+
+
+def adopt_orphans(folder: Path, *, server: str, limit_bytes: int) -> Iterator[Spool]:
+    """Spools for `server` whose process is gone, each locked for the caller."""
+    if fcntl is None:
+        return
+    for path in sorted(folder.glob("*.spool")):
+        if path in _held or not _lock(path):
+            continue
+        spool = Spool(path, limit_bytes=limit_bytes)
+        belongs = messages.origin(spool)
+        if belongs is not None and belongs[0] == server:
+            yield spool
+        else:
+            leave(spool)
+
+
+def leave(spool: Spool) -> None:
+    """Close a spool for whoever finds it next."""
+    spool.close()
+    _unlock(spool.path)
+
+
+def remove(spool: Spool) -> None:
+    """Delete a spool whose content is delivered."""
+    spool.delete()
+    _lock_path(spool.path).unlink(missing_ok=True)
+    _unlock(spool.path)
+
+
+def forget_inherited() -> None:
+    """After a fork: what the parent holds is the parent's."""
+    _held.clear()
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _lock(path: Path) -> bool:
+    lock = _lock_path(path).open("ab")
+    try:
+        if fcntl is not None:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return False
+    _held[path] = lock
+    return True
+
+
+def _unlock(path: Path) -> None:
+    lock = _held.pop(path, None)
+    if lock is not None:
+        lock.close()

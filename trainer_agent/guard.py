@@ -1,0 +1,68 @@
+"""Keeps the agent's own failures out of the training job."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+logger = logging.getLogger("evenkeel")
+FAILURE_LIMIT = 10
+
+
+class Guard:
+    """Logs the first failure of the agent, counts the rest, and lets none out.
+
+    ``with guard.at("stream decoder/3"):`` swallows every `Exception` of its body.
+    KeyboardInterrupt and SystemExit are the job's and pass.
+
+    Attributes:
+        failures: failures swallowed since the start.
+        first_failure: the first one's place and reason, or "".
+    """
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.first_failure = ""
+        self._by_place: dict[str, int] = {}
+
+    def at(self, place: str) -> _Watched:
+        """A context that swallows failures and counts them against `place`."""
+        return _Watched(self, place)
+
+    def gave_up(self, place: str) -> bool:
+        """Whether `place` failed so often that it should not be tried again."""
+        return bool(self._by_place) and self._by_place.get(place, 0) >= FAILURE_LIMIT
+
+    def note(self, place: str, error: BaseException) -> None:
+        """Count a failure that was caught elsewhere."""
+        self.failures += 1
+        self._by_place[place] = self._by_place.get(place, 0) + 1
+        if not self.first_failure:
+            self.first_failure = f"{place}: {type(error).__name__}: {error}"
+            logger.warning(
+                "evenkeel failed at %s and goes on without it (training is not affected)",
+                place,
+                exc_info=error,
+            )
+
+
+class _Watched:
+    __slots__ = ("_guard", "_place")
+
+    def __init__(self, guard: Guard, place: str) -> None:
+        self._guard = guard
+        self._place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        self._guard.note(self._place, error)
+        return True

@@ -1,0 +1,146 @@
+"""What `watch` was asked to do, checked before anything is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+DEFAULT_SERVER = "http://127.0.0.1:8321"
+SPOOL_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class WatchError(ValueError):
+    """An argument of `watch` that cannot be used.
+
+    Attributes:
+        argument: its name.
+        fix: one imperative sentence that says how to mend it.
+    """
+
+    def __init__(self, argument: str, message: str, *, fix: str) -> None:
+        super().__init__(f"{argument}: {message}; {fix}")
+        self.argument = argument
+        self.fix = fix
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The checked arguments of `watch`.
+
+    Attributes:
+        every: sampling interval in optimizer steps.
+        spool_limit_bytes: bound of what waits on disk while the server is away.
+    """
+
+    project: str
+    run: str
+    server: str
+    key: str | None
+    every: int
+    tags: tuple[str, ...]
+    config: Mapping[str, Any]
+    spool_dir: Path
+    spool_limit_bytes: int
+    rank: int
+
+
+def read_options(
+    *,
+    project: str,
+    run: str,
+    server: str | None,
+    key: str | None,
+    every: int,
+    tags: Sequence[str],
+    config: Mapping[str, Any] | None,
+    spool_dir: str | os.PathLike[str] | None,
+    spool_limit_bytes: int,
+    rank: int,
+) -> Options:
+    """Check every argument; what is absent is read from ``EVENKEEL_URL`` and ``EVENKEEL_KEY``.
+
+    Raises:
+        WatchError: naming the argument and the fix.
+    """
+    return Options(
+        project=_require_name("project", project),
+        run=_require_name("run", run),
+        server=_require_url(server or os.environ.get("EVENKEEL_URL") or DEFAULT_SERVER),
+        key=key or os.environ.get("EVENKEEL_KEY") or None,
+        every=_require_at_least("every", every, 1),
+        tags=_require_tags(tags),
+        config=_require_json(config or {}),
+        spool_dir=_require_folder(spool_dir),
+        spool_limit_bytes=_require_at_least("spool_limit_bytes", spool_limit_bytes, 65_536),
+        rank=_require_at_least("rank", rank, 0),
+    )
+
+
+def _require_name(argument: str, value: str) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > 200:
+        raise WatchError(argument, f"{value!r} is no name", fix="give 1 to 200 characters of text")
+    return value
+
+
+def _require_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise WatchError(
+            "server", f"{url!r} is no server", fix=f"give an address such as {DEFAULT_SERVER}"
+        )
+    return url.rstrip("/")
+
+
+def _require_at_least(argument: str, value: int, lowest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise WatchError(
+            argument, f"{value!r} is not usable", fix=f"give a whole number from {lowest}"
+        )
+    return value
+
+
+def _require_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in tags):
+        raise WatchError(
+            "tags", f"{tags!r} is no list of words", fix='give ["baseline", "lr-3e-4"]'
+        )
+    return tuple(tags)
+
+
+def _require_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain = json.loads(json.dumps(dict(config), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise WatchError(
+            "config", f"it cannot be written as JSON ({error})", fix="give plain numbers and text"
+        ) from error
+    return dict(plain)
+
+
+def _require_folder(spool_dir: str | os.PathLike[str] | None) -> Path:
+    folder = Path(spool_dir) if spool_dir is not None else default_spool_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WatchError(
+            "spool_dir", f"cannot write to {folder} ({error})", fix="give a writable folder"
+        ) from error
+    return folder
+
+
+def default_spool_dir() -> Path:
+    """Where frames wait for the server: ``EVENKEEL_SPOOL_DIR`` or the user's state folder."""
+    named = os.environ.get("EVENKEEL_SPOOL_DIR")
+    if named:
+        return Path(named)
+    state = os.environ.get("XDG_STATE_HOME")
+    base = Path(state) if state else Path.home() / ".local" / "state"
+    return base / "evenkeel" / "spool"

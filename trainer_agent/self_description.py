@@ -1,0 +1,152 @@
+"""The watched model described by itself, from a step it takes anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from dslm.spec import Block, Kernel, Missing, ModelSpec, Stack
+from trainer_agent.capture.plan import Plan, StackPlan
+from trainer_agent.capture.probe import Probe
+from trainer_agent.capture.recorder import Recorder
+from trainer_agent.description import Architecture, StackParts, architecture, kernel, measure
+from trainer_agent.description.replay import eager
+from trainer_agent.description.stacks import columns
+
+FIRST_AGAIN = 50
+TIMES_LATER = 4
+
+
+def plan_by_structure(model: nn.Module) -> Plan:
+    """Blocks as the module tree shows them, before the model has been called."""
+    stacks: dict[str, StackPlan] = {}
+    for column in columns(eager(model)):
+        name = "encoder" if "encoder" in column.container.lower() else "decoder"
+        unknown = (None,) * len(column.blocks)
+        stacks.setdefault(name, StackPlan(name, column.blocks, unknown, unknown))
+    return Plan(tuple(stacks[name] for name in sorted(stacks, reverse=True)))
+
+
+def plan_of(known: Architecture) -> Plan:
+    """Blocks and branches as the model's own forward pass showed them."""
+    return Plan(tuple(_stack_plan(stack) for stack in known.stacks))
+
+
+def _stack_plan(stack: StackParts) -> StackPlan:
+    return StackPlan(
+        name=stack.name,
+        blocks=stack.blocks,
+        attention=tuple(p.attention.output.module if p else None for p in stack.parts),
+        feed_forward=tuple(p.feed_forward.down.module if p else None for p in stack.parts),
+    )
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What one sampled step has shown so far."""
+
+    blocks: Mapping[str, tuple[Block | None, ...]] = field(default_factory=dict)
+    inputs: dict[str, Kernel] = field(default_factory=dict)
+    gradients: dict[str, Kernel] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+    batch_size: int = 1
+
+
+class SelfDescription:
+    """Listens to the probe and makes a `ModelSpec` of the steps it is asked to describe.
+
+    The architecture is found once, in the first sampled forward pass, and the plan follows it.
+    Weight moments are read before the step's forward, so before its update.
+    """
+
+    def __init__(self, model: nn.Module, probe: Probe, recorder: Recorder) -> None:
+        self._model, self._probe, self._recorder = model, probe, recorder
+        self._known: Architecture | None = None
+        self._failure: Missing | None = None
+        self._wanted = True
+        self._notes: _Notes | None = None
+        probe.begin = self._begin
+        recorder.on_input = self._note_input
+        recorder.on_top_gradient = self._note_gradient
+
+    def ask(self) -> None:
+        """Describe the next sampled step."""
+        self._wanted = True
+
+    def take(self) -> Callable[[], dict[str, Any]] | None:
+        """What the step now ending has shown, to be packed in any thread; None if not asked."""
+        notes, self._notes = self._notes, None
+        if notes is None or not notes.inputs:
+            return None
+        return lambda: _packed(self._spec(notes))
+
+    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not self._wanted:
+            return
+        self._wanted = False
+        if self._known is None and self._failure is None:
+            self._find_architecture(args, kwargs)
+        self._notes = _Notes()
+        if self._known is not None:
+            with self._recorder.guard.at("weight moments"):
+                self._notes.blocks = measure(self._known, eager(self._model))
+
+    def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        try:
+            with self._probe.unseen():
+                known = architecture(self._model, args, kwargs)
+            if not known.stacks:
+                self._failure = next(iter(known.missing), None)
+                return
+            self._probe.follow(plan_of(known))
+            self._known = known
+        except Exception as error:
+            self._recorder.guard.note("description", error)
+            what = f"{type(error).__name__}: {error}"
+            self._failure = Missing("model", what, "its forward pass could not be followed")
+
+    def _note_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
+        notes = self._notes
+        if notes is not None and stack not in notes.inputs:
+            notes.inputs[stack] = kernel(x, mask)
+            notes.widths[stack] = x.shape[-1]
+            notes.batch_size = max(notes.batch_size, x.shape[0])
+
+    def _note_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
+        notes = self._notes
+        if notes is not None and stack not in notes.gradients:
+            notes.gradients[stack] = kernel(g, mask)
+
+    def _spec(self, notes: _Notes) -> ModelSpec:
+        known = self._known
+        return ModelSpec(
+            family=known.family if known else "custom",
+            stacks={
+                s.name: _stack(s, notes) for s in self._probe.plan.stacks if s.name in notes.inputs
+            },
+            missing=(known.missing if known else ()) + tuple(self._failures()),
+            batch_size=notes.batch_size,
+            n_params=sum(p.numel() for p in self._model.parameters() if p.requires_grad),
+        )
+
+    def _failures(self) -> Iterator[Missing]:
+        if self._failure is not None:
+            yield self._failure
+
+
+def _stack(plan: StackPlan, notes: _Notes) -> Stack:
+    return Stack(
+        d_model=notes.widths[plan.name],
+        blocks=notes.blocks.get(plan.name, (None,) * len(plan.blocks)),
+        input_kernel=notes.inputs[plan.name],
+        top_gradient_kernel=notes.gradients.get(plan.name),
+    )
+
+
+def _packed(spec: ModelSpec) -> dict[str, Any]:
+    from dslm import spec_to_json
+
+    return spec_to_json(spec)

@@ -1,0 +1,77 @@
+"""`watch`: the one call that puts an agent beside a training loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from trainer_agent.agent import Agent
+from trainer_agent.delivery.http_transport import HttpTransport
+from trainer_agent.options import SPOOL_LIMIT_BYTES, WatchError, read_options
+
+
+def watch(
+    model: nn.Module,
+    *,
+    project: str,
+    run: str,
+    optimizer: Optimizer | None = None,
+    server: str | None = None,
+    key: str | None = None,
+    every: int = 1,
+    tags: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+    spool_dir: str | os.PathLike[str] | None = None,
+    spool_limit_bytes: int = SPOOL_LIMIT_BYTES,
+    rank: int = 0,
+) -> Agent:
+    """Measure `model` while it trains and send what is measured to the server.
+
+    Call it once the model is on its device and before ``torch.compile``; then call
+    ``agent.step(loss=loss)`` after every optimizer step.
+
+    Args:
+        model: the model that trains.
+        project, run: how the run is filed and shown.
+        optimizer: read for the learning rate and the norm of the gradients.
+        server, key: where to send; default ``EVENKEEL_URL``, ``EVENKEEL_KEY``.
+        every: measure every so many optimizer steps.
+        tags: words to find the run by.
+        config: the run's settings, shown as they are.
+        spool_dir: folder where frames wait for the server; default ``EVENKEEL_SPOOL_DIR`` or
+            the user's state folder.
+        spool_limit_bytes: how much may wait there; the oldest frames go first.
+        rank: which process of a distributed job this is.
+
+    Raises:
+        WatchError: naming the argument that cannot be used, and the fix. Nothing raises later.
+    """
+    if not isinstance(model, nn.Module):
+        raise WatchError(
+            "model", f"{type(model).__name__} is no torch module", fix="pass the model"
+        )
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise WatchError(
+            "optimizer", f"{type(optimizer).__name__} has no param_groups", fix="pass the optimizer"
+        )
+    options = read_options(
+        project=project,
+        run=run,
+        server=server,
+        key=key,
+        every=every,
+        tags=tags,
+        config=config,
+        spool_dir=spool_dir,
+        spool_limit_bytes=spool_limit_bytes,
+        rank=rank,
+    )
+    transport = partial(HttpTransport, options.server, options.key)
+    agent = Agent(model, options, optimizer=optimizer, transport=transport)
+    print(f"evenkeel: {agent.url}", flush=True)
+    return agent
