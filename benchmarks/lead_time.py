@@ -1,0 +1,151 @@
+"""How early do alerts come? ``python -m benchmarks.lead_time``
+
+Trains small byte-level GPTs, some of which fail, and prints for each the step of its first alert
+at warning or above beside the step at which the loss shows it: from where on its median over 11
+steps stays 10 % above that of a healthy twin on the same data. Healthy runs count false alarms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import dslm
+import trainer_agent
+from benchmarks.measured_run import STACK, Recipe, Values, batches_of, build, measured
+from server.alerts.lifecycle import Event, advance
+from server.alerts.rules import Memory, Observation, StackFacts, evaluate, facts
+
+RECIPES = (
+    Recipe("pre-ln 24", healthy=True),
+    Recipe("pre-ln 24, seed 1", seed=1, healthy=True),
+    Recipe("post-ln deepscale 24", "post-ln-deepscale", healthy=True),
+    Recipe("post-ln deepscale 24, seed 1", "post-ln-deepscale", seed=1, healthy=True),
+    Recipe("post-ln 4", "post-ln", layers=4, healthy=True),
+    Recipe("pre-ln 12", layers=12, rate=1e-3, steps=110, healthy=True),
+    Recipe("pre-ln 8, rate 1e-2", layers=8, rate=1e-2, steps=60, healthy=True),
+    Recipe("post-ln 24", "post-ln", twin="pre-ln 24"),
+    Recipe("post-ln 24, seed 1", "post-ln", seed=1, twin="pre-ln 24, seed 1"),
+    Recipe("post-ln 16", "post-ln", layers=16, twin="pre-ln 24"),
+    Recipe("pre-ln 12, rate × 300", layers=12, rate=1e-3, steps=110, jump_at=60, twin="pre-ln 12"),
+    Recipe(
+        "pre-ln 8, half overflows",
+        layers=8,
+        rate=1e-2,
+        steps=60,
+        half_scale=2000.0,
+        twin="pre-ln 8, rate 1e-2",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run's losses and the alerts it raised."""
+
+    recipe: Recipe
+    losses: np.ndarray
+    raised: list[Event]
+
+
+def known(recipe: Recipe, model: torch.nn.Module) -> dict[str, StackFacts]:
+    spec = trainer_agent.describe(model, next(batches_of(recipe))[0])
+    return facts(spec, {0: dslm.predict(spec)})
+
+
+def judged(steps: Iterator[Values], stacks: dict[str, StackFacts]) -> Iterator[tuple[float, list]]:
+    memory, tracks = Memory(), {}
+    for step, values in enumerate(steps):
+        verdict = evaluate(Observation(step=step, values=values, stacks=stacks), memory)
+        memory = verdict.memory
+        tracks, events = advance(tracks, verdict)
+        yield float(values["/loss/value"][0]), events
+
+
+def run(recipe: Recipe, saved: dict[str, np.ndarray] | None) -> Result:
+    model = build(recipe)
+    stacks = known(recipe, model)
+    steps = measured(recipe, model)
+    if saved is not None:
+        steps = _kept(recipe, steps, stacks, saved)
+    losses, raised = [], []
+    for loss, events in judged(steps, stacks):
+        losses.append(loss)
+        raised += [one for one in events if one.kind == "opened"]
+    return Result(recipe, np.array(losses), raised)
+
+
+def visible_at(losses: np.ndarray, twin: np.ndarray) -> int | None:
+    """The step from which on the smoothed loss stays 10 % above the twin's, or is not finite."""
+    length = min(len(losses), len(twin))
+    above = ~(_smooth(losses[:length]) <= 1.1 * _smooth(twin[:length]))
+    last_fine = np.flatnonzero(~above)
+    first = int(last_fine[-1]) + 1 if len(last_fine) else 0
+    return first if first < length else None
+
+
+def _smooth(losses: np.ndarray) -> np.ndarray:
+    """Median of the last 11: what somebody watching the curve has seen by then."""
+    windows = [losses[max(0, at - 10) : at + 1] for at in range(len(losses))]
+    return np.array([np.median(one) for one in windows])
+
+
+def _kept(
+    recipe: Recipe, steps: Iterator[Values], stacks: dict[str, StackFacts], saved: dict
+) -> Iterator[Values]:
+    every: list[Values] = []
+    for values in steps:
+        every.append(values)
+        yield values
+    for key in every[0]:
+        saved[f"{recipe.name}:{key}"] = np.array([one[key] for one in every], np.float32)
+    start = stacks[STACK].at_start
+    for name in start.__dataclass_fields__ if start else ():
+        saved[f"{recipe.name}:expected:{name}"] = np.asarray(getattr(start, name), np.float32)
+
+
+def report(results: dict[str, Result]) -> None:
+    print(f"{'run':31} {'first alert':34} {'at step':>7} {'in loss':>7} {'lead':>5}")
+    for one in results.values():
+        loud = [e for e in one.raised if e.finding and e.finding.severity != "info"]
+        name, at = (loud[0].key.rule, loud[0].step) if loud else ("–", None)
+        twin = results.get(one.recipe.twin or "")
+        seen = visible_at(one.losses, twin.losses) if twin else None
+        lead = "" if at is None or seen is None else str(seen - at)
+        print(f"{one.recipe.name:31} {name:34} {_text(at):>7} {_text(seen):>7} {lead:>5}")
+        for event in loud[1:]:
+            print(f"{'':31} {event.key.rule:34} {event.step:>7}")
+    healthy = [one for one in results.values() if one.recipe.healthy]
+    false = sum(e.finding.severity != "info" for one in healthy for e in one.raised if e.finding)
+    steps = sum(len(one.losses) for one in healthy)
+    print(f"\nfalse alarms: {false} in {len(healthy)} healthy runs, {steps} steps")
+
+
+def _text(step: int | None) -> str:
+    return "–" if step is None else str(step)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--save", type=Path, help="keep every measured series in this .npz")
+    parser.add_argument("--only", help="names of runs to train, separated by ;")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = set(args.only.split(";")) if args.only else {one.name for one in RECIPES}
+    saved: dict[str, np.ndarray] | None = {} if args.save else None
+    began = time.perf_counter()
+    results = {one.name: run(one, saved) for one in RECIPES if one.name in wanted}
+    report(results)
+    print(f"trained in {time.perf_counter() - began:.0f} s")
+    if saved is not None:
+        np.savez_compressed(args.save, **saved)
+
+
+if __name__ == "__main__":
+    main()
