@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.alerts.rules.catalogue import RULES, Rule
 from server.alerts.rules.finding import Advice, Finding, Key, ScalingAdvice, Severity
@@ -54,9 +54,12 @@ def evaluate(observation: Observation, memory: Memory) -> Verdict:
         return Verdict((), frozenset(), memory)
     grown = remember(memory, observation)
     answers = {rule.name: rule.check(observation, grown) for rule in RULES}
+    judged = _judged(answers)
+    if "departs_from_prediction" in judged:
+        grown = replace(grown, early=(), early_judged=True)
     return Verdict(
         findings=tuple(one for found in answers.values() for one in found or ()),
-        judged=_judged(answers),
+        judged=judged,
         memory=grown,
     )
 

@@ -19,12 +19,19 @@ PRE_LN = Advice(
     "Pre-LN does not collapse by depth alone: lower the learning rate, lengthen the warm-up or "
     "clip gradients, and look for one block whose output outweighs the stream."
 )
+NOT_DESCRIBED = Advice(
+    "The blocks of this model could not be described, so no scaling can be named for it. In "
+    "Post-LN the depth itself is the likely cause: initialise and scale the residuals as "
+    "DeepScaleLM does, or move the norms in front of the branches."
+)
 
 
 def advice_for(facts: StackFacts) -> Advice:
     """What helps a signal that is lost over depth in this kind of stack."""
     if facts.beta < 1:
         return SCALED_ALREADY
+    if facts.placement is None:
+        return NOT_DESCRIBED
     return PRE_LN if facts.placement == "pre" else deepscale_advice(facts.n_layers)
 
 

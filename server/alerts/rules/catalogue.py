@@ -47,7 +47,7 @@ RULES: tuple[Rule, ...] = (
     Rule("nonfinite", nonfinite, opens_after=1, clears_after=20),
     Rule("loss_divergence", loss_divergence, opens_after=5, clears_after=20),
     Rule("loss_spike", loss_spike, opens_after=1, clears_after=20),
-    Rule("departs_from_prediction", departs_from_prediction, opens_after=2, clears_after=2),
+    Rule("departs_from_prediction", departs_from_prediction, opens_after=1, clears_after=1),
     Rule("rank_collapse", rank_collapse, opens_after=5, clears_after=20),
     Rule("vanishing_gradient", vanishing_gradient, opens_after=5, clears_after=20),
     Rule("exploding_gradient", exploding_gradient, opens_after=5, clears_after=20),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from server.alerts.rules.depth import Span, longest_run, number
 from server.alerts.rules.finding import Advice, Finding
-from server.alerts.rules.memory import Memory
+from server.alerts.rules.memory import EARLY, Memory
 from server.alerts.rules.observation import Expected, Floats, Observation, StackFacts
 
 FRESH_STEPS = 2  # weights older than this have learned: the prediction is context only
@@ -35,23 +35,36 @@ class _Curve:
     gap: Floats  # how far, 0 = on the prediction
 
 
-def departs_from_prediction(observation: Observation, _memory: Memory) -> list[Finding] | None:
-    """Outside the band in neighbouring layers; None (not judged) once the weights have moved.
+def departs_from_prediction(observation: Observation, memory: Memory) -> list[Finding] | None:
+    """Outside the band in neighbouring layers in all of the first sampled steps.
 
-    The theory speaks of random weights, so only the first revision is a claim about the run.
+    Judged once, as soon as the prediction is there and the first steps are past; None (not
+    judged) at every other step. The theory speaks of random weights: later, a departure is what
+    learning does.
     """
-    judged = False
     found: list[Finding] = []
+    judged = False
     for stack, facts in observation.stacks.items():
         expected = facts.at_start
-        if expected is None or not 0 <= observation.step - expected.step <= FRESH_STEPS:
+        if expected is None:
             continue
-        judged = True
-        for curve in _curves(observation, stack, expected):
-            span = longest_run(curve.departs)
-            if span is not None and len(span) >= LAYERS:
-                found.append(_finding(observation, stack, facts, curve, span))
+        fresh = [one for one in memory.early if 0 <= one.step - expected.step <= FRESH_STEPS]
+        if fresh and (len(fresh) == EARLY or observation.step > fresh[-1].step):
+            judged = True
+            found += _departures(fresh, stack, facts, expected)
     return found if judged else None
+
+
+def _departures(
+    fresh: list[Observation], stack: str, facts: StackFacts, expected: Expected
+) -> list[Finding]:
+    found = []
+    for curves in zip(*(_curves(one, stack, expected) for one in fresh), strict=False):
+        always = np.logical_and.reduce([curve.departs for curve in curves])
+        span = longest_run(always)
+        if span is not None and len(span) >= LAYERS:
+            found.append(_finding(fresh[-1], stack, facts, curves[-1], span))
+    return found
 
 
 def _curves(observation: Observation, stack: str, expected: Expected) -> list[_Curve]:
@@ -59,11 +72,11 @@ def _curves(observation: Observation, stack: str, expected: Expected) -> list[_C
     correlation = observation.series(stack, "stream", "correlation")
     gradient = observation.series(stack, "stream_gradient", "variance")
     curves = []
-    if variance is not None:
+    if variance is not None and variance.shape == expected.variance.shape:
         curves.append(_variance(variance, expected))
-    if correlation is not None:
+    if correlation is not None and correlation.shape == expected.correlation.shape:
         curves.append(_correlation(correlation, expected))
-    if gradient is not None:
+    if gradient is not None and gradient.shape == expected.gradient.shape:
         curves.append(_gradient(gradient, expected))
     return curves
 

@@ -15,6 +15,7 @@ LOSSES = 128  # sampled losses kept; `not_learning` looks at all of them
 SMOOTHED = 5  # the smoothed loss is the median of this many
 REFERENCES = 10  # sampled steps that make up a stack's early reference
 NOISE_SAMPLES = 32
+EARLY = 3  # sampled steps kept for a prediction that is still being computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,10 @@ class Memory:
         best_loss: the lowest smoothed loss so far; Inf before it.
         best_noise: robust standard deviation of single losses when `best_loss` was reached.
         references: early attention values by stack.
-        health: dropped frames and failures at the last sampled step that told them.
+        early: the run's first sampled steps, kept until theory's prediction is there to judge them.
+        early_judged: whether it has been.
+        health: dropped frames and failures that the agent last told; None before it did.
+        lost: how many of each are new at this step.
     """
 
     step: int = -1
@@ -50,7 +54,10 @@ class Memory:
     best_loss: float = inf
     best_noise: float = 0.0
     references: Mapping[str, Reference] = field(default_factory=dict)
-    health: tuple[int, int] = (0, 0)
+    early: tuple[Observation, ...] = ()
+    early_judged: bool = False
+    health: tuple[int, int] | None = None
+    lost: tuple[int, int] = (0, 0)
 
     @property
     def smoothed_loss(self) -> float:
@@ -62,7 +69,7 @@ def remember(memory: Memory, observation: Observation) -> Memory:
     """The memory after one more sampled step."""
     loss = observation.scalar("loss")
     losses = _append(memory.losses, loss)
-    health = observation.health
+    health = _told(memory, observation)
     grown = Memory(
         step=observation.step,
         samples=memory.samples + 1,
@@ -72,7 +79,10 @@ def remember(memory: Memory, observation: Observation) -> Memory:
         best_loss=memory.best_loss,
         best_noise=memory.best_noise,
         references=_references(memory, observation),
-        health=(health.dropped, health.failures) if health else memory.health,
+        early=_early(memory, observation),
+        early_judged=memory.early_judged,
+        health=health,
+        lost=_new(memory.health, health),
     )
     return _improved(grown) if isfinite(loss) else grown
 
@@ -91,6 +101,21 @@ def _improved(memory: Memory) -> Memory:
     if not smoothed < memory.best_loss:
         return memory
     return replace(memory, best_loss=smoothed, best_noise=noise(memory.losses))
+
+
+def _early(memory: Memory, observation: Observation) -> tuple[Observation, ...]:
+    full = memory.early_judged or len(memory.early) >= EARLY
+    return memory.early if full else (*memory.early, observation)
+
+
+def _told(memory: Memory, observation: Observation) -> tuple[int, int] | None:
+    health = observation.health
+    return memory.health if health is None else (health.dropped, health.failures)
+
+
+def _new(before: tuple[int, int] | None, now: tuple[int, int] | None) -> tuple[int, int]:
+    # The first word of a run, or the first after this process started, is no news.
+    return (0, 0) if before is None or now is None else (now[0] - before[0], now[1] - before[1])
 
 
 def _append(past: tuple[float, ...], value: float) -> tuple[float, ...]:

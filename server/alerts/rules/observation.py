@@ -58,11 +58,6 @@ class StackFacts:
         """The curves at initialisation."""
         return self.expected[0] if self.expected else None
 
-    def near(self, step: int, within: int) -> Expected | None:
-        """The curves from weights at most `within` steps old at `step`, the newest of them."""
-        fresh = [one for one in self.expected if 0 <= step - one.step <= within]
-        return fresh[-1] if fresh else None
-
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -98,10 +93,18 @@ def observe(
     stacks: Mapping[str, StackFacts],
     health: Health | None = None,
 ) -> Observation:
-    """One frame as the rules see it; `values` is the frame's vector, (layout.size,)."""
+    """One frame as the rules see it; `values` is the frame's vector, (layout.size,).
+
+    A stack that is not described is still judged, by what its own values say.
+    """
     wide = values.astype(np.float64)
     series = {key: wide[where] for key, where in layout.slices.items()}
-    return Observation(step=step, values=series, stacks=stacks, health=health)
+    seen = {
+        one.stack: StackFacts(n_layers=one.n - 1)
+        for one in layout
+        if (one.site, one.quantity) == ("stream", "variance")
+    }
+    return Observation(step=step, values=series, stacks={**seen, **stacks}, health=health)
 
 
 def facts(spec: ModelSpec, predictions: Mapping[int, Prediction]) -> dict[str, StackFacts]:

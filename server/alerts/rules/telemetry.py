@@ -36,8 +36,8 @@ def agent_health(observation: Observation, memory: Memory) -> list[Finding]:
     if health is None:
         return []
     found = [
-        _dropped(observation, health.dropped, health.dropped - memory.health[0]),
-        _failures(observation, health, health.failures - memory.health[1]),
+        _dropped(observation, health.dropped, memory.lost[0]),
+        _failures(observation, health, memory.lost[1]),
     ]
     if memory.samples > SETTLED:
         found += [_silent(observation, health), _costly(observation, health)]
