@@ -1,0 +1,103 @@
+"""The dashboard on the server's FastAPI app: one process, one port."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dash
+from dash import Dash, Input, Output, dcc, html
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from dashboard import ids, routing
+from dashboard.api_client import ApiClient
+from dashboard.delivery import PageAddresses, StaticDelivery
+from dashboard.pages import alerts, run, runs
+
+HERE = Path(__file__).parent
+FORWARDED = ("authorization", "cookie")
+
+
+def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
+    """Put the pages on `app`, at ``/``.
+
+    They read the API of `app` itself, in-process, or the one at `api_url`. Call it after every
+    other route is in place: what no route knows below ``/api`` answers with a JSON 404.
+    """
+    _refuse_unknown_api_paths(app)
+    pages = Dash(
+        "dashboard",
+        server=app,
+        title="evenkeel",
+        update_title="",
+        assets_folder=str(HERE / "assets"),
+        assets_ignore=r".*LICENSE|plotly-basic.*",
+        index_string=index_html(),
+        suppress_callback_exceptions=True,
+        add_log_handler=False,
+    )
+    client = ApiClient(app, url=api_url, credentials=_credentials)
+    pages.layout = frame()
+    for part in (routing, runs, run, alerts):
+        part.register(pages, client)
+    _start_scripts(pages)
+    app.add_middleware(PageAddresses, pattern=routing.ADDRESSES)
+    app.add_middleware(StaticDelivery)
+    return pages
+
+
+def index_html() -> str:
+    """The page around the app: it paints the bar at the top before any script has run."""
+    page = (HERE / "index.html").read_text(encoding="utf-8")
+    for mark, name in (("@PLOTLY@", "vendor/plotly-basic.min.js"), ("@ICON@", "icon.svg")):
+        page = page.replace(mark, fingerprinted(name))
+    return page
+
+
+def fingerprinted(name: str) -> str:
+    """Address of a file of `assets/` that changes when the file does."""
+    content = (HERE / "assets" / name).read_bytes()
+    return f"/assets/{name}?m={hashlib.blake2b(content, digest_size=6).hexdigest()}"
+
+
+def frame() -> html.Div:
+    """What stays while pages change: the address, the pulse of live events, the page's place."""
+    return html.Div(
+        [
+            dcc.Location(id=ids.URL, refresh=False),
+            dcc.Store(id=ids.PULSE),
+            dcc.Store(id=ids.PAGE_STARTED),
+            html.Main(id=ids.PAGE),
+        ]
+    )
+
+
+def _start_scripts(pages: Dash) -> None:
+    pages.clientside_callback(
+        "function (data) { return window.evenkeel.start(data); }",
+        Output(ids.PAGE_STARTED, "data"),
+        Input(ids.PAGE_DATA, "data"),
+    )
+
+
+def _credentials() -> Mapping[str, str]:
+    """The visitor's own key or login, so that pages see what their reader may see."""
+    sent = dash.callback_context.headers
+    return {name: sent[name] for name in FORWARDED if name in sent}
+
+
+def _refuse_unknown_api_paths(app: FastAPI) -> None:
+    async def unknown(rest: str) -> JSONResponse:
+        error: dict[str, Any] = {
+            "code": "not_found",
+            "field": "path",
+            "message": f"there is nothing at /api/{rest}",
+            "fix": "see /api/v1/openapi.json for what there is",
+        }
+        return JSONResponse({"error": error}, status_code=404)
+
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    app.add_api_route("/api/{rest:path}", unknown, methods=methods, include_in_schema=False)

@@ -1,0 +1,15 @@
+"""Figures: values in, a `plotly.graph_objects.Figure` (or an SVG) out; no Dash, no fetching."""
+
+from dashboard.figures.depth import DepthColumn, depth_chart
+from dashboard.figures.heatmap import heatmap_frame
+from dashboard.figures.scalars import ScalarRun, scalar_chart
+from dashboard.figures.sparkline import sparkline_uri
+
+__all__ = [
+    "DepthColumn",
+    "ScalarRun",
+    "depth_chart",
+    "heatmap_frame",
+    "scalar_chart",
+    "sparkline_uri",
+]

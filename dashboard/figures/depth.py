@@ -1,0 +1,245 @@
+"""Depth profiles: a quantity over layers, measured over predicted, one column a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from dashboard import theme
+from dashboard.figures.marks import flagged, mark_labels
+from dashboard.figures.quantities import Quantity
+from dashboard.figures.ranges import axis_range, log_ticks, mark_height
+from dashboard.vectors import Vector
+
+GAP = 0.035
+NOTHING: Vector = np.empty(0)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthColumn:
+    """One run's curves of one quantity, each of shape (layers + 1,) or empty.
+
+    Attributes:
+        measured: the values of the step on show.
+        predicted, low, high: prediction at initialisation and its band.
+        today: prediction from today's weights.
+        title: written above the column; "" for none.
+        colour: of the measured line.
+        missing: why (part of) the prediction is absent; "" when nothing is missing.
+    """
+
+    measured: Vector = field(default_factory=lambda: NOTHING)
+    predicted: Vector = field(default_factory=lambda: NOTHING)
+    low: Vector = field(default_factory=lambda: NOTHING)
+    high: Vector = field(default_factory=lambda: NOTHING)
+    today: Vector = field(default_factory=lambda: NOTHING)
+    title: str = ""
+    colour: str = theme.MEASURED
+    missing: str = ""
+
+
+def depth_chart(
+    quantity: Quantity,
+    columns: Sequence[DepthColumn],
+    *,
+    height: int = 222,
+    difference: bool = False,
+) -> go.Figure:
+    """Columns side by side on one y range; with `difference`, a last column compares the runs.
+
+    A trace's ``meta`` is ``role:column``, by which the live script finds it; non-finite values
+    are marked in red at their layer instead of leaving a hole that says nothing.
+    """
+    n_panels = len(columns) + difference
+    figure = go.Figure(layout=theme.layout(height))
+    low, high = axis_range(
+        [v for c in columns for v in (c.measured, c.predicted, c.low, c.high, c.today)],
+        log=quantity.log,
+    )
+    for index, column in enumerate(columns):
+        _place(figure, index, n_panels, quantity, (low, high))
+        for trace in _traces(
+            column, index, mark_height(low, high, log=quantity.log), log=quantity.log
+        ):
+            figure.add_trace(trace)
+        _explain(figure, column, index)
+    if difference:
+        _difference_panel(figure, quantity, columns)
+    return figure
+
+
+def _axis_name(index: int) -> str:
+    return "" if index == 0 else str(index + 1)
+
+
+def _domain(index: int, n: int) -> tuple[float, float]:
+    width = (1 - GAP * (n - 1)) / n
+    left = index * (width + GAP)
+    return left, left + width
+
+
+def _place(
+    figure: go.Figure, index: int, n: int, quantity: Quantity, limits: tuple[float, float]
+) -> None:
+    name = _axis_name(index)
+    left, right = _domain(index, n)
+    y = theme.axis(
+        quantity.symbol if index == 0 else "",
+        type="log" if quantity.log else "linear",
+        range=list(limits),
+        anchor=f"x{name}",
+        showticklabels=index == 0,
+        nticks=6,
+    )
+    if quantity.log:
+        y["tickvals"], y["ticktext"] = log_ticks(*limits)
+    if index:
+        y["matches"] = "y"
+    x = theme.axis("layer", domain=[left, right], anchor=f"y{name}", nticks=8)
+    figure.update_layout({f"xaxis{name}": x, f"yaxis{name}": y})
+
+
+def _line(
+    role: str, column: int, y: Vector, *, name: str, line: dict[str, object], **settings: object
+) -> go.Scatter:
+    axis = _axis_name(column)
+    return go.Scatter(
+        x=np.arange(len(y)),
+        y=y,
+        name=name,
+        mode=settings.pop("mode", "lines"),
+        line=line,
+        meta=f"{role}:{column}",
+        xaxis=f"x{axis}",
+        yaxis=f"y{axis}",
+        **settings,
+    )
+
+
+def _traces(column: DepthColumn, index: int, mark_y: float, *, log: bool) -> list[go.Scatter]:
+    no_line: dict[str, object] = {"width": 0, "color": theme.BAND}
+    at_init: dict[str, object] = {"width": 1.6, "dash": "7px,4px", "color": theme.PREDICTED}
+    from_today: dict[str, object] = {
+        "width": 1.6,
+        "dash": "2px,3px",
+        "color": theme.PREDICTED_TODAY,
+    }
+    solid: dict[str, object] = {"width": 2.2, "color": column.colour}
+    digits = "%{y:.3g}<extra></extra>"
+    flags = flagged(column.measured, log=log)
+    return [
+        _line("low", index, column.low, name="band", line=no_line, hoverinfo="skip"),
+        _line(
+            "high",
+            index,
+            column.high,
+            name="band",
+            line=no_line,
+            hoverinfo="skip",
+            fill="tonexty",
+            fillcolor=theme.BAND,
+        ),
+        _line(
+            "predicted",
+            index,
+            column.predicted,
+            name="predicted at init",
+            line=at_init,
+            hovertemplate=f"predicted at initialisation {digits}",
+        ),
+        _line(
+            "today",
+            index,
+            column.today,
+            name="predicted from today's weights",
+            line=from_today,
+            hovertemplate=f"predicted from today's weights {digits}",
+        ),
+        _line(
+            "measured",
+            index,
+            column.measured,
+            name="measured",
+            line=solid,
+            mode="lines+markers",
+            marker={"size": 4, "color": column.colour},
+            hovertemplate=f"measured {digits}",
+        ),
+        _marks(index, column.measured, flags, mark_y),
+    ]
+
+
+def _marks(index: int, measured: Vector, flags: NDArray[np.intp], mark_y: float) -> go.Scatter:
+    axis = _axis_name(index)
+    return go.Scatter(
+        x=flags,
+        y=np.full(len(flags), mark_y),
+        text=mark_labels(measured, flags),
+        name="not finite",
+        mode="markers+text",
+        textposition="bottom right",
+        textfont={"color": theme.ALARM, "size": 11},
+        marker={"symbol": "x", "size": 7, "color": theme.ALARM},
+        hovertemplate="%{text}<extra></extra>",
+        meta=f"marks:{index}",
+        xaxis=f"x{axis}",
+        yaxis=f"y{axis}",
+        cliponaxis=False,
+    )
+
+
+def _explain(figure: go.Figure, column: DepthColumn, index: int) -> None:
+    axis = _axis_name(index)
+    figure.add_annotation(
+        text=column.missing,
+        visible=bool(column.missing),
+        name=f"missing:{index}",
+        xref=f"x{axis} domain",
+        yref=f"y{axis} domain",
+        x=0.02,
+        y=0.02,
+        xanchor="left",
+        yanchor="bottom",
+        align="left",
+        showarrow=False,
+        font={"color": theme.PREDICTED_TODAY, "size": 11},
+    )
+
+
+def _difference_panel(
+    figure: go.Figure, quantity: Quantity, columns: Sequence[DepthColumn]
+) -> None:
+    index = len(columns)
+    _place_difference(figure, index)
+    for position, column in enumerate(columns[1:], start=1):
+        line: dict[str, object] = {"width": 2, "color": column.colour}
+        trace = _line(
+            f"difference{position}",
+            index,
+            difference(quantity, column.measured, columns[0].measured),
+            name=column.title,
+            line=line,
+            hovertemplate="%{y:.2f}<extra></extra>",
+        )
+        figure.add_trace(trace)
+
+
+def _place_difference(figure: go.Figure, index: int) -> None:
+    name = _axis_name(index)
+    left, right = _domain(index, index + 1)
+    y = theme.axis(anchor=f"x{name}", side="right", range=[-1, 1], nticks=6)
+    y |= {"zeroline": True, "zerolinewidth": 1}
+    x = theme.axis("layer", domain=[left, right], anchor=f"y{name}", nticks=8)
+    figure.update_layout({f"xaxis{name}": x, f"yaxis{name}": y, "margin": {"r": 46}})
+
+
+def difference(quantity: Quantity, one: Vector, first: Vector) -> Vector:
+    """log2(one / first) by layer, or one − first for a correlation; empty unless alike in depth."""
+    if len(one) != len(first):
+        return NOTHING
+    with np.errstate(all="ignore"):
+        return np.asarray(np.log2(one / first) if quantity.log else one - first)

@@ -1,0 +1,78 @@
+"""Numbers, times and places as the pages write them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from dashboard.vectors import number
+
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+STATUS_WORDS = {
+    "running": "running",
+    "finished": "finished",
+    "failed": "failed",
+    "diverged": "diverged",
+    "lost_contact": "lost contact",
+}
+
+
+def ago(then: float | None, *, now: float | None = None) -> str:
+    """How long ago, in the largest fitting unit."""
+    if not then:
+        return "never"
+    passed = max(0.0, (time.time() if now is None else now) - then)
+    if passed < MINUTE:
+        return f"{passed:.0f} s ago"
+    for unit, size, limit in (("min", MINUTE, HOUR), ("h", HOUR, DAY)):
+        if passed < limit:
+            return f"{passed / size:.0f} {unit} ago"
+    return f"{passed / DAY:.0f} d ago"
+
+
+def figure_of(value: Any, digits: int = 4) -> str:
+    """A number with few digits; what is not finite keeps its name, and none is a dash."""
+    if value is None:
+        return "–"
+    found = number(value)
+    if math.isnan(found):
+        return "NaN"
+    if math.isinf(found):
+        return "+Inf" if found > 0 else "−Inf"
+    if found and not 1e-3 <= abs(found) < 1e5:
+        mantissa, _, power = f"{found:.{digits - 2}e}".partition("e")
+        return f"{mantissa} × 10{_superscript(int(power))}"
+    return f"{found:.{digits}g}"
+
+
+def _superscript(power: int) -> str:
+    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def count(value: int | None) -> str:
+    """A count with a thousands' separator; none is a dash."""
+    return "–" if value is None else f"{value:,}"
+
+
+def parameters(n: int | None) -> str:
+    """A number of parameters: 1.2 M, 7.0 B."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n and n >= size:
+            return f"{n / size:.1f} {unit} parameters"
+    return f"{n} parameters" if n else ""
+
+
+def layers(alert: Mapping[str, Any]) -> str:
+    """The layers an alert names."""
+    first, last = alert.get("first_layer"), alert.get("last_layer")
+    if first is None:
+        return "whole model"
+    return f"layer {first}" if last in (None, first) else f"layers {first}–{last}"
+
+
+def site(alert: Mapping[str, Any]) -> str:
+    """Where an alert was raised: stack, site and quantity in words."""
+    parts = [alert.get("stack"), alert.get("site"), alert.get("quantity")]
+    return " / ".join(str(part).replace("_", " ") for part in parts if part)

@@ -1,0 +1,61 @@
+"""Ids of everything a callback, a script or a test addresses: page first, then thing.
+
+Selectors for a walk through the pages (all are element ids unless written as attributes):
+
+- shell: ``#connection`` (``data-state`` is ``live``, ``waiting`` or ``lost``), ``#banner``,
+  ``#toasts .toast``, ``#theme-toggle``, ``#nav-alerts-badge``
+- run list: ``#runs-search``, ``[data-testid="run-row"]`` (``data-run``: its id,
+  ``data-status``), ``[data-testid="run-link"]``, ``[data-testid="run-select"]`` (a checkbox),
+  ``#runs-compare``, ``[data-testid="suggested-comparison"]``, ``#runs-empty``
+- run page: ``#run-variance``, ``#run-correlation``, ``#run-gradient``, ``#run-scalars``,
+  ``#run-heatmap`` (charts), ``#run-heatmap-canvas``, ``#run-status``,
+  ``#run-last-step``, ``#run-alerts``
+- player, on the run and compare pages: ``#player`` (``data-step`` is the step on show,
+  ``data-following`` is ``true`` or ``false``), ``#player-play``, ``#player-slider``,
+  ``#player-follow``, ``#player-step``
+- compare page: ``#compare-variance``, ``#compare-correlation``, ``#compare-gradient``,
+  ``#compare-scalars``
+- alerts: ``[data-testid="alert"]`` (``data-alert`` is its id, ``data-alert-status`` its status),
+  ``[data-testid="alert-snippet"]``, ``[data-testid="alert-acknowledge"]``, ``#alerts-list``
+
+``document.body.dataset.charts`` is ``drawn`` once every chart of the page shows its history.
+"""
+
+URL = "url"
+PAGE = "page"
+PAGE_DATA = "page-data"
+PAGE_STARTED = "page-started"
+PULSE = "pulse"
+
+RUNS_SEARCH = "runs-search"
+RUNS_STATUS = "runs-status"
+RUNS_PROJECT = "runs-project"
+RUNS_LIST = "runs-list"
+RUNS_MORE = "runs-more"
+RUNS_SELECTED = "runs-selected"
+RUNS_COMPARE = "runs-compare"
+RUNS_EMPTY = "runs-empty"
+RUN_SELECT = "run-select"
+
+RUN_STATUS = "run-status"
+RUN_HEADER = "run-header"
+RUN_LAST_STEP = "run-last-step"
+RUN_LOSS = "run-last-loss"
+RUN_AGE = "run-age"
+RUN_VARIANCE = "run-variance"
+RUN_CORRELATION = "run-correlation"
+RUN_GRADIENT = "run-gradient"
+RUN_SCALARS = "run-scalars"
+RUN_HEATMAP = "run-heatmap"
+RUN_HEATMAP_CANVAS = "run-heatmap-canvas"
+RUN_ALERTS = "run-alerts"
+RUN_INTERNALS = "run-internals"
+
+COMPARE_VARIANCE = "compare-variance"
+COMPARE_CORRELATION = "compare-correlation"
+COMPARE_GRADIENT = "compare-gradient"
+COMPARE_SCALARS = "compare-scalars"
+
+ALERTS_LIST = "alerts-list"
+ALERTS_STATUS = "alerts-status"
+ALERT_ACKNOWLEDGE = "alert-acknowledge"

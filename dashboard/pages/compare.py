@@ -1,0 +1,153 @@
+"""Two to four runs side by side: the same axes, the same step, and their difference."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from dash import dcc, html
+
+from dashboard import ids, theme
+from dashboard.api_client import ApiClient, ApiError, Json
+from dashboard.figures import ScalarRun, depth_chart, scalar_chart
+from dashboard.figures.quantities import QUANTITIES, Quantity
+from dashboard.pages.charts import chart_card, graph, legend
+from dashboard.pages.chips import status_chip
+from dashboard.pages.player import player
+from dashboard.pages.profiles import depth_column, first_stack
+from dashboard.pages.states import failure
+
+MAX_RUNS = len(theme.RUN_COLOURS)
+CHARTS = dict(
+    zip(
+        (one.name for one in QUANTITIES),
+        (ids.COMPARE_VARIANCE, ids.COMPARE_CORRELATION, ids.COMPARE_GRADIENT),
+        strict=True,
+    )
+)
+
+
+async def load(client: ApiClient, run_ids: Sequence[str], step: int | None) -> html.Div:
+    """Fetch the runs and lay them side by side.
+
+    Raises:
+        ApiError: when one of them does not exist or there is no answer.
+    """
+    if not 2 <= len(run_ids) <= MAX_RUNS:
+        return failure(_wrong_number(len(run_ids)))
+    runs = await asyncio.gather(*(client.run(one) for one in run_ids))
+    profiles = await asyncio.gather(*(client.profile(one, step) for one in run_ids))
+    revisions = await asyncio.gather(*(client.predictions(one) for one in run_ids))
+    return layout(runs, profiles, revisions)
+
+
+def _wrong_number(asked: int) -> ApiError:
+    return ApiError(
+        400,
+        f"A comparison takes 2 to {MAX_RUNS} runs; {asked} were asked for.",
+        f"Tick 2 to {MAX_RUNS} runs in the list, then press Compare.",
+    )
+
+
+def layout(
+    runs: Sequence[Json], profiles: Sequence[Json | None], revisions: Sequence[Sequence[Json]]
+) -> html.Div:
+    """The whole page."""
+    scalars = graph(
+        scalar_chart([ScalarRun(name=r["name"], colour=c) for r, c in _coloured(runs)]),
+        ids.COMPARE_SCALARS,
+    )
+    return html.Div(
+        [
+            dcc.Store(id=ids.PAGE_DATA, data=page_data(runs)),
+            html.Div([html.H1("Compare"), legend()], className="toolbar"),
+            html.Div(
+                [
+                    _heads(runs),
+                    *(_row(one, runs, profiles, revisions) for one in QUANTITIES),
+                    chart_card("Loss and learning rate", "", html.Div(scalars, className="plot")),
+                ],
+                className="comparison",
+            ),
+            player(),
+        ],
+        className="page page-compare",
+    )
+
+
+def page_data(runs: Sequence[Json]) -> Json:
+    """What the live script needs to know of the runs."""
+    return {
+        "page": "compare",
+        "charts": CHARTS,
+        "scalars": ids.COMPARE_SCALARS,
+        "runs": [
+            {
+                "id": run["id"],
+                "name": run["name"],
+                "colour": colour,
+                "status": run["status"],
+                "stack": first_stack(run),
+                "stacks": run["stacks"],
+            }
+            for run, colour in _coloured(runs)
+        ],
+    }
+
+
+def _coloured(runs: Sequence[Json]) -> list[tuple[Json, str]]:
+    return list(zip(runs, theme.RUN_COLOURS, strict=False))
+
+
+def _heads(runs: Sequence[Json]) -> html.Div:
+    heads = [
+        html.Div(
+            [
+                html.Div(
+                    [
+                        html.I(className="swatch", style={"background": colour}),
+                        html.A(run["name"], href=f"/runs/{run['id']}", className="run-name"),
+                        status_chip(run["status"], id={"type": "compare-status", "run": run["id"]}),
+                    ]
+                ),
+                html.Div(
+                    [html.Span(run["architecture"]), html.Span(className="at-step")],
+                    className="quiet",
+                    **{"data-run-step": run["id"]},
+                ),
+            ],
+            className="head",
+        )
+        for run, colour in _coloured(runs)
+    ]
+    first = runs[0]["name"]
+    heads.append(
+        html.Div(
+            [
+                html.Div("Difference", className="run-name"),
+                html.Div(f"log₂ of run / {first}; correlation: run − {first}", className="quiet"),
+            ],
+            className="head",
+        )
+    )
+    return html.Div(heads, className="heads", style={"--columns": len(heads)})
+
+
+def _row(
+    quantity: Quantity,
+    runs: Sequence[Json],
+    profiles: Sequence[Json | None],
+    revisions: Sequence[Sequence[Json]],
+) -> html.Section:
+    columns = [
+        depth_column(
+            quantity, first_stack(run), profile, predicted, title=run["name"], colour=colour
+        )
+        for (run, colour), profile, predicted in zip(
+            _coloured(runs), profiles, revisions, strict=True
+        )
+    ]
+    figure = depth_chart(quantity, columns, height=178, difference=True)
+    body: Any = html.Div(graph(figure, CHARTS[quantity.name]), className="plot")
+    return chart_card(quantity.title, quantity.note, body)

@@ -1,0 +1,239 @@
+"""The run page: depth profiles over their predictions, steps over depth, scalars, alerts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from dash import Dash, Input, Output, State, dcc, html, no_update
+
+from dashboard import formats, ids, theme
+from dashboard.api_client import ApiClient, ApiError, Json
+from dashboard.figures import ScalarRun, depth_chart, heatmap_frame, scalar_chart
+from dashboard.figures.quantities import QUANTITIES, Quantity
+from dashboard.pages.alerts import alert_cards
+from dashboard.pages.charts import chart_card, graph, legend
+from dashboard.pages.chips import status_chip, tag_chips
+from dashboard.pages.details import details
+from dashboard.pages.health import health_line
+from dashboard.pages.player import player
+from dashboard.pages.profiles import depth_column, first_stack
+
+CHARTS = dict(
+    zip(
+        (one.name for one in QUANTITIES),
+        (ids.RUN_VARIANCE, ids.RUN_CORRELATION, ids.RUN_GRADIENT),
+        strict=True,
+    )
+)
+
+
+async def load(client: ApiClient, run_id: str, step: int | None, tab: str) -> html.Div:
+    """Fetch what the page shows first, then draw it.
+
+    Raises:
+        ApiError: when there is no such run or no answer.
+    """
+    run, profile, revisions, alerts = await asyncio.gather(
+        client.run(run_id),
+        client.profile(run_id, step),
+        client.predictions(run_id),
+        client.alerts(run=run_id),
+    )
+    return layout(run, profile, revisions, alerts, tab=tab)
+
+
+def layout(
+    run: Json,
+    profile: Json | None,
+    revisions: Sequence[Json],
+    alerts: Sequence[Json],
+    *,
+    tab: str = "",
+) -> html.Div:
+    """The whole page for one run."""
+    stack = first_stack(run)
+    return html.Div(
+        [
+            dcc.Store(id=ids.PAGE_DATA, data=page_data(run, stack)),
+            html.Div(header(run), id=ids.RUN_HEADER, className="run-header"),
+            html.Div(
+                [
+                    _tab("Depth", "", tab),
+                    _tab("Inside the blocks", "internals", tab),
+                    _tab("Details", "details", tab),
+                    _stacks(run, stack),
+                    legend(),
+                ],
+                className="tabs",
+            ),
+            html.Div(_depth(stack, profile, revisions), className="profiles", **_shown("", tab)),
+            html.Div(_timeline(run, alerts), className="timeline", **_shown("", tab)),
+            html.Div(id=ids.RUN_INTERNALS, className="profiles", **_shown("internals", tab)),
+            html.Div(details(run), className="details", **_shown("details", tab)),
+            player(),
+        ],
+        className="page page-run",
+    )
+
+
+def page_data(run: Json, stack: str) -> Json:
+    """What the live script needs to know of the run."""
+    return {
+        "page": "run",
+        "stack": stack,
+        "charts": CHARTS,
+        "scalars": ids.RUN_SCALARS,
+        "runs": [
+            {
+                "id": run["id"],
+                "name": run["name"],
+                "colour": theme.MEASURED,
+                "status": run["status"],
+                "stack": stack,
+                "stacks": run["stacks"],
+                "series": [one["key"] for one in run["layout"]],
+            }
+        ],
+    }
+
+
+def _shown(own: str, tab: str) -> Json:
+    return {"data-tab": own, "hidden": own != tab}
+
+
+def _tab(label: str, name: str, current: str) -> html.Button:
+    selected = "true" if name == current else "false"
+    return html.Button(
+        label, className="view", type="button", **{"data-show": name, "aria-pressed": selected}
+    )
+
+
+def _stacks(run: Json, chosen: str) -> Any:
+    names = sorted(run["stacks"])
+    if len(names) < 2:
+        return None
+    buttons = [
+        html.Button(
+            name,
+            className="view",
+            type="button",
+            **{"data-stack": name, "aria-pressed": "true" if name == chosen else "false"},
+        )
+        for name in names
+    ]
+    return html.Span(buttons, className="stacks")
+
+
+def header(run: Json) -> list[Any]:
+    """Name, status, architecture, the latest numbers, and the telemetry's own health."""
+    facts = [run["architecture"], formats.parameters(run["n_params"]), run["family"]]
+    return [
+        html.Div(
+            [
+                html.Div(
+                    [
+                        html.H1(run["name"]),
+                        status_chip(run["status"], id=ids.RUN_STATUS),
+                        html.Span(tag_chips(run["tags"]), className="tags"),
+                    ],
+                    className="title",
+                ),
+                html.Div(
+                    [html.Span(run["project"], className="project")]
+                    + [html.Span(fact) for fact in facts if fact],
+                    className="facts",
+                ),
+            ]
+        ),
+        html.Div(
+            [
+                _reading("step", html.Span(formats.count(run["last_step"]), id=ids.RUN_LAST_STEP)),
+                _reading("loss", html.Span(formats.figure_of(run["last_loss"]), id=ids.RUN_LOSS)),
+                _reading("last frame", html.Span(formats.ago(run["last_seen"]), id=ids.RUN_AGE)),
+            ],
+            className="readings",
+        ),
+        health_line(run),
+    ]
+
+
+def _reading(label: str, value: Any) -> html.Div:
+    return html.Div([html.Span(label, className="label"), value], className="reading")
+
+
+def _depth(stack: str, profile: Json | None, revisions: Sequence[Json]) -> list[Any]:
+    return [_depth_card(one, stack, profile, revisions) for one in QUANTITIES]
+
+
+def _depth_card(
+    quantity: Quantity, stack: str, profile: Json | None, revisions: Sequence[Json]
+) -> html.Section:
+    column = depth_column(quantity, stack, profile, revisions)
+    body = graph(depth_chart(quantity, [column]), CHARTS[quantity.name])
+    waiting = html.Div("No steps yet", className="waiting", hidden=profile is not None)
+    return chart_card(quantity.title, quantity.note, html.Div([body, waiting], className="plot"))
+
+
+def _timeline(run: Json, alerts: Sequence[Json]) -> list[Any]:
+    stack = run["stacks"].get(first_stack(run), {})
+    frame = heatmap_frame(stack.get("n_layers", 1), run["last_step"] or 1)
+    scalars = graph(scalar_chart([ScalarRun()], alerts), ids.RUN_SCALARS)
+    heatmap = html.Div(
+        [
+            html.Canvas(id=ids.RUN_HEATMAP_CANVAS, className="heat", **{"aria-label": "heatmap"}),
+            graph(frame, ids.RUN_HEATMAP),
+            html.Div(className="heat-tip", hidden=True),
+        ],
+        className="plot",
+        id="run-heatmap-plot",
+    )
+    charts = html.Div(
+        [
+            chart_card(
+                "Loss and learning rate", "▲ marks alerts", html.Div(scalars, className="plot")
+            ),
+            chart_card("Measured against predicted", "over steps", heatmap, side=_switch()),
+        ],
+        className="timeline-charts",
+    )
+    panel = html.Div(alert_cards(list(alerts), with_run=False), id=ids.RUN_ALERTS)
+    return [charts, html.Aside([html.H2("Alerts"), panel], className="alerts panel")]
+
+
+def _switch() -> list[Any]:
+    buttons = [
+        html.Button(
+            one.title,
+            type="button",
+            className="view small",
+            **{"data-heat": one.name, "aria-pressed": "true" if i == 0 else "false"},
+        )
+        for i, one in enumerate(QUANTITIES)
+    ]
+    scale = html.Span(
+        [html.Span(className="low"), html.I(className="scale"), html.Span(className="high")],
+        className="heat-scale",
+        id="run-heatmap-scale",
+    )
+    return [*buttons, scale]
+
+
+def register(app: Dash, client: ApiClient) -> None:
+    """The header follows the run: its status and the health of its telemetry."""
+
+    async def show_header(pulse: Json | None, page: Json) -> Any:
+        if not pulse or pulse.get("kind") != "health" or page.get("page") != "run":
+            return no_update
+        try:
+            return header(await client.run(page["runs"][0]["id"]))
+        except ApiError:
+            return no_update
+
+    app.callback(
+        Output(ids.RUN_HEADER, "children"),
+        Input(ids.PULSE, "data"),
+        State(ids.PAGE_DATA, "data"),
+        prevent_initial_call=True,
+    )(show_header)

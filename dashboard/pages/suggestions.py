@@ -1,0 +1,48 @@
+"""Comparisons worth one click: runs alike in project and depth that differ in norm placement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_RUNS = 4
+MAX_SUGGESTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """Runs to lay side by side, Pre-LN first."""
+
+    run_ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def href(self) -> str:
+        """Address of the comparison."""
+        return f"/compare?runs={','.join(self.run_ids)}"
+
+
+def suggested_comparisons(runs: Sequence[Mapping[str, Any]]) -> list[Suggestion]:
+    """The newest Pre-LN run beside the newest Post-LN runs, for each project and model size.
+
+    `runs` are newest first; of runs that share a name only the newest counts.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        size = str(run["architecture"] or "").partition("-LN ")[2]
+        groups.setdefault((run["project"], size), []).append(run)
+    found = [one for group in groups.values() if (one := _suggest(group)) is not None]
+    return found[:MAX_SUGGESTIONS]
+
+
+def _suggest(group: Sequence[Mapping[str, Any]]) -> Suggestion | None:
+    newest: dict[str, Mapping[str, Any]] = {}
+    for run in group:
+        newest.setdefault(run["name"], run)
+    pre = [run for run in newest.values() if run["placement"] == "pre"][:1]
+    post = [run for run in newest.values() if run["placement"] == "post"][: MAX_RUNS - 1]
+    if not pre or not post:
+        return None
+    chosen = [*pre, *post]
+    return Suggestion(tuple(r["id"] for r in chosen), tuple(r["name"] for r in chosen))

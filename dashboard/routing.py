@@ -1,0 +1,47 @@
+"""From an address to a page."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qs
+
+from dash import Dash, Input, Output, State
+
+from dashboard import ids
+from dashboard.api_client import ApiClient, ApiError
+from dashboard.pages import alerts, compare, run, runs
+from dashboard.pages.states import failure, not_found
+
+ADDRESSES = re.compile(r"/(runs(/[^/.]+)?|compare|alerts)/?")
+
+
+def register(app: Dash, client: ApiClient) -> None:
+    """The one callback that swaps pages."""
+
+    async def show_page(path: str | None, search: str | None) -> Any:
+        try:
+            return await page_of(client, path or "/", search or "")
+        except ApiError as error:
+            return failure(error)
+
+    app.callback(
+        Output(ids.PAGE, "children"), Input(ids.URL, "pathname"), State(ids.URL, "search")
+    )(show_page)
+
+
+async def page_of(client: ApiClient, path: str, search: str) -> Any:
+    """The page at `path` with its query, e.g. ``?step=100&tab=internals``."""
+    query = {name: values[-1] for name, values in parse_qs(search.lstrip("?")).items()}
+    step = int(query["step"]) if query.get("step", "").isdigit() else None
+    match path.strip("/").split("/"):
+        case [""] | ["runs"]:
+            return runs.layout()
+        case ["runs", run_id]:
+            return await run.load(client, run_id, step, query.get("tab", ""))
+        case ["compare"]:
+            ids_asked = [one for one in query.get("runs", "").split(",") if one]
+            return await compare.load(client, ids_asked, step)
+        case ["alerts"]:
+            return alerts.layout()
+    return not_found(path)
