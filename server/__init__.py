@@ -1,0 +1,1 @@
+"""The server: takes frames in, makes them durable, compares them with theory, pushes them out."""

@@ -1,0 +1,33 @@
+"""``/login``: a browser's way in."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import RedirectResponse, Response
+
+from server.access import service, sessions
+from server.errors import WrongKey
+from server.parts import Serving
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/login")
+async def log_in(request: Request, parts: Serving, token: str) -> Response:
+    """Trade a one-time token for the login cookie."""
+    if not await service.use_login(parts.database, token, parts.clock):
+        raise WrongKey(
+            "this login URL is used up or expired",
+            field="token",
+            fix="print a new one with `evenkeel login`",
+        )
+    answer = RedirectResponse("/", status_code=303)
+    answer.set_cookie(
+        sessions.COOKIE,
+        sessions.issue(request.app.state.cookie_secret, parts.clock()),
+        max_age=sessions.LIFETIME_S,
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
+    )
+    return answer

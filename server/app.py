@@ -1,0 +1,120 @@
+"""The server as one ASGI app: API, health, workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.middleware.gzip import GZipMiddleware
+
+from server import failures, health, migration, workers
+from server.access import endpoints as access
+from server.access import sessions
+from server.access.middleware import Gate
+from server.alerts import endpoints as alerts
+from server.alerts.delivery import Delivery
+from server.bus import open_bus
+from server.clock import Clock, system_clock
+from server.database import connect
+from server.diagnosis.worker import Diagnosis
+from server.errors import NotFound
+from server.ingest import endpoints as ingest
+from server.ingest.writer import write
+from server.live import endpoints as live
+from server.live.hub import Hub
+from server.metrics import Metrics
+from server.parts import Parts
+from server.predictions import endpoints as predictions
+from server.predictions.worker import predict
+from server.profiles import endpoints as profiles
+from server.runs import endpoints as runs
+from server.runs.watchdog import watch
+from server.settings import Settings
+
+API = "/api/v1"
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def create_app(settings: Settings | None = None, *, clock: Clock = system_clock) -> FastAPI:
+    """The app of these settings (the environment's when None); pages may be mounted beside it.
+
+    Raises:
+        StartError: if the settings name something that cannot be used.
+    """
+    settings = settings or Settings()
+    parts = _parts(settings, clock)
+    app = FastAPI(
+        title="evenkeel",
+        version="1",
+        lifespan=_lifespan,
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,  # FastAPI's pages load their scripts from a CDN
+        redoc_url=None,
+    )
+    app.state.parts = parts
+    app.state.cookie_secret = sessions.secret_of(settings)
+    app.state.hub = Hub(parts.bus, parts.database, parts.metrics)
+    app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
+    app.add_middleware(Gate, settings=settings, secret=app.state.cookie_secret, clock=clock)
+    failures.install(app)
+    _route(app)
+    return app
+
+
+def _parts(settings: Settings, clock: Clock) -> Parts:
+    metrics = Metrics()
+    return Parts(
+        settings=settings,
+        database=connect(settings.resolved_database_url),
+        bus=open_bus(settings),
+        clock=clock,
+        metrics=metrics,
+        delivery=Delivery(settings.webhooks, metrics.registry),
+    )
+
+
+def _route(app: FastAPI) -> None:
+    app.include_router(health.router)
+    app.include_router(access.router)
+    for part in (ingest, runs, profiles, predictions, alerts, live):
+        app.include_router(part.router, prefix=API)
+    app.include_router(_unknown)
+
+
+_unknown = APIRouter(include_in_schema=False)
+
+
+@_unknown.api_route("/api/{rest:path}", methods=METHODS)
+async def unknown_path(request: Request, rest: str) -> None:  # noqa: ARG001
+    """Nothing of the API: answered here, before a mounted page's catch-all can."""
+    raise NotFound(
+        f"there is no {request.method} {request.url.path}",
+        fix=f"see {API}/openapi.json for what there is",
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    parts: Parts = app.state.parts
+    try:
+        await migration.prepare(parts.settings, parts.database)
+        async with parts.delivery.running(), workers.running(_turns(app), parts.metrics):
+            yield
+    finally:
+        await parts.bus.close()
+        await parts.database.close()
+
+
+def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
+    parts: Parts = app.state.parts
+    hub: Hub = app.state.hub
+    return {
+        "writer": partial(write, parts),
+        "diagnosis": Diagnosis(parts).turn,
+        "predictor": partial(predict, parts),
+        "watchdog": partial(watch, parts),
+        "pages": hub.listen,
+        "summaries": hub.summarise,
+    }

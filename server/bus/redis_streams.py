@@ -1,0 +1,153 @@
+"""The bus of a server of several processes: Redis Streams and publish/subscribe."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from server.bus.protocol import BusAway, BusFull, Entry
+
+PREFIX = "evenkeel:"
+BODY = b"b"
+CLAIM_AFTER_MS = 15_000  # a member silent for this long has died: its entries go to others
+CLAIM_EVERY_S = 5.0
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except ResponseError:
+        raise
+    except RedisError as error:
+        raise BusAway(f"Redis does not answer: {error}") from error
+
+
+class _Heard:
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+
+    async def next(self) -> bytes:
+        """Wait for the next message."""
+        while True:
+            with _answering():
+                message = await self._pubsub.get_message(
+                    ignore_subscribe_messages=True, timeout=30.0
+                )
+            if message is not None:
+                body: bytes = message["data"]
+                return body
+
+
+class RedisBus:
+    """Streams with one reading group each; an acknowledged entry is deleted.
+
+    Entries are not the durable copy (the agent's spool is, until the database has them), so a
+    Redis that comes back empty costs a resend and nothing else.
+    """
+
+    def __init__(self, url: str, *, capacity: int) -> None:
+        client: Any = Redis  # separate stubs for redis lag behind its own types
+        self._redis: Any = client.from_url(url, protocol=2, health_check_interval=10)
+        self._capacity = capacity
+        self._member = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
+        self._claimed_at: dict[str, float] = {}
+
+    async def append(self, stream: str, body: bytes) -> None:
+        """Put a message on a stream."""
+        with _answering():
+            if await self._redis.xlen(PREFIX + stream) >= self._capacity:
+                raise BusFull(stream)
+            await self._redis.xadd(PREFIX + stream, {BODY: body})
+
+    async def hand_over(self, stream: str, body: bytes) -> None:
+        """Redis outlives this process: having put it there is enough."""
+        await self.append(stream, body)
+
+    async def read(self, stream: str, group: str, *, count: int, wait_s: float) -> list[Entry]:
+        """New entries for this member, or those of a member that died."""
+        with _answering():
+            try:
+                claimed = await self._claim(stream, group, count)
+                return claimed or await self._read_new(stream, group, count, wait_s)
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                await self._create_group(stream, group)  # first start, or Redis came back empty
+                return []
+
+    async def _read_new(self, stream: str, group: str, count: int, wait_s: float) -> list[Entry]:
+        replies = await self._redis.xreadgroup(
+            group, self._member, {PREFIX + stream: ">"}, count=count, block=int(wait_s * 1000)
+        )
+        return [entry for _, found in replies or [] for entry in _entries(found)]
+
+    async def _claim(self, stream: str, group: str, count: int) -> list[Entry]:
+        now = time.monotonic()
+        if now - self._claimed_at.get(stream, -CLAIM_EVERY_S) < CLAIM_EVERY_S:
+            return []
+        self._claimed_at[stream] = now
+        reply = await self._redis.xautoclaim(
+            PREFIX + stream, group, self._member, min_idle_time=CLAIM_AFTER_MS, count=count
+        )
+        return _entries(reply[1])
+
+    async def _create_group(self, stream: str, group: str) -> None:
+        try:
+            await self._redis.xgroup_create(PREFIX + stream, group, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):  # another process was faster
+                raise
+
+    async def acknowledge(self, stream: str, group: str, ids: list[str]) -> None:
+        """Forget these entries."""
+        if not ids:
+            return
+        with _answering():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xack(PREFIX + stream, group, *ids)
+                pipe.xdel(PREFIX + stream, *ids)
+                await pipe.execute()
+
+    async def publish(self, channel: str, body: bytes) -> None:
+        """Tell every subscriber of every process."""
+        with _answering():
+            await self._redis.publish(PREFIX + channel, body)
+
+    @asynccontextmanager
+    async def subscribe(self, channel: str) -> AsyncIterator[_Heard]:
+        """Hear a channel for as long as the context is open."""
+        async with self._redis.pubsub() as pubsub:
+            with _answering():
+                await pubsub.subscribe(PREFIX + channel)
+            yield _Heard(pubsub)
+
+    async def pending(self, stream: str) -> int:
+        """Entries that are not acknowledged."""
+        with _answering():
+            return int(await self._redis.xlen(PREFIX + stream))
+
+    async def ping(self) -> None:
+        """Raise unless Redis answers."""
+        with _answering():
+            await self._redis.ping()
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        await self._redis.aclose()
+
+
+def _entries(found: list[Any]) -> list[Entry]:
+    # A claimed entry that was deleted meanwhile comes back without fields.
+    return [Entry(id=_text(one), body=fields[BODY]) for one, fields in found if fields]
+
+
+def _text(one: bytes | str) -> str:
+    return one.decode() if isinstance(one, bytes) else one

@@ -1,0 +1,114 @@
+"""One way to the database: sessions for reading, and transactions for writing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any
+
+from sqlalchemy import event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.sql.schema import Table
+
+from server.errors import StartError
+from server.tables import metadata
+
+__all__ = ["Database", "Row", "connect", "insert", "metadata"]
+
+# A row of a query, or a dictionary that stands for one.
+Row = Mapping[Any, Any]
+
+BUSY_TIMEOUT_MS = 10_000
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+
+
+class Database:
+    """Sessions on one engine.
+
+    SQLite takes one writer at a time; writers of this process queue on a lock rather than on
+    SQLite's busy timeout, whose back-off would reorder and delay them.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._writer = asyncio.Lock() if self.is_sqlite else None
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded kind."""
+        return self.engine.dialect.name == "sqlite"
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A session that only reads."""
+        async with self._sessions() as session:
+            yield session
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncSession]:
+        """One transaction: committed when the block ends, rolled back when it raises."""
+        async with self._writer or nullcontext(), self._sessions.begin() as session:
+            yield session
+
+    async def ping(self) -> None:
+        """Raise unless the database answers."""
+        async with self.engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Give every connection back."""
+        await self.engine.dispose()
+
+
+def insert(session: AsyncSession, table: Table) -> Any:
+    """An INSERT of this session's dialect, so that ``on_conflict_do_…`` is there."""
+    dialect = session.get_bind().dialect.name
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+
+
+def connect(url: str) -> Database:
+    """A database of this URL; nothing is opened yet.
+
+    Raises:
+        StartError: if the URL is not one, or names a database that is not supported.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StartError(f"database_url: {url!r} is not a database URL") from error
+    driver = DRIVERS.get(parsed.get_backend_name())
+    if driver is None:
+        raise StartError(
+            f"database_url: {parsed.get_backend_name()!r} is not supported; "
+            "use sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/NAME"
+        )
+    parsed = parsed.set(drivername=driver)
+    if driver.startswith("sqlite"):
+        return Database(_sqlite_engine(str(parsed)))
+    # A restarted Postgres leaves dead connections behind: test one before it is used.
+    return Database(create_async_engine(parsed, pool_pre_ping=True, pool_size=10))
+
+
+def _sqlite_engine(url: str) -> AsyncEngine:
+    engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    # FULL: what is acknowledged as durable outlives a power cut, not only a killed process.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()

@@ -1,0 +1,1 @@
+"""Brings durable frames, the model and theory together for the alert rules."""

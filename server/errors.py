@@ -1,0 +1,110 @@
+"""What goes wrong on the server: one family that becomes JSON, one that ends a start."""
+
+from __future__ import annotations
+
+
+class StartError(Exception):
+    """The server cannot start; the message is the one clear line that the user sees."""
+
+
+class MonitorError(Exception):
+    """A request that cannot be served.
+
+    Attributes:
+        status: HTTP status.
+        code: short name of the failure, stable for programs.
+        field: dotted path of the offending field, or None where no field is to blame.
+        fix: one imperative sentence that says how to mend it.
+    """
+
+    status = 400
+    code = "bad_request"
+
+    def __init__(self, message: str, *, field: str | None = None, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.fix = fix
+
+
+class InvalidField(MonitorError):
+    """A value that breaks the contract."""
+
+    status = 422
+    code = "invalid_field"
+
+
+class WrongSize(InvalidField):
+    """A frame whose size is not its layout's."""
+
+    code = "wrong_size"
+
+
+class UnknownLayout(MonitorError):
+    """A frame of a layout that its run has not declared."""
+
+    status = 409
+    code = "unknown_layout"
+
+
+class Conflict(MonitorError):
+    """A request that contradicts what is stored."""
+
+    status = 409
+    code = "conflict"
+
+
+class RunNotFound(MonitorError):
+    """No run has this id, or the key may not see it."""
+
+    status = 404
+    code = "run_not_found"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"there is no run {run_id!r}",
+            field="run_id",
+            fix="declare it with PUT /api/v1/runs/{run_id}, or list runs with GET /api/v1/runs",
+        )
+
+
+class NotFound(MonitorError):
+    """Nothing lives at this address."""
+
+    status = 404
+    code = "not_found"
+
+
+class WrongKey(MonitorError):
+    """The key is missing, unknown or revoked."""
+
+    status = 401
+    code = "wrong_key"
+
+
+class ScopeMissing(MonitorError):
+    """The key is good, but not for this."""
+
+    status = 403
+    code = "scope_missing"
+
+
+class RequestTooLarge(MonitorError):
+    """A body beyond the limit."""
+
+    status = 413
+    code = "too_large"
+
+
+class WrongMediaType(MonitorError):
+    """A body of a kind that the endpoint does not read."""
+
+    status = 415
+    code = "wrong_media_type"
+
+
+class Unavailable(MonitorError):
+    """A part that the server depends on does not answer; the sender keeps its data."""
+
+    status = 503
+    code = "unavailable"

@@ -1,0 +1,1 @@
+"""The way in: declarations and frames, checked, handed to the bus, made durable."""

@@ -1,0 +1,108 @@
+"""Check what the wire contract's types cannot: sizes, ranges, and what was declared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from server.errors import InvalidField, UnknownLayout, WrongSize
+from server.runs.service import require_tags
+from wire import WIRE_VERSION, FrameBatch, Layout, RunDeclaration, WireError
+from wire.frame import Frame
+
+MAX_NAME = 200
+MAX_INTEGER = 2**53  # past it, JSON readers lose digits
+MAX_RANK = 2**31 - 1
+
+
+def require_declaration(declaration: RunDeclaration) -> None:
+    """Raise `InvalidField` unless the declaration can be stored."""
+    if declaration.wire_version != WIRE_VERSION:
+        raise InvalidField(
+            f"the agent speaks wire version {declaration.wire_version}, the server {WIRE_VERSION}",
+            field="wire_version",
+            fix="run the same version of evenkeel in the job and on the server",
+        )
+    for field in ("project", "name"):
+        _require_name(getattr(declaration, field), field)
+    require_tags(declaration.tags)
+    _require_time(declaration.started_at, "started_at")
+    if len(declaration.agent_version) > 64:
+        raise InvalidField("agent_version is too long", field="agent_version", fix="shorten it")
+    require_layout(declaration.layout)
+
+
+def require_layout(layout: Layout) -> None:
+    """Raise `InvalidField` unless the layout is one that frames can follow."""
+    try:
+        layout.validate()
+    except WireError as error:
+        raise from_wire(error) from error
+    for index, one in enumerate(layout.series):
+        if len(one.key) > 300:
+            raise InvalidField(
+                "a series' key is longer than 300 characters",
+                field=f"layout.series[{index}]",
+                fix="shorten stack, site or quantity",
+            )
+
+
+def require_batch(batch: FrameBatch, layouts: Mapping[str, Layout]) -> None:
+    """Raise unless every frame is of a declared layout, of its size, and in range."""
+    if batch.rank > MAX_RANK:
+        raise InvalidField(f"rank {batch.rank}", field="rank", fix="count ranks from 0")
+    if not 0 <= batch.oldest <= MAX_INTEGER:
+        raise InvalidField(
+            f"oldest is {batch.oldest}", field="oldest", fix="send the lowest seq still held"
+        )
+    if not 0 <= batch.health.overhead < math.inf:
+        raise InvalidField(
+            f"overhead is {batch.health.overhead}",
+            field="health.overhead",
+            fix="send a share of the job's time, 0 to 1",
+        )
+    for index, frame in enumerate(batch.frames):
+        _require_frame(frame, f"frames[{index}]", layouts)
+
+
+def from_wire(error: WireError) -> InvalidField:
+    """The same complaint as an answer."""
+    return InvalidField(str(error), field=error.field, fix=error.fix)
+
+
+def _require_frame(frame: Frame, where: str, layouts: Mapping[str, Layout]) -> None:
+    layout = layouts.get(frame.layout)
+    if layout is None:
+        raise UnknownLayout(
+            f"layout {frame.layout[:40]!r} is not declared for this run",
+            field=f"{where}.layout",
+            fix="declare the run again with PUT /api/v1/runs/{run_id}, then resend",
+        )
+    if len(frame.values) != 4 * layout.size:
+        raise WrongSize(
+            f"{len(frame.values) // 4} values, its layout holds {layout.size}",
+            field=f"{where}.values",
+            fix="send one float32 for each value of the layout, in its order",
+        )
+    for field, value in (("seq", frame.seq), ("step", frame.step)):
+        if value > MAX_INTEGER:
+            raise InvalidField(
+                f"{field} {value} is out of range", field=f"{where}.{field}", fix="count from 0"
+            )
+    _require_time(frame.time, f"{where}.time")
+
+
+def _require_name(value: str, field: str) -> None:
+    if not value.strip() or len(value) > MAX_NAME or "\n" in value:
+        raise InvalidField(
+            f"{field} {value[:40]!r} is not one line of 1 to {MAX_NAME} characters",
+            field=field,
+            fix=f"use one line of 1 to {MAX_NAME} characters",
+        )
+
+
+def _require_time(value: float, field: str) -> None:
+    if not (math.isfinite(value) and abs(value) < 1e12):
+        raise InvalidField(
+            f"{field} is {value}", field=field, fix="send seconds since the epoch as a float"
+        )

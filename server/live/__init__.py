@@ -1,0 +1,1 @@
+"""Live pages: what is new reaches every open page over one WebSocket."""

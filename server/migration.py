@@ -1,0 +1,140 @@
+"""Bring a database to the shape that this version reads, or say why that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+
+import migrations
+from server.database import Database, connect
+from server.errors import StartError
+from server.settings import Settings
+
+
+def migrate(url: str) -> str:
+    """Bring the database to this version's revision, and return that revision.
+
+    Raises:
+        StartError: if it cannot be reached, or is newer than this version.
+    """
+    return asyncio.run(_migrate_url(url))
+
+
+async def prepare(settings: Settings, database: Database) -> None:
+    """Bring the embedded database up to date; raise `StartError` unless another one is."""
+    if not settings.embedded:
+        await require_current(database)
+        return
+    if settings.database_url is None:
+        make_folder(settings.data_dir)
+    await apply(database)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the data folder unless it is there.
+
+    Raises:
+        StartError: if that is impossible or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StartError(
+            f"data_dir: cannot write {folder}: {error.strerror}; "
+            "set EVENKEEL_DATA_DIR to a folder you own"
+        ) from error
+
+
+async def apply(database: Database) -> str:
+    """`migrate` for a database that is already connected."""
+    try:
+        async with database.engine.begin() as connection:
+            return await connection.run_sync(_upgrade)
+    except OSError as error:
+        raise StartError(_unreachable(database, error)) from error
+    except StartError:
+        raise
+    except Exception as error:
+        raise StartError(_unreachable(database, error)) from error
+
+
+async def require_current(database: Database) -> None:
+    """Raise `StartError` unless the database has exactly this version's revision."""
+    try:
+        async with database.engine.connect() as connection:
+            found = await connection.run_sync(_revision)
+    except Exception as error:
+        raise StartError(_unreachable(database, error)) from error
+    if found == _head():
+        return
+    if found is None or _is_known(found):
+        raise StartError(
+            f"the database is at revision {found or 'none'}, this version reads {_head()}; "
+            "run `evenkeel migrate`"
+        )
+    raise StartError(_newer(found))
+
+
+async def _migrate_url(url: str) -> str:
+    database = connect(url)
+    try:
+        return await apply(database)
+    finally:
+        await database.close()
+
+
+def _upgrade(connection: Connection) -> str:
+    found = _revision(connection)
+    if found is not None and not _is_known(found):
+        raise StartError(_newer(found))
+    config = configuration()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    return _head()
+
+
+def configuration() -> Config:
+    """Alembic's settings for the migrations inside this installation."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(configuration()).get_current_head()
+    if head is None:  # pragma: no cover - the wheel ships at least one revision
+        raise StartError("this installation has no migrations; reinstall evenkeel")
+    return head
+
+
+def _is_known(revision: str) -> bool:
+    script = ScriptDirectory.from_config(configuration())
+    return any(one.revision == revision for one in script.walk_revisions())
+
+
+def _newer(found: str) -> str:
+    return (
+        f"the database is at revision {found}, which is newer than this version of evenkeel; "
+        "upgrade evenkeel, or point database_url elsewhere"
+    )
+
+
+def _unreachable(database: Database, error: BaseException) -> str:
+    shown = make_url(str(database.engine.url)).render_as_string(hide_password=True)
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"database_url: cannot open {shown}: {reason}"

@@ -1,0 +1,94 @@
+"""SQL over model specs and their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import RowMapping, and_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.database import insert
+from server.tables import predictions, revisions
+
+
+class PredictionRepository:
+    """Spec revisions and predictions, one of each for a (run, step)."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def digest(self, run_id: str, step: int) -> str | None:
+        """What identifies the spec stored for this step, or None."""
+        query = select(revisions.c.digest).where(_at(revisions, run_id, step))
+        return (await self._session.execute(query)).scalar()
+
+    async def has_digest(self, run_id: str, digest: str) -> bool:
+        """Whether this very spec is stored for any step."""
+        query = select(revisions.c.step).where(
+            revisions.c.run_id == run_id, revisions.c.digest == digest
+        )
+        return (await self._session.execute(query)).first() is not None
+
+    async def put(self, run_id: str, step: int, digest: str, spec: bytes, now: float) -> None:
+        """Store a spec and a pending prediction for it, in place of what was there."""
+        revision = {"digest": digest, "spec": spec, "received_at": now}
+        pending = {"digest": digest, "state": "pending", "reason": "", "prediction": None}
+        for table, values in ((revisions, revision), (predictions, pending)):
+            statement = insert(self._session, table).values(run_id=run_id, step=step, **values)
+            await self._session.execute(
+                statement.on_conflict_do_update(index_elements=["run_id", "step"], set_=values)
+            )
+
+    async def pending(self, limit: int) -> Sequence[RowMapping]:
+        """Specs whose prediction is not computed, lowest step first."""
+        both = and_(
+            revisions.c.run_id == predictions.c.run_id, revisions.c.step == predictions.c.step
+        )
+        query = (
+            select(revisions)
+            .join(predictions, both)
+            .where(predictions.c.state == "pending")
+            .order_by(revisions.c.received_at, revisions.c.step)
+            .limit(limit)
+        )
+        return (await self._session.execute(query)).mappings().all()
+
+    async def settle(self, run_id: str, step: int, digest: str, **values: Any) -> None:
+        """Store a result, unless the spec was replaced while it was computed."""
+        change = update(predictions).where(
+            _at(predictions, run_id, step), predictions.c.digest == digest
+        )
+        await self._session.execute(change.values(**values))
+
+    async def of_run(self, run_id: str) -> Sequence[RowMapping]:
+        """Every prediction of a run, ascending by step."""
+        query = (
+            select(predictions).where(predictions.c.run_id == run_id).order_by(predictions.c.step)
+        )
+        return (await self._session.execute(query)).mappings().all()
+
+    async def first_ready(self, run_id: str) -> RowMapping | None:
+        """The prediction at initialisation, if it is ready."""
+        query = (
+            select(predictions)
+            .where(predictions.c.run_id == run_id)
+            .order_by(predictions.c.step)
+            .limit(1)
+        )
+        row = (await self._session.execute(query)).mappings().first()
+        return row if row is not None and row["state"] == "ready" else None
+
+    async def steps(self, run_id: str) -> list[int]:
+        """The steps of every revision, ascending."""
+        query = select(predictions.c.step).where(predictions.c.run_id == run_id)
+        return list((await self._session.execute(query.order_by(predictions.c.step))).scalars())
+
+    async def spec(self, run_id: str, step: int) -> bytes | None:
+        """The packed spec of a step."""
+        query = select(revisions.c.spec).where(_at(revisions, run_id, step))
+        return (await self._session.execute(query)).scalar()
+
+
+def _at(table: Any, run_id: str, step: int) -> Any:
+    return and_(table.c.run_id == run_id, table.c.step == step)

@@ -1,0 +1,46 @@
+"""The JSON form of predictions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from server.runs.schemas import MissingInfo
+from server.schemas import Answer
+
+Label = Literal["at initialisation", "from today's weights"]
+State = Literal["ready", "pending", "failed"]
+
+
+class CurveAnswer(Answer):
+    """N+1 float32 values each, base64; NaN where nothing is predicted."""
+
+    variance_f32: str
+    variance_low_f32: str
+    variance_high_f32: str
+    correlation_f32: str
+    correlation_low_f32: str
+    correlation_high_f32: str
+
+
+class StackCurves(Answer):
+    """Both directions of one stack."""
+
+    stream: CurveAnswer
+    stream_gradient: CurveAnswer
+
+
+class PredictionAnswer(Answer):
+    """Theory's curves from the weights of one step."""
+
+    step: int
+    label: Label
+    state: State
+    reason: str
+    stacks: dict[str, StackCurves]
+    missing: list[MissingInfo]
+
+
+class Predictions(Answer):
+    """Every revision, ascending by step."""
+
+    revisions: list[PredictionAnswer]

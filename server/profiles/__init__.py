@@ -1,0 +1,1 @@
+"""Measurements: read by step, by series, or whole; old ones in compressed blocks."""

@@ -1,0 +1,59 @@
+"""What was measured: by step, by series, or everything."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from server.access.dependencies import ReadableRun
+from server.parts import Serving
+from server.profiles import service
+from server.profiles.measurements import ANY_STEP
+from server.profiles.schemas import History, Profile, Scalars, Steps
+
+router = APIRouter(tags=["measurements"])
+
+Step = Annotated[int, Query(ge=0, le=ANY_STEP)]
+After = Annotated[int, Query(ge=-1, le=ANY_STEP)]
+MaxSteps = Annotated[int, Query(ge=1, le=10_000)]
+
+
+@router.get("/runs/{run_id}/steps")
+async def list_steps(run: ReadableRun, parts: Serving, after: After = -1) -> Steps:
+    """The sampled steps past `after`, ascending, each once."""
+    return await service.steps(parts.database, run["id"], after)
+
+
+@router.get("/runs/{run_id}/profile")
+async def show_profile(run: ReadableRun, parts: Serving, step: Step | None = None) -> Profile:
+    """Everything measured at the sampled step nearest to `step` from below."""
+    return await service.profile(parts.database, run["id"], step)
+
+
+@router.get("/runs/{run_id}/history")
+async def show_history(
+    run: ReadableRun,
+    parts: Serving,
+    *,
+    series: str,
+    first: Annotated[int, Query(alias="from", ge=0, le=ANY_STEP)] = 0,
+    last: Annotated[int, Query(alias="to", ge=0, le=ANY_STEP)] = ANY_STEP,
+    max_steps: MaxSteps = 250,
+) -> History:
+    """One series over steps: every layer, beside theory at initialisation."""
+    return await service.history(
+        parts.database, run["id"], series, first=first, last=last, most=max_steps
+    )
+
+
+@router.get("/runs/{run_id}/scalars")
+async def show_scalars(
+    run: ReadableRun,
+    parts: Serving,
+    series: Annotated[list[str], Query(min_length=1, max_length=50)],
+    after: After = -1,
+    max_steps: MaxSteps = 1000,
+) -> Scalars:
+    """Loss, learning rate and other series of length 1, evenly thinned."""
+    return await service.scalars(parts.database, run["id"], series, after=after, most=max_steps)

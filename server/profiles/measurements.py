@@ -1,0 +1,185 @@
+"""Read measurements as matrices over steps, from frames and blocks alike.
+
+Where several frames tell of one step, the lowest rank speaks, and of one rank its newest frame;
+a series that only other ranks measure is taken from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.database import Row
+from server.profiles.codec import unpack, unpack_series
+from server.profiles.repository import MeasurementRepository
+from server.profiles.thinning import Steps
+from wire import Layout
+
+ANY_STEP = 2**53
+STEPS_A_QUERY = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Values of some series at some steps.
+
+    Attributes:
+        steps: int64 (steps,), ascending.
+        times: float64 (steps,), seconds since the epoch; NaN where no frame was found.
+        series: by key, float32 (steps, n); NaN where a step has none.
+    """
+
+    steps: Steps
+    times: NDArray[np.float64]
+    series: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows of one rank that came from one place."""
+
+    rank: int
+    seq: int
+    steps: Steps
+    times: NDArray[np.float64]
+    series: Mapping[str, NDArray[np.float32]]
+
+
+async def sampled_steps(
+    session: AsyncSession, run_id: str, *, after: int = -1, last: int = ANY_STEP
+) -> Steps:
+    """The steps past `after` and up to `last`, ascending, each once."""
+    repository = MeasurementRepository(session, run_id)
+    found = [np.array(await repository.frame_steps(after, last), dtype=np.int64)]
+    for block in await repository.blocks_in(after + 1, last):
+        steps = unpack(block["steps"], "<i8")
+        found.append(steps[(steps > after) & (steps <= last)])
+    return np.unique(np.concatenate(found))
+
+
+async def step_at(session: AsyncSession, run_id: str, step: int) -> int | None:
+    """The sampled step nearest to `step` from below, or None if there is none."""
+    repository = MeasurementRepository(session, run_id)
+    newest = await repository.newest_frame_step(step)
+    found = [] if newest is None else [newest]
+    for block in await repository.newest_blocks(step):
+        steps = unpack(block["steps"], "<i8")
+        found.append(int(steps[steps <= step].max()))
+    return max(found, default=None)
+
+
+async def read(
+    session: AsyncSession,
+    run_id: str,
+    layouts: Mapping[str, Layout],
+    steps: Steps,
+    keys: Sequence[str] | None = None,
+) -> Measured:
+    """The values of these series (every series when None) at these steps, ascending."""
+    wanted = widths(layouts, keys)
+    repository = MeasurementRepository(session, run_id)
+    pieces: list[_Piece] = []
+    if len(steps):
+        pieces += await _from_blocks(repository, layouts, steps, wanted)
+        pieces += await _from_frames(repository, layouts, steps, wanted, whole=keys is None)
+    return _merged(steps, wanted, pieces)
+
+
+def widths(layouts: Mapping[str, Layout], keys: Sequence[str] | None) -> dict[str, int]:
+    """The length of each series, as the newest layout that holds it declares it."""
+    declared = {one.key: one.n for layout in layouts.values() for one in layout}
+    return declared if keys is None else {key: declared[key] for key in keys if key in declared}
+
+
+async def _from_frames(
+    repository: MeasurementRepository,
+    layouts: Mapping[str, Layout],
+    steps: Steps,
+    wanted: Mapping[str, int],
+    *,
+    whole: bool,
+) -> list[_Piece]:
+    pieces = []
+    for layout in layouts.values():
+        keys = [key for key in wanted if key in layout.slices]
+        for start in range(0, len(steps), STEPS_A_QUERY):
+            some = steps[start : start + STEPS_A_QUERY].tolist()
+            if whole:
+                rows = await repository.whole_frames(layout, some)
+                pieces += [_cut(row, layout) for row in rows]
+            elif keys:
+                rows = await repository.frame_parts(layout, keys, some)
+                pieces += [_assembled(row, keys) for row in rows]
+    return pieces
+
+
+def _cut(row: Any, layout: Layout) -> _Piece:
+    values = np.frombuffer(row[5], dtype="<f4")
+    return _piece(row, {key: values[where] for key, where in layout.slices.items()})
+
+
+def _assembled(row: Any, keys: Sequence[str]) -> _Piece:
+    parts = zip(keys, row[5:], strict=True)
+    return _piece(row, {key: np.frombuffer(part, dtype="<f4") for key, part in parts})
+
+
+def _piece(row: Any, series: Mapping[str, NDArray[np.float32]]) -> _Piece:
+    return _Piece(
+        rank=row[0],
+        seq=row[1],
+        steps=np.array([row[2]], dtype=np.int64),
+        times=np.array([row[3]]),
+        series={key: values[None, :] for key, values in series.items()},
+    )
+
+
+async def _from_blocks(
+    repository: MeasurementRepository,
+    layouts: Mapping[str, Layout],
+    steps: Steps,
+    wanted: Mapping[str, int],
+) -> list[_Piece]:
+    found = await repository.blocks_in(int(steps[0]), int(steps[-1]))
+    used = [block for block in found if np.isin(unpack(block["steps"], "<i8"), steps).any()]
+    data = await repository.chunks_of(used, list(wanted))
+    return [
+        _Piece(
+            rank=block["rank"],
+            seq=block["first_seq"],
+            steps=unpack(block["steps"], "<i8"),
+            times=unpack(block["times"], "<f8"),
+            series=dict(_series_of(block, layouts[block["layout"]], wanted, data)),
+        )
+        for block in used
+    ]
+
+
+def _series_of(
+    block: Row,
+    layout: Layout,
+    wanted: Mapping[str, int],
+    data: Mapping[tuple[int, int, str], bytes],
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    for key in wanted:
+        if key in layout.slices:
+            packed = data[block["rank"], block["first_seq"], key]
+            yield key, unpack_series(packed, block["n"])
+
+
+def _merged(steps: Steps, wanted: Mapping[str, int], pieces: list[_Piece]) -> Measured:
+    times = np.full(len(steps), np.nan)
+    series = {key: np.full((len(steps), n), np.nan, np.float32) for key, n in wanted.items()}
+    # What is written last stays: the lowest rank, and of one rank its newest frame.
+    for piece in sorted(pieces, key=lambda one: (-one.rank, one.seq)):
+        at = np.searchsorted(steps, piece.steps)
+        held = (at < len(steps)) & (steps[np.minimum(at, len(steps) - 1)] == piece.steps)
+        times[at[held]] = piece.times[held]
+        for key, values in piece.series.items():
+            if key in series and values.shape[1] == wanted[key]:
+                series[key][at[held]] = values[held]
+    return Measured(steps=steps, times=times, series=series)

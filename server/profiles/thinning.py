@@ -1,0 +1,17 @@
+"""Pick evenly from what there is."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Steps = NDArray[np.int64]
+
+
+def thin(steps: Steps, most: int) -> Steps:
+    """At most `most` of these steps, evenly spread, the first and the last among them."""
+    if len(steps) <= most:
+        return steps
+    if most == 1:
+        return steps[-1:]
+    return steps[np.linspace(0, len(steps) - 1, most).round().astype(np.int64)]

@@ -1,0 +1,83 @@
+"""Serve an app with uvicorn, with what can stop a start told in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from server import migration
+from server.app import create_app
+from server.database import connect
+from server.errors import StartError
+from server.settings import Settings
+
+SHUTDOWN_S = 5
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket on the settings' address; port 0 takes a free one.
+
+    Raises:
+        StartError: if the port is in use or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host.strip("[]"), settings.port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"port: cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+            "choose another with --port or EVENKEEL_PORT"
+        ) from error
+    return listener
+
+
+def check(settings: Settings) -> None:
+    """Bring the embedded database up to date, or see that a given one is.
+
+    The app does so too when it starts; here a failure is one line, where uvicorn's would be a
+    traceback.
+
+    Raises:
+        StartError: if the database or the data folder cannot be used.
+    """
+    asyncio.run(_check(settings))
+
+
+async def _check(settings: Settings) -> None:
+    database = connect(settings.resolved_database_url)
+    try:
+        await migration.prepare(settings, database)
+    finally:
+        await database.close()
+
+
+def serve(
+    settings: Settings, app: FastAPI | None = None, *, listener: socket.socket | None = None
+) -> None:
+    """Serve until interrupted; `app` is `create_app(settings)` unless one is given.
+
+    Raises:
+        StartError: if the app cannot start; nothing is served then.
+    """
+    check(settings)
+    app = app or create_app(settings)
+    listener = listener or bind(settings)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        lifespan="on",
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+    server = uvicorn.Server(config)
+    with listener:
+        server.run(sockets=[listener])
+    if not server.started:
+        raise StartError("the server did not start; see the lines above")

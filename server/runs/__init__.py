@@ -1,0 +1,1 @@
+"""Runs: what they are, how they fare, who is out of contact."""

@@ -1,0 +1,109 @@
+"""The JSON form of runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.runs.status import Status
+from server.schemas import Answer
+
+
+class AlertCounts(Answer):
+    """Alerts that are not resolved."""
+
+    critical: int = 0
+    warning: int = 0
+
+
+class RunSummary(Answer):
+    """One line of the run list."""
+
+    id: str
+    project: str
+    name: str
+    status: Status
+    tags: list[str]
+    created_at: float
+    last_seen: float
+    last_step: int | None
+    last_loss: float | None
+    sparkline: list[float | None]
+    architecture: str
+    placement: str | None
+    family: str
+    n_params: int
+    alerts: AlertCounts
+    frames: int
+
+
+class RunPage(Answer):
+    """Runs, newest first."""
+
+    runs: list[RunSummary]
+    next_cursor: str | None
+
+
+class SeriesInfo(Answer):
+    """One series of the layout."""
+
+    key: str
+    stack: str
+    site: str
+    quantity: str
+    n: int
+
+
+class StackInfo(Answer):
+    """Sizes of one column of blocks."""
+
+    n_layers: int
+    d_model: int | None
+    seq_len: int | None
+
+
+class MissingInfo(Answer):
+    """A part of the model that the theory does not cover."""
+
+    where: str
+    what: str
+    why: str
+
+
+class HealthInfo(Answer):
+    """What one rank's agent says of itself, and its durable mark."""
+
+    dropped: int = 0
+    resent: int = 0
+    failures: int = 0
+    first_failure: str = ""
+    silent: list[str] = Field(default_factory=list)
+    overhead: float = 0.0
+    every: int = 1
+    durable: int
+
+
+class RunDetail(RunSummary):
+    """Everything about one run except its measurements."""
+
+    config: dict[str, Any]
+    layout: list[SeriesInfo]
+    stacks: dict[str, StackInfo]
+    missing: list[MissingInfo]
+    notes: list[str]
+    health: dict[str, HealthInfo]
+    first_step: int | None
+    agent_version: str
+    started_at: float
+    end_reason: str
+    revision_steps: list[int]
+
+
+class RunChange(BaseModel):
+    """Body of ``PATCH /runs/{id}``; what is absent stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tags: list[str] | None = Field(default=None, max_length=50)
+    name: str | None = Field(default=None, min_length=1, max_length=200)

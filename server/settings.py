@@ -1,0 +1,74 @@
+"""Everything that can be set about a server process, read once from the environment."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can be reached from this machine only."""
+    bare = host.strip("[]").lower()
+    if bare == "localhost":
+        return True
+    try:
+        return ip_address(bare).is_loopback
+    except ValueError:
+        return False
+
+
+class Settings(BaseSettings):
+    """Settings of one process; environment variables carry the prefix ``EVENKEEL_``.
+
+    Attributes:
+        host: address to bind.
+        port: TCP port to bind; 0 takes a free one.
+        data_dir: folder of the embedded database and of the cookie secret.
+        database_url: SQLAlchemy URL; None is SQLite in `data_dir`.
+        redis_url: Redis for the bus; None is the in-process bus.
+        require_keys: whether every request needs a key or a login; None is False when `host`
+            is loopback and True otherwise.
+        webhooks: apprise URLs told of alerts.
+        secret: signs login cookies; None keeps a random one in `data_dir`.
+        lost_contact_s: silence after which a running run counts as out of contact.
+        max_body_bytes: largest request body.
+        block_frames: frames in one compressed block of old frames.
+        bus_entries: batches the bus holds before the server answers 503.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="EVENKEEL_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8321, ge=0, le=65535)
+    data_dir: Path = Field(default_factory=lambda: Path.home() / ".evenkeel")
+    database_url: str | None = None
+    redis_url: str | None = None
+    require_keys: bool | None = None
+    webhooks: tuple[str, ...] = ()
+    secret: SecretStr | None = None
+    lost_contact_s: float = Field(default=60.0, gt=0)
+    max_body_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+    block_frames: int = Field(default=256, ge=2)
+    bus_entries: int = Field(default=1024, ge=1)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is the server's own SQLite file, migrated at start."""
+        return self.database_url is None or self.database_url.startswith("sqlite")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database in use."""
+        if self.database_url is not None:
+            return self.database_url
+        return f"sqlite+aiosqlite:///{self.data_dir / 'evenkeel.db'}"
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether requests need a key or a login."""
+        return not is_loopback(self.host) if self.require_keys is None else self.require_keys

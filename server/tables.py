@@ -1,0 +1,219 @@
+"""The tables, once, for SQLite and Postgres alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+
+
+class ExactFloat(TypeDecorator[float]):
+    """A float whose NaN and infinities survive: SQLite would store NaN as NULL."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Write the shortest text that reads back as the same float."""
+        return None if value is None else repr(float(value))
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> float | None:  # noqa: ARG002
+        """Read it back."""
+        return None if value is None else float(value)
+
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("project", String(200), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("tag_index", Text, nullable=False),  # "\n"-framed tags, searched without JSON operators
+    Column("config", Json, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("ended", String(16)),
+    Column("end_reason", Text, nullable=False),
+    Column("diverged", Boolean, nullable=False),
+    Column("diverging", Boolean, nullable=False),  # a critical divergence alert is open
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("last_seen", Float, nullable=False),
+    Column("first_step", BigInteger),
+    Column("last_step", BigInteger),
+    Column("last_loss", ExactFloat),
+    Column("sparkline", Json, nullable=False),
+    Column("frames", BigInteger, nullable=False),
+    Column("layout_hash", String(32), nullable=False),
+    Column("agent_version", String(64), nullable=False),
+    Column("family", String(64), nullable=False),
+    Column("architecture", String(200), nullable=False),
+    Column("placement", String(8)),
+    Column("n_params", BigInteger, nullable=False),
+    Column("stacks", Json, nullable=False),
+    Column("missing", Json, nullable=False),
+    Column("notes", Json, nullable=False),
+    Index("runs_newest", "created_at", "id"),
+    Index("runs_status", "status", "last_seen"),
+)
+
+layouts = Table(
+    "layouts",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("hash", String(32), nullable=False),
+    Column("series", Json, nullable=False),
+    PrimaryKeyConstraint("run_id", "hash"),
+)
+
+frames = Table(
+    "frames",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("time", Float, nullable=False),
+    Column("layout", String(32), nullable=False),
+    Column("values", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("run_id", "rank", "seq"),
+    Index("frames_step", "run_id", "step"),
+    postgresql_partition_by="HASH (run_id)",
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("durable", BigInteger, nullable=False),
+    Column("oldest", BigInteger, nullable=False),
+    Column("diagnosed", BigInteger, nullable=False),
+    Column("health", Json, nullable=False),
+    Column("last_seen", Float, nullable=False),
+    PrimaryKeyConstraint("run_id", "rank"),
+)
+
+revisions = Table(
+    "spec_revisions",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("digest", String(32), nullable=False),
+    Column("spec", LargeBinary, nullable=False),  # zstd of the JSON form
+    Column("received_at", Float, nullable=False),
+    PrimaryKeyConstraint("run_id", "step"),
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("digest", String(32), nullable=False),
+    Column("state", String(16), nullable=False),  # pending, ready, failed
+    Column("reason", Text, nullable=False),
+    Column("prediction", Json),  # dslm.prediction_to_json; NULL unless ready
+    PrimaryKeyConstraint("run_id", "step"),
+    Index("predictions_pending", "state"),
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("layout", String(32), nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("seqs", LargeBinary, nullable=False),  # zstd of int64, and so for steps
+    Column("steps", LargeBinary, nullable=False),
+    Column("times", LargeBinary, nullable=False),  # zstd of float64
+    PrimaryKeyConstraint("run_id", "rank", "first_seq"),
+    Index("blocks_step", "run_id", "first_step"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("series", String(300), nullable=False),
+    Column("level", Integer, nullable=False),  # 0 = every frame, else frames per coarse cell
+    Column("data", LargeBinary, nullable=False),  # zstd of float32, see profiles/codec.py
+    PrimaryKeyConstraint("run_id", "series", "level", "rank", "first_seq"),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("run_id", String(32), nullable=False),
+    Column("key", String(300), nullable=False),  # what makes two findings the same alert
+    Column("rule", String(64), nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("stack", String(64), nullable=False),
+    Column("site", String(64), nullable=False),
+    Column("quantity", String(64), nullable=False),
+    Column("first_layer", Integer),
+    Column("last_layer", Integer),
+    Column("step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("measured", ExactFloat),
+    Column("predicted", ExactFloat),
+    Column("unit", String(32), nullable=False),
+    Column("advice", Json, nullable=False),
+    Column("status", String(16), nullable=False),  # open, acknowledged, resolved
+    Column("opened_at", Float, nullable=False),
+    Column("resolved_at", Float),
+    Index("alerts_newest", "opened_at", "id"),
+    Index("alerts_run", "run_id", "status"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("project", String(200)),  # NULL: every project
+    Column("scopes", Json, nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+)
+
+logins = Table(
+    "logins",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float),
+)
