@@ -1,0 +1,85 @@
+"""Reading a running server from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from server.errors import StartError
+
+PAGE_SIZE = 200
+
+
+def client_of(server: str, key: str | None) -> httpx.Client:
+    """A client of the HTTP API of `server`."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.Client(base_url=f"{server.rstrip('/')}/api/v1", headers=headers, timeout=30.0)
+
+
+def read(client: httpx.Client, path: str, **params: Any) -> Any:
+    """The JSON at `path`.
+
+    Raises:
+        StartError: one line with the server's own message and fix, or that it does not answer.
+    """
+    try:
+        answer = client.get(path, params=params)
+    except httpx.HTTPError as error:
+        raise unreachable(client, error) from error
+    require_success(answer)
+    return answer.json()
+
+
+def all_runs(client: httpx.Client, *, search: str) -> Iterator[dict[str, Any]]:
+    """Every run that matches, newest first."""
+    cursor: str | None = None
+    while True:
+        page = read(client, "/runs", search=search, limit=PAGE_SIZE, cursor=cursor or "")
+        yield from page["runs"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def download(client: httpx.Client, path: str, target: Path, **params: Any) -> int:
+    """Stream the body at `path` into `target`, whole or not at all; returns its bytes."""
+    part = target.with_name(f"{target.name}.part")
+    written = 0
+    try:
+        with client.stream("GET", path, params=params) as answer, part.open("wb") as output:
+            if answer.is_error:
+                answer.read()
+            require_success(answer)
+            for chunk in answer.iter_bytes():
+                written += output.write(chunk)
+        part.replace(target)
+    except httpx.HTTPError as error:
+        raise unreachable(client, error) from error
+    except OSError as error:
+        raise StartError(f"cannot write {target}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return written
+
+
+def require_success(answer: httpx.Response) -> None:
+    """Raise `StartError` with the server's own words unless the answer is a success."""
+    if not answer.is_error:
+        return
+    try:
+        problem = answer.json()["error"]
+        line = f"{problem['message']}; {problem['fix']}" if problem["fix"] else problem["message"]
+    except (ValueError, KeyError, TypeError):
+        line = f"{answer.url} answered {answer.status_code}"
+    raise StartError(line)
+
+
+def unreachable(client: httpx.Client, error: httpx.HTTPError) -> StartError:
+    """The line for a server that does not answer."""
+    return StartError(
+        f"no answer from {client.base_url} ({error}); start it with 'evenkeel serve', "
+        "or name it with --server"
+    )

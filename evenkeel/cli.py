@@ -1,0 +1,147 @@
+"""``evenkeel``: serve, demo, predict, runs, export, key, migrate, doctor."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from evenkeel import __version__, keys
+from evenkeel.options import (
+    DEFAULT_URL,
+    DatabaseUrl,
+    DataDir,
+    Host,
+    Port,
+    RedisUrl,
+    ServerKey,
+    ServerUrl,
+    one_clear_line,
+    settings_from,
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Watch the stability of live transformer training.",
+)
+app.add_typer(keys.app, name="key")
+DEMO_FOLDER = Path(".evenkeel/demo")
+
+
+@app.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Serve API and dashboard on one port, until interrupted."""
+    from evenkeel.serving import announce, run_server
+
+    with one_clear_line():
+        settings = settings_from(
+            host=host,
+            port=port,
+            data_dir=data_dir,
+            database_url=database_url,
+            redis_url=redis_url,
+        )
+        run_server(settings, partial(announce, settings))
+
+
+@app.command()
+def demo(
+    port: Port = None,
+    data_dir: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = DEMO_FOLDER,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each job.")] = 600,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+) -> None:
+    """Train three byte-level GPTs and show them live."""
+    from evenkeel.demo import run_demo
+
+    with one_clear_line():
+        settings = settings_from(host="127.0.0.1", port=port, data_dir=data_dir)
+        run_demo(settings, steps=steps, open_page=open_page)
+
+
+@app.command()
+def runs(
+    search: Annotated[str, typer.Argument(help="Words of a name, project or tag.")] = "",
+    server: ServerUrl = DEFAULT_URL,
+    key: ServerKey = None,
+) -> None:
+    """List the runs of a server, newest first."""
+    from evenkeel.reading import print_runs
+
+    with one_clear_line():
+        print_runs(server, key, search=search)
+
+
+@app.command()
+def export(
+    run_id: str,
+    output: Annotated[Path | None, typer.Option(help="File; default RUN_ID.FORMAT.")] = None,
+    file_format: Annotated[Literal["parquet", "csv"], typer.Option("--format")] = "parquet",
+    server: ServerUrl = DEFAULT_URL,
+    key: ServerKey = None,
+) -> None:
+    """Write every frame of a run to a file: a row a step, a column a value."""
+    from evenkeel.reading import export_run
+
+    with one_clear_line():
+        target = output or Path(f"{run_id}.{file_format}")
+        written = export_run(server, key, run_id, target, file_format=file_format)
+        print(f"{target}: {written:,} bytes")
+
+
+@app.command()
+def predict(
+    config: Annotated[Path, typer.Argument(help="A transformers config.json.")],
+    context: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = 128,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also write the curves as HTML.")] = None,
+) -> None:
+    """Predict the moments of a model at initialisation from its config; no run needed."""
+    from evenkeel.prediction import predict_config
+
+    with one_clear_line():
+        predict_config(config, context=context, as_json=as_json, plot=plot)
+
+
+@app.command()
+def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
+    """Bring a database to this version's schema."""
+    from server.migration import migrate as bring_up
+
+    with one_clear_line():
+        settings = settings_from(database_url=database_url, data_dir=data_dir)
+        print(f"The database is at revision {bring_up(settings.resolved_database_url)}.")
+
+
+@app.command()
+def doctor(
+    server: ServerUrl = DEFAULT_URL,
+    key: ServerKey = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Check this install, its database and Redis, and the server; exit 1 if something is wrong."""
+    from evenkeel.doctor import examine
+
+    with one_clear_line():
+        settings = settings_from(data_dir=data_dir, database_url=database_url, redis_url=redis_url)
+        if not asyncio.run(examine(settings, server, key)):
+            raise typer.Exit(1)
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version."""
+    print(__version__)

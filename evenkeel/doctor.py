@@ -1,0 +1,100 @@
+"""``evenkeel doctor``: is everything here that a run on this machine needs."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import httpx
+
+from server.bus import open_bus
+from server.database import connect
+from server.errors import StartError
+from server.migration import require_current
+from server.settings import Settings
+
+PACKAGES = ("torch", "transformers", "fastapi", "dash", "sqlalchemy", "redis")
+Check = Callable[[], Awaitable[str]]
+
+
+async def examine(settings: Settings, server: str, key: str | None) -> bool:
+    """Print a line a check; whether all are well."""
+    checks: dict[str, Check] = {
+        "install": installed,
+        "data folder": lambda: writable(settings.data_dir),
+        "database": lambda: reachable_database(settings),
+        "bus": lambda: reachable_bus(settings),
+        "server": lambda: answering(server, key),
+    }
+    results = [await report(name, check) for name, check in checks.items()]
+    return all(results)
+
+
+async def report(name: str, check: Check) -> bool:
+    """Print how one check went; whether it went well."""
+    try:
+        print(f"ok    {name}: {await check()}")
+    except (StartError, OSError, httpx.HTTPError) as error:
+        print(f"FAIL  {name}: {error}")
+        return False
+    return True
+
+
+async def installed() -> str:
+    """Versions of Python and of what is installed beside it."""
+    return ", ".join([f"python {platform.python_version()}", *map(package_line, PACKAGES)])
+
+
+def package_line(name: str) -> str:
+    """The package and its version, or that it is not there."""
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} not installed"
+
+
+async def writable(folder: Path) -> str:
+    """The folder, if it can be written to or made."""
+    nearest = next(one for one in [folder, *folder.absolute().parents] if one.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise StartError(f"{folder} cannot be written; set EVENKEEL_DATA_DIR to one that can")
+    return f"{folder} can be written" if nearest == folder else f"{folder} will be made"
+
+
+async def reachable_database(settings: Settings) -> str:
+    """The database, if it answers and has this version's schema."""
+    url = settings.resolved_database_url
+    if settings.database_url is None and not (settings.data_dir / "evenkeel.db").exists():
+        return "SQLite, made at the first start"
+    database = connect(url)
+    try:
+        await require_current(database)
+    finally:
+        await database.close()
+    return f"{database.engine.url.render_as_string()} has this version's schema"
+
+
+async def reachable_bus(settings: Settings) -> str:
+    """The bus, if it answers."""
+    if settings.redis_url is None:
+        return "in-process, no Redis needed"
+    bus = open_bus(settings)
+    try:
+        await bus.ping()
+    except Exception as error:  # whatever the Redis client raises, the line is the same
+        raise StartError(f"Redis at redis_url does not answer: {error}") from error
+    finally:
+        await bus.close()
+    return "Redis answers"
+
+
+async def answering(server: str, key: str | None) -> str:
+    """The server, if it answers and takes the key."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(base_url=server, headers=headers, timeout=5.0) as client:
+        (await client.get("/readyz")).raise_for_status()
+        (await client.get("/api/v1/runs", params={"limit": 1})).raise_for_status()
+    return f"{server} answers"
