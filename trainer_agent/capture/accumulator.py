@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,11 +51,11 @@ class Accumulator:
         """Add a row of `moment_sums`."""
         self._moments[row].add_(sums.to(self.device, non_blocking=True))
 
-    def add_logits(self, row: int, sums: Tensor, largest: Tensor) -> None:
-        """Add sums over sampled attention logits, shape (5,), and note their maximum."""
-        self._logits[row].add_(sums.to(self.device, non_blocking=True))
-        here = self._logit_max[row]
-        torch.maximum(here, largest.to(self._flat), out=here)
+    def add_logits(self, rows: Sequence[int], sums: Tensor, largest: Tensor) -> None:
+        """Add sums over sampled attention logits, (rows, 5), and note their maxima, (rows,)."""
+        index = torch.tensor(rows, device=self.device)
+        self._logits.index_add_(0, index, sums.to(self._flat))
+        self._logit_max.index_reduce_(0, index, largest.to(self._flat), "amax")
 
     def scalar(self, slot: int, value: float | Tensor | None) -> Callable[[Sums], float]:
         """Take a number along, from wherever it is, without waiting; returns how to read it."""

@@ -39,19 +39,18 @@ class AttentionView(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Look, then call."""
-        kwargs = kwargs or {}
+        if func in _ATTENTION:
+            self._look(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
         if func is F.scaled_dot_product_attention:
             self._observe(partial(sampled_logits, *args, **kwargs))
-        elif func in _SOFTMAX and _is_attention(args):
-            self._observe(partial(_sample, args[0]))
-        return func(*args, **kwargs)
+        elif isinstance(args[0], Tensor) and args[0].ndim == 4:
+            self._observe(partial(sampled_scores, args[0]))
 
 
-_SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
-
-
-def _is_attention(args: tuple[Any, ...]) -> bool:
-    return bool(args) and isinstance(args[0], Tensor) and args[0].ndim == 4
+_ATTENTION = frozenset({F.scaled_dot_product_attention, F.softmax, torch.softmax, Tensor.softmax})
 
 
 @torch.no_grad()
@@ -69,52 +68,70 @@ def sampled_logits(  # noqa: PLR0917  the order is torch's
 
     Takes what `scaled_dot_product_attention` takes.
     """
-    queries = _evenly(query.shape[-2], MAX_QUERIES, query.device)
-    sequences = _evenly(query.shape[0], MAX_SEQUENCES, query.device)
-    some = query[sequences][..., queries, :].float()
-    keys = key[sequences].float()
+    queries, sequences = (
+        _evenly(query.shape[-2], MAX_QUERIES),
+        _evenly(query.shape[0], MAX_SEQUENCES),
+    )
+    some, keys = query[sequences][..., queries, :].float(), key[sequences].float()
     if enable_gqa:
         keys = keys.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
-    logits = some @ keys.transpose(-2, -1) * (scale or 1 / math.sqrt(query.shape[-1]))
+    logits = some @ keys.transpose(-2, -1)
+    logits = logits * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
-        future = torch.arange(key.shape[-2], device=key.device) > queries.unsqueeze(-1)
-        logits = logits.masked_fill(future, float("-inf"))
+        logits.masked_fill_(_future(queries, key.shape[-2], key.device), float("-inf"))
     if attn_mask is None:
         return logits
-    whole = attn_mask.expand(*query.shape[:-1], key.shape[-2])
-    mask = whole[sequences][..., queries, :]
+    mask = attn_mask.expand(*query.shape[:-1], key.shape[-2])[sequences][..., queries, :]
     if mask.dtype == torch.bool:
-        return logits.masked_fill(~mask, float("-inf"))
-    return logits + mask
+        return logits.masked_fill_(~mask, float("-inf"))
+    return logits.add_(mask)
+
+
+@torch.no_grad()
+def sampled_scores(scores: Tensor) -> Tensor:
+    """The same of scores already computed, (batch, heads, queries, keys)."""
+    queries, sequences = (
+        _evenly(scores.shape[-2], MAX_QUERIES),
+        _evenly(scores.shape[0], MAX_SEQUENCES),
+    )
+    return scores[sequences][..., queries, :].float()
 
 
 @torch.no_grad()
 def logit_sums(logits: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Count, sum, squares, entropy count, entropy sum; and the maximum, of allowed logits."""
-    allowed = ~(logits <= MASKED_BELOW)  # NaN counts as allowed: it is data
-    kept = torch.where(allowed, logits, 0.0)
-    log_weights = torch.log_softmax(torch.where(allowed, logits, float("-inf")), dim=-1)
-    entropy = -(log_weights.exp() * torch.where(allowed, log_weights, 0.0)).sum(-1)
-    rows = allowed.any(-1)
+    """Sums over the allowed logits of several layers, and their maximum.
+
+    Args:
+        logits: (layers, batch, heads, queries, keys), -inf or below -1e9 where masked.
+        wide: type of the sums.
+
+    Returns:
+        (layers, 5): count, sum, squares, entropy count, entropy sum; and (layers,) maxima.
+    """
+    flat = logits.flatten(1)
+    masked = logits <= MASKED_BELOW  # NaN is not: it is data
+    kept = logits.masked_fill(masked, 0.0)
+    log_sum = logits.logsumexp(-1, keepdim=True)
+    # -sum a log a with a = softmax(s) is log-sum-exp minus the mean of s under a.
+    weighted = (torch.exp(logits - log_sum) * kept).sum(-1)
+    entropy = log_sum.squeeze(-1) - weighted
+    blind = masked.all(-1)
     sums = [
-        allowed.sum(),
-        kept.sum(dtype=wide),
-        kept.square().sum(dtype=wide),
-        rows.sum(),
-        torch.where(rows, entropy, 0.0).sum(dtype=wide),
+        masked.numel() / len(logits) - masked.flatten(1).sum(1),
+        kept.flatten(1).sum(1, dtype=wide),
+        kept.square().flatten(1).sum(1, dtype=wide),
+        blind.numel() / len(logits) - blind.flatten(1).sum(1),
+        entropy.masked_fill(blind, 0.0).flatten(1).sum(1, dtype=wide),
     ]
-    largest = torch.where(allowed, logits, float("-inf")).amax()
-    return torch.stack([one.to(wide) for one in sums]), largest
+    return torch.stack([one.to(wide) for one in sums], dim=1), flat.amax(1)
 
 
-@torch.no_grad()
-def _sample(scores: Tensor) -> Tensor:
-    queries = _evenly(scores.shape[-2], MAX_QUERIES, scores.device)
-    return scores[_evenly(scores.shape[0], MAX_SEQUENCES, scores.device)][:, :, queries].float()
+def _future(queries: slice, keys: int, device: torch.device) -> Tensor:
+    every = torch.arange(keys, device=device)
+    return every > every[queries].unsqueeze(-1)
 
 
-def _evenly(n: int, most: int, device: torch.device) -> Tensor:
-    """Up to `most` indices spread over n, the last one always among them."""
-    if n <= most:
-        return torch.arange(n, device=device)
-    return (torch.arange(1, most + 1, device=device) * n) // most - 1
+def _evenly(n: int, most: int) -> slice:
+    """At most `most` indices evenly spread over n, the last one always among them."""
+    stride = -(-n // most)
+    return slice((n - 1) % stride, n, stride)

@@ -119,6 +119,7 @@ class Probe:
     def _end_pass(self) -> None:
         if self._viewing:
             self._viewing = False
+            self._recorder.finish_pass()
             self._view.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _enter_view(self) -> None:

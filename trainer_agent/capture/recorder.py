@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer_agent.capture.accumulator import Accumulator
-from trainer_agent.capture.attention_logits import logit_sums
+from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.moments import moment_sums
 from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.plan import Plan
@@ -69,6 +69,7 @@ class Recorder:
         """Start empty, with the rows of `plan`."""
         self._plan = plan
         self.accumulator = Accumulator(plan, device)
+        self._pending = PendingLogits(self.accumulator)
         self._passes = {stack.name: _Pass() for stack in plan.stacks}
         self._tops = {stack.name: len(stack.blocks) for stack in plan.stacks}
         self._rows = {
@@ -113,18 +114,21 @@ class Recorder:
         self.spent_s += time.perf_counter() - started
 
     def logits(self, compute: Callable[[], Tensor]) -> None:
-        """Count the logits of the first attention call of the running block."""
-        if self._running is None or not self.active:
+        """Note the logits of the first attention call of the running block."""
+        if self._running is None or not self.active or not torch.is_grad_enabled():
             return
         started = time.perf_counter()
         stack, index = self._running
         with self.guard.at(f"{stack}/attention_logits[{index}]"):
-            enabled = torch.is_grad_enabled()
-            if enabled and self._passes[stack].first_time("attention_logits", index):
-                sums, largest = logit_sums(compute(), self.accumulator.wide)
+            if self._passes[stack].first_time("attention_logits", index):
                 row = self._rows[stack, "attention_logits"] + index
-                self.accumulator.add_logits(row, sums, largest)
+                self._pending.add(row, compute())
         self.spent_s += time.perf_counter() - started
+
+    def finish_pass(self) -> None:
+        """Count what was only noted during a forward pass."""
+        with self.guard.at("attention_logits"):
+            self._pending.flush()
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = fitting(self.masks.get(stack), x)
