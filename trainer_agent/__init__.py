@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer_agent.agent import Agent
+    from trainer_agent.deepscale_lm import deepscale
     from trainer_agent.description import describe
     from trainer_agent.watching import watch
 
-__all__ = ["Agent", "describe", "watch"]
+__all__ = ["Agent", "deepscale", "describe", "watch"]
 
 _HOMES = {
     "Agent": "trainer_agent.agent",
+    "deepscale": "trainer_agent.deepscale_lm",
     "describe": "trainer_agent.description",
     "watch": "trainer_agent.watching",
 }

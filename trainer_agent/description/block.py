@@ -10,7 +10,7 @@ from dslm.spec import Residual
 
 from .attention import AttentionCall, attention_call
 from .feed_forward import EXPERTS, FeedForwardCall, feed_forward_call, routes_tokens
-from .graph import Scaled, UnrecognisedError, strip, terms
+from .graph import Scaled, UnrecognisedError, strip, terms, unscale
 from .linears import LinearCall, linear_call
 from .norms import NormCall, norm_call
 from .parts import BlockParts, NormPart, Placement
@@ -70,15 +70,22 @@ def _sublayer(output: Node, model: nn.Module) -> Sublayer:
 
 
 def _sum(node: Node, model: nn.Module) -> tuple[Scaled, Scaled, LinearCall]:
-    """(stream, branch, the dense map the branch ends in)."""
-    both = terms(node)
-    if both is None:
-        raise UnrecognisedError(node, f"{node.op}", _why_no_sum(node))
+    """(stream, branch, the dense map the branch ends in); a factor on the sum is on both."""
+    whole = unscale(node)
+    both = terms(whole.node)
+    if both is None or whole.p_drop:
+        raise UnrecognisedError(whole.node, f"{whole.node.op}", _why_no_sum(whole.node))
+    both = _times(whole.factor, both)
     for branch, skip in (both, both[::-1]):
         call = linear_call(branch.node)
         if call is not None and linear_call(skip.node) is None:
             return skip, branch, call
     raise UnrecognisedError(node, *_why_no_branch(both, model))
+
+
+def _times(factor: float, both: tuple[Scaled, Scaled]) -> tuple[Scaled, Scaled]:
+    first, second = (Scaled(factor * s.factor, s.p_drop, s.node) for s in both)
+    return first, second
 
 
 def _why_no_sum(node: Node) -> str:
