@@ -26,7 +26,6 @@ from dslm.kernels.grid import (
     correlation,
     mean_diagonal,
     mean_off_diagonal,
-    mean_square,
     multiply,
     n_tokens,
 )
@@ -110,29 +109,43 @@ def _normed(error: Floats, sub: SubLayer) -> Floats:
 def _below_branch(
     error: Floats, sub: SubLayer, above: Kernel, below: Kernel, batch_size: int
 ) -> Floats:
+    lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
+    norm_gain = _norm_gain(sub)
+    outside = 1.0 if sub.place.before else norm_gain
     v, m = mean_diagonal(above), mean_off_diagonal(above)
-    gain = mean_diagonal(below) / v
-    kept = _kept_gain(sub)
-    through = max(gain - kept, 0.0)
-    carried = gain * np.eye(2)
-    if isinstance(sub.layer, Attention):
-        n = n_tokens(above)
-        full = through * v / (v / n + max(m, 0.0) * (1 - 1 / n))
-        carried = kept * np.eye(2) + full * np.array([[1 / n, 1 - 1 / n], [1 / n, 1 - 1 / n]])
+    through = np.array([mean_diagonal(below), mean_off_diagonal(below)]) / outside
+    through = np.maximum(through - lam2 * np.array([v, m]), 0.0)
+    response = _backward_response(sub, np.array([v, m]), through / beta2 if beta2 else through)
+    carried = outside * (lam2 * np.eye(2) + beta2 * response)
     y = carried @ error @ carried.T
-    y += through**2 * _wishart(above, sub, batch_size)
-    y += kept * through * _inner_product(above, above, sub.place.d_model, batch_size)
+    y += (outside * through[0] / v) ** 2 * _wishart(above, sub, batch_size)
+    cross = _inner_product(above, above, sub.place.d_model, batch_size)
+    y += outside**2 * lam2 * through[0] / v * cross
     if not sub.place.before:
-        y += gain**2 * _norm_noise(sub, batch_size) * np.outer([v, m], [v, m])
+        y += _norm_noise(sub, batch_size) * outside**2 * np.outer([v, m], [v, m])
     return np.asarray(y)
 
 
-def _kept_gain(sub: SubLayer) -> float:
-    """Return the gradient's gain along the residual connection alone."""
-    lam2 = sub.place.residual.lam**2
-    if sub.place.before:
-        return lam2
-    return lam2 * mean_diagonal(sub.y) / mean_diagonal(sub.norm_input)
+def _backward_response(sub: SubLayer, above: Floats, through: Floats) -> Floats:
+    """Return d(mean diagonal, mean off-diagonal below the branch)/d(the same above it).
+
+    Attention mixes the two with weights that add up to its gain for a gradient that all tokens
+    share; a feed-forward branch passes each on.
+    """
+    v, m = above
+    if not isinstance(sub.layer, Attention):
+        return np.asarray(through[0] / v * np.eye(2))
+    layer = sub.layer
+    shared = layer.output.d_in * layer.value.weight_var * layer.output.d_out
+    shared *= layer.output.weight_var * (_norm_gain(sub) if sub.place.before else 1.0)
+    own = np.clip((through / shared - m) / (v - m), 0.0, 1.0) if v > m else np.zeros(2)
+    return np.asarray(shared * np.stack([own, 1 - own], axis=1))
+
+
+def _norm_gain(sub: SubLayer) -> float:
+    """Return the squared gain of the norm's Jacobian on a gradient."""
+    normed = sub.inner if sub.place.before else sub.y
+    return mean_diagonal(normed) / mean_diagonal(sub.norm_input)
 
 
 def _norm_share(sub: SubLayer, above: Kernel, below: Kernel) -> float:
@@ -155,18 +168,29 @@ def _wishart(kernel: Kernel, sub: SubLayer, batch_size: int) -> Floats:
     layer = sub.layer
     inner = layer.value.d_out if isinstance(layer, Attention) else layer.up.d_out
     rate = 2 * (1 / inner + 1 / sub.place.d_model)
-    m2 = mean_off_diagonal(kernel) ** 2
-    spread = max(mean_square(kernel) - m2, 0.0) / batch_size
-    return rate * np.array([[m2 + spread, m2], [m2, m2]])
+    return rate * _pair_moments(kernel, kernel, batch_size)
 
 
 def _inner_product(a: Kernel, b: Kernel, d_model: int, batch_size: int) -> Floats:
-    m2 = mean_off_diagonal(a) * mean_off_diagonal(b)
-    n = n_tokens(a)
-    both = multiply(a, b)
-    every = mean_diagonal(both) / n + (1 - 1 / n) * mean_off_diagonal(both)
-    spread = max(every - m2, 0.0) / batch_size
-    return 4 / d_model * np.array([[m2 + spread, m2], [m2, m2]])
+    return 4 / d_model * _pair_moments(a, b, batch_size)
+
+
+def _pair_moments(a: Kernel, b: Kernel, batch_size: int) -> Floats:
+    """Return averages of K_ij·K'_ij over the pairs that V·V, V·M and M·M compare.
+
+    A mean kernel hides whether its pairs are all a little alike or a few of them equal. For
+    V·V we take half-way between both, (r² + r)/2 in place of r².
+    """
+    n = n_tokens(a) * batch_size
+    product = multiply(a, b)
+    alike = mean_off_diagonal(product)
+    equal = np.sqrt(np.abs(mean_off_diagonal(a) * mean_off_diagonal(b) * mean_diagonal(product)))
+    vv = (alike + np.maximum(equal, alike)) / 2 + mean_diagonal(product) / n
+    w = a.cell_sizes / a.cell_sizes.sum()
+    rows = (a.off_diagonal @ w) * (b.off_diagonal @ w)
+    mm = mean_off_diagonal(a) * mean_off_diagonal(b) + mean_diagonal(product) / (n * n_tokens(a))
+    vm = np.minimum(w @ rows, np.sqrt(vv * np.abs(mm)))
+    return np.array([[vv, vm], [vm, mm]])
 
 
 def _log_sd(error: Floats, kernel: Kernel) -> float:

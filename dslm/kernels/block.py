@@ -91,9 +91,10 @@ def sub_layer_backward(
     """
     place, residual = sub.place, sub.place.residual
     if place.before:
-        through = norm_backward(_branch_backward(g, sub), sub.norm_input, place.norm, place.d_model)
+        h = _branch_backward(g, sub)
+        through = norm_backward(h, sub.norm_input, place.norm, place.d_model, random_length=True)
         return add(g, through, residual.lam**2, residual.beta**2), ISOTROPIC
-    inner = norm_backward(g, sub.norm_input, place.norm, place.d_model, alignment)
+    inner = norm_backward(g, sub.norm_input, place.norm, place.d_model, alignment=alignment)
     through = _branch_backward(inner, sub)
     below = add(inner, through, residual.lam**2, residual.beta**2)
     excess = affine(_excess(inner, through, sub), residual.beta**2)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dslm.duals.piecewise import correlation_of
 from dslm.kernels.alignment import ISOTROPIC, Alignment
 from dslm.kernels.grid import affine
 from dslm.spec import Floats, Kernel, Norm
@@ -44,7 +45,13 @@ def norm(x: Kernel, layer: Norm) -> Kernel:
 
 
 def norm_backward(
-    g: Kernel, x: Kernel, layer: Norm, d_model: int, alignment: Alignment = ISOTROPIC
+    g: Kernel,
+    x: Kernel,
+    layer: Norm,
+    d_model: int,
+    *,
+    alignment: Alignment = ISOTROPIC,
+    random_length: bool = False,
 ) -> Kernel:
     r"""Gradient kernel below a norm whose input kernel is `x`.
 
@@ -58,15 +65,22 @@ def norm_backward(
     from :math:`tr(P_i P_j)/d`; :math:`\phi, \phi_1` are the shares in `alignment`, since a
     gradient that came through a norm already has nothing left along those directions.
 
+    With `random_length`, a token is a sum of random branches rather than what a norm has just
+    left, so :math:`|x_i|^2/d` scatters by 2/d around :math:`C_{ii}` and :math:`E[1/(s_i s_j)]`
+    grows by :math:`1 + (3 + \rho_{ij}^2)/(2d)`, to first order in 1/d.
+
     Source: arXiv 2403.09635, Table 1 for the leading term; the projection derived here.
     """
     gain = layer.gain_mean**2 + layer.gain_var
     scale = np.sqrt(x.diagonal + layer.eps)
-    kept = _kept_energy(x, scale, layer, d_model, alignment)
+    kept, kept_pairs = _kept_energy(x, scale, layer, d_model, alignment)
+    if random_length:
+        kept = kept + 2 / d_model
+        kept_pairs = kept_pairs + (3 + _cosine(x) ** 2) / (2 * d_model)
     return replace(
         g,
-        diagonal=gain * g.diagonal / scale**2 * kept[0],
-        off_diagonal=gain * g.off_diagonal / np.outer(scale, scale) * kept[1],
+        diagonal=gain * g.diagonal / scale**2 * kept,
+        off_diagonal=gain * g.off_diagonal / np.outer(scale, scale) * kept_pairs,
         mean=0.0 if layer.kind == "layernorm" else g.mean / float(scale.mean()),
     )
 
@@ -75,10 +89,13 @@ def _kept_energy(
     x: Kernel, scale: Floats, layer: Norm, d_model: int, alignment: Alignment
 ) -> tuple[Floats, Floats]:
     share = x.diagonal / scale**2
-    rho = x.off_diagonal / np.sqrt(np.outer(x.diagonal, x.diagonal) + 1e-300)
     removed = 2 * share - share**2
-    removed_pairs = share[:, None] + share[None, :] - np.outer(share, share) * rho**2
+    removed_pairs = share[:, None] + share[None, :] - np.outer(share, share) * _cosine(x) ** 2
     constant = 1.0 if layer.kind == "layernorm" else 0.0
     lost = constant * alignment.constant + alignment.radial * removed
     lost_pairs = constant * alignment.constant_pairs + alignment.radial_pairs * removed_pairs
     return 1 - lost / d_model, 1 - lost_pairs / d_model
+
+
+def _cosine(x: Kernel) -> Floats:
+    return np.asarray(correlation_of(x.diagonal[:, None], x.diagonal[None, :], x.off_diagonal))
