@@ -83,6 +83,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", "rank", "seq"),
         postgresql_partition_by="HASH (run_id)",
     )
+    _partition_frames()
     op.create_index("frames_step", "frames", ["run_id", "step"])
 
     op.create_table(

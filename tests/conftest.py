@@ -1,0 +1,87 @@
+"""Fixtures of every test: a server's settings on each back end, a running app, an agent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from server.app import create_app
+from server.settings import Settings
+from tests.services.agent import Agent
+from tests.services.postgres import Postgres, bin_folder
+from tests.services.redis import Redis
+from tests.services.serving import running
+
+BACK_ENDS = ("embedded", pytest.param("services", marks=pytest.mark.services))
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is set on the machine that runs the tests does not reach them."""
+    for name in ("HOST", "PORT", "DATABASE_URL", "REDIS_URL", "REQUIRE_KEYS", "WEBHOOKS", "SECRET"):
+        monkeypatch.delenv(f"EVENKEEL_{name}", raising=False)
+    monkeypatch.setenv("EVENKEEL_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A Postgres for the whole session; each test takes a fresh database of it."""
+    if bin_folder() is None:
+        pytest.skip("Postgres is not installed")
+    server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """A Redis for the whole session; each test begins with it empty."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("Redis is not installed")
+    server = Redis()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=BACK_ENDS)
+async def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of a server on SQLite and the in-process bus, then on Postgres and Redis."""
+    if request.param == "embedded":
+        return Settings(data_dir=tmp_path / "data")
+    postgres: Postgres = request.getfixturevalue("postgres")
+    redis: Redis = request.getfixturevalue("redis")
+    redis.empty()
+    database_url = await postgres.fresh()
+    return Settings(data_dir=tmp_path / "data", database_url=database_url, redis_url=redis.url)
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Settings:
+    """Settings of a server on SQLite and the in-process bus only."""
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    """An app of these settings, not running yet."""
+    return create_app(settings)
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the running app."""
+    async with running(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def agent(client: httpx.AsyncClient) -> Agent:
+    """The agent of a declared run."""
+    agent = Agent(client)
+    await agent.declare()
+    return agent

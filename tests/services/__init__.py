@@ -1,0 +1,1 @@
+"""Real Postgres, Redis and server processes that tests start and kill."""
