@@ -39,7 +39,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=20, help="steps of linear warm-up")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--server", default=None, help="URL; default $EVENKEEL_SERVER")
+    parser.add_argument("--server", default=None, help="URL; default $EVENKEEL_URL")
     parser.add_argument("--project", default="demo")
     parser.add_argument("--run", default=None, help="name of the run; default the variant")
     parser.add_argument("--no-watch", action="store_true", help="train without the agent")
