@@ -14,7 +14,7 @@ from dslm.spec import Block, FeedForward, Linear, ModelSpec, Norm, Residual, Sta
 K, ALPHA = 2.0, 1.0  # beta² = K / N^ALPHA, the paper's choice for every depth
 MAX_BETA_SQUARED = 0.5  # shallower than four blocks: skip and branch weigh the same
 ROUNDS = 20
-CLOSE = 1e-3
+CLOSE = 5e-3
 
 
 def residual_scales(n_blocks: int) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from trainer_agent.description.replay import call_arguments, stream_of, undistur
 
 from .report import DeepScaleError
 
-MAX_TOKENS = 128
+MAX_TOKENS = 64
 SEQUENCES = 4
 
 
@@ -25,12 +25,14 @@ class Surroundings:
 
     Attributes:
         embeddings: module paths of the tables looked up before block 0.
+        p_drop: dropout on the stream before block 0.
         head: path of the map to the vocabulary, or None.
         variance: of the stream into block 0.
         kernel: of the same.
     """
 
     embeddings: list[str] = field(default_factory=list)
+    p_drop: float = 0.0
     head: str | None = None
     variance: float = float("nan")
     kernel: Kernel | None = None
@@ -86,12 +88,15 @@ def surroundings(
         path = names[module]
         if isinstance(module, nn.Embedding) and seen.kernel is None:
             seen.embeddings += [path] if path not in seen.embeddings else []
+        elif isinstance(module, nn.Dropout) and seen.kernel is None:
+            seen.p_drop = module.p
         elif isinstance(module, nn.Linear) and seen.kernel is not None:
             seen.head = path
 
     names = {module: path for path, module in model.named_modules()}
     inside = {m for block in blocks for m in block.modules()}
-    outside = [m for m in names if m not in inside and isinstance(m, (nn.Embedding, nn.Linear))]
+    kinds = (nn.Embedding, nn.Dropout, nn.Linear)
+    outside = [m for m in names if m not in inside and isinstance(m, kinds)]
     handles = [m.register_forward_hook(called) for m in outside]
     handles.append(blocks[0].register_forward_pre_hook(into_blocks, with_kwargs=True))
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from .residual_scales import (
     set_scales,
 )
 
+SAME_VARIANCE = 1.5  # a small table's draw, and positions seen by few tokens, scatter
 Batch = Tensor | Mapping[str, Any]
 
 
@@ -84,14 +84,20 @@ def _embeddings(
     tables = around.embeddings
     if not tables:
         raise DeepScaleError("no nn.Embedding is looked up before the blocks")
-    std = math.sqrt(1 / len(tables))
-    first = [draw_table(model, path, std) for path in tables]
+    std = table_std(around)
+    for path in tables:
+        yield draw_table(model, path, std)
     variance = surroundings(model, stack, batch).variance
-    for change in first:
-        table = model.get_parameter(change.parameter)
-        with torch.no_grad():
-            table.div_(math.sqrt(variance))
-        yield replace(change, new_std=change.new_std / math.sqrt(variance))
+    if not 1 / SAME_VARIANCE < variance < SAME_VARIANCE:
+        raise DeepScaleError(
+            f"{stack.blocks[0]}: its input has variance {variance:.3g} with embeddings of standard "
+            f"deviation {std:.3g}, not 1: something else scales it or is added to it"
+        )
+
+
+def table_std(around: Surroundings) -> float:
+    """sqrt((1 - p) / T) for T tables and dropout p, arXiv 2403.09635, table of initialisations."""
+    return math.sqrt((1 - around.p_drop) / len(around.embeddings))
 
 
 def _blocks(
@@ -123,14 +129,13 @@ def _head(model: nn.Module, around: Surroundings) -> tuple[list[Change], tuple[s
         return [], ()
     head = model.get_submodule(around.head)
     assert isinstance(head, nn.Linear)
-    tables = [model.get_parameter(f"{path}.weight") for path in around.embeddings]
     std = 1 / math.sqrt(head.in_features)
-    old = float(head.weight.detach().float().square().mean().sqrt())
+    tables = [model.get_parameter(f"{path}.weight") for path in around.embeddings]
     if any(head.weight is table for table in tables):
-        scale_input(head, std / old)
-        return [], (
-            f"head {around.head}: tied to the embedding; its input is scaled by {std / old:.4g}",
-        )
+        factor = std / table_std(around)
+        scale_input(head, factor)
+        return [], (f"head {around.head}: tied to the embedding; input scaled by {factor:.4g}",)
+    old = float(head.weight.detach().float().square().mean().sqrt())
     with torch.no_grad():
         head.weight.normal_(0.0, std)
     return [Change("head", f"{around.head}.weight", old, std)], ()
