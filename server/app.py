@@ -29,6 +29,8 @@ from server.parts import Parts
 from server.predictions import endpoints as predictions
 from server.predictions.worker import predict
 from server.profiles import endpoints as profiles
+from server.profiles import export
+from server.profiles.packing import pack
 from server.runs import endpoints as runs
 from server.runs.watchdog import watch
 from server.settings import Settings
@@ -78,7 +80,7 @@ def _parts(settings: Settings, clock: Clock) -> Parts:
 def _route(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(access.router)
-    for part in (ingest, runs, profiles, predictions, alerts, live):
+    for part in (ingest, runs, profiles, export, predictions, alerts, live):
         app.include_router(part.router, prefix=API)
     app.include_router(_unknown)
 
@@ -115,6 +117,7 @@ def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
         "diagnosis": Diagnosis(parts).turn,
         "predictor": partial(predict, parts),
         "watchdog": partial(watch, parts),
+        "packer": partial(pack, parts),
         "pages": hub.listen,
         "summaries": hub.summarise,
     }

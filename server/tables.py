@@ -111,6 +111,7 @@ marks = Table(
     Column("durable", BigInteger, nullable=False),
     Column("oldest", BigInteger, nullable=False),
     Column("diagnosed", BigInteger, nullable=False),
+    Column("packed", BigInteger, nullable=False),
     Column("health", Json, nullable=False),
     Column("last_seen", Float, nullable=False),
     PrimaryKeyConstraint("run_id", "rank"),

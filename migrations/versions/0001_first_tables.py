@@ -119,6 +119,7 @@ def upgrade() -> None:
         sa.Column("durable", sa.BigInteger(), nullable=False),
         sa.Column("oldest", sa.BigInteger(), nullable=False),
         sa.Column("diagnosed", sa.BigInteger(), nullable=False),
+        sa.Column("packed", sa.BigInteger(), nullable=False),
         sa.Column("health", JSON, nullable=False),
         sa.Column("last_seen", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", "rank"),

@@ -30,7 +30,8 @@ class FrameRepository:
 
     async def held_mark(self, run_id: str, rank: int) -> RowMapping:
         """The rank's row of marks, made if there is none; the run's lock guards it."""
-        fresh = {"durable": 0, "oldest": 0, "diagnosed": 0, "health": {}, "last_seen": 0.0}
+        numbers = dict.fromkeys(("durable", "oldest", "diagnosed", "packed"), 0)
+        fresh = {**numbers, "health": {}, "last_seen": 0.0}
         statement = insert(self._session, marks).values(run_id=run_id, rank=rank, **fresh)
         await self._session.execute(statement.on_conflict_do_nothing())
         query = select(marks).where(marks.c.run_id == run_id, marks.c.rank == rank)

@@ -85,8 +85,9 @@ async def read(
     repository = MeasurementRepository(session, run_id)
     pieces: list[_Piece] = []
     if len(steps):
-        pieces += await _from_blocks(repository, layouts, steps, wanted)
+        # Frames before blocks: one that is packed in between is then seen twice, not never.
         pieces += await _from_frames(repository, layouts, steps, wanted, whole=keys is None)
+        pieces += await _from_blocks(repository, layouts, steps, wanted)
     return _merged(steps, wanted, pieces)
 
 

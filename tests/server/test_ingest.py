@@ -16,9 +16,7 @@ async def _mark(agent: Agent, rank: int = 0) -> int:
     return (await agent.declare()).durable.get(str(rank), 0)
 
 
-@given(
-    stored=st.sets(st.integers(1, 40)), oldest=st.integers(0, 40), before=st.integers(0, 40)
-)
+@given(stored=st.sets(st.integers(1, 40)), oldest=st.integers(0, 40), before=st.integers(0, 40))
 def test_mark_is_highest_number_below_which_nothing_is_outstanding(stored, oldest, before):
     mark = advance(before, oldest=oldest, stored=stored)
 
@@ -91,9 +89,7 @@ async def test_two_ranks_of_one_run_keep_their_own_marks(client: httpx.AsyncClie
 
     await asyncio.gather(work(agents[0], 0, 12), work(agents[1], 1, 7))
 
-    durable = await eventually(
-        lambda: agents[0].declare(), lambda found: found.durable == {"0": 12, "1": 7}
-    )
+    durable = await eventually(agents[0].declare, lambda found: found.durable == {"0": 12, "1": 7})
     assert durable.durable == {"0": 12, "1": 7}
     assert (await agents[0].get("/steps"))["steps"] == list(range(1, 13))
 

@@ -1,0 +1,296 @@
+"""The rules on runs that were really trained: failures are named early, health is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from server.alerts.rules import Observation, StackFacts
+from wire import Health
+
+STACK = "decoder"
+JUMP = 60  # step of the learning rate's jump in its run
+OVERFLOW = 27  # step of the first NaN where half precision overflows
+
+
+@pytest.mark.parametrize(
+    "name", ["pre-ln 24", "post-ln 4", "post-ln deepscale 24", "post-ln deepscale 24, seed 1"]
+)
+def test_a_healthy_run_raises_no_alert(runs, diagnose, name):
+    assert diagnose(runs[name]).loud() == []
+
+
+def test_failing_post_ln_raises_rank_collapse_within_thirty_steps(runs, diagnose):
+    (event,) = diagnose(runs["post-ln 24"]).opened("rank_collapse")
+
+    assert event.step <= 30
+    assert event.finding.site == "stream"
+    assert event.finding.first_layer > 0
+    assert event.finding.last_layer == 24
+    assert event.finding.measured > event.finding.predicted > 0.9
+
+
+def test_rank_collapse_is_critical_once_no_gradient_arrives(runs, diagnose):
+    diagnosis = diagnose(runs["post-ln 24"])
+
+    worst = [e.finding for e in diagnosis.events if e.key.rule == "rank_collapse"][-1]
+    assert worst.severity == "critical"
+    assert "of the top's gradient variance reaches layer 0" in worst.message
+
+
+def test_rank_collapse_advises_deepscale_with_the_scales_of_its_depth(runs, diagnose):
+    (event,) = diagnose(runs["post-ln 24"]).opened("rank_collapse")
+
+    scaling = event.finding.advice.scaling
+    assert scaling.n_layers == 24
+    assert scaling.beta**2 == pytest.approx(2 / 24)
+    assert scaling.lam**2 + scaling.beta**2 == pytest.approx(1)
+    assert "trainer_agent.deepscale(model)" in scaling.snippet
+
+
+def test_rank_collapse_names_layers_site_measured_and_predicted_in_its_sentence(runs, diagnose):
+    (event,) = diagnose(runs["post-ln 24"]).opened("rank_collapse")
+
+    finding = event.finding
+    assert f"layers {finding.first_layer}–24" in finding.message
+    assert "residual stream" in finding.message
+    assert "theory predicts 1 − " in finding.message
+
+
+def test_a_scaled_stack_is_not_told_to_scale_again(runs, diagnose):
+    run = runs["post-ln 24"]
+    scaled = replace(run, facts=replace(run.facts, beta=0.3))
+
+    (event,) = diagnose(scaled).opened("rank_collapse")
+
+    assert event.finding.advice.scaling is None
+
+
+def test_a_stack_that_is_not_described_is_judged_and_given_no_figures(runs, diagnose):
+    run = runs["post-ln 24"]
+    bare = replace(run, facts=StackFacts(n_layers=24))
+
+    (event,) = diagnose(bare).opened("rank_collapse")
+
+    assert event.finding.predicted is None
+    assert event.finding.advice.scaling is None
+
+
+def test_vanishing_gradient_names_the_rate_per_layer_and_where_it_leads(runs, diagnose):
+    (event,) = diagnose(runs["post-ln 24"]).opened("vanishing_gradient")
+
+    finding = event.finding
+    assert finding.measured < 1e-3 < finding.predicted
+    assert "per layer is" in finding.message
+    assert "over 24 layers" in finding.message
+
+
+def test_the_gradient_of_pre_ln_may_grow_towards_the_input(runs, diagnose):
+    run = runs["pre-ln 24"]
+    gradient = run.values[f"{STACK}/stream_gradient/variance"]
+    assert gradient[0, 0] / gradient[0, -1] > 50  # hyperbolic: normal for Pre-LN
+
+    assert diagnose(run).opened("exploding_gradient") == []
+
+
+def test_post_ln_with_a_gradient_exploding_as_predicted_is_still_told(runs, diagnose):
+    growth = 10 ** np.linspace(5, 0, 25)
+    run = runs["post-ln 24"].with_series(
+        f"{STACK}/stream_gradient/variance", lambda values: values[:, -1:] * growth
+    )
+    expected = replace(run.facts.at_start, gradient=growth)
+    run = replace(run, facts=replace(run.facts, expected=(expected,)))
+
+    (event,) = diagnose(run).opened("exploding_gradient")
+
+    assert "1.62 per layer" in event.finding.message
+
+
+def test_gradient_underflow_in_half_precision_is_told_before_the_first_nan(runs, diagnose):
+    diagnosis = diagnose(runs["pre-ln 8, half overflows"])
+
+    (vanished,) = diagnosis.opened("vanishing_gradient")
+    first_nan = min(event.step for event in diagnosis.opened("nonfinite"))
+    assert first_nan == OVERFLOW
+    assert vanished.step < OVERFLOW - 10
+
+
+def test_nonfinite_names_the_layer_where_the_signal_broke_first(runs, diagnose):
+    events = diagnose(runs["pre-ln 8, half overflows"]).opened("nonfinite")
+
+    stream = next(one.finding for one in events if one.key.site == "stream")
+    assert stream.severity == "critical"
+    assert f"At step {OVERFLOW} " in stream.message
+    assert "first at layer 5" in stream.message  # behind the block whose output passes through half
+
+
+def test_nonfinite_gradients_are_first_at_their_highest_layer(runs, diagnose):
+    events = diagnose(runs["pre-ln 8, half overflows"]).opened("nonfinite")
+
+    gradient = next(one.finding for one in events if one.key.site == "stream_gradient")
+    assert "first at layer 8" in gradient.message
+
+
+def test_nan_clears_no_alert(runs, diagnose):
+    diagnosis = diagnose(runs["pre-ln 8, half overflows"])
+
+    assert [one for one in diagnosis.events if one.kind == "resolved"] == []
+
+
+def test_a_loss_never_given_is_no_alert(runs, diagnose):
+    run = runs["pre-ln 24"].with_series("/loss/value", lambda losses: np.full_like(losses, np.nan))
+
+    assert diagnose(run).loud() == []
+
+
+def test_divergence_is_told_within_ten_steps_of_the_jump(runs, diagnose):
+    diagnosis = diagnose(runs["pre-ln 12, rate × 300"])
+
+    (event,) = diagnosis.opened("loss_divergence")
+    assert JUMP < event.step <= JUMP + 10
+    assert event.finding.severity == "critical"
+    assert not [one for one in diagnosis.events if one.step < JUMP]
+
+
+def test_a_jump_of_the_learning_rate_shows_in_the_attention_logits(runs, diagnose):
+    (event,) = diagnose(runs["pre-ln 12, rate × 300"]).opened("attention_logit_growth")
+
+    assert event.finding.severity == "critical"
+    assert event.finding.measured > 300
+
+
+def test_large_logits_that_were_there_from_the_start_are_left_alone(runs, diagnose):
+    run = runs["pre-ln 24"].with_series(f"{STACK}/attention_logits/max", lambda logits: 40 * logits)
+
+    assert diagnose(run).opened("attention_logit_growth") == []
+
+
+def test_attention_entropy_falling_to_a_tenth_is_told(runs, diagnose):
+    key = f"{STACK}/attention_logits/entropy"
+    fall = np.where(np.arange(len(runs["pre-ln 24"])) < 20, 1.0, 0.05)[:, None]
+
+    (event,) = diagnose(runs["pre-ln 24"].with_series(key, lambda entropy: entropy * fall)).opened(
+        "attention_entropy_collapse"
+    )
+
+    assert event.step == 24
+    assert (event.finding.first_layer, event.finding.last_layer) == (0, 23)
+
+
+@pytest.mark.parametrize(
+    ("key", "site"),
+    [
+        (f"{STACK}/stream/variance", "stream"),
+        (f"{STACK}/stream_gradient/variance", "stream_gradient"),
+    ],
+)
+def test_a_start_off_its_prediction_is_told_with_layers_measured_and_predicted(
+    runs, diagnose, key, site
+):
+    off = np.ones(25)
+    off[14:20] = 8.0
+    run = _with_gradient_bounds(runs["pre-ln 24"])
+
+    (event,) = diagnose(run.with_series(key, lambda values: values * off)).opened(
+        "departs_from_prediction"
+    )
+
+    finding = event.finding
+    assert finding.site == site
+    assert (finding.first_layer, finding.last_layer) == (14, 19)
+    assert finding.measured / finding.predicted > 3
+    assert "layers 14–19" in finding.message
+
+
+def test_a_start_off_in_a_single_layer_is_left_alone(runs, diagnose):
+    off = np.ones(25)
+    off[14] = 8.0
+    run = runs["pre-ln 24"].with_series(f"{STACK}/stream/variance", lambda values: values * off)
+
+    assert diagnose(run).opened("departs_from_prediction") == []
+
+
+def test_a_prediction_that_arrives_late_still_judges_the_start(runs, diagnosis):
+    off = runs["pre-ln 24"].with_series(f"{STACK}/stream/variance", lambda values: 8 * values)
+
+    for observation in list(off.observations())[:40]:
+        known = observation.step >= 20
+        facts = off.facts if known else replace(off.facts, expected=())
+        diagnosis.see(replace(observation, stacks={STACK: facts}))
+
+    (event,) = diagnosis.opened("departs_from_prediction")
+    assert event.finding.step == 2
+    assert event.finding.last_layer == 24
+
+
+def test_learned_weights_are_not_held_against_the_start(runs, diagnosis):
+    run = runs["pre-ln 24"]
+
+    for step in range(50, len(run)):  # a server that first sees the run at step 50
+        diagnosis.see(run.observation(step))
+
+    assert diagnosis.opened("departs_from_prediction") == []
+
+
+def test_a_flat_loss_with_a_collapsed_stream_says_why(runs, diagnosis):
+    for observation in _flat(runs["post-ln 24"], steps=160):
+        diagnosis.see(observation)
+
+    (event,) = diagnosis.opened("not_learning")
+    assert event.finding.severity == "critical"
+    assert "rank collapse in the decoder's layers" in event.finding.message
+    assert "gradient reaching layer 0" in event.finding.message
+
+
+def test_a_flat_loss_in_a_healthy_model_is_left_alone(runs, diagnosis):
+    for observation in _flat(runs["pre-ln 24"], steps=160):
+        diagnosis.see(observation)
+
+    assert diagnosis.opened("not_learning") == []
+
+
+def test_dropped_frames_are_told_when_they_are_dropped(runs, diagnosis):
+    for observation in list(runs["pre-ln 24"].observations())[:10]:
+        dropped = 7 if observation.step >= 5 else 0
+        diagnosis.see(replace(observation, health=Health(dropped=dropped)))
+
+    (event,) = diagnosis.opened("agent_health")
+    assert event.step == 5
+    assert "gave up 7 frames" in event.finding.message
+
+
+def test_silent_hooks_are_named(runs, diagnosis):
+    for observation in list(runs["pre-ln 24"].observations())[:10]:
+        diagnosis.see(replace(observation, health=Health(silent=("blocks.3",))))
+
+    (event,) = diagnosis.opened("agent_health")
+    assert "blocks.3" in event.finding.message
+
+
+def test_losses_before_this_process_started_are_no_news(runs, diagnosis):
+    for observation in list(runs["pre-ln 24"].observations())[:10]:
+        diagnosis.see(replace(observation, health=Health(dropped=7, failures=2)))
+
+    assert diagnosis.opened("agent_health") == []
+
+
+def _with_gradient_bounds(run):
+    """As if the first step's own gradient had been the prediction, within 20 %."""
+    start = run.values[f"{STACK}/stream_gradient/variance"][0].astype(float)
+    curve = start / start[-1]
+    bounds = {"gradient": curve, "gradient_low": curve / 1.2, "gradient_high": curve * 1.2}
+    expected = (replace(run.facts.at_start, **bounds),)
+    return replace(run, facts=replace(run.facts, expected=expected))
+
+
+def _flat(run, *, steps: int) -> list[Observation]:
+    """The run's last step again and again, with a loss that goes nowhere."""
+    rng = np.random.default_rng(0)
+    last = run.observation(len(run) - 1)
+    losses = 3.3 + 0.1 * rng.standard_normal(steps)
+    return [
+        replace(last, step=step, values={**last.values, "/loss/value": np.array([loss])})
+        for step, loss in enumerate(losses)
+    ]

@@ -1,0 +1,97 @@
+"""Whatever is measured, the rules answer, and no key ever has two open alerts."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.alerts.lifecycle import advance
+from server.alerts.rules import Expected, Memory, Observation, StackFacts, evaluate
+
+LAYERS = 6
+WILD = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-38, 1e38, 1.0])
+VALUE = st.one_of(WILD, st.floats(-1e6, 1e6, width=32))
+SITES = [
+    ("stream", "variance", 1), ("stream", "correlation", 1), ("stream", "nonfinite", 1),
+    ("stream_gradient", "variance", 1), ("stream_gradient", "nonfinite", 1),
+    ("attention_logits", "max", 0), ("attention_logits", "entropy", 0),
+]  # fmt: skip
+
+
+@st.composite
+def vectors(draw, length):
+    return np.array(draw(st.lists(VALUE, min_size=length, max_size=length)))
+
+
+@st.composite
+def measured(draw):
+    kept = draw(st.lists(st.sampled_from(SITES), unique=True))
+    values = {f"decoder/{s}/{q}": draw(vectors(LAYERS + extra)) for s, q, extra in kept}
+    values["/loss/value"] = draw(vectors(1))
+    values["/gradient_norm/value"] = draw(vectors(1))
+    return values
+
+
+@st.composite
+def curves(draw):
+    names = [name for name in Expected.__dataclass_fields__ if name != "step"]
+    return Expected(step=0, **{name: draw(vectors(LAYERS + 1)) for name in names})
+
+
+@st.composite
+def stacks(draw):
+    facts = StackFacts(
+        n_layers=LAYERS,
+        placement=draw(st.sampled_from(["pre", "post", None])),
+        beta=draw(st.sampled_from([1.0, 0.5])),
+        expected=draw(st.sampled_from([(), (draw(curves()),)])),
+    )
+    return {"decoder": facts}
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_rules_answer_whatever_is_measured_and_open_each_key_once(data):
+    memory, tracks, standing = Memory(), {}, set()
+    known = data.draw(stacks())
+    for values in data.draw(st.lists(measured(), max_size=5)):
+        for repeat in range(7):  # long enough for a rule that must hold for five samples
+            step = memory.step + 1
+            verdict = evaluate(Observation(step=step, values=values, stacks=known), memory)
+            tracks, events = advance(tracks, verdict)
+            memory = verdict.memory
+            assert len({one.key for one in events}) == len(events), repeat
+            for event in events:
+                if event.kind == "opened":
+                    assert event.key not in standing
+                    standing.add(event.key)
+                else:
+                    assert event.key in standing
+                if event.kind == "resolved":
+                    standing.remove(event.key)
+
+
+@given(measured(), stacks())
+@settings(max_examples=100, deadline=None)
+def test_findings_name_layers_in_order_and_inside_the_stack(values, known):
+    verdict = evaluate(Observation(step=0, values=values, stacks=known), Memory())
+
+    for finding in verdict.findings:
+        if finding.first_layer is not None:
+            assert 0 <= finding.first_layer <= finding.last_layer <= LAYERS
+        assert finding.message
+        assert finding.advice.text
+
+
+@given(measured(), stacks())
+@settings(max_examples=50, deadline=None)
+def test_a_step_seen_again_changes_nothing(values, known):
+    observation = Observation(step=3, values=values, stacks=known)
+    memory = evaluate(observation, Memory()).memory
+
+    again = evaluate(observation, memory)
+
+    assert again.findings == ()
+    assert again.judged == frozenset()
+    assert again.memory is memory
