@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dslm.embedding import embedding_kernel, same_token_probability
 from dslm.errors import AssumptionError, SpecError
 from dslm.model import predict
 from dslm.prediction import Curve, Prediction, StackPrediction
+from dslm.scaling import (
+    BlockScaling,
+    Scaling,
+    apply_scaling,
+    deepscale,
+    residual_amplitudes,
+)
 from dslm.serial import (
     prediction_from_json,
     prediction_to_json,
@@ -32,6 +40,7 @@ __all__ = [
     "AssumptionError",
     "Attention",
     "Block",
+    "BlockScaling",
     "Curve",
     "FeedForward",
     "Kernel",
@@ -42,12 +51,18 @@ __all__ = [
     "Prediction",
     "Residual",
     "Rotary",
+    "Scaling",
     "SpecError",
     "Stack",
     "StackPrediction",
+    "apply_scaling",
+    "deepscale",
+    "embedding_kernel",
     "predict",
     "prediction_from_json",
     "prediction_to_json",
+    "residual_amplitudes",
+    "same_token_probability",
     "spec_from_json",
     "spec_to_json",
     "validate",

@@ -11,6 +11,7 @@ from dslm.prediction import Curve, StackPrediction
 from dslm.spec import Floats, Missing, Stack
 
 STANDARD_DEVIATIONS = 2.0  # 95 % of a normal
+ROUNDING = 1e-4  # float32 sums over a batch, as measurements are made
 
 
 def forward_curve(stack: Stack, layers: list[Layer], spread: Spread) -> Curve:
@@ -32,8 +33,8 @@ def backward_curve(stack: Stack, gradients: list[GradientLayer], spread: Spread)
 
 
 def _curve(values: Floats, correlations: Floats, spread: Spread, padding: tuple[int, int]) -> Curve:
-    factor = np.exp(STANDARD_DEVIATIONS * spread.log_variance)
-    reach = STANDARD_DEVIATIONS * spread.correlation
+    factor = np.exp(STANDARD_DEVIATIONS * spread.log_variance + ROUNDING)
+    reach = STANDARD_DEVIATIONS * spread.correlation + ROUNDING
     parts = (
         values,
         values / factor,

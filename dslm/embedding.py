@@ -1,0 +1,75 @@
+"""The input kernel of a model for which there is no batch yet."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dslm.errors import SpecError
+from dslm.kernels.grid import dropout
+from dslm.kernels.norm import centre, norm
+from dslm.spec import Kernel, Norm
+
+SAME_SEGMENT = 2 / 3  # two tokens of a sequence cut in two at a uniformly random place
+
+
+def same_token_probability(vocabulary: int, zipf_exponent: float = 1.0) -> float:
+    r"""Return the probability that two ids drawn from Zipf's law are equal.
+
+    .. math:: P = \sum_k k^{-2s} / (\sum_k k^{-s})^2 \approx \pi^2 / (6 \ln^2 V) \; (s = 1)
+
+    Source: arXiv 2403.09635, §4 (embeddings); summed exactly here, as the logarithm is 8 %
+    off at V = 50,000 for want of Euler's constant.
+
+    Raises:
+        SpecError: if the vocabulary is empty.
+    """
+    if vocabulary < 1:
+        raise SpecError("vocabulary", "give at least one id")
+    weights = np.arange(1, vocabulary + 1, dtype=np.float64) ** -zipf_exponent
+    return float((weights**2).sum() / weights.sum() ** 2)
+
+
+def embedding_kernel(
+    seq_len: int,
+    vocabulary: int,
+    *,
+    token_var: float,
+    position_var: float = 0.0,
+    segment_var: float = 0.0,
+    p_drop: float = 0.0,
+    layer_norm: Norm | None = None,
+    d_model: int = 1,
+    zipf_exponent: float = 1.0,
+) -> Kernel:
+    r"""Kernel of summed embedding tables, for ids drawn from Zipf's law.
+
+    .. math:: K_{ii} = \sigma_t^2 + \sigma_p^2 + \sigma_s^2, \quad
+        K_{ij} = P \sigma_t^2 + \tfrac23 \sigma_s^2
+
+    then the norm after the tables where there is one (BERT), then dropout.
+
+    Args:
+        seq_len: L; the kernel has one cell per position.
+        vocabulary: number of ids.
+        token_var, position_var, segment_var: variance of each table's entries.
+        p_drop: dropout on the sum.
+        layer_norm: norm after the tables, whose width is `d_model`.
+        zipf_exponent: 1 for natural text.
+
+    Raises:
+        SpecError: if a size is below 1 or `p_drop` is not a probability below 1.
+
+    Source: arXiv 2403.09635, Table 1 (embeddings).
+    """
+    if seq_len < 1:
+        raise SpecError("seq_len", "give at least one position")
+    if not 0 <= p_drop < 1:
+        raise SpecError("p_drop", "give a dropout probability from 0 to below 1")
+    alike = same_token_probability(vocabulary, zipf_exponent) * token_var
+    off = np.full((seq_len, seq_len), alike + SAME_SEGMENT * segment_var)
+    diagonal = np.full(seq_len, token_var + position_var + segment_var)
+    np.fill_diagonal(off, diagonal)
+    kernel = Kernel(diagonal, off, np.ones(seq_len, dtype=np.int64))
+    if layer_norm is not None:
+        kernel = norm(centre(kernel, layer_norm, d_model), layer_norm)
+    return dropout(kernel, p_drop)
