@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from dashboard import ids, routing
 from dashboard.api_client import ApiClient
 from dashboard.delivery import PageAddresses, StaticDelivery
-from dashboard.pages import alerts, run, runs
+from dashboard.pages import alerts, internals, run, runs
 
 HERE = Path(__file__).parent
 FORWARDED = ("authorization", "cookie")
@@ -41,7 +41,7 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
     )
     client = ApiClient(app, url=api_url, credentials=_credentials)
     pages.layout = frame()
-    for part in (routing, runs, run, alerts):
+    for part in (routing, runs, run, internals, alerts):
         part.register(pages, client)
     _start_scripts(pages)
     app.add_middleware(PageAddresses, pattern=routing.ADDRESSES)

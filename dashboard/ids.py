@@ -50,6 +50,7 @@ RUN_HEATMAP = "run-heatmap"
 RUN_HEATMAP_CANVAS = "run-heatmap-canvas"
 RUN_ALERTS = "run-alerts"
 RUN_INTERNALS = "run-internals"
+RUN_INTERNALS_STEP = "run-internals-step"
 
 COMPARE_VARIANCE = "compare-variance"
 COMPARE_CORRELATION = "compare-correlation"

@@ -40,7 +40,7 @@ async def page_of(client: ApiClient, path: str, search: str) -> Any:
         case ["runs", run_id]:
             return await run.load(client, run_id, step, query.get("tab", ""))
         case ["compare"]:
-            ids_asked = [one for one in query.get("runs", "").split(",") if one]
+            ids_asked = list(dict.fromkeys(one for one in query.get("runs", "").split(",") if one))
             return await compare.load(client, ids_asked, step)
         case ["alerts"]:
             return alerts.layout()

@@ -1,13 +1,17 @@
 """Figures: values in, a `plotly.graph_objects.Figure` (or an SVG) out; no Dash, no fetching."""
 
+from dashboard.figures.blocks import BLOCK_CHARTS, BlockChart, block_chart
 from dashboard.figures.depth import DepthColumn, depth_chart
 from dashboard.figures.heatmap import heatmap_frame
 from dashboard.figures.scalars import ScalarRun, scalar_chart
 from dashboard.figures.sparkline import sparkline_uri
 
 __all__ = [
+    "BLOCK_CHARTS",
+    "BlockChart",
     "DepthColumn",
     "ScalarRun",
+    "block_chart",
     "depth_chart",
     "heatmap_frame",
     "scalar_chart",

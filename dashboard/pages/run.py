@@ -57,6 +57,7 @@ def layout(
     return html.Div(
         [
             dcc.Store(id=ids.PAGE_DATA, data=page_data(run, stack)),
+            dcc.Store(id=ids.RUN_INTERNALS_STEP),
             html.Div(header(run), id=ids.RUN_HEADER, className="run-header"),
             html.Div(
                 [

@@ -85,29 +85,43 @@
       this.at = new Map(chart.data.map((trace, i) => [trace.meta, i]));
       this.range = null;
       this.depth = 1;
+      this.reach = this.log ? 1 : 0.2;
+      this.curves = [];
+      this.traces = new Map();
+      this.layout = {};
       this.panels = columns + (this.at.has(`difference1:${columns}`) ? 1 : 0);
     }
 
-    /** Curves of one column; `curves` is what ek.predictions found for this quantity. */
+    /** Curves of one column, drawn by the next `show`; `curves` is what ek.predictions found. */
     predict(column, curves) {
-      const roles = ["low", "high", "predicted", "today"].filter((role) => this.at.has(`${role}:${column}`));
-      const rows = roles.map((role) => curves[role]);
-      this.curves = this.curves || [];
       this.curves[column] = curves;
-      Plotly.restyle(this.chart, { x: rows.map((row) => range(row.length)), y: rows }, roles.map((role) => this.at.get(`${role}:${column}`)));
+      for (const role of ["low", "high", "predicted", "today"]) this.put(`${role}:${column}`, range(curves[role].length), curves[role]);
       const note = (this.chart.layout.annotations || []).findIndex((one) => one.name === `missing:${column}`);
       if (note >= 0 && this.chart.layout.annotations[note].text !== curves.missing) {
-        Plotly.relayout(this.chart, { [`annotations[${note}].text`]: curves.missing, [`annotations[${note}].visible`]: !!curves.missing });
+        this.layout[`annotations[${note}].text`] = curves.missing;
+        this.layout[`annotations[${note}].visible`] = !!curves.missing;
       }
+    }
+
+    put(meta, x, y, text = null) { this.traces.set(this.at.get(meta), { x, y, text }); }
+
+    /** One call for everything that has changed. Dash listens to restyle and relayout, not to
+        update; on those it would draw the server's figure anew, over what has arrived since. */
+    flush() {
+      const changed = [...this.traces.values()];
+      const data = { x: changed.map((one) => one.x), y: changed.map((one) => one.y), text: changed.map((one) => one.text) };
+      Plotly.update(this.chart, data, this.layout, [...this.traces.keys()]);
+      this.traces = new Map();
+      this.layout = {};
     }
 
     /** One y range that holds every step of every run, so that scrubbing moves no axis. */
     fit(histories) {
       const measured = histories.map((one) => one.rows[this.name].subarray(0, one.length * one.width));
-      const predicted = (this.curves || []).flatMap((one) => [one.predicted, one.low, one.high, one.today]);
+      const predicted = this.curves.flatMap((one) => [one.predicted, one.low, one.high, one.today]);
       this.range = limits([...measured, ...predicted], this.log);
       this.depth = Math.max(...histories.map((one) => one.width), ...predicted.map((one) => one.length));
-      Plotly.relayout(this.chart, this.axes());
+      Object.assign(this.layout, this.axes());
     }
 
     widen(row) {
@@ -127,21 +141,16 @@
       rows.forEach((row) => this.widen(row));
       const [low, high] = this.range;
       const height = high - 0.05 * (high - low);
-      const x = [], y = [], text = [], traces = [];
-      const put = (meta, xs, ys, words) => { traces.push(this.at.get(meta)); x.push(xs); y.push(ys); text.push(words); };
+      const last = `difference1:${this.columns}`;
       rows.forEach((row, column) => {
         const found = marks(row, this.log);
-        put(`measured:${column}`, range(row.length), this.log ? row.map((v) => (v > 0 ? v : NaN)) : row, null);
-        put(`marks:${column}`, found.layers, found.layers.map(() => (this.log ? 10 ** height : height)), found.words);
-        if (column && this.at.has(`difference${column}:${this.columns}`)) {
-          const difference = this.difference(row, rows[0]);
-          put(`difference${column}:${this.columns}`, range(difference.length), difference, null);
-        }
+        this.put(`measured:${column}`, range(row.length), this.log ? row.map((v) => (v > 0 ? v : NaN)) : row);
+        this.put(`marks:${column}`, found.layers, found.layers.map(() => (this.log ? 10 ** height : height)), found.words);
+        if (column && this.at.has(last)) this.compare(column, row, rows[0]);
       });
       const shown = this.chart.layout.yaxis.range;
-      const layout = shown[0] === low && shown[1] === high ? {} : this.axes();
-      Object.assign(layout, this.differenceRange(traces, y));
-      Plotly.update(this.chart, { x, y, text }, layout, traces);
+      if (shown[0] !== low || shown[1] !== high) Object.assign(this.layout, this.axes());
+      this.flush();
     }
 
     /** Settings of the axes for the range and depth now in force. */
@@ -155,22 +164,15 @@
       return settings;
     }
 
-    difference(row, first) {
-      if (row.length !== first.length) return new Float32Array(0);
-      return row.map((value, i) => (this.log ? Math.log2(value / first[i]) : value - first[i]));
-    }
-
-    /** The difference panel keeps a symmetric range that only grows. */
-    differenceRange(traces, y) {
-      if (!this.at.has(`difference1:${this.columns}`)) return {};
-      let reach = this.reach || (this.log ? 1 : 0.2);
-      traces.forEach((trace, i) => {
-        if (!this.chart.data[trace].meta.startsWith("difference")) return;
-        for (const value of y[i]) if (Number.isFinite(value)) reach = Math.max(reach, 1.1 * Math.abs(value));
-      });
-      if (reach === this.reach) return {};
+    /** The last panel: how a run differs from the first one; its symmetric range only grows. */
+    compare(column, row, first) {
+      const alike = row.length === first.length ? row : new Float32Array(0);
+      const difference = alike.map((value, i) => (this.log ? Math.log2(value / first[i]) : value - first[i]));
+      this.put(`difference${column}:${this.columns}`, range(difference.length), difference);
+      const reach = difference.reduce((most, value) => (Number.isFinite(value) ? Math.max(most, 1.1 * Math.abs(value)) : most), this.reach);
+      if (reach === this.reach) return;
       this.reach = reach;
-      return { [`yaxis${this.columns + 1}.range`]: [-reach, reach] };
+      this.layout[`yaxis${this.columns + 1}.range`] = [-reach, reach];
     }
   }
 

@@ -57,7 +57,7 @@
       }
       found.sort((a, b) => a - b);
       const reach = found.length ? found[Math.floor(0.98 * (found.length - 1))] : 0;
-      const steps = this.name === "correlation" ? [0.05, 0.1, 0.2, 0.5, 1] : [0.5, 1, 2, 4, 8, 16, 32];
+      const steps = this.name === "correlation" ? [0.05, 0.1, 0.2, 0.5, 1] : [1, 2, 4, 8, 16, 32];
       this.limit = steps.find((one) => one >= reach) || steps[steps.length - 1];
       const factor = this.limit > 8 ? `2${ek.superscript(this.limit)}` : ek.format(2 ** this.limit, 2);
       const correlation = this.name === "correlation";

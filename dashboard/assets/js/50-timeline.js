@@ -54,10 +54,10 @@
     mark(alerts) {
       const trace = this.at.get("alerts:0");
       const colours = alerts.map((one) => (one.severity === "critical" ? "#dc3545" : "#c98a14"));
-      Plotly.restyle(this.chart, {
+      Plotly.update(this.chart, {
         x: [alerts.map((one) => one.step)], y: [alerts.map(() => 0)],
         text: [alerts.map((one) => one.title)], "marker.color": [colours],
-      }, [trace]);
+      }, {}, [trace]);
     }
   }
 

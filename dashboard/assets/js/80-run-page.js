@@ -112,7 +112,7 @@
       this.extent = ek.extent(this.histories, this.isLive(), before);
       this.scalars.show(this.histories, this.extent);
       if (this.heatmap) {
-        if (this.extent !== before) Plotly.relayout(this.heatmap.chart, { "xaxis.range": this.extent, "yaxis.range": [-0.5, this.histories[0].width - 0.5] });
+        if (this.extent !== before) Plotly.update(this.heatmap.chart, {}, { "xaxis.range": this.extent, "yaxis.range": [-0.5, this.histories[0].width - 0.5] });
         this.heat();
       }
       this.heads.forEach((one) => one.move(this.player.step || 0));

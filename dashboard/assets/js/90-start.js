@@ -27,11 +27,11 @@
 
   function askInternals(step) {
     const place = document.querySelector('[data-tab="internals"]');
-    if (place && !place.hidden && step !== null) window.dash_clientside.set_props("run-internals-step", { data: step });
+    if (place && !place.hidden && step !== null) window.dash_clientside.set_props("run-internals-step", { data: { step, stack: ek.page.stackShown || ek.page.stack } });
   }
 
   async function changeStack(page, stack) {
-    page.stack = stack;
+    page.stack = ek.page.stackShown = stack;
     page.histories = page.data.runs.map((run) => new ek.History(run.id, page.stackOf(run)));
     await Promise.all([...page.histories.map((one) => one.load()), page.predict(false)]);
     page.refit();

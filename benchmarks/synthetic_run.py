@@ -1,0 +1,176 @@
+"""A run that nobody trained: measured values drawn around the theory's own prediction.
+
+Declared and sent as an agent would, so that everything behind it is real.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import httpx
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+import dslm
+import wire
+
+BATCH = 200
+START = 1_760_000_000.0
+Floats = NDArray[np.float64]
+
+
+def spec(
+    n_layers: int,
+    *,
+    placement: Literal["pre", "post"] = "pre",
+    d_model: int = 64,
+    seq_len: int = 16,
+) -> dslm.ModelSpec:
+    """A GPT-like decoder at its usual initialisation, fed with independent tokens."""
+    linear = _linear(d_model, d_model)
+    attention = dslm.Attention(
+        query=linear,
+        key=linear,
+        value=linear,
+        output=linear,
+        n_heads=4,
+        n_kv_heads=4,
+        d_head=d_model // 4,
+        causal=True,
+        score_scale=(d_model / 4) ** -0.5,
+    )
+    feed_forward = dslm.FeedForward(
+        up=_linear(d_model, 4 * d_model), down=_linear(4 * d_model, d_model), activation="gelu"
+    )
+    norm, residual = dslm.Norm("layernorm"), dslm.Residual()
+    block = dslm.Block(placement, attention, norm, residual, feed_forward, norm, residual)
+    kernel = dslm.Kernel(
+        diagonal=np.full(seq_len, 1.0),
+        off_diagonal=np.full((seq_len, seq_len), 0.1),
+        cell_sizes=np.ones(seq_len, dtype=np.int64),
+    )
+    stack = dslm.Stack(d_model=d_model, blocks=(block,) * n_layers, input_kernel=kernel)
+    n_params = 12 * n_layers * d_model**2
+    return dslm.ModelSpec("custom", {"decoder": stack}, batch_size=16, n_params=n_params)
+
+
+def _linear(d_in: int, d_out: int) -> dslm.Linear:
+    return dslm.Linear(d_in, d_out, weight_var=0.6 / d_in)
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticRun:
+    """Layout, prediction and a stream of frames; the same seed gives the same values."""
+
+    name: str
+    model: dslm.ModelSpec
+    run_id: str
+    seed: int = 0
+
+    @classmethod
+    def new(cls, name: str, model: dslm.ModelSpec, *, seed: int = 0) -> SyntheticRun:
+        """A run with a fresh id."""
+        return cls(name, model, uuid.uuid4().hex, seed)
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks of its decoder."""
+        return len(self.model.stacks["decoder"].blocks)
+
+    @property
+    def layout(self) -> wire.Layout:
+        """The series an agent measures on such a model."""
+        n = self.n_layers
+        depth = [
+            ("stream", "variance", n + 1),
+            ("stream", "correlation", n + 1),
+            ("stream", "nonfinite", n + 1),
+            ("stream_gradient", "variance", n + 1),
+            ("attention", "variance", n),
+            ("feed_forward", "variance", n),
+            ("attention_logits", "max", n),
+            ("attention_logits", "entropy", n),
+        ]
+        scalars = ("loss", "learning_rate", "gradient_norm")
+        return wire.Layout(
+            tuple(wire.Series("decoder", *one) for one in depth)
+            + tuple(wire.Series("", name, "value", 1) for name in scalars)
+        )
+
+    def declaration(self, *, project: str = "synthetic") -> wire.RunDeclaration:
+        """What the agent declares first."""
+        return wire.RunDeclaration(
+            project=project,
+            name=self.name,
+            layout=self.layout,
+            spec=dslm.spec_to_json(self.model),
+            tags=("synthetic",),
+            started_at=START,
+            agent_version="0",
+        )
+
+    def frames(
+        self, steps: Sequence[int], *, broken_from: int | None = None
+    ) -> Iterator[wire.Frame]:
+        """One frame a step; from `broken_from` on, NaN and Inf in the upper half."""
+        prediction = dslm.predict(self.model).stacks["decoder"]
+        forward, backward = prediction.forward, prediction.backward
+        layout_hash = self.layout.hash
+        for step in steps:
+            rng = np.random.default_rng((self.seed, step))
+            broken = broken_from is not None and step >= broken_from
+            values = self._values(step, forward, backward, rng, broken=broken)
+            yield wire.Frame.pack(
+                seq=step + 1, step=step, time=START + step, layout=layout_hash, values=values
+            )
+
+    def _values(
+        self,
+        step: int,
+        forward: dslm.Curve,
+        backward: dslm.Curve,
+        rng: np.random.Generator,
+        *,
+        broken: bool,
+    ) -> NDArray[np.float32]:
+        n, drift = self.n_layers, 1 - np.exp(-step / 300)
+        depth = np.linspace(0, 1, n + 1)
+        variance = forward.variance * np.exp(drift * depth + rng.normal(0, 0.03, n + 1))
+        correlation = np.clip(forward.correlation + rng.normal(0, 0.01, n + 1), -1, 1)
+        gradient = 1e-6 * backward.variance * np.exp(rng.normal(0, 0.05, n + 1))
+        if broken:
+            variance[n // 2 :], correlation[n // 2 :], gradient[:] = np.inf, np.nan, np.nan
+        loss = np.nan if broken else 2.4 + 3.1 * np.exp(-step / 120) + rng.normal(0, 0.03)
+        blocks = [0.3 * variance[1:], 0.5 * variance[1:], 2 + 3 * depth[1:], 3 - depth[1:]]
+        scalars = [loss, 3e-4 * min(1.0, (step + 1) / 20), 1.0]
+        parts = [variance, correlation, ~np.isfinite(variance), gradient, *blocks, scalars]
+        return np.concatenate(parts).astype(np.float32)
+
+
+async def send(
+    http: httpx.AsyncClient,
+    run: SyntheticRun,
+    steps: Sequence[int],
+    *,
+    declare: bool = True,
+    broken_from: int | None = None,
+    end: bool = False,
+) -> None:
+    """Declare the run and send its frames through the API, as an agent does."""
+    base = f"/api/v1/runs/{run.run_id}"
+    if declare:
+        body = msgspec.json.encode(run.declaration())
+        (await http.put(base, content=body)).raise_for_status()
+    pending = list(run.frames(steps, broken_from=broken_from))
+    for first in range(0, len(pending), BATCH):
+        batch = wire.FrameBatch(0, 1, pending[first : first + BATCH], wire.Health(overhead=0.008))
+        headers = {"content-type": wire.MEDIA_TYPE}
+        body = wire.encode_batch(batch)
+        (await http.post(f"{base}/frames", content=body, headers=headers)).raise_for_status()
+    if end:
+        ended = msgspec.json.encode(wire.RunEnd("finished"))
+        (await http.post(f"{base}/end", content=ended)).raise_for_status()
