@@ -58,27 +58,32 @@ def _rotate(x: Tensor, theta: float, interleaved: bool) -> Tensor:
 
 
 def _theta(x: Tensor, y: Tensor, interleaved: bool) -> float | None:
-    """Theta from how far the slowest pair turns from token to token."""
+    """Theta from how far pairs turn from token to token."""
     before, after = _pairs(x, interleaved), _pairs(y, interleaved)
-    turns = (after * before.conj()).sum(tuple(range(before.ndim - 2)))  # (seq, pairs)
-    n_pairs = turns.shape[-1]
-    # the last token turns furthest, hence most exactly, as long as it stays below half a turn
-    step = _angle(turns[1, -1])
-    far = 1
-    while 2 * far < len(turns) and abs(step) * 2 * far < 2.0:
+    turns = (after * before.conj()).sum(tuple(range(before.ndim - 2)))
+    angles = torch.atan2(turns.imag, turns.real).cpu().double()  # (seq, pairs)
+    n_pairs = angles.shape[-1]
+    estimates = [_step(angles[:, k].tolist()) for k in range(1, n_pairs)]
+    # theta = step^(-n/k): the pair that turned far, late in the row, gives it best
+    sure = [far * step * k for k, (far, step) in enumerate(estimates, start=1)]
+    best = max(range(len(sure)), key=sure.__getitem__)
+    step = estimates[best][1]
+    return _rounded(step ** (-n_pairs / (best + 1))) if 0 < step < 1 else None
+
+
+def _step(angles: list[float]) -> tuple[int, float]:
+    """(tokens apart, angle per token), over as many tokens as stay below half a turn."""
+    far, step = 1, angles[1]
+    while 2 * far < len(angles) and abs(step) * 2 * far < 2.0:
         far *= 2
-        step = _angle(turns[far, -1]) / far
-    if not 0 < step < 1:
-        return None
-    theta = step ** (-n_pairs / (n_pairs - 1))
-    return _rounded(theta)
-
-
-def _angle(turn: Tensor) -> float:
-    return float(torch.atan2(turn.imag, turn.real))
+        step = angles[far] / far
+    return far, step
 
 
 def _rounded(theta: float) -> float:
-    """Thetas are round numbers; float32 angles give them to about three digits."""
-    rounded = float(f"{theta:.2g}")
-    return rounded if abs(rounded / theta - 1) < 5e-3 else theta
+    """Thetas are round numbers; low precision gives them within a few percent."""
+    for digits, allowed in (("1", 0.02), ("2", 0.005)):
+        rounded = float(f"{theta:.{digits}g}")
+        if abs(rounded / theta - 1) < allowed:
+            return rounded
+    return theta

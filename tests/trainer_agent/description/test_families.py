@@ -1,0 +1,171 @@
+"""GPT-2, BERT and Llama from configs are recognised whole, fused attention or written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dslm.spec import Residual, Rotary
+from trainer_agent.description import Architecture, BlockParts, architecture
+
+SIZES = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 50}
+IMPLEMENTATIONS = ("sdpa", "eager")
+
+
+def gpt2(implementation: str, **options: object) -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        n_layer=2, n_embd=64, n_head=4, vocab_size=50, attn_implementation=implementation, **options
+    )
+    return GPT2LMHeadModel(config)
+
+
+def bert(implementation: str, **options: object) -> nn.Module:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        **SIZES, intermediate_size=128, attn_implementation=implementation, **options
+    )
+    return BertForMaskedLM(config)
+
+
+def llama(implementation: str, **options: object) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    options = {"num_key_value_heads": 2, **options}
+    config = LlamaConfig(
+        **SIZES, intermediate_size=96, attn_implementation=implementation, **options
+    )
+    return LlamaForCausalLM(config)
+
+
+def padded() -> dict[str, Tensor]:
+    """Two sequences, the second shorter."""
+    ids = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([[16], [11]])
+    return {"input_ids": ids, "attention_mask": (torch.arange(16) < lengths).long()}
+
+
+def whole(found: Architecture, name: str) -> BlockParts:
+    """The first block's parts of a model understood whole, with one stack of that name."""
+    assert found.missing == ()
+    assert [s.name for s in found.stacks] == [name]
+    assert None not in found.stacks[0].parts
+    parts = found.stacks[0].parts[0]
+    assert parts is not None
+    return parts
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_gpt2_is_recognised(implementation: str) -> None:
+    found = architecture(gpt2(implementation), (), padded())
+
+    parts = whole(found, "decoder")
+    assert found.family == "gpt2"
+    assert found.stacks[0].blocks == ("transformer.h.0", "transformer.h.1")
+    assert (parts.placement, parts.causal, parts.feed_forward.activation) == (
+        "pre",
+        True,
+        "gelu_tanh",
+    )
+    assert parts.attention_residual == Residual(p_drop=0.1)
+    assert parts.feed_forward_residual == Residual(p_drop=0.1)
+    assert parts.attention.p_drop == pytest.approx(0.1)
+    assert parts.attention.score_scale == pytest.approx(0.25, rel=1e-5)
+    key = parts.attention.key
+    assert (key.module, key.outputs, key.input_first) == (
+        "transformer.h.0.attn.c_attn",
+        ((64, 128),),
+        True,
+    )
+    assert parts.attention_norm.weight == "transformer.h.0.ln_1.weight"
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_bert_is_recognised(implementation: str) -> None:
+    found = architecture(bert(implementation), (), padded())
+
+    parts = whole(found, "encoder")
+    assert found.family == "bert"
+    assert (parts.placement, parts.causal, parts.feed_forward.activation) == ("post", False, "gelu")
+    assert parts.attention_norm.weight == "bert.encoder.layer.0.attention.output.LayerNorm.weight"
+    assert parts.feed_forward_norm.weight == "bert.encoder.layer.0.output.LayerNorm.weight"
+    assert parts.attention.output.module == "bert.encoder.layer.0.attention.output.dense"
+    assert (parts.feed_forward.up.d_out, parts.feed_forward.down.d_in) == (128, 128)
+    assert parts.attention_norm.eps == pytest.approx(1e-12)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
+def test_llama_is_recognised(implementation: str, theta: float) -> None:
+    rope = {"rope_type": "default", "rope_theta": theta}
+    found = architecture(llama(implementation, rope_parameters=rope), (), padded())
+
+    parts = whole(found, "decoder")
+    assert found.family == "llama"
+    assert (parts.placement, parts.causal, parts.feed_forward.activation) == ("pre", True, "silu")
+    assert parts.attention.rotary == Rotary(theta=theta)
+    assert (parts.attention.n_heads, parts.attention.n_kv_heads) == (4, 2)
+    assert parts.attention_norm.kind == "rmsnorm"
+    assert parts.feed_forward.gate is not None
+    assert parts.feed_forward.gate.module == "model.layers.0.mlp.gate_proj"
+    assert parts.feed_forward.up.module == "model.layers.0.mlp.up_proj"
+
+
+def test_scaled_rotary_frequencies_are_missing() -> None:
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }
+
+    found = architecture(llama("sdpa", rope_parameters=rope), (), padded())
+
+    assert found.missing[0].what == "queries or keys changed before the scores"
+    assert found.stacks[0].parts == (None, None)
+
+
+def test_cross_attention_is_missing() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration(
+        T5Config(
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_heads=4,
+            vocab_size=50,
+            decoder_start_token_id=0,
+        )
+    )
+    ids = padded()["input_ids"]
+
+    found = architecture(model, (), {"input_ids": ids, "labels": ids})
+
+    assert all(part is None for stack in found.stacks for part in stack.parts)
+    assert found.missing
+
+
+def test_mixtral_and_gemma_are_missing_by_name() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM, MixtralConfig, MixtralForCausalLM
+
+    sizes = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
+    mixtral = MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=2))
+    gemma = Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=16))
+
+    assert architecture(mixtral, (), padded()).missing[0].what == "mixture of experts"
+    assert architecture(gemma, (), padded()).missing[0].what == "norm on a branch"
+
+
+@pytest.mark.parametrize("build", [gpt2, bert, llama])
+def test_bfloat16_is_recognised_too(build: object) -> None:
+    assert callable(build)
+    model = build("sdpa").to(torch.bfloat16)
+
+    assert architecture(model, (), padded()).missing == ()
