@@ -36,8 +36,8 @@ class Outcome:
     Attributes:
         watch: to be handed to the next `diagnose` of this run, once the commit stands.
         changed: alerts as they now are, for open pages.
-        to_notify: those of them that webhooks are told: opened, or become more severe while
-            nobody has acknowledged them.
+        to_notify: those of them that webhooks are told: opened or become more severe, at warning
+            or above, while nobody has acknowledged them.
         diverging: whether a critical alert of divergence is now unresolved; None where nothing
             changed.
     """
@@ -116,7 +116,7 @@ async def _store(
     return Outcome(
         watch=watch,
         changed=tuple(changed),
-        to_notify=tuple(one for one in changed if touched[one.id] and one.status == "open"),
+        to_notify=tuple(one for one in changed if touched[one.id] and _is_loud(one)),
         diverging=any(map(_diverges, await repository.unresolved(run_id))),
     )
 
@@ -143,6 +143,10 @@ async def _apply(
         values = {"last_step": event.step} if seen else present.found_columns(event.finding)
         await repository.change(alert_id, **values)
     return alert_id
+
+
+def _is_loud(alert: Alert) -> bool:
+    return alert.status == "open" and alert.severity != "info"
 
 
 def _diverges(row: Mapping[str, Any]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import apprise
 import httpx
 
 from server.alerts.schemas import Alert
@@ -13,11 +12,7 @@ from server.errors import StartError
 
 TIMEOUT_S = 10.0
 HTTP_SCHEMES = {"http": "http", "https": "https", "json": "http", "jsons": "https"}
-NOTICES = {
-    "critical": apprise.NotifyType.FAILURE,
-    "warning": apprise.NotifyType.WARNING,
-    "info": apprise.NotifyType.INFO,
-}
+NOTICES = {"critical": "failure", "warning": "warning", "info": "info"}
 
 
 class DeliveryError(Exception):
@@ -89,6 +84,8 @@ class AppriseTarget:
     """A message with the alert's title, sentences and advice, through any apprise service."""
 
     def __init__(self, url: str) -> None:
+        import apprise  # loads over a hundred services: only where one is wanted
+
         self.name = shown(url)
         self._notifier: Any = apprise.Apprise()
         if not self._notifier.add(url):

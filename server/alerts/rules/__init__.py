@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from server.alerts.rules.catalogue import RULES, Rule
 from server.alerts.rules.finding import Advice, Finding, Key, ScalingAdvice, Severity
 from server.alerts.rules.memory import Memory, remember
@@ -52,8 +54,9 @@ def evaluate(observation: Observation, memory: Memory) -> Verdict:
     """Judge one sampled step; a step not past the memory's last is a replay, and not judged."""
     if observation.step <= memory.step:
         return Verdict((), frozenset(), memory)
-    grown = remember(memory, observation)
-    answers = {rule.name: rule.check(observation, grown) for rule in RULES}
+    with np.errstate(all="ignore"):  # NaN and Inf are measurements; comparisons deal with them
+        grown = remember(memory, observation)
+        answers = {rule.name: rule.check(observation, grown) for rule in RULES}
     judged = _judged(answers)
     if "departs_from_prediction" in judged:
         grown = replace(grown, early=(), early_judged=True)

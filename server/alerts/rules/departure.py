@@ -39,14 +39,14 @@ def departs_from_prediction(observation: Observation, memory: Memory) -> list[Fi
     """Outside the band in neighbouring layers in all of the first sampled steps.
 
     Judged once, as soon as the prediction is there and the first steps are past; None (not
-    judged) at every other step. The theory speaks of random weights: later, a departure is what
-    learning does.
+    judged) at every other step, and for a run that starts from trained weights. The theory speaks
+    of random weights: later, a departure is what learning does.
     """
     found: list[Finding] = []
     judged = False
     for stack, facts in observation.stacks.items():
         expected = facts.at_start
-        if expected is None:
+        if expected is None or not facts.untrained:
             continue
         fresh = [one for one in memory.early if 0 <= one.step - expected.step <= FRESH_STEPS]
         if fresh and (len(fresh) == EARLY or observation.step > fresh[-1].step):
@@ -96,8 +96,7 @@ def _correlation(measured: Floats, expected: Expected) -> _Curve:
 
 
 def _gradient(measured: Floats, expected: Expected) -> _Curve:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = measured / measured[-1]
+    relative = measured / measured[-1]
     gap = _log_ratio(relative, expected.gradient)
     outside = (relative < expected.gradient_low) | (relative > expected.gradient_high)
     departs = outside & (gap > np.log(GRADIENT_FACTOR))
@@ -105,8 +104,8 @@ def _gradient(measured: Floats, expected: Expected) -> _Curve:
 
 
 def _log_ratio(measured: Floats, predicted: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.abs(np.log(measured / predicted))
+    gap: Floats = np.abs(np.log(measured / predicted))
+    return gap
 
 
 def _finding(

@@ -118,9 +118,11 @@ def _exploding(observation: Observation, stack: str, facts: StackFacts) -> Findi
     post = facts.placement == "post"
     # Post-LN grows exponentially already at initialisation: predicted, and a fault all the same.
     normal = predicted is not None and value <= BEYOND * predicted and not post
-    if value < (EXPLODED_POST if post else EXPLODED_PRE) or normal:
+    limit = EXPLODED_POST if post else EXPLODED_PRE
+    span = longest_run(relative >= limit)
+    if span is None or normal:
         return None
-    place = _Place(stack, 0, worst, worst, value)
+    place = _Place(stack, span.first, span.last, worst, value)
     return Finding(
         rule="exploding_gradient",
         severity="warning",
@@ -135,8 +137,8 @@ def _exploding(observation: Observation, stack: str, facts: StackFacts) -> Findi
         stack=stack,
         site="stream_gradient",
         quantity="variance",
-        first_layer=0,
-        last_layer=worst,
+        first_layer=place.first,
+        last_layer=place.last,
         measured=value,
         predicted=predicted,
         unit="relative to the top",

@@ -137,9 +137,14 @@ def _references(memory: Memory, observation: Observation) -> Mapping[str, Refere
 def _averaged(past: Reference | None, logit_max: Floats, entropy: Floats) -> Reference:
     if past is None or past.logit_max.shape != logit_max.shape:
         return Reference(1, logit_max, entropy)
-    weight = 1 / (past.samples + 1)
     return Reference(
         past.samples + 1,
-        past.logit_max + weight * (logit_max - past.logit_max),
-        past.entropy + weight * (entropy - past.entropy),
+        _moved(past.logit_max, logit_max, past.samples),
+        _moved(past.entropy, entropy, past.samples),
     )
+
+
+def _moved(mean: Floats, value: Floats, samples: int) -> Floats:
+    """The mean with one more value; what is not finite on either side gives way to the other."""
+    moved = mean + (value - mean) / (samples + 1)
+    return np.where(np.isfinite(mean) & np.isfinite(value), moved, np.fmin(mean, value))

@@ -15,6 +15,8 @@ from wire import Health, Layout
 
 Floats = NDArray[np.float64]
 
+NORM_MOVED = 1e-4  # variance of gains or biases that a few steps do not reach, and training does
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -44,6 +46,8 @@ class StackFacts:
         n_layers: blocks.
         placement: where the norms stand; None where the blocks are not understood.
         beta: the smallest residual branch scale found; 1 in an unscaled model.
+        untrained: whether the norms of the first revision are as they are initialised. Trained
+            weights have structure, and theory speaks of random ones.
         expected: the curves from each revision of the weights, ascending by step; the
             first is *at initialisation*.
     """
@@ -51,6 +55,7 @@ class StackFacts:
     n_layers: int
     placement: Literal["pre", "post"] | None = None
     beta: float = 1.0
+    untrained: bool = True
     expected: tuple[Expected, ...] = ()
 
     @property
@@ -118,6 +123,7 @@ def facts(spec: ModelSpec, predictions: Mapping[int, Prediction]) -> dict[str, S
             n_layers=len(stack.blocks),
             placement=_placement(stack),
             beta=_beta(stack),
+            untrained=_untrained(stack),
             expected=tuple(
                 _expected(step, stack, predictions[step].stacks[name])
                 for step in steps
@@ -141,6 +147,16 @@ def _beta(stack: Stack) -> float:
         for residual in (block.attention_residual, block.feed_forward_residual)
     ]
     return min(scales, default=1.0)
+
+
+def _untrained(stack: Stack) -> bool:
+    norms = [
+        norm
+        for block in stack.blocks
+        if block is not None
+        for norm in (block.attention_norm, block.feed_forward_norm)
+    ]
+    return all(max(one.gain_var, one.bias_var) <= NORM_MOVED for one in norms)
 
 
 def _expected(step: int, stack: Stack, prediction: StackPrediction) -> Expected:

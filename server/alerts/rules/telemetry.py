@@ -10,13 +10,11 @@ from server.alerts.rules.observation import Observation
 from wire import Health
 
 SETTLED = 3  # sampled steps; a hook fires on the first or not at all
-COSTLY = 0.05  # share of the job's time
 NAMED = 5  # hooks named in a message
 TITLES = {
     "spool": "Frames were lost",
     "guard": "The agent met a failure",
     "hooks": "Hooks that never fire",
-    "overhead": "The agent is costly",
 }
 
 SILENT = Advice(
@@ -24,14 +22,13 @@ SILENT = Advice(
 )
 DROPPED = Advice(
     "The agent's spool was full: check that the server is reachable from the job and keeps up, or "
-    "sample less often."
+    "measure less often: trainer_agent.watch(..., every=10)."
 )
 FAILED = Advice("Training goes on untouched. The reason names the layer to look at.")
-COST = Advice("Sample less often: give trainer_agent.watch a longer interval.")
 
 
 def agent_health(observation: Observation, memory: Memory) -> list[Finding]:
-    """Losses since the last sampled step, silent hooks, failures, and a high overhead."""
+    """Frames lost and failures guarded since the last sampled step, and silent hooks."""
     health = observation.health
     if health is None:
         return []
@@ -40,7 +37,7 @@ def agent_health(observation: Observation, memory: Memory) -> list[Finding]:
         _failures(observation, health, memory.lost[1]),
     ]
     if memory.samples > SETTLED:
-        found += [_silent(observation, health), _costly(observation, health)]
+        found.append(_silent(observation, health))
     return [one for one in found if one is not None]
 
 
@@ -86,14 +83,6 @@ def _silent(observation: Observation, health: Health) -> Finding | None:
     names = ", ".join(health.silent[:NAMED]) + (", …" if len(health.silent) > NAMED else "")
     text = f"Hooks were set and have never fired, {len(health.silent)} of them: {names}."
     return _finding(observation, text, SILENT, site="hooks", value=len(health.silent))
-
-
-def _costly(observation: Observation, health: Health) -> Finding | None:
-    if not health.overhead > COSTLY:
-        return None
-    text = f"The agent takes {health.overhead:.0%} of the job's time."
-    found = _finding(observation, text, COST, site="overhead", value=health.overhead)
-    return replace(found, severity="info")
 
 
 def _finding(
