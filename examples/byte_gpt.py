@@ -106,7 +106,7 @@ class ByteGPT(nn.Module):
 def xavier(module: nn.Module) -> None:
     """Xavier weights, zero biases, and embeddings that add up to unit variance."""
     if isinstance(module, nn.Linear):
-        fused = module.out_features // module.in_features if module.out_features % 3 == 0 else 1
+        fused = 3 if module.out_features == 3 * module.in_features else 1
         for weight in module.weight.chunk(fused):  # q, k and v are three square matrices
             nn.init.xavier_normal_(weight)
         if module.bias is not None:
