@@ -173,7 +173,7 @@ class Agent:
         spec = self._description.take()
         if spec is not None:
             self._sender.offer(Description(self._step, spec))
-        if self._step + self._options.every > self._describe_at:
+        if self._step + self._options.every >= self._describe_at:
             self._describe_at *= TIMES_LATER
             self._description.ask()
 

@@ -79,7 +79,7 @@ class SelfDescription:
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
         notes, self._notes = self._notes, None
-        if notes is None or not notes.inputs:
+        if notes is None or not (notes.inputs or self._failure):
             return None
         return lambda: _packed(self._spec(notes))
 

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 MAX_QUERIES = 8
@@ -44,13 +44,15 @@ class AttentionView(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
-        if func is F.scaled_dot_product_attention:
+        if func is functional.scaled_dot_product_attention:
             self._observe(partial(sampled_logits, *args, **kwargs))
         elif isinstance(args[0], Tensor) and args[0].ndim == 4:
             self._observe(partial(sampled_scores, args[0]))
 
 
-_ATTENTION = frozenset({F.scaled_dot_product_attention, F.softmax, torch.softmax, Tensor.softmax})
+_ATTENTION = frozenset(
+    {functional.scaled_dot_product_attention, functional.softmax, torch.softmax, Tensor.softmax}
+)
 
 
 @torch.no_grad()

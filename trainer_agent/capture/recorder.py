@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer_agent.capture.accumulator import Accumulator
-from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.moments import moment_sums
 from trainer_agent.capture.padding import fitting
+from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.plan import Plan
 from trainer_agent.guard import Guard
 

@@ -15,6 +15,7 @@ try:
 except ImportError:  # no POSIX locks here: spools of dead jobs then stay where they are
     fcntl = None  # type: ignore[assignment]
 
+ORPHANS_LIMIT_BYTES = 512 * 1024 * 1024
 # POSIX locks do not exclude the process that holds them, so that must be remembered.
 _held: dict[Path, IO[bytes]] = {}
 
@@ -29,15 +30,24 @@ def open_own(folder: Path, *, server: str, run_id: str, rank: int, limit_bytes: 
 
 
 def adopt_orphans(folder: Path, *, server: str, limit_bytes: int) -> Iterator[Spool]:
-    """Spools for `server` whose process is gone, each locked for the caller."""
-    if fcntl is None:
-        return
-    for path in sorted(folder.glob("*.spool")):
-        if path in _held or not _lock(path):
+    """Spools for `server` whose process is gone, newest first, each locked for the caller.
+
+    Orphans of any server past `ORPHANS_LIMIT_BYTES` in all are removed: a machine whose jobs
+    never reach a server must not fill its disk.
+    """
+    total = 0
+    for path in sorted(folder.glob("*.spool"), key=_modified, reverse=True):
+        if fcntl is None or path in _held or not _lock(path):
             continue
+        if not path.exists():  # its owner has just delivered and removed it
+            _unlock(path)
+            continue
+        total += path.stat().st_size
         spool = Spool(path, limit_bytes=limit_bytes)
         belongs = messages.origin(spool)
-        if belongs is not None and belongs[0] == server:
+        if belongs is None or total > ORPHANS_LIMIT_BYTES:
+            remove(spool)
+        elif belongs[0] == server:
             yield spool
         else:
             leave(spool)
@@ -59,6 +69,10 @@ def remove(spool: Spool) -> None:
 def forget_inherited() -> None:
     """After a fork: what the parent holds is the parent's."""
     _held.clear()
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def _lock_path(path: Path) -> Path:

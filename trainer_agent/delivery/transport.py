@@ -7,7 +7,7 @@ from typing import Protocol
 from wire import FrameBatch, FramesReceipt, RunDeclaration, RunEnd, RunReceipt, SpecRevision
 
 
-class Unreachable(Exception):  # noqa: N818
+class Unreachable(Exception):
     """The server gave no usable answer; the same request may work later.
 
     Attributes:
@@ -19,7 +19,7 @@ class Unreachable(Exception):  # noqa: N818
         self.retry_after_s = retry_after_s
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """The server understood the request and will not take it as it is.
 
     Attributes:

@@ -1,0 +1,122 @@
+"""Logits seen through the attention call against logits computed directly."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tests.trainer_agent.recording import recorded
+from tests.trainer_agent.small_gpt import batch, built, loss_of
+from trainer_agent.capture.attention_logits import AttentionView, logit_sums
+
+
+def seen(call: Any) -> list[Tensor]:
+    """Logits the view shows of whatever `call` computes."""
+    shown: list[Tensor] = []
+    with AttentionView(lambda compute: shown.append(compute())):
+        call()
+    return shown
+
+
+def masks(kind: str, n: int) -> dict[str, Any]:
+    causal = torch.ones(n, n, dtype=torch.bool).tril()
+    return {
+        "none": {},
+        "causal": {"is_causal": True},
+        "boolean": {"attn_mask": causal},
+        "additive": {"attn_mask": torch.zeros(n, n).masked_fill(~causal, float("-inf"))},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "boolean", "additive"])
+@pytest.mark.parametrize("n", [5, 8, 19])
+def test_sampled_logits_are_rows_of_the_full_ones(kind: str, n: int) -> None:
+    q, k, v = torch.randn(3, 2, 2, n, 4).unbind()
+    given = masks(kind, n)
+    full = q @ k.transpose(-2, -1) / math.sqrt(4)
+    if kind != "none":
+        full = full.masked_fill(~torch.ones(n, n, dtype=torch.bool).tril(), float("-inf"))
+
+    (logits,) = seen(lambda: functional.scaled_dot_product_attention(q, k, v, **given))
+
+    rows = list(range(n))[(n - 1) % -(-n // 8) :: -(-n // 8)]
+    assert len(rows) <= 8 and rows[-1] == n - 1
+    assert torch.allclose(logits, full[:, :, rows], atol=1e-6)
+
+
+def test_grouped_queries_meet_their_own_keys() -> None:
+    q, k, v = torch.randn(1, 4, 3, 4), torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)
+    full = q @ k.repeat_interleave(2, dim=1).transpose(-2, -1)
+
+    (logits,) = seen(
+        lambda: functional.scaled_dot_product_attention(q, k, v, enable_gqa=True, scale=1.0)
+    )
+
+    assert torch.allclose(logits, full, atol=1e-6)
+
+
+def test_a_plain_softmax_over_scores_is_seen() -> None:
+    scores = torch.randn(2, 3, 4, 4)
+
+    assert torch.equal(seen(lambda: scores.softmax(-1))[0], scores)
+    assert torch.equal(seen(lambda: torch.softmax(scores, dim=-1))[0], scores)
+    assert torch.equal(seen(lambda: functional.softmax(scores, dim=-1))[0], scores)
+
+
+@pytest.mark.parametrize("masked", [float("-inf"), torch.finfo(torch.float32).min])
+def test_logit_sums_equal_statistics_of_the_allowed_logits(masked: float) -> None:
+    allowed = torch.ones(6, 6, dtype=torch.bool).tril()
+    allowed[2] = False  # a query that sees nothing, as padding has
+    logits = torch.randn(2, 1, 3, 6, 6).masked_fill(~allowed, masked)
+
+    sums, largest = logit_sums(logits, torch.float64)
+
+    kept = logits[0][..., allowed].double()
+    weights = logits[0].double().softmax(-1)
+    entropy = -torch.where(allowed, weights * weights.log(), 0.0).sum(-1)[..., allowed.any(-1)]
+    expected = [kept.numel(), kept.sum(), kept.square().sum(), entropy.numel(), entropy.sum()]
+    assert sums[0].numpy() == pytest.approx(np.array([float(one) for one in expected]), rel=1e-5)
+    assert float(largest[0]) == float(kept.max())
+
+
+def test_logits_of_a_model_are_those_of_its_blocks(tmp_path: Path) -> None:
+    model, _ = built()
+    inputs: list[Tensor] = []
+    for block in model.blocks:
+        block.qkv.register_forward_hook(lambda _, __, out: inputs.append(out.detach()))
+    agent, transport = recorded(model, tmp_path)
+
+    loss_of(model, batch(1)).backward()
+    agent.step()
+    agent.close()
+
+    found = transport.series("decoder/attention_logits/max")
+    assert found == pytest.approx([largest_logit(qkv) for qkv in inputs[-3:]], rel=1e-4)
+
+
+def largest_logit(qkv: Tensor) -> float:
+    q, k, _ = (part.view(*qkv.shape[:2], 2, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+    logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    causal = torch.ones(logits.shape[-2:], dtype=torch.bool).tril()
+    return float(logits[..., causal].max())
+
+
+def test_attention_that_cannot_be_seen_is_nan(tmp_path: Path) -> None:
+    model, _ = built()
+    for block in model.blocks:
+        block.attend = lambda x: x
+    agent, transport = recorded(model, tmp_path)
+
+    loss_of(model, batch(1)).backward()
+    agent.step()
+    agent.close()
+
+    for quantity in ("max", "variance", "entropy"):
+        assert np.isnan(transport.series(f"decoder/attention_logits/{quantity}")).all()

@@ -1,0 +1,78 @@
+"""Agents whose frames stay in this process, to be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from trainer_agent.agent import Agent
+from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
+from wire import (
+    Frame,
+    FrameBatch,
+    FramesReceipt,
+    Health,
+    RunDeclaration,
+    RunEnd,
+    RunReceipt,
+    SpecRevision,
+)
+
+
+class RecordingTransport:
+    """A server that takes everything at once and keeps it."""
+
+    def __init__(self) -> None:
+        self.declarations: list[RunDeclaration] = []
+        self.revisions: list[SpecRevision] = []
+        self.frames: list[Frame] = []
+        self.ends: list[RunEnd] = []
+        self.health = Health()
+
+    def declare(self, run_id: str, declaration: RunDeclaration) -> RunReceipt:
+        self.declarations.append(declaration)
+        return RunReceipt(run_id=run_id, durable={}, url=f"/runs/{run_id}")
+
+    def describe(self, run_id: str, revision: SpecRevision) -> None:
+        self.revisions.append(revision)
+
+    def send(self, run_id: str, batch: FrameBatch) -> FramesReceipt:
+        self.frames += batch.frames
+        self.health = batch.health
+        durable = max((frame.seq for frame in self.frames), default=0)
+        return FramesReceipt(durable=durable, accepted=len(batch.frames), duplicates=0)
+
+    def end(self, run_id: str, end: RunEnd) -> None:
+        self.ends.append(end)
+
+    def close(self) -> None:
+        pass
+
+    def series(self, key: str, at: int = -1) -> np.ndarray:
+        """One series of one frame."""
+        frame = self.frames[at]
+        layouts = {one.layout.hash: one.layout for one in self.declarations}
+        return frame.unpack()[layouts[frame.layout].slices[key]]
+
+
+def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, RecordingTransport]:
+    """An agent on `model` and what it sends."""
+    transport = RecordingTransport()
+    optimizer = given.pop("optimizer", None)
+    asked: dict[str, Any] = {
+        "project": "tests",
+        "run": "run",
+        "server": "http://127.0.0.1:9",
+        "key": None,
+        "every": 1,
+        "tags": (),
+        "config": None,
+        "spool_dir": folder,
+        "spool_limit_bytes": SPOOL_LIMIT_BYTES,
+        "rank": 0,
+    }
+    options = read_options(**{**asked, **given})
+    return Agent(model, options, optimizer=optimizer, transport=lambda: transport), transport

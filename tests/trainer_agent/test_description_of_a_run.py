@@ -1,0 +1,131 @@
+"""A watched model describes itself from the first step it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dslm import predict, spec_from_json
+from tests.trainer_agent.recording import RecordingTransport, recorded
+from tests.trainer_agent.small_gpt import LAYERS, WIDTH, SmallGPT, batch, built, loss_of, train_step
+from trainer_agent import describe
+from trainer_agent.agent import Agent
+from wire import Command, FrameBatch, FramesReceipt
+
+
+def described(tmp_path: Path) -> tuple[SmallGPT, Agent, RecordingTransport]:
+    model, optimizer = built()
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+    agent.step(loss=train_step(model, optimizer, batch(1)))
+    agent.close()
+    return built()[0], agent, transport
+
+
+def test_the_first_description_is_of_the_weights_before_the_first_update(tmp_path: Path) -> None:
+    fresh, _, transport = described(tmp_path)
+
+    (revision,) = transport.revisions
+    spec = spec_from_json(revision.spec)
+
+    assert revision.step == 0
+    expected = describe(fresh, batch(1)[:, :-1])
+    stack, as_described = spec.stacks["decoder"], expected.stacks["decoder"]
+    assert len(stack.blocks) == LAYERS and stack.d_model == WIDTH
+    assert stack.blocks == as_described.blocks
+    assert stack.input_kernel.diagonal == pytest.approx(
+        as_described.input_kernel.diagonal, rel=1e-5
+    )
+    assert spec.missing == ()
+
+
+def test_the_description_predicts_what_the_first_frame_measured(tmp_path: Path) -> None:
+    _, _, transport = described(tmp_path)
+
+    prediction = predict(spec_from_json(transport.revisions[0].spec)).stacks["decoder"]
+
+    measured = transport.series("decoder/stream/variance", at=0)
+    # One draw of weights at width 16 scatters by tens of percent.
+    assert prediction.forward.variance == pytest.approx(measured, rel=0.5)
+    assert np.isfinite(prediction.backward.variance).all()
+
+
+class AskingTransport(RecordingTransport):
+    """Asks once, with its first answer, for a fresh description."""
+
+    def send(self, run_id: str, batch: FrameBatch) -> FramesReceipt:
+        receipt = super().send(run_id, batch)
+        commands = [Command(id="1", kind="describe"), Command(id="2", kind="dance")]
+        return FramesReceipt(receipt.durable, receipt.accepted, receipt.duplicates, commands)
+
+
+def test_the_server_may_ask_for_a_fresh_description(tmp_path: Path) -> None:
+    model, optimizer = built()
+    transport = AskingTransport()
+    agent, _ = recorded(model, tmp_path, optimizer=optimizer)
+    agent._sender._make_transport = lambda: transport
+
+    for step in range(200):
+        agent.step(loss=train_step(model, optimizer, batch(step)))
+        if any(revision.step > 0 for revision in transport.revisions):
+            break
+    agent.close()
+
+    first, *later = transport.revisions
+    assert first.step == 0
+    assert later and later[0].spec != first.spec
+
+
+def test_descriptions_follow_at_steps_that_grow_geometrically(tmp_path: Path) -> None:
+    model, optimizer = built()
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer, every=10)
+
+    for step in range(230):
+        agent.step(loss=train_step(model, optimizer, batch(step)))
+    agent.close()
+
+    assert [revision.step for revision in transport.revisions] == [0, 50, 200]
+
+
+class NoBlocks(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.only(x)
+
+
+def test_a_model_without_blocks_sends_its_loss_and_says_what_is_missing(tmp_path: Path) -> None:
+    model = NoBlocks()
+    agent, transport = recorded(model, tmp_path)
+
+    model(torch.ones(1, 2, 4)).sum().backward()
+    agent.step(loss=0.5)
+    agent.close()
+
+    assert transport.series("/loss/value")[0] == 0.5
+    spec = spec_from_json(transport.revisions[0].spec)
+    assert spec.stacks == {} and spec.missing[0].what == "blocks"
+
+
+def test_a_model_that_cannot_be_followed_is_watched_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise NotImplementedError("an operator of my own")
+
+    monkeypatch.setattr("trainer_agent.self_description.architecture", refuse)
+    model, _ = built()
+    agent, transport = recorded(model, tmp_path)
+
+    loss_of(model, batch(1)).backward()
+    agent.step(loss=1.0)
+    agent.close()
+
+    spec = spec_from_json(transport.revisions[0].spec)
+    assert spec.stacks["decoder"].blocks == (None,) * LAYERS
+    assert "an operator of my own" in spec.missing[0].what
+    assert np.isfinite(transport.series("decoder/stream/variance")).all()

@@ -1,0 +1,40 @@
+"""Sampled logits of several layers, reduced together: many small tensors cost one call each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainer_agent.capture.accumulator import Accumulator
+from trainer_agent.capture.attention_logits import logit_sums
+
+# What may be held back, in values; a large model reduces every layer's at once.
+LIMIT = 1 << 20
+
+
+class PendingLogits:
+    """Holds logits until the forward pass ends, within a bound."""
+
+    def __init__(self, accumulator: Accumulator) -> None:
+        self._accumulator = accumulator
+        self._rows: list[int] = []
+        self._held: list[Tensor] = []
+        self._size = 0
+
+    def add(self, row: int, logits: Tensor) -> None:
+        """Take the logits of one layer, (batch, heads, queries, keys)."""
+        if self._held and (logits.shape != self._held[0].shape or row in self._rows):
+            self.flush()
+        self._rows.append(row)
+        self._held.append(logits.to(self._accumulator.device, non_blocking=True))
+        self._size += logits.numel()
+        if self._size >= LIMIT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Reduce what is held."""
+        rows, held = self._rows, self._held
+        self._rows, self._held, self._size = [], [], 0
+        if held:
+            sums, largest = logit_sums(torch.stack(held), self._accumulator.wide)
+            self._accumulator.add_logits(rows, sums, largest)
