@@ -13,6 +13,7 @@ from server.metrics import Metrics
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+CANCEL_AGAIN_S = 0.2
 
 T = TypeVar("T")
 
@@ -49,6 +50,12 @@ async def running(
     try:
         yield
     finally:
+        await _end(set(tasks))
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: a client that is just connecting may swallow the first."""
+    while tasks:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
