@@ -135,10 +135,16 @@ def _only_stack(spec: Stack | ModelSpec) -> Stack:
 
 
 def _deviations(block: Block) -> BlockScaling:
-    a, ff = block.attention, block.feed_forward
-    gate = None if ff.gate is None else math.sqrt(ff.gate.weight_var)
-    ordered = (a.query, a.key, a.value, a.output, ff.up, ff.down)
-    return BlockScaling(*(math.sqrt(linear.weight_var) for linear in ordered), gate=gate)
+    attention, feed_forward = block.attention, block.feed_forward
+    return BlockScaling(
+        query=math.sqrt(attention.query.weight_var),
+        key=math.sqrt(attention.key.weight_var),
+        value=math.sqrt(attention.value.weight_var),
+        output=math.sqrt(attention.output.weight_var),
+        up=math.sqrt(feed_forward.up.weight_var),
+        down=math.sqrt(feed_forward.down.weight_var),
+        gate=None if feed_forward.gate is None else math.sqrt(feed_forward.gate.weight_var),
+    )
 
 
 def _apply_block(block: Block, stds: BlockScaling) -> Block:

@@ -57,13 +57,19 @@ def _series(f: Pointwise, a: Floats, b: Floats, c: Floats) -> Floats:
 
 def _coefficients(f: Pointwise, variance: Floats) -> tuple[Floats, Floats]:
     """Return h_n, (orders, *shape), and the energy left out, for each distinct variance."""
-    distinct, inverse = np.unique(variance, return_inverse=True)
+    distinct, inverse = np.unique(_rounded(variance), return_inverse=True)
     polynomials, weights = _basis()
     values = f(np.sqrt(distinct)[:, None] * GRID)
     h = (polynomials * weights) @ values.T
     rest = np.maximum(values**2 @ weights - (h**2).sum(axis=0), 0.0)
     shape = variance.shape
     return h[:, inverse].reshape(-1, *shape), rest[inverse].reshape(shape)
+
+
+def _rounded(variance: Floats) -> Floats:
+    """Round to a relative 1e-5: below a norm all positions then share one variance."""
+    mantissa, exponent = np.frexp(variance)
+    return np.asarray(np.ldexp(np.round(mantissa, 5), exponent))
 
 
 @cache

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dslm.spec import Floats, Kernel
 
+FINE_CELLS = 64  # positions kept one by one: a causal mask changes most from one to the next
+MAX_CELLS = 256
 PairFunction = Callable[[Floats, Floats, Floats], Floats]
 
 
@@ -19,6 +22,33 @@ def prepare(kernel: Kernel) -> Kernel:
     single = np.flatnonzero(kernel.cell_sizes == 1)
     off_diagonal[single, single] = diagonal[single]
     return replace(kernel, diagonal=diagonal, off_diagonal=off_diagonal)
+
+
+def on_grid(kernel: Kernel) -> Kernel:
+    """Return `kernel`, prepared, on at most ``MAX_CELLS`` cells.
+
+    The first ``FINE_CELLS`` stay as they are, later ones are merged evenly.
+    """
+    n_cells = len(kernel.cell_sizes)
+    if n_cells <= MAX_CELLS:
+        return prepare(kernel)
+    late = np.linspace(FINE_CELLS, n_cells, MAX_CELLS - FINE_CELLS + 1)[:-1]
+    starts = np.concatenate([np.arange(FINE_CELLS), np.round(late).astype(np.int64)])
+    return merge_cells(prepare(kernel), starts)
+
+
+def merge_cells(kernel: Kernel, starts: NDArray[np.int64]) -> Kernel:
+    """Return `kernel` on coarser cells that begin at the cells `starts`."""
+    w = kernel.cell_sizes.astype(np.float64)
+    sums = dense(kernel) * np.outer(w, w)
+    sums = np.add.reduceat(np.add.reduceat(sums, starts, axis=0), starts, axis=1)
+    on = np.add.reduceat(w * kernel.diagonal, starts)
+    size = np.add.reduceat(w, starts)
+    np.fill_diagonal(sums, np.diagonal(sums) - on)
+    n_pairs = np.outer(size, size) - np.diag(size)
+    off_diagonal = sums / np.maximum(n_pairs, 1)
+    merged = Kernel(on / size, off_diagonal, size.astype(np.int64), kernel.mean)
+    return prepare(merged)
 
 
 def n_tokens(kernel: Kernel) -> int:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dslm.kernels.alignment import ISOTROPIC, Alignment
+from dslm.kernels.alignment import ISOTROPIC
 from dslm.kernels.block import SubLayer, block_forward, sub_layer_backward
-from dslm.kernels.grid import prepare
+from dslm.kernels.grid import on_grid
 from dslm.spec import Kernel, Stack
 
 Layer = tuple[SubLayer, SubLayer]
@@ -17,7 +17,7 @@ Layer = tuple[SubLayer, SubLayer]
 def stack_forward(stack: Stack) -> list[Layer]:
     """Return the layers up to the first block that is not understood."""
     layers: list[Layer] = []
-    x = prepare(stack.input_kernel)
+    x = on_grid(stack.input_kernel)
     for block in stack.blocks:
         if block is None:
             break
@@ -52,11 +52,8 @@ def stack_backward(stack: Stack, layers: list[Layer]) -> list[GradientLayer]:
 def top_gradient(stack: Stack) -> Kernel:
     """Return the measured kernel, or one of independent tokens when none was measured."""
     if stack.top_gradient_kernel is not None:
-        return prepare(stack.top_gradient_kernel)
+        return on_grid(stack.top_gradient_kernel)
     x = stack.input_kernel
     n = len(x.cell_sizes)
     none = np.zeros((n, n))
-    return prepare(replace(x, diagonal=np.ones(n), off_diagonal=none, mean=0.0))
-
-
-__all__ = ["Alignment", "GradientLayer", "Layer", "stack_backward", "stack_forward", "top_gradient"]
+    return on_grid(replace(x, diagonal=np.ones(n), off_diagonal=none, mean=0.0))
