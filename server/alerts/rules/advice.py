@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dslm
 from server.alerts.rules.finding import Advice, ScalingAdvice
 from server.alerts.rules.observation import StackFacts
 
@@ -51,10 +52,5 @@ def deepscale_advice(n_layers: int) -> Advice:
 
 def deepscale_scaling(n_layers: int) -> ScalingAdvice:
     """The residual scales of DeepScaleLM at this depth, and the call that applies them."""
-    beta_squared = min(0.5, 2 / n_layers)  # shallower than 4 blocks: skip and branch in balance
-    return ScalingAdvice(
-        lam=(1 - beta_squared) ** 0.5,
-        beta=beta_squared**0.5,
-        n_layers=n_layers,
-        snippet=SNIPPET,
-    )
+    lam, beta = dslm.residual_amplitudes(n_layers)
+    return ScalingAdvice(lam=lam, beta=beta, n_layers=n_layers, snippet=SNIPPET)

@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dslm.prediction import Prediction, StackPrediction
-from dslm.spec import ModelSpec, Stack
+from dslm import ModelSpec, Prediction, Stack, StackPrediction
 from wire import Health, Layout
 
 Floats = NDArray[np.float64]
