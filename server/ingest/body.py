@@ -51,7 +51,7 @@ def message(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidField(
                 f"the body is not a {kind.__name__}: {error}",
-                field=_field_of(error),
+                field=field_of(error),
                 fix=f"send a wire.{kind.__name__} as JSON",
             ) from error
         if b"\\u0000" in body:
@@ -92,7 +92,8 @@ def _refuse_nul(value: Any, path: str) -> None:
         )
 
 
-def _field_of(error: Exception) -> str:
+def field_of(error: BaseException) -> str:
+    """The dotted path that msgspec complains of, or "body"."""
     text = str(error)
     if "at `$" in text:
         return text.partition("at `$")[2].rstrip("`").lstrip(".") or "body"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from server.errors import InvalidField, UnknownLayout, WrongSize
+from server.ingest.body import field_of
 from server.runs.service import require_tags
 from wire import WIRE_VERSION, FrameBatch, Layout, RunDeclaration, WireError
 from wire.frame import Frame
@@ -67,7 +68,10 @@ def require_batch(batch: FrameBatch, layouts: Mapping[str, Layout]) -> None:
 
 def from_wire(error: WireError) -> InvalidField:
     """The same complaint as an answer."""
-    return InvalidField(str(error), field=error.field, fix=error.fix)
+    field = error.field
+    if field == "body" and error.__cause__ is not None:  # an unknown or absent field has no path
+        field = field_of(error.__cause__)
+    return InvalidField(str(error), field=field, fix=error.fix)
 
 
 def _require_frame(frame: Frame, where: str, layouts: Mapping[str, Layout]) -> None:

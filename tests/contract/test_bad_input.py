@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+
+from server.app import create_app
+from server.settings import Settings
+from tests.services.agent import LAYOUT, Agent, batch, frame, vector
+from tests.services.serving import running
+from wire import MEDIA_TYPE, FrameBatch, Health, Layout, RunDeclaration, Series, encode_batch
+
+ABSENT = "f" * 32
+
+
+def _declaration(**changes: Any) -> dict[str, Any]:
+    message = RunDeclaration(project="demo", name="run", layout=LAYOUT)
+    return msgspec.to_builtins(message) | changes
+
+
+def _error(answer: httpx.Response) -> tuple[int, str]:
+    error = answer.json()["error"]
+    assert set(error) == {"code", "field", "message", "fix"}
+    assert error["message"] and error["fix"]
+    return answer.status_code, error["field"]
+
+
+def _raw(**changes: Any) -> bytes:
+    message = msgspec.to_builtins(
+        FrameBatch(rank=0, oldest=1, frames=[frame(1)], health=Health()), builtin_types=(bytes,)
+    )
+    return msgspec.msgpack.encode(message | changes)
+
+
+BAD_FRAMES = {
+    "not msgpack": (b"\x00garbage", 422, "wire_version"),
+    "another version": (_raw(wire_version=99), 422, "wire_version"),
+    "no version": (msgspec.msgpack.encode({"rank": 0}), 422, "wire_version"),
+    "unknown layout": (batch([frame(1), frame(2, layout="0" * 32)]), 409, "frames[1].layout"),
+    "too few values": (batch([frame(1, values=vector(1)[:-1])]), 422, "frames[0].values"),
+    "too many values": (
+        batch([frame(1), frame(2, values=np.append(vector(1), 1))]),
+        422,
+        "frames[1].values",
+    ),
+    "order": (batch([frame(2), frame(1)]), 422, "frames[1].seq"),
+    "seq of 0": (batch([frame(0, 1)]), 422, "frames[0].seq"),
+    "seq past 2^53": (batch([frame(2**60, 1)]), 422, "frames[0].seq"),
+    "negative step": (batch([frame(1, -1, values=vector(0))]), 422, "frames[0].step"),
+    "time": (batch([frame(1, time=float("nan"))]), 422, "frames[0].time"),
+    "negative rank": (batch([], rank=-1), 422, "rank"),
+    "rank past 2^31": (batch([], rank=2**31), 422, "rank"),
+    "oldest": (batch([], oldest=-1), 422, "oldest"),
+    "overhead": (batch([], overhead=float("nan")), 422, "health.overhead"),
+    "rank of another type": (_raw(rank="zero"), 422, "rank"),
+    "unknown field": (_raw(colour="red"), 422, "colour"),
+}
+
+
+@pytest.fixture
+async def one(embedded: Settings) -> AsyncIterator[Agent]:
+    """The agent of a run on one running server; bad input never reaches a back end."""
+    async with running(create_app(embedded)) as client:
+        agent = Agent(client)
+        await agent.declare()
+        yield agent
+
+
+async def test_every_bad_batch_is_refused_whole_and_named_by_its_field(one: Agent):
+    answers = {name: _error(await one.post(body)) for name, (body, _, _) in BAD_FRAMES.items()}
+
+    assert answers == {name: (status, field) for name, (_, status, field) in BAD_FRAMES.items()}
+    assert (await one.get("/steps"))["steps"] == []
+
+
+BAD_DECLARATIONS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "empty project": (_declaration(project=" "), 422, "project"),
+    "long name": (_declaration(name="x" * 201), 422, "name"),
+    "name of two lines": (_declaration(name="a\nb"), 422, "name"),
+    "NUL": (_declaration(config={"a": {"b": ["\0"]}}), 422, "config.a.b[0]"),
+    "tag": (_declaration(tags=["good", ""]), 422, "tags[1]"),
+    "version": (_declaration(wire_version=2), 422, "wire_version"),
+    "empty layout": (_declaration(layout={"series": []}), 422, "layout.series"),
+    "series twice": (
+        _declaration(layout={"series": [msgspec.to_builtins(Series("", "loss", "value", 1))] * 2}),
+        422,
+        "layout.series",
+    ),
+    "length of 0": (
+        _declaration(layout={"series": [msgspec.to_builtins(Series("", "loss", "value", 0))]}),
+        422,
+        "layout.series[0].n",
+    ),
+    "type": (_declaration(started_at="now"), 422, "started_at"),
+    "unknown field": (_declaration(colour="red"), 422, "colour"),
+    "absent field": ({"project": "demo"}, 422, "name"),
+}
+
+
+async def test_every_bad_declaration_is_refused_and_named_by_its_field(one: Agent):
+    answers = {}
+    for name, (body, _, _) in BAD_DECLARATIONS.items():
+        answer = await one.client.put(f"/api/v1/runs/{ABSENT}", json=body)
+        answers[name] = _error(answer)
+
+    expected = {name: (status, field) for name, (_, status, field) in BAD_DECLARATIONS.items()}
+    assert answers == expected
+    assert (await one.client.get(f"/api/v1/runs/{ABSENT}")).status_code == 404
+
+
+BAD_REQUESTS = [
+    ("GET", f"/runs/{ABSENT}", 404, "run_id"),
+    ("GET", f"/runs/{ABSENT}/steps", 404, "run_id"),
+    ("GET", "/runs/short", 422, "run_id"),
+    ("GET", "/runs?limit=0", 422, "limit"),
+    ("GET", "/runs?status=happy", 422, "status"),
+    ("GET", "/runs?cursor=%25%25", 422, "cursor"),
+    ("GET", "/alerts?cursor=YWJj", 422, "cursor"),
+    ("GET", "/runs/{id}/profile?step=-1", 422, "step"),
+    ("GET", "/runs/{id}/profile?step=x", 422, "step"),
+    ("GET", "/runs/{id}/history", 422, "series"),
+    ("GET", "/runs/{id}/history?series=decoder/nothing/here", 404, "series"),
+    ("GET", "/runs/{id}/history?series=decoder/stream/variance&max_steps=0", 422, "max_steps"),
+    ("GET", "/runs/{id}/scalars", 422, "series"),
+    ("GET", "/runs/{id}/scalars?series=decoder/stream/variance", 422, "series[0]"),
+    ("GET", "/runs/{id}/steps?after=x", 422, "after"),
+    ("GET", "/runs/{id}/export?format=xml", 422, "format"),
+    ("POST", f"/alerts/{ABSENT}/acknowledge", 404, "alert_id"),
+]
+
+
+async def test_every_bad_request_names_its_field(one: Agent):
+    answers = {}
+    for method, path, _, _ in BAD_REQUESTS:
+        url = f"/api/v1{path}".replace("{id}", one.run_id)
+        answers[method, path] = _error(await one.client.request(method, url))
+
+    expected = {(method, path): (status, field) for method, path, status, field in BAD_REQUESTS}
+    assert answers == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"name": ""}, "name"), ({"tags": ["a\nb"]}, "tags[0]"), ({"colour": "red"}, "colour")],
+)
+async def test_bad_edit_names_its_field(one: Agent, change: dict[str, Any], field: str):
+    answer = await one.client.patch(one.path(), json=change)
+
+    assert _error(answer) == (422, field)
+
+
+async def test_frames_of_another_media_type_are_refused(one: Agent):
+    answer = await one.client.post(one.path("/frames"), content=batch([frame(1)]))
+
+    assert _error(answer) == (415, "content-type")
+
+
+async def test_body_past_the_limit_is_refused(one: Agent):
+    parts = one.client._transport.app.state.parts  # type: ignore[attr-defined]
+    headers = {"content-type": MEDIA_TYPE}
+    huge = b"\0" * (parts.settings.max_body_bytes + 1)
+
+    answer = await one.client.post(one.path("/frames"), content=huge, headers=headers)
+
+    assert _error(answer) == (413, "body")
+
+
+async def test_run_id_that_is_none_is_refused(one: Agent):
+    answer = await one.client.put("/api/v1/runs/" + "G" * 32, json=_declaration())
+
+    assert _error(answer) == (422, "run_id")
+
+
+async def test_run_cannot_move_to_another_project(one: Agent):
+    answer = await one.client.put(one.path(), json=_declaration(project="other"))
+
+    assert _error(answer) == (409, "project")
+
+
+@pytest.mark.parametrize("path", ["/api/nothing", "/api/v1/nothing", "/api/v2/runs", "/api/"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_unknown_api_path_is_a_json_404(one: Agent, method: str, path: str):
+    answer = await one.client.request(method, path)
+
+    assert _error(answer) == (404, None)
+
+
+async def test_second_layout_may_follow_and_both_are_taken(one: Agent):
+    wide = Layout((*LAYOUT.series, Series("", "gradient_norm", "value", 1)))
+    await one.send([frame(1)])
+    await one.declare(layout=wide)
+
+    values = np.append(vector(2), np.float32(7))
+    receipt = await one.send([frame(2), frame(3, values=values, layout=wide.hash)])
+
+    assert receipt.accepted == 2
+    assert (await one.get("/profile"))["scalars"]["gradient_norm"] == 7.0
+
+
+async def test_empty_batch_of_an_undeclared_run_names_the_run(one: Agent):
+    absent = Agent(one.client, run_id=ABSENT)
+
+    assert _error(await absent.post(encode_batch(FrameBatch(0, 1, [], Health())))) == (
+        404,
+        "run_id",
+    )
