@@ -80,3 +80,8 @@ def _basis() -> tuple[Floats, Floats]:
         rows.append((GRID * rows[n] - math.sqrt(n) * rows[n - 1]) / math.sqrt(n + 1))
     weights = np.exp(-(GRID**2) / 2)
     return np.array(rows), weights / weights.sum()
+
+
+def gaussian_mean(f: Pointwise, variance: float) -> float:
+    """Return E[f(u)] for a zero-mean Gaussian u."""
+    return float(_basis()[1] @ f(math.sqrt(variance) * GRID))

@@ -1,0 +1,66 @@
+"""Each component's scalar moments, forward and backward, as in DSLM's Table 1."""
+
+from __future__ import annotations
+
+from dslm.components.activations import (
+    activation,
+    activation_backward,
+    gated,
+    gated_backward,
+    gelu,
+    gelu_backward,
+    relu,
+    relu_backward,
+)
+from dslm.components.attention import (
+    Head,
+    attention,
+    attention_backward,
+    softmax,
+    softmax_backward,
+)
+from dslm.components.elementary import (
+    dropout,
+    dropout_backward,
+    embedding,
+    linear,
+    linear_backward,
+    residual,
+    residual_backward,
+)
+from dslm.components.moments import GradMoments, Moments
+from dslm.components.norms import (
+    layer_norm,
+    layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
+
+__all__ = [
+    "GradMoments",
+    "Head",
+    "Moments",
+    "activation",
+    "activation_backward",
+    "attention",
+    "attention_backward",
+    "dropout",
+    "dropout_backward",
+    "embedding",
+    "gated",
+    "gated_backward",
+    "gelu",
+    "gelu_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear",
+    "linear_backward",
+    "relu",
+    "relu_backward",
+    "residual",
+    "residual_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "softmax",
+    "softmax_backward",
+]

@@ -1,0 +1,117 @@
+"""Embeddings, dense layers, dropout and residual sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dslm.components.moments import (
+    GradMoments,
+    Moments,
+    require_at_least,
+    require_probability,
+)
+from dslm.errors import AssumptionError
+
+
+def embedding(table_vars: Sequence[float], same: Sequence[float]) -> Moments:
+    r"""Moments of a sum of embedding tables.
+
+    .. math:: \sigma^2 = \sum_t \sigma_t^2, \quad r \sigma^2 = \sum_t P_t \sigma_t^2
+
+    Args:
+        table_vars: variance of each table's entries.
+        same: for each table, the probability that two tokens look up the same row.
+
+    Raises:
+        AssumptionError: if the lengths differ or a probability is outside [0, 1].
+
+    Source: arXiv 2403.09635, Table 1 (embeddings). Exact in expectation.
+    """
+    if len(table_vars) != len(same) or not all(0 <= p <= 1 for p in same):
+        raise AssumptionError("give one probability from 0 to 1 for each table")
+    var = sum(table_vars)
+    cov = sum(p * v for p, v in zip(same, table_vars, strict=True))
+    return Moments(mean=0.0, var=var, corr_l=cov / var if var > 0 else 0.0)
+
+
+def linear(x: Moments, *, d_in: int, weight_var: float) -> Moments:
+    r"""Moments after a dense layer of independent zero-mean weights.
+
+    .. math:: \sigma_{out}^2 = d_{in}\sigma_w^2(\sigma^2 + \mu^2), \quad
+        cov_{out} = d_{in}\sigma_w^2(r\sigma^2 + \mu^2)
+
+    Raises:
+        AssumptionError: if a size or variance is impossible.
+
+    Source: arXiv 2403.09635, Table 1 (linear). Exact in expectation.
+    """
+    require_at_least("d_in", d_in, 1)
+    require_at_least("weight_var", weight_var, 0)
+    second = x.second_moment
+    corr_l = (x.cov_l + x.mean**2) / second if second > 0 else 0.0
+    return Moments(mean=0.0, var=d_in * weight_var * second, corr_l=corr_l)
+
+
+def linear_backward(g: GradMoments, *, d_out: int, weight_var: float) -> GradMoments:
+    r"""Gradient below a dense layer: :math:`d_{out}\sigma_w^2\sigma_g^2`, correlation unchanged.
+
+    Raises:
+        AssumptionError: if a size or variance is impossible.
+
+    Source: arXiv 2403.09635, Table 1 (linear). Exact in expectation.
+    """
+    require_at_least("d_out", d_out, 1)
+    require_at_least("weight_var", weight_var, 0)
+    return GradMoments(var=d_out * weight_var * g.var, corr_l=g.corr_l)
+
+
+def dropout(x: Moments, *, p_drop: float) -> Moments:
+    r"""Moments after inverted dropout.
+
+    .. math:: \sigma_{out}^2 = \frac{\sigma^2 + p\mu^2}{1-p}, \quad cov_{out} = r\sigma^2
+
+    Raises:
+        AssumptionError: if `p_drop` is not in [0, 1).
+
+    Source: arXiv 2403.09635, Table 1 (dropout). Exact.
+    """
+    require_probability(p_drop)
+    var = (x.var + p_drop * x.mean**2) / (1 - p_drop)
+    return Moments(mean=x.mean, var=var, corr_l=x.cov_l / var if var > 0 else 0.0)
+
+
+def dropout_backward(g: GradMoments, *, p_drop: float) -> GradMoments:
+    r"""Gradient below dropout: variance :math:`\sigma_g^2/(1-p)`, covariance unchanged.
+
+    Raises:
+        AssumptionError: if `p_drop` is not in [0, 1).
+
+    Source: arXiv 2403.09635, Table 1 (dropout). Exact.
+    """
+    require_probability(p_drop)
+    return GradMoments(var=g.var / (1 - p_drop), corr_l=g.corr_l * (1 - p_drop))
+
+
+def residual(skip: Moments, branch: Moments, *, lam: float, beta: float) -> Moments:
+    r"""Moments of :math:`\lambda\,skip + \beta\,branch`, the two uncorrelated.
+
+    Source: arXiv 2403.09635, §3. Exact.
+    """
+    var = lam**2 * skip.var + beta**2 * branch.var
+    cov = lam**2 * skip.cov_l + beta**2 * branch.cov_l
+    mean = lam * skip.mean + beta * branch.mean
+    return Moments(mean=mean, var=var, corr_l=cov / var if var > 0 else 0.0)
+
+
+def residual_backward(
+    g: GradMoments, through_branch: GradMoments, *, lam: float, beta: float
+) -> GradMoments:
+    r"""Gradient below a residual sum: :math:`\lambda^2` of `g` and :math:`\beta^2` of the other.
+
+    `through_branch` is what the branch makes of `g` itself.
+
+    Source: arXiv 2403.09635, §3; the two are uncorrelated for random branch weights.
+    """
+    var = lam**2 * g.var + beta**2 * through_branch.var
+    cov = lam**2 * g.cov_l + beta**2 * through_branch.cov_l
+    return GradMoments(var=var, corr_l=cov / var if var > 0 else 0.0)

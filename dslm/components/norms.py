@@ -1,0 +1,80 @@
+"""LayerNorm and RMSNorm without gain."""
+
+from __future__ import annotations
+
+from dslm.components.moments import GradMoments, Moments, require_at_least, require_zero_mean
+from dslm.errors import AssumptionError
+
+
+def layer_norm(x: Moments, *, d_model: int) -> Moments:
+    r"""Moments after LayerNorm.
+
+    .. math:: \sigma_{out}^2 = 1, \quad r_{out} = r\left(1 - \frac{1 - r^2}{2d}\right)
+
+    The reference prints :math:`r(1 - 1/d)`. The mean over features takes 1/d of variance and
+    covariance alike, which cancels; what is left is the mean cosine of two Gaussian vectors.
+
+    Raises:
+        AssumptionError: if `d_model` < 2 or the variance is 0.
+
+    Source: arXiv 2403.09635, Table 1 (LayerNorm), corrected here; to first order in 1/d.
+    """
+    return _normed(x, d_model)
+
+
+def rms_norm(x: Moments, *, d_model: int) -> Moments:
+    """Moments after RMSNorm: as `layer_norm`, of an input of zero mean.
+
+    Raises:
+        AssumptionError: if ``x.mean`` is not 0, `d_model` < 2 or the variance is 0.
+
+    Source: derived here; to first order in 1/d.
+    """
+    require_zero_mean(x, "rms_norm")
+    return _normed(x, d_model)
+
+
+def layer_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMoments:
+    r"""Gradient below LayerNorm.
+
+    .. math:: \sigma_g^2/\sigma^2, \quad r_g\left(1 - \frac{3(1 - r^2)}{2d}\right)
+
+    The Jacobian takes away the components along 1 and along the token, 2/d of the energy; the
+    scatter of the divisor gives 2/d back.
+
+    Raises:
+        AssumptionError: if `d_model` < 2 or the variance is 0.
+
+    Source: arXiv 2403.09635, Table 1 (LayerNorm); the 1/d terms derived here.
+    """
+    _require_signal(x, d_model)
+    corr_l = g.corr_l * (1 - 3 * (1 - x.corr_l**2) / (2 * d_model))
+    return GradMoments(var=g.var / x.var, corr_l=corr_l)
+
+
+def rms_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMoments:
+    r"""Gradient below RMSNorm: :math:`\frac{\sigma_g^2}{\sigma^2}(1 + 1/d)`, covariance times
+    :math:`1 - (1 - 3r^2)/(2d)`.
+
+    Raises:
+        AssumptionError: if ``x.mean`` is not 0, `d_model` < 2 or the variance is 0.
+
+    Source: derived here, as `layer_norm_backward` without the component along 1.
+    """
+    require_zero_mean(x, "rms_norm")
+    _require_signal(x, d_model)
+    cov = g.cov_l * (1 - (1 - 3 * x.corr_l**2) / (2 * d_model))
+    var = g.var * (1 + 1 / d_model)
+    return GradMoments(var=var / x.var, corr_l=cov / var if var > 0 else 0.0)
+
+
+def _normed(x: Moments, d_model: int) -> Moments:
+    _require_signal(x, d_model)
+    corr_l = x.corr_l * (1 - (1 - x.corr_l**2) / (2 * d_model))
+    return Moments(mean=0.0, var=1.0, corr_l=corr_l)
+
+
+def _require_signal(x: Moments, d_model: int) -> None:
+    require_at_least("d_model", d_model, 2)
+    if x.var == 0:
+        raise AssumptionError("a norm assumes an input that varies; its variance is 0")
