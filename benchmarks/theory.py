@@ -24,7 +24,7 @@ from benchmarks.streams import Curves, measured
 from examples.byte_gpt import ByteGPT, Sizes, loss_of
 from examples.stdlib_text import batches, stdlib_bytes
 
-LAYERS, WIDTH, HEADS, CONTEXT, BATCH = 24, 192, 6, 128, 8
+LAYERS, WIDTH, HEADS, CONTEXT, BATCH = 24, 256, 8, 128, 4
 SEEDS = (0, 1, 2)
 MEDIAN_BOUND, WORST_BOUND = 0.05, 0.15
 QUANTITIES = ("forward variance", "backward variance", "correlation")
@@ -88,7 +88,7 @@ def llama() -> nn.Module:
         hidden_size=WIDTH,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS // 2,
-        intermediate_size=512,
+        intermediate_size=2 * WIDTH + WIDTH // 2,
         use_cache=False,
     )
     return LlamaForCausalLM(config)

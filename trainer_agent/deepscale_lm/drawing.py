@@ -59,6 +59,15 @@ def draw_table(model: nn.Module, path: str, std: float) -> Change:
     return Change("embedding", f"{path}.weight", old, _rms([table.weight]))
 
 
+@torch.no_grad()
+def draw_whole(model: nn.Module, role: str, name: str, std: float) -> Change:
+    """Draw a whole parameter."""
+    parameter = model.get_parameter(name)
+    old = _rms([parameter])
+    parameter.normal_(0.0, std)
+    return Change(role, name, old, _rms([parameter]))
+
+
 def _plain_norm(model: nn.Module, norm: NormPart) -> Iterator[Change]:
     for role, name, value in (
         ("norm gain", norm.weight, 1.0 - norm.gain_offset),

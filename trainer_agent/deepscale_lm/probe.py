@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,17 @@ class Surroundings:
     head: str | None = None
     variance: float = float("nan")
     kernel: Kernel | None = None
+
+    @property
+    def input_kernel(self) -> Kernel:
+        """The kernel, which a model whose blocks are called has."""
+        assert self.kernel is not None
+        return self.kernel
+
+    @property
+    def table_std(self) -> float:
+        """sqrt((1 - p) / T), for T tables and dropout p after their sum; arXiv 2403.09635, §4."""
+        return math.sqrt((1 - self.p_drop) / len(self.embeddings))
 
 
 def probe_batch(model: nn.Module) -> Tensor:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dslm.spec import Stack
+import dslm
 from trainer_agent.description import Architecture, StackParts, measure
 from trainer_agent.description.replay import eager
 
-from .drawing import draw_block, draw_table, linears_of
-from .plan import planned, residual_scales, stds
+from .drawing import draw_block, draw_table, draw_whole, linears_of
 from .probe import Surroundings, probe_batch, surroundings, understood
 from .report import Change, DeepScaleError, Report
 from .residual_scales import (
@@ -56,19 +55,20 @@ def deepscale(model: nn.Module, batch: Batch | None = None) -> Report:
 
 
 def _apply(model: nn.Module, stack: StackParts, batch: Batch) -> Report:
-    lam, beta = residual_scales(len(stack.blocks))
     around = surroundings(model, stack, batch)
-    changes = list(_embeddings(model, stack, around, batch))
+    changes = list(_embeddings(model, around))
     around = surroundings(model, stack, batch)
-    changes += _blocks(model, stack, around, lam, beta)
-    residual = _residuals(model, stack, lam, beta)
-    head, notes = _head(model, around)
+    _check_input(stack, around)
+    wanted = _wanted(model, stack, around)
+    changes += _blocks(model, stack, wanted)
+    residual = _residuals(model, stack, wanted.lam, wanted.beta)
+    head, notes = _head(model, around, wanted)
     after = understood(model, batch)
-    if not residuals_are(after.stacks[0], lam, beta):
+    if not residuals_are(after.stacks[0], wanted.lam, wanted.beta):
         raise DeepScaleError(f"{stack.blocks[0]}: its residual scales do not follow what is set")
     return Report(
-        lam=lam,
-        beta=beta,
+        lam=wanted.lam,
+        beta=wanted.beta,
         n_blocks=len(stack.blocks),
         residual=residual,
         input_variance=around.variance,
@@ -77,41 +77,37 @@ def _apply(model: nn.Module, stack: StackParts, batch: Batch) -> Report:
     )
 
 
-def _embeddings(
-    model: nn.Module, stack: StackParts, around: Surroundings, batch: Batch
-) -> Iterator[Change]:
+def _embeddings(model: nn.Module, around: Surroundings) -> Iterator[Change]:
     """Tables that sum to a stream of unit variance, dropout included."""
-    tables = around.embeddings
-    if not tables:
+    if not around.embeddings:
         raise DeepScaleError("no nn.Embedding is looked up before the blocks")
-    std = table_std(around)
-    for path in tables:
-        yield draw_table(model, path, std)
-    variance = surroundings(model, stack, batch).variance
-    if not 1 / SAME_VARIANCE < variance < SAME_VARIANCE:
+    for path in around.embeddings:
+        yield draw_table(model, path, around.table_std)
+
+
+def _check_input(stack: StackParts, around: Surroundings) -> None:
+    if not 1 / SAME_VARIANCE < around.variance < SAME_VARIANCE:
         raise DeepScaleError(
-            f"{stack.blocks[0]}: its input has variance {variance:.3g} with embeddings of standard "
-            f"deviation {std:.3g}, not 1: something else scales it or is added to it"
+            f"{stack.blocks[0]}: its input has variance {around.variance:.3g}, not 1, with "
+            f"embeddings of standard deviation {around.table_std:.3g}: something else scales it "
+            "or is added to it"
         )
 
 
-def table_std(around: Surroundings) -> float:
-    """sqrt((1 - p) / T) for T tables and dropout p, arXiv 2403.09635, table of initialisations."""
-    return math.sqrt((1 - around.p_drop) / len(around.embeddings))
+def _wanted(model: nn.Module, stack: StackParts, around: Surroundings) -> dslm.Scaling:
+    """What the theory asks for, given which tokens of the batch are alike."""
+    blocks = measure(Architecture("custom", (stack,), (), 0), model)[stack.name]
+    return dslm.deepscale(
+        dslm.Stack(stack.d_model, blocks, around.input_kernel),
+        n_embedding_tables=len(around.embeddings),
+        p_embedding_drop=around.p_drop,
+    )
 
 
-def _blocks(
-    model: nn.Module, stack: StackParts, around: Surroundings, lam: float, beta: float
-) -> list[Change]:
-    assert around.kernel is not None
-    known = Architecture("custom", (stack,), (), 0)
-    blocks = measure(known, model)[stack.name]
-    plan = planned(Stack(stack.d_model, blocks, around.kernel), lam, beta)
-    changes: list[Change] = []
-    for parts, block in zip(stack.parts, plan, strict=True):
+def _blocks(model: nn.Module, stack: StackParts, wanted: dslm.Scaling) -> Iterator[Change]:
+    for parts, stds in zip(stack.parts, wanted.blocks, strict=True):
         assert parts is not None  # `understood` raises where one is not
-        changes += draw_block(model, parts, stds(block))
-    return changes
+        yield from draw_block(model, parts, asdict(stds))
 
 
 def _residuals(model: nn.Module, stack: StackParts, lam: float, beta: float) -> str:
@@ -123,22 +119,18 @@ def _residuals(model: nn.Module, stack: StackParts, lam: float, beta: float) -> 
     return "hooks"
 
 
-def _head(model: nn.Module, around: Surroundings) -> tuple[list[Change], tuple[str, ...]]:
+def _head(
+    model: nn.Module, around: Surroundings, wanted: dslm.Scaling
+) -> tuple[list[Change], tuple[str, ...]]:
     """Unit variance of the head's output; a head tied to the embedding has its input scaled."""
     if around.head is None:
         return [], ()
-    head = model.get_submodule(around.head)
-    assert isinstance(head, nn.Linear)
-    std = 1 / math.sqrt(head.in_features)
-    tables = [model.get_parameter(f"{path}.weight") for path in around.embeddings]
-    if any(head.weight is table for table in tables):
-        factor = std / table_std(around)
-        scale_input(head, factor)
+    weight = model.get_parameter(f"{around.head}.weight")
+    if any(weight is model.get_parameter(f"{path}.weight") for path in around.embeddings):
+        factor = wanted.tied_head_input
+        scale_input(model.get_submodule(around.head), factor)
         return [], (f"head {around.head}: tied to the embedding; input scaled by {factor:.4g}",)
-    old = float(head.weight.detach().float().square().mean().sqrt())
-    with torch.no_grad():
-        head.weight.normal_(0.0, std)
-    return [Change("head", f"{around.head}.weight", old, std)], ()
+    return [draw_whole(model, "head", f"{around.head}.weight", wanted.head)], ()
 
 
 def _check_unshared(stack: StackParts) -> None:
