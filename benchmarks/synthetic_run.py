@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import httpx
@@ -62,7 +63,7 @@ def _linear(d_in: int, d_out: int) -> dslm.Linear:
     return dslm.Linear(d_in, d_out, weight_var=0.6 / d_in)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SyntheticRun:
     """Layout, prediction and a stream of frames; the same seed gives the same values."""
 
@@ -75,6 +76,12 @@ class SyntheticRun:
     def new(cls, name: str, model: dslm.ModelSpec, *, seed: int = 0) -> SyntheticRun:
         """A run with a fresh id."""
         return cls(name, model, uuid.uuid4().hex, seed)
+
+    @cached_property
+    def curves(self) -> tuple[dslm.Curve, dslm.Curve]:
+        """Forward and backward prediction of its decoder."""
+        found = dslm.predict(self.model).stacks["decoder"]
+        return found.forward, found.backward
 
     @property
     def n_layers(self) -> int:
@@ -117,8 +124,7 @@ class SyntheticRun:
         self, steps: Sequence[int], *, broken_from: int | None = None
     ) -> Iterator[wire.Frame]:
         """One frame a step; from `broken_from` on, NaN and Inf in the upper half."""
-        prediction = dslm.predict(self.model).stacks["decoder"]
-        forward, backward = prediction.forward, prediction.backward
+        forward, backward = self.curves
         layout_hash = self.layout.hash
         for step in steps:
             rng = np.random.default_rng((self.seed, step))

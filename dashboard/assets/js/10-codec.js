@@ -76,4 +76,18 @@ window.evenkeel = window.evenkeel || {};
       timer = setTimeout(() => { timer = null; due = performance.now() + pause; work(); if (again) { again = false; run(); } }, due - now);
     };
   };
+
+  /** Calls `work` at once while fewer than `most` calls fell into the last `window` ms, later
+      otherwise: browsers refuse more than about 200 changes of the address in 30 s. */
+  ek.rationed = function (work, most, window) {
+    let calls = [];
+    const late = ek.throttled(work, 1000);
+    return function () {
+      const now = performance.now();
+      calls = calls.filter((then) => now - then < window);
+      if (calls.length >= most) { late(); return; }
+      calls.push(now);
+      work();
+    };
+  };
 })(window.evenkeel);

@@ -68,7 +68,6 @@
       const last = this.steps.length ? this.steps[this.steps.length - 1] : null;
       this.label.innerHTML = this.step === null ? "no steps yet" : `step ${ek.count(this.step)} <small>of ${ek.count(last)}</small>`;
       this.follow.setAttribute("aria-pressed", String(this.following));
-      this.bar.dataset.step = this.step === null ? "" : String(this.step);
       this.bar.dataset.following = String(this.following);
     }
 

@@ -13,7 +13,7 @@
         step: asked !== null && /^\d+$/.test(asked) ? Number(asked) : null, live: this.isLive(),
       });
       this.drawTimeline = ek.throttled(() => this.timeline(), 250);
-      this.writeAddress = ek.throttled(() => this.address(), 400);
+      this.writeAddress = ek.rationed(() => this.address(), 60, 15000);
       this.histories = data.runs.map((run) => new ek.History(run.id, this.stackOf(run)));
       this.undo.push(() => this.player.remove());
       this.start().catch((error) => this.fail(error));
@@ -132,6 +132,7 @@
       this.heads.forEach((one) => one.move(step));
       document.querySelectorAll(".plot .waiting").forEach((one) => { one.hidden = true; });
       if (this.histories.length > 1) this.sayAbsent(step, rows);
+      this.player.bar.dataset.step = String(step);
       this.writeAddress();
       if (this.onShow) this.onShow(step);
     }
@@ -150,6 +151,7 @@
       });
     }
 
+    /** The address keeps the step, so that it can be passed on. */
     address() {
       if (this.over) return;
       const query = new URLSearchParams(location.search);
@@ -170,19 +172,21 @@
     frame(at, message) {
       if (!this.charts) return;
       const history = this.histories[at];
+      this.lastFrame = message.time;
       if (message.skipped) { this.backfill(); return; }
       if (!history.addFrame(message)) return;
-      this.lastFrame = message.time;
-      if (this.data.page === "run") this.reading(message);
+      this.reading();
       this.player.extend(this.allSteps());
       this.drawTimeline();
       performance.mark("evenkeel-frame-drawn");
     }
 
-    reading(message) {
-      const set = window.dash_clientside.set_props;
-      set("run-last-step", { children: ek.count(message.step) });
-      set("run-last-loss", { children: ek.format(message.scalars.loss) });
+    /** The latest step and loss at the head of the run page. */
+    reading() {
+      const { length, steps, loss } = this.histories[0].scalars;
+      if (this.data.page !== "run" || !length) return;
+      window.dash_clientside.set_props("run-last-step", { children: ek.count(steps[length - 1]) });
+      window.dash_clientside.set_props("run-last-loss", { children: ek.format(loss[length - 1]) });
     }
 
     runChanged(at, summary) {
@@ -205,7 +209,7 @@
       this.catching = true;
       try {
         await Promise.all(this.histories.map((one) => one.load()));
-        if (this.charts && !this.over) { this.player.extend(this.allSteps()); this.drawTimeline(); }
+        if (this.charts && !this.over) { this.reading(); this.player.extend(this.allSteps()); this.drawTimeline(); }
       } catch (error) { /* the connection's own banner says it; the next reconnect tries again */ }
       this.catching = false;
       if (this.again) { this.again = false; this.backfill(); }

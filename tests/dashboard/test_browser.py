@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from benchmarks.synthetic_run import SyntheticRun, send, spec
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("dashboard-browser")]
+
+Push = Callable[..., None]
+DRAWN = "document.body.dataset.charts === 'drawn'"
+TRACE = """([id, meta]) => {
+    const chart = document.querySelector(`#${id} .js-plotly-plot`);
+    return Array.from(chart.data.find((trace) => trace.meta === meta).y);
+}"""
+PAINTED = """() => {
+    const canvas = document.getElementById("run-heatmap-canvas");
+    const cells = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    let painted = 0;
+    for (let i = 3; i < cells.length; i += 4) painted += cells[i] > 0;
+    return painted / (cells.length / 4);
+}"""
+
+
+@pytest.fixture
+def push(site: str) -> Push:
+    """Sends frames to the site as an agent does."""
+
+    async def speak(run: SyntheticRun, steps: range, **how: Any) -> None:
+        async with httpx.AsyncClient(base_url=site, timeout=30) as http:
+            await send(http, run, steps, **how)
+            while (await predicted(http, run)) != "ready":
+                await asyncio.sleep(0.02)
+
+    async def predicted(http: httpx.AsyncClient, run: SyntheticRun) -> str:
+        answer = await http.get(f"/api/v1/runs/{run.run_id}/predictions")
+        return next((one["state"] for one in answer.json()["revisions"]), "none")
+
+    def wait(run: SyntheticRun, steps: range, **how: Any) -> None:
+        with ThreadPoolExecutor(1) as pool:  # playwright owns this thread's event loop
+            pool.submit(lambda: asyncio.run(speak(run, steps, **how))).result(60)
+
+    return wait
+
+
+@pytest.fixture
+def pre(push: Push) -> SyntheticRun:
+    run = SyntheticRun.new("pre-ln", spec(6))
+    push(run, range(40))
+    return run
+
+
+def open_run(page: Page, run: SyntheticRun, query: str = "") -> None:
+    page.goto(f"/runs/{run.run_id}{query}")
+    page.wait_for_function(DRAWN)
+
+
+def test_empty_list_shows_a_copyable_snippet_then_the_first_run_by_itself(
+    page: Page, site: str, push: Push
+) -> None:
+    page.goto("/")
+    expect(page.locator("#runs-empty")).to_contain_text(f'server="{site}"')
+    expect(page.locator("#runs-empty .copy")).to_be_visible()
+
+    push(SyntheticRun.new("first-run", spec(2)), range(3))
+
+    expect(page.locator('[data-testid="run-row"]')).to_contain_text("first-run")
+
+
+def test_list_filters_as_one_types_and_compares_what_is_ticked(
+    page: Page, push: Push, pre: SyntheticRun
+) -> None:
+    post = SyntheticRun.new("typed-post", spec(6, placement="post"))
+    push(post, range(30))
+    page.goto("/")
+    expect(page.locator(f'[data-run="{post.run_id}"]')).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("typed-p")
+    expect(page.locator('[data-testid="run-row"]')).to_have_count(1)
+    page.locator(f'[data-run="{post.run_id}"] input').check()
+    page.locator("#runs-search").fill("")
+    page.locator(f'[data-run="{pre.run_id}"] input').check()
+    expect(page.locator("#runs-compare")).to_have_text("Compare 2 runs")
+
+    page.locator("#runs-compare").click()
+
+    page.wait_for_function(DRAWN)
+    assert len(page.evaluate(TRACE, ["compare-variance", "difference1:2"])) == 7
+
+
+def test_run_page_follows_what_arrives_and_paints_the_heatmap(
+    page: Page, push: Push, pre: SyntheticRun
+) -> None:
+    open_run(page, pre)
+    before = page.evaluate(TRACE, ["run-variance", "measured:0"])
+    assert page.evaluate(PAINTED) > 0.8
+
+    push(pre, range(40, 60), declare=False)
+
+    expect(page.locator("#player")).to_have_attribute("data-step", "59")
+    expect(page.locator("#run-last-step")).to_have_text("59")
+    assert page.evaluate(TRACE, ["run-variance", "measured:0"]) != before
+
+
+def test_scrubbing_stops_following_and_the_address_keeps_the_step(
+    page: Page, push: Push, pre: SyntheticRun
+) -> None:
+    open_run(page, pre)
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#player")).to_have_attribute("data-step", "1")
+    shown = page.evaluate(TRACE, ["run-variance", "measured:0"])
+
+    push(pre, range(40, 50), declare=False)
+    open_run(page, pre, "?step=1")
+
+    assert page.locator("#player").get_attribute("data-following") == "false"
+    assert page.evaluate(TRACE, ["run-variance", "measured:0"]) == shown
+
+
+def test_play_runs_to_the_last_step_and_stops(page: Page, pre: SyntheticRun) -> None:
+    open_run(page, pre, "?step=20")
+
+    page.keyboard.press("Space")
+
+    expect(page.locator("#player")).to_have_attribute("data-step", "39")
+    expect(page.locator("#player")).to_have_attribute("data-following", "false")
+
+
+def test_click_on_the_heatmap_goes_to_that_step(page: Page, pre: SyntheticRun) -> None:
+    open_run(page, pre)
+    box = page.locator("#run-heatmap-canvas").bounding_box()
+    assert box is not None
+
+    page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
+
+    expect(page.locator("#player")).to_have_attribute("data-following", "false")
+    assert 5 <= int(page.locator("#player").get_attribute("data-step") or -1) <= 15
+
+
+def test_nan_and_inf_are_marked_and_diverged_is_said(page: Page, push: Push) -> None:
+    broken = SyntheticRun.new("broken", spec(6))
+    push(broken, range(30), broken_from=20)
+
+    open_run(page, broken)
+
+    expect(page.locator("#run-variance .textpoint")).to_contain_text(["+Inf"])
+    expect(page.locator("#run-correlation .textpoint")).to_contain_text(["NaN"])
+    expect(page.locator("#run-status")).to_contain_text("diverged")
+
+
+def test_alert_appears_by_itself_and_is_acknowledged(page: Page, push: Push) -> None:
+    run = SyntheticRun.new("breaks-later", spec(6))
+    push(run, range(20))
+    page.goto("/alerts")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+
+    push(run, range(20, 25), declare=False, broken_from=20)
+
+    alert = page.locator('[data-testid="alert"]').filter(has_text="breaks-later").first
+    expect(alert).to_have_attribute("data-alert-status", "open")
+    expect(page.locator("#toasts .toast").first).to_be_visible()
+    identity = alert.get_attribute("data-alert")
+    alert.locator('[data-testid="alert-acknowledge"]').click()
+    expect(page.locator(f'[data-alert="{identity}"]:is(article)')).to_have_count(0)
+
+
+def test_comparison_says_which_steps_a_run_lacks(page: Page, push: Push, pre: SyntheticRun) -> None:
+    short = SyntheticRun.new("short", spec(6, placement="post"))
+    push(short, range(10), end=True)
+
+    page.goto(f"/compare?runs={pre.run_id},{short.run_id}")
+    page.wait_for_function(DRAWN)
+
+    expect(page.locator(f'[data-run-step="{short.run_id}"]')).to_contain_text("ends at step 9")
+
+
+def test_blocks_tab_draws_what_is_measured_inside(page: Page, pre: SyntheticRun) -> None:
+    open_run(page, pre)
+
+    page.get_by_role("button", name="Inside the blocks").click()
+
+    expect(page.locator("#block-attention-variance .js-plotly-plot")).to_be_visible()
+    assert "tab=internals" in page.url
+
+
+def test_unknown_run_is_said_with_a_way_back(page: Page) -> None:
+    page.goto(f"/runs/{'f' * 32}")
+
+    expect(page.locator('[data-testid="failure"]')).to_contain_text("Not found")
+    page.locator('[data-testid="failure"] a').click()
+    expect(page.locator("#runs-search")).to_be_visible()
+
+
+def test_pages_fit_a_narrow_window_in_both_themes(page: Page, pre: SyntheticRun) -> None:
+    page.set_viewport_size({"width": 800, "height": 900})
+    for address in ("/", f"/runs/{pre.run_id}", f"/compare?runs={pre.run_id},{pre.run_id}"):
+        page.goto(address)
+        page.locator("main .page, main .empty").first.wait_for()
+        page.locator("#theme-toggle").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 800, address
+    assert json.loads(page.evaluate("JSON.stringify(localStorage)"))["evenkeel-theme"]

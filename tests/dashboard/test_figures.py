@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dashboard.figures import (
+    BLOCK_CHARTS,
+    DepthColumn,
+    ScalarRun,
+    block_chart,
+    depth_chart,
+    heatmap_frame,
+    scalar_chart,
+    sparkline_uri,
+)
+from dashboard.figures.depth import difference
+from dashboard.figures.marks import flagged, mark_labels
+from dashboard.figures.quantities import CORRELATION, GRADIENT, QUANTITIES, VARIANCE, Quantity
+from dashboard.figures.ranges import axis_range, log_ticks
+
+
+def column(values: list[float], **changes: object) -> DepthColumn:
+    y = np.array(values)
+    drawn = {"predicted": y, "low": y / 2, "high": y * 2, "today": y * 1.5, **changes}
+    return DepthColumn(measured=y, **drawn)
+
+
+def trace(figure: go.Figure, role: str) -> go.Scatter:
+    return next(one for one in figure.data if one.meta == role)
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_depth_chart_has_layers_below_and_the_symbol_beside(quantity: Quantity) -> None:
+    figure = depth_chart(quantity, [column([1.0, 2.0, 4.0])])
+
+    assert figure.layout.xaxis.title.text == "layer"
+    assert figure.layout.yaxis.title.text == quantity.symbol
+    assert figure.layout.yaxis.type == ("linear" if quantity is CORRELATION else "log")
+
+
+def test_depth_chart_shows_measured_solid_over_two_predictions_dashed_differently() -> None:
+    figure = depth_chart(VARIANCE, [column([1.0, 2.0, 4.0])])
+
+    assert trace(figure, "measured:0").line.dash is None
+    dashes = {trace(figure, f"{role}:0").line.dash for role in ("predicted", "today")}
+    assert len(dashes) == 2 and None not in dashes
+    assert trace(figure, "high:0").fill == "tonexty"
+
+
+def test_depth_chart_marks_nan_and_inf_at_their_layers_in_words() -> None:
+    figure = depth_chart(VARIANCE, [column([1.0, np.nan, np.inf, 0.0], predicted=np.ones(4))])
+
+    marks = trace(figure, "marks:0")
+    assert list(marks.x) == [1, 2, 3]
+    assert list(marks.text) == ["NaN", "+Inf", "0"]
+
+
+def test_depth_chart_keeps_marks_inside_the_axis() -> None:
+    figure = depth_chart(VARIANCE, [column([1.0, np.nan, 100.0], predicted=np.ones(3))])
+
+    low, high = figure.layout.yaxis.range
+    assert low < np.log10(trace(figure, "marks:0").y[0]) < high
+
+
+def test_depth_chart_says_in_place_why_there_is_no_prediction() -> None:
+    figure = depth_chart(VARIANCE, [DepthColumn(measured=np.ones(3), missing="no theory for MoE")])
+
+    assert [one.text for one in figure.layout.annotations if one.visible] == ["no theory for MoE"]
+
+
+def test_depth_chart_without_steps_is_empty_but_drawn() -> None:
+    figure = depth_chart(GRADIENT, [DepthColumn()])
+
+    assert len(trace(figure, "measured:0").x) == 0
+    assert figure.layout.yaxis.range is not None
+
+
+def test_comparison_locks_the_axes_of_all_runs_together() -> None:
+    figure = depth_chart(VARIANCE, [column([1.0, 2.0]), column([10.0, 20.0])], difference=True)
+
+    assert figure.layout.yaxis2.matches == "y"
+    assert figure.layout.yaxis3.matches is None
+    assert figure.layout.yaxis3.type != "log"
+
+
+def test_comparison_draws_the_difference_to_the_first_run() -> None:
+    figure = depth_chart(VARIANCE, [column([1.0, 2.0]), column([4.0, 4.0])], difference=True)
+
+    assert list(trace(figure, "difference1:2").y) == [2.0, 1.0]
+
+
+def test_difference_of_correlations_is_plain() -> None:
+    found = difference(CORRELATION, np.array([0.5]), np.array([0.2]))
+
+    assert found == pytest.approx([0.3])
+
+
+def test_difference_of_runs_of_other_depth_is_empty() -> None:
+    assert len(difference(VARIANCE, np.ones(3), np.ones(4))) == 0
+
+
+def test_marks_of_equal_neighbours_are_labelled_once() -> None:
+    values = np.array([np.nan, np.nan, np.inf, 1.0, np.nan])
+    layers = flagged(values, log=False)
+
+    assert mark_labels(values, layers) == ["NaN", "", "+Inf", "NaN"]
+
+
+@given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=30))
+def test_log_range_holds_every_positive_value(values: list[float]) -> None:
+    low, high = axis_range([np.array(values)], log=True)
+
+    assert low <= np.log10(min(values)) and np.log10(max(values)) <= high
+    assert high - low >= 1
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=10))
+def test_ranges_are_finite_whatever_was_measured(values: list[float]) -> None:
+    limits = axis_range([np.array(values, dtype=float)], log=True)
+
+    assert np.isfinite(limits).all()
+
+
+@given(st.floats(-30, 30), st.floats(1, 60))
+def test_log_ticks_are_few_and_inside_the_axis(low: float, span: float) -> None:
+    values, labels = log_ticks(low, low + span)
+
+    assert 1 <= len(values) == len(labels) <= 7
+    assert all(low <= np.log10(one) <= low + span for one in values)
+
+
+def test_scalar_chart_marks_losses_that_are_not_finite() -> None:
+    run = ScalarRun(np.arange(4.0), np.array([3.0, 2.0, np.nan, np.inf]), np.full(4, 1e-3))
+
+    assert list(trace(scalar_chart([run]), "marks:0").x) == [2, 3]
+
+
+def test_scalar_chart_marks_alerts_at_their_step_with_their_title() -> None:
+    alert = {"step": 21, "title": "Gradients vanish", "severity": "critical"}
+
+    marks = trace(scalar_chart([ScalarRun()], [alert]), "alerts:0")
+
+    assert list(marks.x) == [21] and list(marks.text) == ["Gradients vanish"]
+
+
+def test_scalar_chart_draws_learning_rate_on_its_own_axis() -> None:
+    figure = scalar_chart([ScalarRun(np.arange(2.0), np.ones(2), np.ones(2))])
+
+    assert trace(figure, "learning_rate:0").yaxis == "y2"
+    assert figure.layout.yaxis2.title.text == "lr"
+
+
+def test_heatmap_frame_spans_every_layer_and_step() -> None:
+    figure = heatmap_frame(48, 999)
+
+    assert list(figure.layout.yaxis.range) == [-0.5, 48.5]
+    assert list(figure.layout.xaxis.range) == [0, 999]
+
+
+def test_block_chart_draws_each_branch_and_marks_nan() -> None:
+    curves = [("attention", np.array([1.0, np.nan])), ("feed-forward", np.array([2.0, 3.0]))]
+
+    figure = block_chart(BLOCK_CHARTS[0], curves)
+
+    assert [one.name for one in figure.data if one.name] == ["attention", "feed-forward"]
+    assert [list(one.text) for one in figure.data if one.text is not None] == [["NaN"], []]
+
+
+def test_sparkline_lifts_the_pen_where_the_loss_is_not_finite() -> None:
+    assert sparkline_uri([3.0, 2.0, 1.0]).count("M") == 1
+    assert sparkline_uri([3.0, "NaN", 1.0, None, 2.0]).count("M") == 3
+
+
+def test_sparkline_of_nothing_is_an_empty_picture() -> None:
+    assert "path" not in sparkline_uri(["NaN", None])

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from plotly.utils import PlotlyJSONEncoder
+
+from benchmarks.synthetic_run import SyntheticRun, send, spec
+from dashboard.api_client import ApiClient, ApiError
+from dashboard.pages import alerts, runs
+from dashboard.routing import page_of
+from tests.services.polling import eventually
+
+
+def text_of(component: object) -> str:
+    return json.dumps(json.loads(json.dumps(component, cls=PlotlyJSONEncoder)), ensure_ascii=False)
+
+
+async def predicted(client: ApiClient, run: SyntheticRun) -> None:
+    await eventually(
+        lambda: client.predictions(run.run_id), lambda found: found and found[0]["state"] == "ready"
+    )
+
+
+@pytest.fixture
+async def pre(http: httpx.AsyncClient, client: ApiClient) -> SyntheticRun:
+    run = SyntheticRun.new("pre", spec(4))
+    await send(http, run, range(30))
+    await predicted(client, run)
+    return run
+
+
+async def test_client_reads_runs_that_an_agent_sent(client: ApiClient, pre: SyntheticRun) -> None:
+    found = await client.runs(search="pre")
+
+    assert [one["id"] for one in found] == [pre.run_id]
+    assert await client.runs(search="no such run") == []
+
+
+async def test_client_says_what_the_server_said(client: ApiClient) -> None:
+    with pytest.raises(ApiError) as refused:
+        await client.run("f" * 32)
+
+    assert refused.value.status == 404
+    assert refused.value.message
+
+
+async def test_client_has_no_profile_of_a_run_without_steps(
+    client: ApiClient, http: httpx.AsyncClient
+) -> None:
+    run = SyntheticRun.new("early", spec(2))
+    await send(http, run, [])
+
+    assert await client.profile(run.run_id) is None
+
+
+async def test_client_without_a_server_says_so() -> None:
+    away = ApiClient(None, url="http://127.0.0.1:9")  # type: ignore[arg-type]
+
+    with pytest.raises(ApiError) as refused:
+        await away.runs()
+
+    assert refused.value.status == 0
+
+
+async def test_run_page_draws_measured_over_predicted(client: ApiClient, pre: SyntheticRun) -> None:
+    page = text_of(await page_of(client, f"/runs/{pre.run_id}", ""))
+
+    for said in ("measured:0", "predicted:0", "Pre-LN decoder, 4 × 64", "run-heatmap-canvas"):
+        assert said in page
+
+
+async def test_run_page_of_a_run_without_steps_says_so(
+    client: ApiClient, http: httpx.AsyncClient
+) -> None:
+    run = SyntheticRun.new("early", spec(2))
+    await send(http, run, [])
+
+    assert "No steps yet" in text_of(await page_of(client, f"/runs/{run.run_id}", ""))
+
+
+async def test_compare_page_lays_runs_side_by_side_once_each(
+    client: ApiClient, http: httpx.AsyncClient, pre: SyntheticRun
+) -> None:
+    post = SyntheticRun.new("post", spec(4, placement="post"))
+    await send(http, post, range(20))
+
+    wanted = f"?runs={pre.run_id},{post.run_id},{post.run_id}"
+    page = text_of(await page_of(client, "/compare", wanted))
+
+    assert "measured:1" in page and "measured:2" not in page
+    assert "difference1:2" in page
+
+
+@pytest.mark.parametrize("asked", ["", "?runs=a", "?runs=a,b,c,d,e"])
+async def test_compare_page_of_too_few_or_many_runs_says_how_many(
+    client: ApiClient, asked: str
+) -> None:
+    assert "2 to 4 runs" in text_of(await page_of(client, "/compare", asked))
+
+
+async def test_unknown_address_is_said(client: ApiClient) -> None:
+    assert "no page at /elsewhere" in text_of(await page_of(client, "/elsewhere", ""))
+
+
+def test_empty_list_shows_the_snippet_with_this_servers_address() -> None:
+    shown = text_of(runs.run_list([], [], filtered=False, origin="http://127.0.0.1:4242"))
+
+    assert "trainer_agent.watch" in shown and "http://127.0.0.1:4242" in shown
+
+
+def test_filtered_list_without_a_match_does_not_pretend_there_are_no_runs() -> None:
+    shown = text_of(runs.run_list([], [], filtered=True, origin=""))
+
+    assert "No run matches" in shown
+
+
+@pytest.mark.parametrize(
+    ("href", "origin"),
+    [("http://10.0.0.2:8321/?a=1", "http://10.0.0.2:8321"), ("https://x.org/", "https://x.org")],
+)
+def test_origin_is_scheme_host_and_port(href: str, origin: str) -> None:
+    assert runs.origin_of(href) == origin
+
+
+ALERT = {
+    "id": "7",
+    "run_id": "a" * 32,
+    "run_name": "post-ln",
+    "severity": "critical",
+    "title": "Rank collapse",
+    "message": "Tokens collapse.",
+    "stack": "decoder",
+    "site": "stream",
+    "quantity": "correlation",
+    "first_layer": 3,
+    "last_layer": 9,
+    "step": 21,
+    "measured": 0.99,
+    "predicted": "NaN",
+    "unit": "",
+    "status": "open",
+    "opened_at": 1.0,
+    "advice": {
+        "text": "Use DeepScaleLM.",
+        "scaling": {"lam": 0.9574, "beta": 0.2887, "n_layers": 24, "snippet": "deepscale(model)"},
+    },
+}
+
+
+def test_alert_card_says_place_numbers_and_what_to_do() -> None:
+    shown = text_of(alerts.alert_card(ALERT, with_run=True))
+
+    for said in (
+        "layers 3–9",
+        "0.99",
+        "NaN",
+        "0.9574",
+        "0.2887",
+        "deepscale(model)",
+        "Acknowledge",
+    ):
+        assert said in shown
+
+
+def test_acknowledged_alert_has_no_button() -> None:
+    shown = text_of(alerts.alert_card({**ALERT, "status": "acknowledged"}, with_run=False))
+
+    assert "Acknowledge" not in shown
+    assert "post-ln" not in shown
+
+
+def test_alert_without_scaling_shows_its_advice_alone() -> None:
+    advice = {"text": "Lower the rate.", "scaling": None}
+
+    shown = text_of(alerts.alert_card({**ALERT, "advice": advice}, with_run=False))
+
+    assert "Lower the rate." in shown and "alert-snippet" not in shown

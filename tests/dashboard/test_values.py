@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import base64
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from dashboard import formats, vectors
+from dashboard.pages.health import findings
+from dashboard.pages.suggestions import suggested_comparisons
+
+
+@given(arrays(np.float32, st.integers(0, 50)))
+def test_decode_returns_what_the_api_packed(values: np.ndarray) -> None:
+    packed = base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+    np.testing.assert_array_equal(vectors.decode(packed), values.astype(float))
+
+
+def test_relative_to_top_ends_at_one() -> None:
+    assert list(vectors.relative_to_top(np.array([4.0, 2.0]))) == [2.0, 1.0]
+
+
+def test_relative_to_a_top_of_zero_is_not_finite_and_does_not_warn() -> None:
+    assert not np.isfinite(vectors.relative_to_top(np.array([1.0, 0.0]))).any()
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"), [("NaN", math.nan), ("-Infinity", -math.inf), (None, math.nan), (2, 2.0)]
+)
+def test_number_reads_what_json_cannot_say(sent: object, meant: float) -> None:
+    np.testing.assert_equal(vectors.number(sent), meant)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, "–"),
+        ("NaN", "NaN"),
+        ("-Infinity", "−Inf"),
+        (2.54321, "2.543"),
+        (8.3e-4, "8.30 × 10⁻⁴"),
+        (0, "0"),
+    ],
+)
+def test_figure_of_is_short_and_keeps_names(value: object, written: str) -> None:
+    assert formats.figure_of(value) == written
+
+
+@pytest.mark.parametrize(
+    ("passed", "written"), [(3, "3 s ago"), (150, "2 min ago"), (7200, "2 h ago")]
+)
+def test_ago_uses_the_largest_unit(passed: float, written: str) -> None:
+    assert formats.ago(1000.0, now=1000.0 + passed) == written
+
+
+def run(name: str, placement: str | None, size: str = "24 × 64", project: str = "demo") -> dict:
+    words = {"pre": "Pre", "post": "Post", None: "No"}[placement]
+    return {
+        "id": name,
+        "name": name,
+        "project": project,
+        "placement": placement,
+        "architecture": f"{words}-LN decoder, {size}",
+    }
+
+
+def test_suggestion_lays_pre_ln_beside_every_post_ln_of_its_size() -> None:
+    found = suggested_comparisons([run("scaled", "post"), run("plain", "post"), run("pre", "pre")])
+
+    assert [one.href for one in found] == ["/compare?runs=pre,scaled,plain"]
+
+
+def test_suggestion_needs_both_placements_of_one_project_and_size() -> None:
+    others = [run("a", "post", "12 × 64"), run("b", "post", project="other"), run("c", None)]
+
+    assert suggested_comparisons([run("pre", "pre"), *others]) == []
+
+
+def test_suggestion_takes_at_most_four_runs() -> None:
+    runs = [run("pre", "pre"), *(run(f"post-{i}", "post") for i in range(6))]
+
+    assert len(suggested_comparisons(runs)[0].run_ids) == 4
+
+
+def health(**changes: object) -> dict:
+    return {"frames": 10, "missing": [], "health": {"0": {"every": 1, **changes}}}
+
+
+def test_health_is_calm_when_nothing_was_lost() -> None:
+    assert not any(bad for _, bad, _ in findings(health(dropped=0, resent=2, overhead=0.01)))
+
+
+def test_health_says_what_was_lost_silent_and_failing() -> None:
+    said = findings(
+        health(dropped=7, silent=["blocks.3"], failures=2, first_failure="boom", overhead=0.2)
+    )
+
+    assert [text for text, bad, _ in said if bad] == [
+        "20.0% overhead",
+        "7 frames lost",
+        "1 silent hooks",
+        "2 failures in the agent",
+    ]
+
+
+def test_health_counts_every_rank() -> None:
+    two = {"frames": 2, "missing": [], "health": {"0": {"dropped": 1}, "1": {"dropped": 2}}}
+
+    assert "3 frames lost" in [text for text, _, _ in findings(two)]
