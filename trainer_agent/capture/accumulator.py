@@ -52,10 +52,14 @@ class Accumulator:
         self._moments[row].add_(sums.to(self.device, non_blocking=True))
 
     def add_logits(self, rows: Sequence[int], sums: Tensor, largest: Tensor) -> None:
-        """Add sums over sampled attention logits, (rows, 5), and note their maxima, (rows,)."""
+        """Add sums over sampled attention logits, (rows, 5), and note their maxima, (rows,).
+
+        No row may come twice in one call.
+        """
         index = torch.tensor(rows, device=self.device)
         self._logits.index_add_(0, index, sums.to(self._flat))
-        self._logit_max.index_reduce_(0, index, largest.to(self._flat), "amax")
+        highest = torch.maximum(self._logit_max[index], largest.to(self._flat))
+        self._logit_max[index] = highest
 
     def scalar(self, slot: int, value: float | Tensor | None) -> Callable[[Sums], float]:
         """Take a number along, from wherever it is, without waiting; returns how to read it."""

@@ -110,22 +110,24 @@ def logit_sums(logits: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
     Returns:
         (layers, 5): count, sum, squares, entropy count, entropy sum; and (layers,) maxima.
     """
-    flat = logits.flatten(1)
     masked = logits <= MASKED_BELOW  # NaN is not: it is data
     kept = logits.masked_fill(masked, 0.0)
-    log_sum = logits.logsumexp(-1, keepdim=True)
-    # -sum a log a with a = softmax(s) is log-sum-exp minus the mean of s under a.
-    weighted = (torch.exp(logits - log_sum) * kept).sum(-1)
-    entropy = log_sum.squeeze(-1) - weighted
-    blind = masked.all(-1)
-    sums = [
-        masked.numel() / len(logits) - masked.flatten(1).sum(1),
-        kept.flatten(1).sum(1, dtype=wide),
-        kept.square().flatten(1).sum(1, dtype=wide),
-        blind.numel() / len(logits) - blind.flatten(1).sum(1),
-        entropy.masked_fill(blind, 0.0).flatten(1).sum(1, dtype=wide),
+    highest = logits.amax(-1)
+    weights = torch.softmax(logits, -1)
+    # -sum a log a with a = softmax(s) is log-sum-exp less the mean of s under a, and the largest
+    # weight is exp(highest - log-sum-exp).
+    entropy = highest - weights.amax(-1).log() - (weights * kept).sum(-1)
+    blind = highest <= MASKED_BELOW
+    # Rows are summed in float32, rows of a layer in the wide type: no wide copy of everything.
+    per_row = [
+        masked.shape[-1] - masked.sum(-1),
+        kept.sum(-1),
+        kept.square_().sum(-1),
+        ~blind,
+        entropy.masked_fill(blind, 0.0),
     ]
-    return torch.stack([one.to(wide) for one in sums], dim=1), flat.amax(1)
+    sums = torch.stack([one.flatten(1).sum(1, dtype=wide) for one in per_row], dim=1)
+    return sums, highest.flatten(1).amax(1)
 
 
 def _future(queries: slice, keys: int, device: torch.device) -> Tensor:

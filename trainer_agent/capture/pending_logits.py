@@ -8,8 +8,9 @@ from torch import Tensor
 from trainer_agent.capture.accumulator import Accumulator
 from trainer_agent.capture.attention_logits import logit_sums
 
-# What may be held back, in values; a large model reduces every layer's at once.
-LIMIT = 1 << 20
+# Values held back. Measured on 24 layers of 8,192 logits, CPU: 3.4 ms one by one, 1.1 ms by this
+# limit, 2 ms and more all at once, because tensors past 256 KiB come as fresh pages each time.
+LIMIT = 1 << 16
 
 
 class PendingLogits:
