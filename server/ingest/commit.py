@@ -141,21 +141,20 @@ def _known(losses: Sequence[float | None], *, spoken: bool) -> list[float]:
 
 
 def _stream_is_nonfinite(frame: Frame, layout: Layout) -> bool:
-    """Whether a variance of the residual stream is not finite, or any of it is said to be."""
-    values = frame.unpack()
-    variances = [
-        values[layout.slices[one.key]]
-        for one in layout
-        if (one.site, one.quantity) == ("stream", "variance")
-    ]
-    shares = [
-        values[layout.slices[one.key]]
-        for one in layout
-        if (one.site, one.quantity) == ("stream", "nonfinite")
-    ]
-    return any(not np.isfinite(one).all() for one in variances) or any(
-        bool((one > 0).any()) for one in shares
-    )
+    """Whether the residual stream of any layer holds NaN or Inf.
+
+    Where the share of such values is measured it decides, since a variance of NaN alone may
+    also mean "not seen"; an infinite variance has overflowed in any case.
+    """
+    values, slices = frame.unpack(), layout.slices
+    for one in layout:
+        if (one.site, one.quantity) == ("stream", "variance"):
+            variance = values[slices[one.key]]
+            share = slices.get(f"{one.stack}/stream/nonfinite")
+            broken = np.isnan(variance) if share is None else values[share] > 0
+            if bool(broken.any() or np.isinf(variance).any()):
+                return True
+    return False
 
 
 def _news(run_id: str, frames: Sequence[Frame]) -> FrameNews | None:

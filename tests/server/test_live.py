@@ -101,14 +101,13 @@ async def test_run_list_hears_of_runs_and_not_of_frames(live: Live):
 
 
 async def test_frame_message_of_48_layers_stays_within_5_kb(live: Live):
-    layout = Layout(
-        tuple(
-            Series("decoder", site, quantity, 49)
-            for site in ("stream", "stream_gradient")
-            for quantity in ("mean", "variance", "correlation", "nonfinite")
-        )
-        + (Series("", "loss", "value", 1), Series("", "learning_rate", "value", 1))
-    )
+    deep = [
+        Series("decoder", site, quantity, 49)
+        for site in ("stream", "stream_gradient")
+        for quantity in ("mean", "variance", "correlation", "nonfinite")
+    ]
+    scalars = [Series("", site, "value", 1) for site in ("loss", "learning_rate")]
+    layout = Layout((*deep, *scalars))
     agent = Agent(live.client)
     await agent.declare(layout=layout)
     values = np.random.default_rng(0).random(layout.size, dtype=np.float32)

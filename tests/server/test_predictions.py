@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dslm
+from tests.services.agent import LAYOUT, N_LAYERS, Agent, frame, vector
+from tests.services.polling import eventually
+from tests.services.specs import post_ln
+from tests.services.vectors import from_f32
+
+SERIES = "decoder/stream/variance"
+
+
+async def _revisions(agent: Agent) -> list[dict[str, Any]]:
+    return (await agent.get("/predictions"))["revisions"]
+
+
+async def _settled(agent: Agent, count: int) -> list[dict[str, Any]]:
+    return await eventually(
+        lambda: _revisions(agent),
+        lambda found: len(found) == count and all(one["state"] != "pending" for one in found),
+    )
+
+
+async def _revise(agent: Agent, step: int, spec: dict[str, Any]) -> int:
+    body = {"step": step, "spec": spec}
+    return (await agent.client.put(agent.path("/spec"), json=body)).status_code
+
+
+async def test_declared_spec_becomes_the_prediction_at_initialisation(agent: Agent):
+    spec = post_ln(N_LAYERS)
+    await agent.declare(spec=dslm.spec_to_json(spec))
+
+    (found,) = await _settled(agent, 1)
+
+    assert (found["step"], found["label"], found["state"]) == (0, "at initialisation", "ready")
+    expected = dslm.predict(spec).stacks["decoder"]
+    curve = from_f32(found["stacks"]["decoder"]["stream"]["variance_f32"])
+    np.testing.assert_allclose(curve, expected.forward.variance, rtol=1e-5)
+    assert from_f32(found["stacks"]["decoder"]["stream_gradient"]["variance_f32"])[-1] == 1.0
+
+
+async def test_spec_describes_the_run(agent: Agent):
+    await agent.declare(spec=dslm.spec_to_json(post_ln(N_LAYERS)))
+
+    run = await eventually(agent.get, lambda run: run["placement"] is not None)
+
+    assert run["architecture"] == "Post-LN decoder, 4 × 64"
+    assert run["stacks"]["decoder"] == {"n_layers": 4, "d_model": 64, "seq_len": 16}
+
+
+async def test_later_revision_is_todays_and_changes_nothing_at_initialisation(agent: Agent):
+    await agent.declare(spec=dslm.spec_to_json(post_ln(N_LAYERS)))
+    before = (await _settled(agent, 1))[0]
+
+    assert await _revise(agent, 50, dslm.spec_to_json(post_ln(N_LAYERS, weight_var=0.1))) == 204
+
+    first, last = await _settled(agent, 2)
+    assert first == before
+    assert (last["step"], last["label"]) == (50, "from today's weights")
+    assert last["stacks"] != first["stacks"]
+    assert (await agent.get("/steps"))["revision_steps"] == [0, 50]
+
+
+async def test_spec_that_cannot_be_read_is_a_failed_revision_and_frames_go_on(agent: Agent):
+    spec = dslm.spec_to_json(post_ln(N_LAYERS))
+    del spec["stacks"]["decoder"]["d_model"]
+
+    assert await _revise(agent, 3, spec) == 204
+
+    (found,) = await _settled(agent, 1)
+    assert found["state"] == "failed"
+    assert "stacks.decoder.d_model" in found["reason"]
+    assert (await agent.send([frame(1)])).accepted == 1
+    await eventually(agent.get, lambda run: run["frames"] == 1)
+
+
+async def test_same_spec_again_is_no_new_revision(agent: Agent):
+    spec = dslm.spec_to_json(post_ln(N_LAYERS))
+    await agent.declare(spec=spec)
+    await agent.declare(spec=spec)
+
+    assert await _revise(agent, 9, spec) == 204
+
+    assert len(await _settled(agent, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("series", "curve"),
+    [
+        ("decoder/stream/variance", lambda stack: stack.forward.variance),
+        ("decoder/stream_gradient/variance", lambda stack: stack.backward.variance),
+    ],
+)
+async def test_history_of_a_run_on_its_curve_has_a_ratio_of_zero(agent: Agent, series, curve):
+    spec = post_ln(N_LAYERS)
+    await agent.declare(spec=dslm.spec_to_json(spec))
+    await _settled(agent, 1)
+    values = vector(1)
+    # Gradients are measured on a scale of their own: only their shape over depth is compared.
+    scale = 3.0 if "gradient" in series else 1.0
+    values[LAYOUT.slices[series]] = scale * curve(dslm.predict(spec).stacks["decoder"])
+    await agent.send([frame(1, values=values)])
+    await eventually(agent.get, lambda run: run["frames"] == 1)
+
+    found = await agent.get("/history", series=series)
+
+    np.testing.assert_allclose(from_f32(found["ratio_f32"]), 0.0, atol=1e-4)
+
+
+async def test_ratio_without_a_prediction_is_nan(agent: Agent):
+    await agent.send([frame(1)])
+    await eventually(agent.get, lambda run: run["frames"] == 1)
+
+    found = await agent.get("/history", series=SERIES)
+
+    assert np.isnan(from_f32(found["ratio_f32"])).all()
+
+
+async def test_frames_are_judged_and_their_alert_reaches_the_run(agent: Agent):
+    await agent.declare(spec=dslm.spec_to_json(post_ln(N_LAYERS)))
+    await _settled(agent, 1)
+    values = vector(1)
+    values[LAYOUT.slices["/loss/value"]] = np.inf
+
+    await agent.send([frame(1), *(frame(seq, values=values) for seq in range(2, 5))])
+
+    run = await eventually(agent.get, lambda run: run["alerts"]["critical"] > 0)
+    assert run["status"] == "diverged"
+    alerts = (await agent.client.get("/api/v1/alerts", params={"run": agent.run_id})).json()
+    assert {one["run_id"] for one in alerts["alerts"]} == {agent.run_id}
+    assert "nonfinite" in {one["rule"] for one in alerts["alerts"]}
