@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -31,13 +31,14 @@ class Recipe:
     name: str
     variant: str = "pre-ln"
     layers: int = 24
-    steps: int = 160
+    steps: int = 140
     seed: int = 0
     rate: float = 3e-4
     jump_at: int | None = None  # from this step on the learning rate is 300 times too high
     half_scale: float | None = None  # the middle block's output passes through half precision
     twin: str | None = None  # the healthy run on the same data
-    healthy: bool = field(default=False)
+    healthy: bool = False
+    kept: int = 0  # steps that --save keeps
 
 
 def build(recipe: Recipe) -> ByteGPT:

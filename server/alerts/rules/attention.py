@@ -66,7 +66,7 @@ def _large(observation: Observation, stack: str, logits: Floats, start: Floats) 
             title="Attention logits are growing",
             message=(
                 f"At step {observation.step} the largest attention logit of the {stack}'s block "
-                f"{worst} is {number(value)}, {value / first:.1f} times what it was in the first "
+                f"{worst} is {number(value)}, from {number(first)} in the first "
                 f"sampled steps; it is at least {LARGE:.0f} in {_blocks(span)}. Softmax is about "
                 "to put all weight on one token, and then passes no gradient."
             ),

@@ -78,7 +78,9 @@ def _expected(facts: StackFacts, length: int) -> Floats | None:
 
 def _at(facts: StackFacts, layer: int, length: int) -> float | None:
     expected = _expected(facts, length)
-    value = float(expected[layer]) if expected is not None else np.nan
+    if expected is None or layer >= len(expected):
+        return None
+    value = float(expected[layer])
     return value if np.isfinite(value) else None
 
 
@@ -177,8 +179,8 @@ def _rate(facts: StackFacts, place: _Place) -> str:
     layers = facts.n_layers - place.worst
     if facts.placement != "post" or not 0 < place.measured < np.inf or layers < 1:
         return ""
-    factor = place.measured ** (1 / layers)
+    factor = np.float64(place.measured) ** (1 / layers)  # overflows to Inf, where a float raises
     return (
         f"In Post-LN this factor compounds: {factor:.2f} per layer is "
-        f"{number(factor**facts.n_layers)} over {facts.n_layers} layers."
+        f"{number(float(factor**facts.n_layers))} over {facts.n_layers} layers."
     )

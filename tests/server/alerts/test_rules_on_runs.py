@@ -225,6 +225,13 @@ def test_a_prediction_that_arrives_late_still_judges_the_start(runs, diagnosis):
     assert event.finding.last_layer == 24
 
 
+def test_a_run_that_starts_from_trained_weights_is_not_held_against_theory(runs, diagnose):
+    off = runs["pre-ln 24"].with_series(f"{STACK}/stream/variance", lambda values: 8 * values)
+    off = replace(off, facts=replace(off.facts, untrained=False))
+
+    assert diagnose(off).opened("departs_from_prediction") == []
+
+
 def test_learned_weights_are_not_held_against_the_start(runs, diagnosis):
     run = runs["pre-ln 24"]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from server.alerts.lifecycle import advance
 from server.alerts.rules import Expected, Memory, Observation, StackFacts, evaluate
 
 LAYERS = 6
-WILD = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-38, 1e38, 1.0])
+# Shrinking values as wild as these takes minutes and says no more than the failure itself.
+PHASES = [Phase.explicit, Phase.reuse, Phase.generate]
+WILD = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-38, 1e38, 1.0, 150.0])
 VALUE = st.one_of(WILD, st.floats(-1e6, 1e6, width=32))
 SITES = [
     ("stream", "variance", 1), ("stream", "correlation", 1), ("stream", "nonfinite", 1),
@@ -27,7 +29,8 @@ def vectors(draw, length):
 @st.composite
 def measured(draw):
     kept = draw(st.lists(st.sampled_from(SITES), unique=True))
-    values = {f"decoder/{s}/{q}": draw(vectors(LAYERS + extra)) for s, q, extra in kept}
+    layers = draw(st.sampled_from([LAYERS, LAYERS, LAYERS + 3, 1]))  # a layout may disagree
+    values = {f"decoder/{s}/{q}": draw(vectors(layers + extra)) for s, q, extra in kept}
     values["/loss/value"] = draw(vectors(1))
     values["/gradient_norm/value"] = draw(vectors(1))
     return values
@@ -51,11 +54,11 @@ def stacks(draw):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None, phases=PHASES)
 def test_rules_answer_whatever_is_measured_and_open_each_key_once(data):
     memory, tracks, standing = Memory(), {}, set()
     known = data.draw(stacks())
-    for values in data.draw(st.lists(measured(), max_size=5)):
+    for values in data.draw(st.lists(measured(), max_size=3)):
         for repeat in range(7):  # long enough for a rule that must hold for five samples
             step = memory.step + 1
             verdict = evaluate(Observation(step=step, values=values, stacks=known), memory)
@@ -79,7 +82,7 @@ def test_findings_name_layers_in_order_and_inside_the_stack(values, known):
 
     for finding in verdict.findings:
         if finding.first_layer is not None:
-            assert 0 <= finding.first_layer <= finding.last_layer <= LAYERS
+            assert 0 <= finding.first_layer <= finding.last_layer <= LAYERS + 3
         assert finding.message
         assert finding.advice.text
 
