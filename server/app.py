@@ -16,6 +16,7 @@ from server.access.middleware import Gate
 from server.alerts import endpoints as alerts
 from server.alerts.delivery import Delivery
 from server.bus import open_bus
+from server.caching import Fresh
 from server.clock import Clock, system_clock
 from server.database import connect
 from server.diagnosis.worker import Diagnosis
@@ -59,6 +60,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
     app.state.cookie_secret = sessions.secret_of(settings)
     app.state.hub = Hub(parts.bus, parts.database, parts.metrics)
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
+    app.add_middleware(Fresh)
     app.add_middleware(Gate, settings=settings, secret=app.state.cookie_secret, clock=clock)
     failures.install(app)
     _route(app)

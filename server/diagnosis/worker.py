@@ -25,7 +25,7 @@ from server.runs.repository import RunRepository
 from server.runs.status import status_of
 from wire import Health, Layout
 
-FRAMES_A_TURN = 128
+FRAMES_A_TURN = 32  # judged in one go: requests wait that long at most
 WAIT_S = 2.0  # also how soon frames are found whose message was lost
 RUNS_REMEMBERED = 1024
 
