@@ -7,7 +7,10 @@
   async function ask(path) {
     const answer = await fetch(BASE + path, { headers: { Accept: "application/json" } });
     const body = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Error((body.error && body.error.message) || `the server answered ${answer.status}`);
+    if (!answer.ok) {
+      const said = (body.error && body.error.message) || `the server answered ${answer.status}`;
+      throw Object.assign(new Error(said), { status: answer.status });
+    }
     return body;
   }
 
@@ -24,12 +27,13 @@
     gradient: "stream_gradient/variance",
   };
   ek.MAX_STEPS = 2000;
+  ek.FIRST_STEPS = 250; // what the first picture needs; the rest follows once it stands
 
   ek.paths = {
     predictions: (run) => `/runs/${run}/predictions`,
     alerts: (run) => `/alerts?run=${run}&limit=100`,
-    history: (run, stack, name, from) =>
-      `/runs/${run}/history?series=${stack}/${ek.SERIES[name]}&max_steps=${ek.MAX_STEPS}` + (from ? `&from=${from}` : ""),
+    history: (run, stack, name, from, most) =>
+      `/runs/${run}/history?series=${stack}/${ek.SERIES[name]}&max_steps=${most}` + (from ? `&from=${from}` : ""),
     scalars: (run, after) =>
       `/runs/${run}/scalars?series=/loss/value&series=/learning_rate/value&after=${after}&max_steps=${ek.MAX_STEPS}`,
     profile: (run, step) => `/runs/${run}/profile?step=${step}`,
@@ -42,13 +46,17 @@
     return answer;
   }
 
+  /** The prediction names the stacks, sooner than Dash has put the page in place. */
   function prefetch(run) {
-    early(ek.paths.predictions(run));
     early(ek.paths.scalars(run, -1));
-    ask(`/runs/${run}`).then((detail) => {
-      const stacks = Object.keys(detail.stacks || {}).sort();
-      const stack = stacks.includes("decoder") || !stacks.length ? "decoder" : stacks[0];
-      for (const name in ek.SERIES) if (!started.has(ek.paths.history(run, stack, name))) early(ek.paths.history(run, stack, name));
+    early(ek.paths.predictions(run)).then(({ revisions }) => {
+      const stacks = Object.keys((revisions[0] || {}).stacks || {}).sort();
+      if (!stacks.length) return;
+      const stack = stacks.includes("decoder") ? "decoder" : stacks[0];
+      for (const name in ek.SERIES) {
+        const path = ek.paths.history(run, stack, name, 0, ek.FIRST_STEPS);
+        if (!started.has(path)) early(path);
+      }
     }).catch(() => {});
   }
 

@@ -17,6 +17,12 @@
     return row.map((value) => value / top);
   }
 
+  /** A series that the run does not have is null; every other failure stays one. */
+  function unmeasured(error) {
+    if (error.status === 404 || error.status === 422) return null;
+    throw error;
+  }
+
   class History {
     constructor(run, stack) {
       this.run = run;
@@ -35,16 +41,24 @@
 
     get last() { return this.length ? this.steps[this.length - 1] : -1; }
 
-    /** Everything so far, or what lies past the last step held. */
-    async load() {
+    /** Everything so far, or what lies past the last step held; `most` steps, evenly thinned. */
+    async load(most = ek.MAX_STEPS) {
       const from = this.length ? this.last + 1 : 0;
       const lastScalar = this.scalars.length ? this.scalars.steps[this.scalars.length - 1] : -1;
       const [scalars, ...found] = await Promise.all([
         ek.get(ek.paths.scalars(this.run, lastScalar)),
-        ...NAMES.map((name) => ek.get(ek.paths.history(this.run, this.stack, name, from)).catch(() => null)),
+        ...NAMES.map((name) => ek.get(ek.paths.history(this.run, this.stack, name, from, most)).catch(unmeasured)),
       ]);
       this.takeScalars(scalars);
       this.takeRows(found);
+    }
+
+    /** The same run in full where only a thinned first picture is held; null when this is all. */
+    async refined() {
+      if (this.length < ek.FIRST_STEPS) return null;
+      const full = new History(this.run, this.stack);
+      await full.load();
+      return full;
     }
 
     takeScalars(answer) {

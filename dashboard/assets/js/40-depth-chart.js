@@ -105,12 +105,16 @@
 
     put(meta, x, y, text = null) { this.traces.set(this.at.get(meta), { x, y, text }); }
 
-    /** One call for everything that has changed. Dash listens to restyle and relayout, not to
-        update; on those it would draw the server's figure anew, over what has arrived since. */
+    /** One call for everything that has changed. On a restyle Dash would draw the server's figure
+        anew, over what has arrived since, so it is not to hear of it. */
     flush() {
       const changed = [...this.traces.values()];
       const data = { x: changed.map((one) => one.x), y: changed.map((one) => one.y), text: changed.map((one) => one.text) };
-      Plotly.update(this.chart, data, this.layout, [...this.traces.keys()]);
+      if (Object.keys(this.layout).length) Plotly.update(this.chart, data, this.layout, [...this.traces.keys()]);
+      else {
+        this.chart.removeAllListeners("plotly_restyle");
+        Plotly.restyle(this.chart, data, [...this.traces.keys()]);
+      }
       this.traces = new Map();
       this.layout = {};
     }
@@ -145,7 +149,7 @@
       rows.forEach((row, column) => {
         const found = marks(row, this.log);
         this.put(`measured:${column}`, range(row.length), this.log ? row.map((v) => (v > 0 ? v : NaN)) : row);
-        this.put(`marks:${column}`, found.layers, found.layers.map(() => (this.log ? 10 ** height : height)), found.words);
+        if (found.layers.length || this.chart.data[this.at.get(`marks:${column}`)].x.length) this.put(`marks:${column}`, found.layers, found.layers.map(() => (this.log ? 10 ** height : height)), found.words);
         if (column && this.at.has(last)) this.compare(column, row, rows[0]);
       });
       const shown = this.chart.layout.yaxis.range;

@@ -53,10 +53,17 @@
       this.steps = steps;
       this.slider.max = String(Math.max(0, steps.length - 1));
       if (!steps.length) { this.write(); return; }
-      if (this.wanted !== null) { this.index = Math.max(0, ek.floorIndex(steps, this.wanted)); this.wanted = null; this.show(); return; }
+      if (this.wanted !== null) { this.index = Math.max(0, ek.floorIndex(steps, this.wanted)); this.wanted = null; this.landed = this.step; this.show(); return; }
       if (this.following) { this.index = steps.length - 1; this.show(); return; }
       this.index = Math.max(0, ek.floorIndex(steps, shown));
       this.write();
+    }
+
+    /** More steps between those known: an asked step now found exactly is gone to, else none moves. */
+    refine(steps, asked) {
+      const before = this.step;
+      if (!this.following && asked !== null && before === this.landed) this.wanted = asked;
+      this.extend(steps);
     }
 
     get step() { return this.index >= 0 && this.index < this.steps.length ? this.steps[this.index] : null; }

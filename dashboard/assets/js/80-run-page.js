@@ -9,8 +9,9 @@
       this.undo = [];
       this.extent = null;
       const asked = new URLSearchParams(location.search).get("step");
+      this.asked = asked !== null && /^\d+$/.test(asked) ? Number(asked) : null;
       this.player = new ek.Player(document.getElementById("player"), ek.onceAFrame((step) => this.show(step)), {
-        step: asked !== null && /^\d+$/.test(asked) ? Number(asked) : null, live: this.isLive(),
+        step: this.asked, live: this.isLive(),
       });
       this.drawTimeline = ek.throttled(() => this.timeline(), 250);
       this.writeAddress = ek.rationed(() => this.address(), 60, 15000);
@@ -26,7 +27,7 @@
     async start() {
       ek.connect(this.data.runs.map((run) => run.id));
       this.undo.push(ek.listen((message) => this.hear(message)));
-      const loading = Promise.all([...this.histories.map((one) => one.load()), this.predict(false)]);
+      const loading = Promise.all([...this.histories.map((one) => one.load(ek.FIRST_STEPS)), this.predict(false)]);
       loading.catch(() => {});
       const [variance, correlation, gradient, scalars] = await Promise.all(
         [...ek.NAMES.map((name) => this.data.charts[name]), this.data.scalars].map(ek.drawn));
@@ -42,6 +43,20 @@
       this.refit();
       document.body.dataset.charts = "drawn";
       performance.mark("evenkeel-charts-drawn");
+      // A failure leaves the thinned picture, and the next reconnect fills it up.
+      await this.refine().catch(() => {});
+      if (!this.over) document.body.dataset.history = "whole";
+    }
+
+    /** Swaps in every step of histories that were first fetched thinned; the position stays. */
+    async refine() {
+      const full = await Promise.all(this.histories.map((one) => one.refined()));
+      if (this.over || !full.some(Boolean)) return;
+      this.histories = this.histories.map((one, i) => full[i] || one);
+      this.player.refine(this.allSteps(), this.asked);
+      this.charts.forEach((chart) => chart.fit(this.histories));
+      this.timeline();
+      await this.backfill();
     }
 
     async startHeatmap() {
@@ -229,6 +244,7 @@
       this.over = true;
       this.undo.forEach((one) => one());
       delete document.body.dataset.charts;
+      delete document.body.dataset.history;
     }
   }
 
