@@ -37,35 +37,35 @@ def rms_norm(x: Moments, *, d_model: int) -> Moments:
 def layer_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMoments:
     r"""Gradient below LayerNorm.
 
-    .. math:: \sigma_g^2/\sigma^2, \quad r_g\left(1 - \frac{3(1 - r^2)}{2d}\right)
+    .. math:: \frac{\sigma_g^2}{\sigma^2}\frac{d-2}{d-3}, \quad
+        r_g\left(1 - \frac{3(1 - r^2)}{2d}\right)
 
     The Jacobian takes away the components along 1 and along the token, 2/d of the energy; the
-    scatter of the divisor gives 2/d back.
+    divisor, chi-square of d - 1 degrees of freedom, has :math:`E[1/s^2] = d/((d-3)\sigma^2)`.
 
     Raises:
-        AssumptionError: if `d_model` < 2 or the variance is 0.
+        AssumptionError: if `d_model` < 4 or the variance is 0.
 
     Source: arXiv 2403.09635, Table 1 (LayerNorm); the 1/d terms derived here.
     """
-    _require_signal(x, d_model)
+    _require_signal(x, d_model, 4)
     corr_l = g.corr_l * (1 - 3 * (1 - x.corr_l**2) / (2 * d_model))
-    return GradMoments(var=g.var / x.var, corr_l=corr_l)
+    return GradMoments(var=g.var / x.var * (d_model - 2) / (d_model - 3), corr_l=corr_l)
 
 
 def rms_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMoments:
-    r"""Gradient below RMSNorm: :math:`\frac{\sigma_g^2}{\sigma^2}(1 + 1/d)`, covariance times
-    :math:`1 - (1 - 3r^2)/(2d)`.
+    r"""Gradient below RMSNorm: :math:`\frac{\sigma_g^2}{\sigma^2}\frac{d-1}{d-2}`,
+    correlation :math:`r_g(1 - 3(1 - r^2)/(2d))`.
 
     Raises:
-        AssumptionError: if ``x.mean`` is not 0, `d_model` < 2 or the variance is 0.
+        AssumptionError: if ``x.mean`` is not 0, `d_model` < 3 or the variance is 0.
 
     Source: derived here, as `layer_norm_backward` without the component along 1.
     """
     require_zero_mean(x, "rms_norm")
-    _require_signal(x, d_model)
-    cov = g.cov_l * (1 - (1 - 3 * x.corr_l**2) / (2 * d_model))
-    var = g.var * (1 + 1 / d_model)
-    return GradMoments(var=var / x.var, corr_l=cov / var if var > 0 else 0.0)
+    _require_signal(x, d_model, 3)
+    corr_l = g.corr_l * (1 - 3 * (1 - x.corr_l**2) / (2 * d_model))
+    return GradMoments(var=g.var / x.var * (d_model - 1) / (d_model - 2), corr_l=corr_l)
 
 
 def _normed(x: Moments, d_model: int) -> Moments:
@@ -74,7 +74,7 @@ def _normed(x: Moments, d_model: int) -> Moments:
     return Moments(mean=0.0, var=1.0, corr_l=corr_l)
 
 
-def _require_signal(x: Moments, d_model: int) -> None:
-    require_at_least("d_model", d_model, 2)
+def _require_signal(x: Moments, d_model: int, least: int = 2) -> None:
+    require_at_least("d_model", d_model, least)
     if x.var == 0:
         raise AssumptionError("a norm assumes an input that varies; its variance is 0")

@@ -1,0 +1,211 @@
+"""`predict`: limits, invariances, missing parts, impossible specs."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dslm
+from dslm import Kernel, Linear, SpecError
+from tests.dslm.specs import kernel, predict, spec_of, stack, with_input
+
+PLACEMENTS = ("pre", "post")
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_prediction_has_n_plus_one_places_and_ends_at_gradient_one(placement: str) -> None:
+    p = predict(stack(5, placement=placement))
+
+    assert p.forward.variance.shape == p.backward.correlation.shape == (6,)
+    assert p.score_variance.shape == (5,)
+    assert p.backward.variance[-1] == 1.0
+    assert p.forward.variance[0] == pytest.approx(1.0)
+
+
+def test_post_ln_stream_keeps_unit_variance() -> None:
+    p = predict(stack(6, placement="post"))
+    np.testing.assert_allclose(p.forward.variance[1:], 1.0, rtol=1e-4)
+
+
+def test_pre_ln_stream_grows_linearly_once_tokens_are_alike() -> None:
+    steps = np.diff(predict(stack(40, causal=False, activation="relu")).forward.variance)
+    np.testing.assert_allclose(steps[-10:], steps[-1], rtol=0.02)
+
+
+def test_depth_without_dropout_collapses_rank() -> None:
+    assert predict(stack(40, placement="post", std=0.12)).forward.correlation[-1] > 0.99
+
+
+def test_branches_of_zero_weight_leave_everything_as_it_was() -> None:
+    p = predict(stack(4, std=0.0))
+    np.testing.assert_allclose(p.forward.variance, 1.0)
+    np.testing.assert_allclose(p.forward.correlation, 0.3)
+    np.testing.assert_allclose(p.backward.variance, 1.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e-2, 1e2), st.floats(0.0, 0.99), st.sampled_from(["relu", "gelu", "silu"]))
+def test_prediction_stays_possible(var: float, corr: float, activation: str) -> None:
+    for placement in PLACEMENTS:
+        one = stack(3, 6, 32, placement=placement, activation=activation, std=0.2)
+        p = predict(with_input(one, kernel(6, var, corr)))
+
+        assert (p.forward.variance > 0).all() and (p.backward.variance > 0).all()
+        assert (np.abs(p.forward.correlation) <= 1 + 1e-9).all()
+        assert (p.forward.variance_low <= p.forward.variance).all()
+        assert (p.backward.variance <= p.backward.variance_high).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.1, 10.0))
+def test_pre_ln_stream_scales_with_embeddings_and_branches(factor: float) -> None:
+    one = stack(3, 8, 32)
+    block = one.blocks[0]
+    assert block is not None
+    no_eps = replace(block.attention_norm, eps=0.0)
+    residual = replace(block.attention_residual, beta=factor)
+    exact = replace(block, attention_norm=no_eps, feed_forward_norm=no_eps)
+    larger = replace(exact, attention_residual=residual, feed_forward_residual=residual)
+
+    p = predict(replace(one, blocks=(exact,) * 3))
+    scaled = predict(replace(one, blocks=(larger,) * 3, input_kernel=kernel(8, factor**2)))
+
+    np.testing.assert_allclose(scaled.forward.variance, factor**2 * p.forward.variance)
+    np.testing.assert_allclose(scaled.forward.correlation, p.forward.correlation)
+    np.testing.assert_allclose(scaled.backward.variance, p.backward.variance)
+
+
+def test_full_attention_does_not_depend_on_the_order_of_positions(
+    rng: np.random.Generator,
+) -> None:
+    root = rng.standard_normal((12, 40))
+    matrix, order = root @ root.T / 40, rng.permutation(12)
+    ones = np.ones(12, dtype=np.int64)
+    given = Kernel(np.diagonal(matrix).copy(), matrix, ones)
+    moved = Kernel(np.diagonal(matrix)[order].copy(), matrix[np.ix_(order, order)], ones)
+    one = stack(2, 12, causal=False)
+
+    p, q = predict(with_input(one, given)), predict(with_input(one, moved))
+
+    np.testing.assert_allclose(p.forward.correlation, q.forward.correlation)
+    np.testing.assert_allclose(p.backward.variance, q.backward.variance)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_coarse_cells_predict_what_single_tokens_do(causal: bool) -> None:
+    one = stack(6, 96, causal=causal, p_drop=0.1)
+    sizes = np.array([1] * 16 + [4] * 20)
+    n = len(sizes)
+    coarse = Kernel(np.ones(n), np.full((n, n), 0.3), sizes)
+
+    fine, rough = predict(one), predict(with_input(one, coarse))
+
+    np.testing.assert_allclose(rough.forward.variance, fine.forward.variance, rtol=5e-3)
+    np.testing.assert_allclose(rough.forward.correlation, fine.forward.correlation, atol=2e-3)
+    np.testing.assert_allclose(rough.backward.variance, fine.backward.variance, rtol=5e-3)
+
+
+def test_long_sequences_are_merged_into_cells_at_little_error() -> None:
+    from dslm.kernels import grid
+
+    long = stack(4, 300)
+    few = grid.on_grid(long.input_kernel)
+
+    assert len(few.cell_sizes) == grid.MAX_CELLS
+    assert grid.n_tokens(few) == 300
+    assert grid.mean_off_diagonal(few) == pytest.approx(0.3)
+
+
+def test_prediction_stops_at_a_block_that_is_not_understood() -> None:
+    one = stack(4)
+    missing = dslm.Missing("decoder.blocks[2]", "MoE", "routing is outside the theory")
+    broken = replace(one, blocks=(*one.blocks[:2], None, one.blocks[3]))
+
+    p = dslm.predict(replace(spec_of(broken), missing=(missing,)))
+
+    forward, backward = p.stacks["decoder"].forward, p.stacks["decoder"].backward
+    assert p.missing == (missing,)
+    assert np.isfinite(forward.variance[:3]).all() and np.isnan(forward.variance[3:]).all()
+    assert np.isnan(backward.variance[:-1]).all() and backward.variance[-1] == 1.0
+    assert np.isnan(p.stacks["decoder"].score_variance[2:]).all()
+
+
+def test_overflow_is_infinite_and_named() -> None:
+    one = stack(3, 6, 16)
+    block = one.blocks[0]
+    assert block is not None
+    huge = replace(block.feed_forward, down=Linear(32, 16, 1e308))
+    p = dslm.predict(spec_of(replace(one, blocks=(block, replace(block, feed_forward=huge)))))
+
+    assert np.isposinf(p.stacks["decoder"].forward.variance[-1])
+    assert any(m.where == "decoder.stream[2]" for m in p.missing)
+
+
+def impossible(name: str) -> tuple[dslm.ModelSpec, str]:
+    one = stack(1, 6, 16)
+    block = one.blocks[0]
+    assert block is not None
+    at = "stacks.decoder.blocks[0]"
+    attention, feed_forward = block.attention, block.feed_forward
+    wide = Linear(17, 16, 1.0)
+    changed: dict[str, tuple[Any, str]] = {
+        "p_drop": (
+            replace(block, attention=replace(attention, p_drop=1.0)),
+            f"{at}.attention.p_drop",
+        ),
+        "heads": (
+            replace(block, attention=replace(attention, n_kv_heads=3)),
+            f"{at}.attention.n_kv_heads",
+        ),
+        "width": (
+            replace(block, attention=replace(attention, query=wide)),
+            f"{at}.attention.query.d_in",
+        ),
+        "negative": (
+            replace(block, feed_forward=replace(feed_forward, up=Linear(16, 32, -1.0))),
+            f"{at}.feed_forward.up.weight_var",
+        ),
+        "activation": (
+            replace(block, feed_forward=replace(feed_forward, activation="swish")),  # type: ignore[arg-type]
+            f"{at}.feed_forward.activation",
+        ),
+    }
+    if name == "zero width":
+        return spec_of(replace(one, d_model=0)), "stacks.decoder.d_model"
+    if name == "kernel":
+        short = replace(one.input_kernel, diagonal=np.ones(5))
+        return spec_of(with_input(one, short)), "stacks.decoder.input_kernel.diagonal"
+    broken, field = changed[name]
+    return spec_of(replace(one, blocks=(broken,))), field
+
+
+@pytest.mark.parametrize(
+    "name", ["p_drop", "heads", "width", "negative", "activation", "zero width", "kernel"]
+)
+def test_impossible_spec_is_refused_by_field(name: str) -> None:
+    spec, field = impossible(name)
+
+    with pytest.raises(SpecError) as raised:
+        dslm.predict(spec)
+
+    assert raised.value.field == field
+    assert raised.value.fix
+
+
+def test_all_lists_every_public_name() -> None:
+    tree = ast.parse(Path(str(dslm.__file__)).read_text(encoding="utf-8"))
+    imported = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for alias in node.names
+    }
+    assert set(dslm.__all__) == imported
+    assert list(dslm.__all__) == sorted(dslm.__all__)
