@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
@@ -40,11 +40,11 @@ async def show_history(
     first: Annotated[int, Query(alias="from", ge=0, le=ANY_STEP)] = 0,
     last: Annotated[int, Query(alias="to", ge=0, le=ANY_STEP)] = ANY_STEP,
     max_steps: MaxSteps = 250,
+    summary: Literal["min", "mean", "max"] | None = None,
 ) -> History:
     """One series over steps: every layer, beside theory at initialisation."""
-    return await service.history(
-        parts.database, run["id"], series, first=first, last=last, most=max_steps
-    )
+    where = {"first": first, "last": last, "most": max_steps}
+    return await service.history(parts.database, run["id"], series, **where, summary=summary)
 
 
 @router.get("/runs/{run_id}/scalars")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from server.database import Database
 from server.errors import InvalidField, NotFound
 from server.predictions.repository import PredictionRepository
 from server.predictions.service import at_initialisation
+from server.profiles.coarse import cells_of
 from server.profiles.measurements import (
     ANY_STEP,
     Measured,
@@ -49,19 +52,31 @@ async def profile(database: Database, run_id: str, step: int | None) -> Profile:
 
 
 async def history(
-    database: Database, run_id: str, key: str, *, first: int, last: int, most: int
+    database: Database,
+    run_id: str,
+    key: str,
+    *,
+    first: int,
+    last: int,
+    most: int,
+    summary: str | None = None,
 ) -> History:
-    """One series over steps, evenly thinned."""
+    """One series over steps, evenly thinned, or summarised over stretches of frames."""
     async with database.reading() as session:
         layouts = await RunRepository(session).layouts_of(run_id)
         _require_series([key], layouts)
-        found = await sampled_steps(session, run_id, after=first - 1, last=last)
-        measured = await read(session, run_id, layouts, thin(found, most), [key])
-    values = measured.series[key]
+        if summary is None:
+            found = await sampled_steps(session, run_id, after=first - 1, last=last)
+            measured = await read(session, run_id, layouts, thin(found, most), [key])
+            steps, values = measured.steps, measured.series[key]
+        else:
+            steps, values = await cells_of(session, run_id, layouts, key=key, summary=summary)
+            kept = thin(np.flatnonzero((steps >= first) & (steps <= last)), most)
+            steps, values = steps[kept], values[kept]
     curve = predicted(await at_initialisation(database, run_id), key, values.shape[1])
     return History(
         series=key,
-        steps=measured.steps.tolist(),
+        steps=steps.tolist(),
         n_layers_plus_one=values.shape[1],
         shape=(values.shape[0], values.shape[1]),
         values_f32=to_f32(values),

@@ -97,6 +97,23 @@ async def test_frame_resent_after_packing_is_a_duplicate(packed: tuple[FastAPI, 
     assert (await agent.get())["frames"] == 100
 
 
+async def test_summary_of_packed_steps_is_that_of_the_frames(packed: tuple[FastAPI, Agent]):
+    app, agent = packed
+    await _pack_all(app)
+
+    names = ("min", "mean", "max")
+    found = {name: await agent.get("/history", series=SERIES, summary=name) for name in names}
+
+    steps = np.array([3 * seq for seq in range(1, 101)])
+    measured = np.stack([vector(step)[LAYOUT.slices[SERIES]] for step in steps])
+    first = measured[:16]  # blocks are of 16 frames here, as cells are
+    rows = {name: from_f32(found[name]["values_f32"])[: N_LAYERS + 1] for name in names}
+    np.testing.assert_array_equal(rows["min"], first.min(axis=0))
+    np.testing.assert_array_equal(rows["max"], first.max(axis=0))
+    np.testing.assert_allclose(rows["mean"], first.mean(axis=0), rtol=1e-6)
+    assert found["mean"]["steps"] == steps[::16].tolist()
+
+
 async def test_packer_that_dies_midway_loses_and_repeats_nothing(
     packed: tuple[FastAPI, Agent], monkeypatch: pytest.MonkeyPatch
 ):

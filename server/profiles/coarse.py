@@ -1,0 +1,64 @@
+"""Long runs at a glance: least, mean or greatest of every few frames, not every so-manieth frame.
+
+Blocks hold these cells ready, so a long history costs a sixteenth of its frames to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.profiles.blocks import COARSE, SUMMARIES, summarised
+from server.profiles.codec import unpack, unpack_series
+from server.profiles.measurements import ANY_STEP, read, widths
+from server.profiles.repository import MeasurementRepository
+from server.profiles.thinning import Steps
+from wire import Layout
+
+Cells = tuple[Steps, NDArray[np.float32]]
+
+
+async def cells_of(
+    session: AsyncSession, run_id: str, layouts: Mapping[str, Layout], *, key: str, summary: str
+) -> Cells:
+    """The first step of each cell, ascending, and the series there, (cells, n).
+
+    Of several ranks, the lowest that has blocks speaks.
+    """
+    repository = MeasurementRepository(session, run_id)
+    # What is not in a block yet is few frames, and summarised here.
+    fresh_steps = np.array(await repository.frame_steps(-1, ANY_STEP), dtype=np.int64)
+    fresh = await read(session, run_id, layouts, fresh_steps, [key])
+    found = await _from_blocks(repository, layouts, key, summary)
+    if len(fresh_steps):
+        found.append((fresh_steps[::COARSE], summarised(fresh.series[key])[summary]))
+    if not found:
+        return np.empty(0, np.int64), np.empty((0, fresh.series[key].shape[1]), np.float32)
+    steps = np.concatenate([steps for steps, _ in found])
+    order = np.argsort(steps, kind="stable")
+    return steps[order], np.concatenate([values for _, values in found])[order]
+
+
+async def _from_blocks(
+    repository: MeasurementRepository, layouts: Mapping[str, Layout], key: str, summary: str
+) -> list[Cells]:
+    blocks = [one for one in await repository.blocks_in(0, ANY_STEP) if _holds(layouts, one, key)]
+    speaking = [one for one in blocks if one["rank"] == blocks[0]["rank"]]
+    data = await repository.chunks_of(speaking, [key], level=COARSE)
+    cells = []
+    for block in speaking:
+        steps = unpack(block["steps"], "<i8")[::COARSE]
+        packed = data[block["rank"], block["first_seq"], key]
+        parts = np.split(unpack_series(packed, len(steps)), len(SUMMARIES), axis=1)
+        cells.append((steps, parts[SUMMARIES.index(summary)]))
+    return cells
+
+
+def _holds(layouts: Mapping[str, Layout], block: Mapping[Any, Any], key: str) -> bool:
+    """Whether a block has the series, of the length that the newest layout gives it."""
+    where = layouts[block["layout"]].slices.get(key)
+    return where is not None and where.stop - where.start == widths(layouts, [key])[key]
