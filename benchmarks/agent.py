@@ -1,0 +1,222 @@
+"""What the agent costs a training job, as ratios of steps taken in turn in one process.
+
+Each round takes one step of every job, one after the other, and compares it with the bare job's
+step of the same round; the median over rounds is printed. The server runs in a process of its own.
+"CPU" counts processor time of the whole job, its sender thread included: on a machine that does
+other things, too, it says more than the clock.
+
+    python -m benchmarks.agent
+    python -m benchmarks.agent --batch 8 --context 256    # the size named in the targets
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import trainer_agent
+from examples.byte_gpt import ByteGPT, Sizes, loss_of
+from trainer_agent import Agent
+
+IMPORT = """
+import time, torch
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+before, started = resident(), time.process_time()
+import trainer_agent
+trainer_agent.watch
+print((time.process_time() - started) * 1e3, resident() - before)
+"""
+
+
+@dataclass
+class Job:
+    """A training job; per step, seconds by the clock, of CPU, and inside `agent.step`."""
+
+    name: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    agent: Agent | None = None
+    steps: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    calls: list[float] = field(default_factory=list)
+
+    def step(self, ids: Tensor) -> None:
+        """Train on one batch, (batch, context + 1), and note what it took."""
+        started, busy = time.perf_counter(), time.process_time()
+        loss = loss_of(self.model(ids[:, :-1]), ids[:, 1:])
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        called = time.perf_counter()
+        if self.agent is not None:
+            self.agent.step(loss=loss)
+        ended = time.perf_counter()
+        self.steps.append(ended - started)
+        self.cpu.append(time.process_time() - busy)
+        self.calls.append(ended - called)
+
+
+def job(
+    name: str, sizes: Sizes, watch: Callable[[nn.Module, torch.optim.Optimizer], Agent | None]
+) -> Job:
+    torch.manual_seed(0)
+    model = ByteGPT(sizes, "pre")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    return Job(name, model, optimizer, watch(model, optimizer))
+
+
+def watched(
+    url: str, folder: str, every: int
+) -> Callable[[nn.Module, torch.optim.Optimizer], Agent]:
+    def watch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Agent:
+        return trainer_agent.watch(
+            model,
+            project="benchmark",
+            run=f"every {every}",
+            optimizer=optimizer,
+            server=url,
+            every=every,
+            spool_dir=folder,
+        )
+
+    return watch
+
+
+def naive_hooks(model: nn.Module, _: torch.optim.Optimizer) -> None:
+    """What people write by hand: mean and variance of every module, brought over one by one."""
+    seen: dict[str, float] = {}
+
+    def note(name: str, x: Tensor) -> None:
+        seen[f"{name}.mean"] = x.mean().item()
+        seen[f"{name}.var"] = x.var().item()
+
+    def forward(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.requires_grad:
+                note(name, output.detach())
+                output.register_hook(lambda g: note(f"{name}.grad", g))
+
+        return hook
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(forward(name))
+
+
+def serve(address: Connection, folder: str) -> None:
+    import uvicorn
+
+    from server.app import create_app
+    from server.settings import Settings
+
+    config = uvicorn.Config(create_app(Settings(data_dir=Path(folder))), port=0, log_level="error")
+    server = uvicorn.Server(config)
+    config.load()
+
+    import asyncio
+
+    async def run() -> None:
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        address.send(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+        await running
+
+    asyncio.run(run())
+
+
+@contextmanager
+def served(folder: str) -> Iterator[str]:
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=serve, args=(there, folder), daemon=True)
+    process.start()
+    try:
+        if not here.poll(60):
+            raise SystemExit("the server did not start within a minute")
+        yield here.recv()
+    finally:
+        process.terminate()
+        process.join(10)
+
+
+def compare(jobs: list[Job], arguments: argparse.Namespace) -> None:
+    shape = (arguments.batch, arguments.context + 1)
+    for ids in (torch.randint(256, shape) for _ in range(arguments.rounds + 2)):
+        for one in jobs:
+            one.step(ids)
+    for one in jobs:  # two steps to warm up; the first also describes the model
+        del one.steps[:2], one.cpu[:2], one.calls[:2]
+
+
+def over(mine: list[float], bare: list[float]) -> str:
+    """Median over rounds of what is added to the bare job, in percent."""
+    ratios = [one / other for one, other in zip(mine, bare, strict=True)]
+    return f"{100 * (statistics.median(ratios) - 1):+.1f} %"
+
+
+def report(jobs: list[Job]) -> None:
+    bare = jobs[0]
+    print(f"\n{'job':<28}{'ms':>8}{'clock':>10}{'CPU':>10}   agent.step, µs: median, worst")
+    for one in jobs:
+        clock, cpu = over(one.steps, bare.steps), over(one.cpu, bare.cpu)
+        line = f"{one.name:<28}{1e3 * statistics.median(one.steps):>8.0f}{clock:>10}{cpu:>10}"
+        if one.agent is not None:
+            calls = [1e6 * spent for spent in one.calls]
+            line += f"   {statistics.median(calls):.0f}, {max(calls):.0f}"
+        print(line)
+
+
+def report_import() -> None:
+    pairs = [
+        subprocess.run(
+            [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(3)
+    ]
+    spent_ms, grown_mib = (statistics.median(float(p[i]) for p in pairs) for i in (0, 1))
+    print(
+        f"\nimport beyond torch: {spent_ms:.0f} ms of CPU (target 150), "
+        f"{grown_mib:.1f} MiB (target 30)"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=20)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    sizes = Sizes(arguments.layers, arguments.width, 4, arguments.context)
+    with tempfile.TemporaryDirectory() as folder, served(folder) as url:
+        jobs = [
+            job("bare", sizes, lambda *_: None),
+            job("agent, every step", sizes, watched(url, folder, 1)),
+            job("agent, all steps unsampled", sizes, watched(url, folder, 1_000_000)),
+            job("hooks with .item()", sizes, naive_hooks),
+        ]
+        compare(jobs, arguments)
+        report(jobs)
+        for one in jobs:
+            if one.agent is not None:
+                one.agent.close()
+    report_import()
+
+
+if __name__ == "__main__":
+    main()
