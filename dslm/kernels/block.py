@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dslm.kernels.alignment import ISOTROPIC, Alignment, alignment_below, attention_excess
 from dslm.kernels.attention import attention, attention_backward
 from dslm.kernels.feed_forward import feed_forward, feed_forward_backward, radial_excess
-from dslm.kernels.grid import add, affine, dropout, multiply
+from dslm.kernels.grid import add, affine, bounded, dropout, multiply
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.kernels.softmax import AttentionWeights, attention_weights
 from dslm.spec import Attention, Block, FeedForward, Kernel, Norm, Residual
@@ -93,10 +93,10 @@ def sub_layer_backward(
     if place.before:
         h = _branch_backward(g, sub)
         through = norm_backward(h, sub.norm_input, place.norm, place.d_model, random_length=True)
-        return add(g, through, residual.lam**2, residual.beta**2), ISOTROPIC
+        return bounded(add(g, through, residual.lam**2, residual.beta**2)), ISOTROPIC
     inner = norm_backward(g, sub.norm_input, place.norm, place.d_model, alignment=alignment)
     through = _branch_backward(inner, sub)
-    below = add(inner, through, residual.lam**2, residual.beta**2)
+    below = bounded(add(inner, through, residual.lam**2, residual.beta**2))
     excess = affine(_excess(inner, through, sub), residual.beta**2)
     return below, alignment_below(below, affine(through, residual.beta**2), excess, sub.x)
 

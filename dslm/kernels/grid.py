@@ -83,8 +83,9 @@ def _off_mean(matrix: Floats, kernel: Kernel) -> float:
 
 
 def variance(kernel: Kernel) -> float:
-    """Return the mean second moment minus the squared mean."""
-    return mean_diagonal(kernel) - kernel.mean**2
+    """Return the mean second moment minus the squared mean; infinite where that overflowed."""
+    second_moment = mean_diagonal(kernel)
+    return second_moment - kernel.mean**2 if np.isfinite(second_moment) else second_moment
 
 
 def correlation(kernel: Kernel) -> float:
@@ -131,6 +132,18 @@ def dropout(kernel: Kernel, p_drop: float) -> Kernel:
     Source: arXiv 2403.09635, Table 1; masks of different tokens are independent. Exact.
     """
     return replace(kernel, diagonal=kernel.diagonal / (1 - p_drop))
+
+
+def bounded(kernel: Kernel) -> Kernel:
+    r"""Return `kernel` within :math:`K_{ii} \ge 0`, :math:`|K_{ij}| \le \sqrt{K_{ii} K_{jj}}`.
+
+    Differences of large sums leave rounding errors on tokens whose gradient is 1e-16 of another's;
+    let through, they grow from layer to layer.
+    """
+    diagonal = np.maximum(kernel.diagonal, 0.0)
+    limit = np.sqrt(np.outer(diagonal, diagonal))
+    off_diagonal = np.clip(kernel.off_diagonal, -limit, limit)
+    return replace(kernel, diagonal=diagonal, off_diagonal=off_diagonal)
 
 
 def dense(kernel: Kernel) -> Floats:

@@ -43,6 +43,13 @@ def test_depth_without_dropout_collapses_rank() -> None:
     assert predict(stack(40, placement="post", std=0.12)).forward.correlation[-1] > 0.99
 
 
+def test_gradient_stays_possible_when_scores_are_hot_and_rank_has_collapsed() -> None:
+    backward = predict(stack(30, placement="post", std=0.2)).backward
+
+    assert (backward.variance > 0).all()
+    assert (np.abs(backward.correlation) <= 1 + 1e-9).all()
+
+
 def test_branches_of_zero_weight_leave_everything_as_it_was() -> None:
     p = predict(stack(4, std=0.0))
     np.testing.assert_allclose(p.forward.variance, 1.0)
@@ -109,7 +116,7 @@ def test_coarse_cells_predict_what_single_tokens_do(causal: bool) -> None:
 
     np.testing.assert_allclose(rough.forward.variance, fine.forward.variance, rtol=5e-3)
     np.testing.assert_allclose(rough.forward.correlation, fine.forward.correlation, atol=2e-3)
-    np.testing.assert_allclose(rough.backward.variance, fine.backward.variance, rtol=5e-3)
+    np.testing.assert_allclose(rough.backward.variance, fine.backward.variance, rtol=1e-2)
 
 
 def test_long_sequences_are_merged_into_cells_at_little_error() -> None:

@@ -18,7 +18,7 @@ from tests.dslm.specs import kernel, predict, spec_of, stack, with_input
 def test_deepscale_keeps_unit_moments_at_any_depth(placement: str, activation: str) -> None:
     lowest = []
     for n_layers in (12, 48, 192):
-        one = stack(n_layers, 16, 64, placement=placement, activation=activation, p_drop=0.1)
+        one = stack(n_layers, 16, 128, placement=placement, activation=activation, p_drop=0.1)
         p = predict(dslm.apply_scaling(one, dslm.deepscale(one)))
         np.testing.assert_allclose(p.forward.variance, 1.0, atol=0.01)
         lowest.append(p.backward.variance.min())
@@ -27,12 +27,6 @@ def test_deepscale_keeps_unit_moments_at_any_depth(placement: str, activation: s
     # tokens' gradients are independent here, so attention passes little: a constant, not a rate
     assert min(lowest) > 0.3
     assert max(lowest) / min(lowest) < 1.15
-
-
-def test_plain_post_ln_gradient_changes_exponentially_with_depth_but_deepscale_does_not() -> None:
-    plain = predict(stack(48, placement="post", std=0.2)).backward.variance[0]
-    deeper = predict(stack(96, placement="post", std=0.2)).backward.variance[0]
-    assert abs(math.log(deeper)) > 1.5 * abs(math.log(plain)) > 3
 
 
 def test_relu_feed_forward_has_the_closed_form_of_the_paper() -> None:
