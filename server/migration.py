@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from alembic import command
@@ -14,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 import migrations
-from server.database import Database, connect
+from server.database import BUSY_TIMEOUT_MS, Database, connect
 from server.errors import StartError
 from server.settings import Settings
 
@@ -57,6 +59,7 @@ def make_folder(folder: Path) -> None:
 
 async def apply(database: Database) -> str:
     """`migrate` for a database that is already connected."""
+    _require_openable(database)
     try:
         async with database.engine.begin() as connection:
             return await connection.run_sync(_upgrade)
@@ -83,6 +86,22 @@ async def require_current(database: Database) -> None:
             "run `evenkeel migrate`"
         )
     raise StartError(_newer(found))
+
+
+def _require_openable(database: Database) -> None:
+    """Raise `StartError` for an SQLite file that cannot be written.
+
+    Asked without the asynchronous driver, whose thread outlives a failed opening and would
+    print its own complaint below ours.
+    """
+    path = database.engine.url.database
+    if not database.is_sqlite or path in (None, "", ":memory:"):
+        return
+    try:
+        with closing(sqlite3.connect(str(path), timeout=BUSY_TIMEOUT_MS / 1000)) as probe:
+            probe.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        raise StartError(_unreachable(database, error)) from error
 
 
 async def _migrate_url(url: str) -> str:

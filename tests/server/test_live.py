@@ -76,7 +76,8 @@ async def test_page_gets_the_newest_state_and_how_many_it_skipped(live: Live):
     await agent.declare()
 
     async with live.page(agent.run_id) as socket:
-        await asyncio.gather(*(agent.send([frame(seq)]) for seq in range(1, 61)))
+        for seq in range(1, 61):
+            await agent.send([frame(seq)])
         shown, last = 0, 0
         while shown < 60:
             message = await _next(socket, "frame")

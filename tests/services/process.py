@@ -43,7 +43,9 @@ def as_user(name: str, command: Sequence[str]) -> list[str]:
     """The command as this user when we are root: Postgres refuses to run as root."""
     if os.geteuid() != 0:
         return list(command)
-    return ["runuser", "-u", name, "--", *command]
+    # setpriv becomes the command, so that a signal to our child reaches it.
+    group = pwd.getpwnam(name).pw_gid
+    return ["setpriv", f"--reuid={name}", f"--regid={group}", "--init-groups", *command]
 
 
 def folder_of(name: str) -> Path:
