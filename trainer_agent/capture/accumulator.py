@@ -56,20 +56,27 @@ class Accumulator:
 
         No row may come twice in one call.
         """
-        index = torch.tensor(rows, device=self.device)
-        self._logits.index_add_(0, index, sums.to(self._flat))
-        highest = torch.maximum(self._logit_max[index], largest.to(self._flat))
-        self._logit_max[index] = highest
+        first, n = rows[0], len(rows)
+        if list(rows) != list(range(first, first + n)):
+            for at, row in enumerate(rows):
+                self.add_logits([row], sums[at : at + 1], largest[at : at + 1])
+            return
+        # A slice, not an index: an index made on the host would have to wait for the device.
+        self._logits[first : first + n].add_(sums.to(self._flat))
+        here = self._logit_max[first : first + n]
+        torch.maximum(here, largest.to(self._flat), out=here)
 
     def scalar(self, slot: int, value: float | Tensor | None) -> Callable[[Sums], float]:
         """Take a number along, from wherever it is, without waiting; returns how to read it."""
+        if isinstance(value, Tensor) and value.numel() != 1:
+            value = None  # not one number: as good as not given
         if isinstance(value, Tensor) and value.device.type != "cpu" and slot < SCALAR_SLOTS:
             self._scalars[slot].copy_(value.detach().reshape(()), non_blocking=True)
             return lambda sums: float(sums.scalars[slot])
         try:
             plain = value.detach() if isinstance(value, Tensor) else value
             number = float("nan") if plain is None else float(plain)
-        except (TypeError, ValueError, RuntimeError):  # not one number: as good as not given
+        except (TypeError, ValueError):  # no number at all
             number = float("nan")
         return lambda _: number
 

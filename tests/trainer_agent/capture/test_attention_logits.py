@@ -14,7 +14,10 @@ from torch.nn import functional
 
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
+from trainer_agent.capture.accumulator import Accumulator
 from trainer_agent.capture.attention_logits import AttentionView, logit_sums
+from trainer_agent.capture.pending_logits import PendingLogits
+from trainer_agent.capture.plan import Plan, StackPlan
 
 
 def seen(call: Any) -> list[Tensor]:
@@ -120,3 +123,16 @@ def test_attention_that_cannot_be_seen_is_nan(tmp_path: Path) -> None:
 
     for quantity in ("max", "variance", "entropy"):
         assert np.isnan(transport.series(f"decoder/attention_logits/{quantity}")).all()
+
+
+def test_logits_seen_out_of_order_land_on_their_own_rows() -> None:
+    plan = Plan((StackPlan("decoder", ("a", "b", "c"), (None,) * 3, (None,) * 3),))
+    accumulator = Accumulator(plan, torch.device("cpu"))
+    pending = PendingLogits(accumulator)
+
+    for row in (2, 0, 1):
+        pending.add(row, torch.full((1, 1, 1, 4), float(row)))
+    pending.add(1, torch.full((1, 1, 1, 4), 5.0))
+    pending.flush()
+
+    assert accumulator.take()().logit_max.tolist() == [0.0, 5.0, 2.0]
