@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dslm.spec import Rotary
@@ -20,8 +19,9 @@ from .graph import (
     unscale,
 )
 from .linears import TRANSPOSES, LinearCall, linear_call
-from .masks import is_causal
+from .masks import is_causal, let_through
 from .numbers import close
+from .packed_attention import OP, packed_input, packed_parts
 from .parts import AttentionParts, LinearPart
 from .rotary import rotary_between
 from .trace import Node
@@ -60,7 +60,10 @@ class AttentionCall:
 
 def attention_call(output: LinearCall) -> AttentionCall | None:
     """Attention whose output projection is `output`; None where something else feeds it."""
-    core = _core(strip(output.input, VIEWS))
+    mixed = strip(output.input, VIEWS)
+    if mixed.op == OP:
+        return AttentionCall(packed_input(mixed), packed_parts(mixed, output.part()))
+    core = _core(mixed)
     if core is None:
         return None
     query, key, value = (_projection(n) for n in (core.query, core.key, core.value))
@@ -121,22 +124,10 @@ def _fused_core(node: Node) -> Core:
         query=query,
         key=key,
         value=value,
-        causal=flagged if mask is None else is_causal(node, *_allowed(node, mask.value)),
+        causal=flagged if mask is None else is_causal(node, let_through(node, mask.value)),
         score_scale=float(scale) if scale is not None else query.value.shape[-1] ** -0.5,
         p_drop=float(argument(node, 4, "dropout_p", 0.0)),
     )
-
-
-def _allowed(node: Node, mask: Tensor) -> tuple[Tensor]:
-    """Pairs a mask lets through; an additive mask must be 0 or far below at each pair."""
-    if mask.dtype == torch.bool:
-        return (mask,)
-    allowed = mask > -1e3
-    if bool(mask[allowed].ne(0).any()):
-        raise UnrecognisedError(
-            node, "position bias", "something besides a mask is added to the attention scores"
-        )
-    return (allowed,)
 
 
 def _written_core(node: Node) -> Core | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .graph import ADDS, argument, feature_runs, strip
+from .graph import ADDS, VIEWS, argument, feature_runs, strip
+from .packed_attention import OP, packed_argument
 from .parts import LinearPart, Run
 from .trace import Node
 
@@ -47,7 +48,16 @@ def linear_call(node: Node) -> LinearCall | None:
         return _call(node, node.args[0], node.args[1], None, input_first=True)
     if node.op in ADDS and len(node.args) == 2:
         return _with_bias(node)
-    return None
+    return _packed(node)
+
+
+def _packed(node: Node) -> LinearCall | None:
+    """The output projection inside ``nn.MultiheadAttention``."""
+    inner = strip(node, VIEWS)
+    weight = packed_argument(inner, "out_proj_weight") if inner.op == OP else None
+    if weight is None or inner.select != 0:
+        return None
+    return LinearCall(node, inner, weight, packed_argument(inner, "out_proj_bias"), False)
 
 
 def _with_bias(node: Node) -> LinearCall | None:

@@ -9,6 +9,18 @@ from .graph import UnrecognisedError
 from .trace import Node
 
 
+def let_through(node: Node, mask: Tensor) -> Tensor:
+    """Pairs a mask lets through; an additive mask must be 0 or far below at each pair."""
+    if mask.dtype == torch.bool:
+        return mask
+    allowed = mask > -1e3
+    if bool(mask[allowed].ne(0).any()):
+        raise UnrecognisedError(
+            node, "position bias", "something besides a mask is added to the attention scores"
+        )
+    return allowed
+
+
 def is_causal(node: Node, allowed: Tensor) -> bool:
     """Whether token i sees tokens up to i; False where it sees all of them.
 

@@ -1,0 +1,88 @@
+"""``nn.MultiheadAttention`` in a traced graph: projections, attention and output in one call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .graph import VIEWS, UnrecognisedError, argument, strip
+from .masks import is_causal, let_through
+from .parts import AttentionParts, LinearPart
+from .trace import Node
+
+OP = "multi_head_attention_forward"
+NAMES = (
+    "query",
+    "key",
+    "value",
+    "embed_dim_to_check",
+    "num_heads",
+    "in_proj_weight",
+    "in_proj_bias",
+    "bias_k",
+    "bias_v",
+    "add_zero_attn",
+    "dropout_p",
+    "out_proj_weight",
+    "out_proj_bias",
+)
+
+
+def packed_argument(node: Node, name: str) -> Node | None:
+    """A tensor argument of the call, or None."""
+    value = argument(node, NAMES.index(name), name)
+    return strip(value) if isinstance(value, Node) else None
+
+
+def packed_input(node: Node) -> Node:
+    """The stream all three of query, key and value are views of."""
+    given = [packed_argument(node, name) for name in NAMES[:3]]
+    streams = [strip(n, VIEWS) for n in given if n is not None]
+    if len({id(s) for s in streams}) != 1:
+        raise UnrecognisedError(
+            node, "cross-attention", "queries and keys are read from different streams"
+        )
+    if given[0] is streams[0]:
+        raise UnrecognisedError(
+            node, "sequence first", "streams are read as (batch, seq, d_model): batch_first=True"
+        )
+    return streams[0]
+
+
+def packed_parts(node: Node, output: LinearPart) -> AttentionParts:
+    """Heads, slices, mask and dropout of the call."""
+    extras = [packed_argument(node, name) for name in ("bias_k", "bias_v")]
+    weight = packed_argument(node, "in_proj_weight")
+    if weight is None or any(extras) or argument(node, 9, "add_zero_attn", False):
+        raise UnrecognisedError(node, "nn.MultiheadAttention", "with kdim, bias_kv or a zero token")
+    width, n_heads = weight.value.shape[1], int(argument(node, 4, "num_heads"))
+    bias_node = packed_argument(node, "in_proj_bias")
+    bias = None if bias_node is None else bias_node.where
+    query, key, value = (
+        LinearPart(weight.where, bias, width, width, ((i * width, (i + 1) * width),))
+        for i in range(3)
+    )
+    d_head = width // n_heads
+    return AttentionParts(
+        query=query,
+        key=key,
+        value=value,
+        output=output,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        d_head=d_head,
+        causal=_causal(node),
+        score_scale=d_head**-0.5,
+        rotary=None,
+        p_drop=float(argument(node, 10, "dropout_p")) if node.kwargs.get("training", True) else 0.0,
+    )
+
+
+def _causal(node: Node) -> bool:
+    mask = node.kwargs.get("attn_mask")
+    return isinstance(mask, Node) and is_causal(node, _allowed(node, mask.value))
+
+
+def _allowed(node: Node, mask: Tensor) -> Tensor:
+    """Here a true entry of a mask of booleans is a pair kept out."""
+    return ~mask if mask.dtype == torch.bool else let_through(node, mask)
