@@ -47,6 +47,13 @@ def figure_of(value: Any, digits: int = 4) -> str:
     return f"{found:.{digits}g}"
 
 
+def loss(value: Any) -> str:
+    """A loss with three decimals, so that a changing one does not jump about."""
+    found = number(value)
+    usual = math.isfinite(found) and 0.01 <= abs(found) < 1000
+    return f"{found:.3f}" if usual else figure_of(value)
+
+
 def _superscript(power: int) -> str:
     return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 

@@ -92,6 +92,7 @@ def page_data(run: Json, stack: str) -> Json:
                 "name": run["name"],
                 "colour": theme.MEASURED,
                 "status": run["status"],
+                "last_seen": run["last_seen"],
                 "stack": stack,
                 "stacks": run["stacks"],
                 "series": [one["key"] for one in run["layout"]],
@@ -151,7 +152,7 @@ def header(run: Json) -> list[Any]:
         html.Div(
             [
                 _reading("step", html.Span(formats.count(run["last_step"]), id=ids.RUN_LAST_STEP)),
-                _reading("loss", html.Span(formats.figure_of(run["last_loss"]), id=ids.RUN_LOSS)),
+                _reading("loss", html.Span(formats.loss(run["last_loss"]), id=ids.RUN_LOSS)),
                 _reading("last frame", html.Span(formats.ago(run["last_seen"]), id=ids.RUN_AGE)),
             ],
             className="readings",

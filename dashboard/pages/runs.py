@@ -97,7 +97,7 @@ def _row(run: Json, selected: bool) -> html.Div:
         _title(run),
         status_chip(run["status"]),
         _spark(run),
-        html.Span(formats.figure_of(run["last_loss"]), className="number loss"),
+        html.Span(formats.loss(run["last_loss"]), className="number loss"),
         html.Span(formats.count(run["last_step"]), className="number"),
         alert_badge(run["alerts"]),
         html.Span(tag_chips(run["tags"]), className="tags"),

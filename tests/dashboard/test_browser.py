@@ -109,6 +109,24 @@ def test_run_page_follows_what_arrives_and_paints_the_heatmap(
     assert page.evaluate(TRACE, ["run-variance", "measured:0"]) != before
 
 
+def test_page_opened_while_frames_arrive_misses_none(
+    page: Page, push: Push, pre: SyntheticRun
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+
+        def stream() -> None:
+            for step in range(40, 70):
+                push(pre, range(step, step + 1), declare=False)
+
+        streaming = pool.submit(stream)
+        open_run(page, pre)
+        streaming.result(60)
+
+    expect(page.locator("#player")).to_have_attribute("data-step", "69")
+    page.wait_for_function(f"() => ({TRACE})(['run-scalars', 'loss:0']).length === 70")
+    expect(page.locator("#player-slider")).to_have_attribute("max", "69")
+
+
 def test_scrubbing_stops_following_and_the_address_keeps_the_step(
     page: Page, push: Push, pre: SyntheticRun
 ) -> None:

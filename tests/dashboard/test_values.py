@@ -52,6 +52,13 @@ def test_figure_of_is_short_and_keeps_names(value: object, written: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("value", "written"), [(3.34, "3.340"), ("NaN", "NaN"), (None, "–"), (1e-6, "1.00 × 10⁻⁶")]
+)
+def test_loss_keeps_its_width(value: object, written: str) -> None:
+    assert formats.loss(value) == written
+
+
+@pytest.mark.parametrize(
     ("passed", "written"), [(3, "3 s ago"), (150, "2 min ago"), (7200, "2 h ago")]
 )
 def test_ago_uses_the_largest_unit(passed: float, written: str) -> None:

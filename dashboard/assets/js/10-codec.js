@@ -34,6 +34,12 @@ window.evenkeel = window.evenkeel || {};
     return String(Number(found.toPrecision(digits)));
   };
 
+  /** A loss with three decimals, as dashboard/formats.py writes it. */
+  ek.loss = function (value) {
+    const found = ek.number(value), size = Math.abs(found);
+    return size >= 0.01 && size < 1000 ? found.toFixed(3) : ek.format(value);
+  };
+
   ek.count = (value) => (value === null || value === undefined ? "–" : Number(value).toLocaleString("en"));
 
   /** How long ago, from seconds since the epoch. */

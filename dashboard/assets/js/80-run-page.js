@@ -7,7 +7,9 @@
       this.data = data;
       this.stack = data.stack;
       this.undo = [];
+      this.held = [];
       this.extent = null;
+      this.lastFrame = data.runs[0].last_seen;
       const asked = new URLSearchParams(location.search).get("step");
       this.asked = asked !== null && /^\d+$/.test(asked) ? Number(asked) : null;
       this.player = new ek.Player(document.getElementById("player"), ek.onceAFrame((step) => this.show(step)), {
@@ -41,6 +43,8 @@
       if (this.over) return;
       this.watchSize(scalars);
       this.refit();
+      this.loaded = true;
+      await this.backfill();
       document.body.dataset.charts = "drawn";
       performance.mark("evenkeel-charts-drawn");
       // A failure leaves the thinned picture, and the next reconnect fills it up.
@@ -177,7 +181,7 @@
 
     hear(message) {
       const at = this.data.runs.findIndex((run) => run.id === (message.run && message.run.id ? message.run.id : message.run));
-      if (message.type === "reconnected") this.backfill();
+      if (message.type === "hello") this.backfill();
       else if (message.type === "frame" && at >= 0) this.frame(at, message);
       else if (message.type === "prediction" && at >= 0) this.predict().catch(() => {});
       else if (message.type === "run" && at >= 0) this.runChanged(at, message.run);
@@ -185,9 +189,10 @@
     }
 
     frame(at, message) {
-      if (!this.charts) return;
+      this.lastFrame = Date.now() / 1000;
+      // What lies before this frame is still on its way, and a history only grows at its end.
+      if (!this.loaded || this.catching) { this.held.push([at, message]); return; }
       const history = this.histories[at];
-      this.lastFrame = message.time;
       if (message.skipped) { this.backfill(); return; }
       if (!history.addFrame(message)) return;
       this.reading();
@@ -201,7 +206,7 @@
       const { length, steps, loss } = this.histories[0].scalars;
       if (this.data.page !== "run" || !length) return;
       window.dash_clientside.set_props("run-last-step", { children: ek.count(steps[length - 1]) });
-      window.dash_clientside.set_props("run-last-loss", { children: ek.format(loss[length - 1]) });
+      window.dash_clientside.set_props("run-last-loss", { children: ek.loss(loss[length - 1]) });
     }
 
     runChanged(at, summary) {
@@ -219,15 +224,21 @@
       window.dash_clientside.set_props(id, { className: `status status-${summary.status}`, title: word });
     }
 
+    /** Fetches what lies past the last steps held, then takes what arrived meanwhile. */
     async backfill() {
+      if (!this.loaded) return;
       if (this.catching) { this.again = true; return; }
       this.catching = true;
       try {
         await Promise.all(this.histories.map((one) => one.load()));
-        if (this.charts && !this.over) { this.reading(); this.player.extend(this.allSteps()); this.drawTimeline(); }
-      } catch (error) { /* the connection's own banner says it; the next reconnect tries again */ }
+        if (!this.over) { this.reading(); this.player.extend(this.allSteps()); this.drawTimeline(); }
+      } catch (error) { /* the connection's own banner says it; the next hello tries again */ }
       this.catching = false;
-      if (this.again) { this.again = false; this.backfill(); }
+      if (this.over) return;
+      const held = this.held;
+      this.held = [];
+      held.forEach(([at, message]) => this.frame(at, message));
+      if (this.again) { this.again = false; await this.backfill(); }
     }
 
     async markAlerts() {

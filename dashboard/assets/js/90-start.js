@@ -32,9 +32,12 @@
 
   async function changeStack(page, stack) {
     page.stack = ek.page.stackShown = stack;
+    page.loaded = false;
     page.histories = page.data.runs.map((run) => new ek.History(run.id, page.stackOf(run)));
     await Promise.all([...page.histories.map((one) => one.load()), page.predict(false)]);
+    page.loaded = true;
     page.refit();
+    await page.backfill();
   }
 
   function tellAge(page) {
