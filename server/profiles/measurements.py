@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -105,37 +106,42 @@ async def _from_frames(
     *,
     whole: bool,
 ) -> list[_Piece]:
-    pieces = []
+    pieces: list[_Piece] = []
     for layout in layouts.values():
         keys = [key for key in wanted if key in layout.slices]
         for start in range(0, len(steps), STEPS_A_QUERY):
             some = steps[start : start + STEPS_A_QUERY].tolist()
             if whole:
-                rows = await repository.whole_frames(layout, some)
-                pieces += [_cut(row, layout) for row in rows]
+                pieces += _stacked(await repository.whole_frames(layout, some), [None], layout)
             elif keys:
                 rows = await repository.frame_parts(layout, keys, some)
-                pieces += [_assembled(row, keys) for row in rows]
+                pieces += _stacked(rows, keys, layout)
     return pieces
 
 
-def _cut(row: Any, layout: Layout) -> _Piece:
-    values = np.frombuffer(row[5], dtype="<f4")
-    return _piece(row, {key: values[where] for key, where in layout.slices.items()})
+def _stacked(rows: Sequence[Any], keys: Sequence[str | None], layout: Layout) -> list[_Piece]:
+    """One piece for each rank, its frames in the order of their numbers."""
+    ordered = sorted(rows, key=lambda row: (row[0], row[1]))
+    return [
+        _piece(rank, list(of_rank), keys, layout)
+        for rank, of_rank in groupby(ordered, key=lambda row: row[0])
+    ]
 
 
-def _assembled(row: Any, keys: Sequence[str]) -> _Piece:
-    parts = zip(keys, row[5:], strict=True)
-    return _piece(row, {key: np.frombuffer(part, dtype="<f4") for key, part in parts})
-
-
-def _piece(row: Any, series: Mapping[str, NDArray[np.float32]]) -> _Piece:
+def _piece(rank: int, rows: list[Any], keys: Sequence[str | None], layout: Layout) -> _Piece:
+    columns = {
+        key: np.frombuffer(b"".join(row[5 + at] for row in rows), "<f4").reshape(len(rows), -1)
+        for at, key in enumerate(keys)
+    }
+    whole = columns.pop(None, None)  # the frames' whole vectors, to be cut
+    if whole is not None:
+        columns |= {key: whole[:, where] for key, where in layout.slices.items()}
     return _Piece(
-        rank=row[0],
-        seq=row[1],
-        steps=np.array([row[2]], dtype=np.int64),
-        times=np.array([row[3]]),
-        series={key: values[None, :] for key, values in series.items()},
+        rank=rank,
+        seq=rows[0][1],
+        steps=np.array([row[2] for row in rows], dtype=np.int64),
+        times=np.array([row[3] for row in rows]),
+        series={key: values for key, values in columns.items() if key is not None},
     )
 
 
@@ -175,7 +181,8 @@ def _series_of(
 def _merged(steps: Steps, wanted: Mapping[str, int], pieces: list[_Piece]) -> Measured:
     times = np.full(len(steps), np.nan)
     series = {key: np.full((len(steps), n), np.nan, np.float32) for key, n in wanted.items()}
-    # What is written last stays: the lowest rank, and of one rank its newest frame.
+    # What is written last stays: the lowest rank, and of one rank its newest frame. NumPy writes
+    # in order, so that this holds inside a piece, too.
     for piece in sorted(pieces, key=lambda one: (-one.rank, one.seq)):
         at = np.searchsorted(steps, piece.steps)
         held = (at < len(steps)) & (steps[np.minimum(at, len(steps) - 1)] == piece.steps)
