@@ -26,8 +26,10 @@ FORWARDED = ("authorization", "cookie")
 def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
     """Put the pages on `app`, at ``/``.
 
-    They read the API of `app` itself, in-process, or the one at `api_url`. Call it after every
-    other route is in place: what no route knows below ``/api`` answers with a JSON 404.
+    They read the API of `app` itself, in-process, or the one at `api_url`; scripts in the browser
+    ask ``/api/v1`` of the address the page came from, so a server elsewhere has to be put behind
+    the same origin. Call it after every other route is in place: what no route knows below
+    ``/api`` answers with a JSON 404.
     """
     _refuse_unknown_api_paths(app)
     pages = Dash(
@@ -54,7 +56,7 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
 
 def index_html() -> str:
     """The page around the app: it paints the bar at the top before any script has run."""
-    page = (HERE / "index.html").read_text(encoding="utf-8")
+    page = (HERE / "static" / "index.html").read_text(encoding="utf-8")
     for mark, name in (("@PLOTLY@", "vendor/plotly-basic.min.js"), ("@ICON@", "icon.svg")):
         page = page.replace(mark, fingerprinted(name))
     return page

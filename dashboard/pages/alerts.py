@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
@@ -141,7 +142,8 @@ def register(app: Dash, client: ApiClient) -> None:
     async def acknowledge(clicks: list[int | None], pulse: Json | None) -> Any:
         if not any(clicks) or not ctx.triggered_id:
             return no_update
-        await client.acknowledge(ctx.triggered_id["alert"])
+        with suppress(ApiError):  # the list that is fetched next says what went wrong
+            await client.acknowledge(ctx.triggered_id["alert"])
         return {"kind": "alert", "count": (pulse or {}).get("count", 0) + 1}
 
     app.callback(

@@ -75,7 +75,15 @@ def run_list(
     heads = ("", "Run", "Status", "Loss", "", "Step", "Alerts", "Tags", "Last frame")
     head = html.Div([html.Span(word) for word in heads], className="run-row run-head")
     rows = html.Div([head, *(_row(run, run["id"] in selected) for run in runs)], className="card")
-    return [*(_suggestion(one) for one in suggested_comparisons(runs)), rows]
+    suggestions = [_suggestion(one) for one in suggested_comparisons(runs)]
+    return [*suggestions, rows, *_older(len(runs))]
+
+
+def _older(shown: int) -> list[html.P]:
+    if shown < PAGE_SIZE:
+        return []
+    text = f"The newest {shown} runs are shown; narrow the search to find older ones."
+    return [html.P(text, className="quiet older")]
 
 
 def _suggestion(one: Suggestion) -> html.A:

@@ -30,7 +30,7 @@ def no_runs(origin: str, element_id: str) -> html.Div:
             ),
             snippet(CONNECT.format(origin=origin)),
             html.P(
-                ["Only looking? ", html.Code("make demo"), " starts three small GPTs."],
+                ["Only looking? ", html.Code("evenkeel demo"), " starts three small GPTs."],
                 className="quiet",
             ),
         ],
