@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dslm.spec import Block, Kernel, Missing, ModelSpec, Stack
+from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan, StackPlan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
@@ -18,6 +21,10 @@ from trainer_agent.description.stacks import columns
 
 FIRST_AGAIN = 50
 TIMES_LATER = 4
+WITHOUT_DROPOUT = (
+    "the blocks are compiled: the input kernel is that of the first step's batch without dropout "
+    "or padding mask, and gradients at the top are taken as independent between tokens"
+)
 
 
 def plan_by_structure(model: nn.Module) -> Plan:
@@ -53,6 +60,7 @@ class _Notes:
     gradients: dict[str, Kernel] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
     batch_size: int = 1
+    remarks: tuple[str, ...] = ()
 
 
 class SelfDescription:
@@ -68,6 +76,7 @@ class SelfDescription:
         self._failure: Missing | None = None
         self._wanted = True
         self._notes: _Notes | None = None
+        self._undropped: dict[str, tuple[Kernel, torch.Size]] = {}
         probe.begin = self._begin
         recorder.on_input = self._note_input
         recorder.on_top_gradient = self._note_gradient
@@ -79,9 +88,22 @@ class SelfDescription:
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
         notes, self._notes = self._notes, None
-        if notes is None or not (notes.inputs or self._failure):
+        if notes is None:
+            return None
+        if not notes.inputs:
+            self._fall_back(notes)
+        if not notes.inputs and self._failure is None:
             return None
         return lambda: _packed(self._spec(notes))
+
+    def _fall_back(self, notes: _Notes) -> None:
+        """Take the inputs of the architecture's pass, where the step's own were not seen."""
+        for stack in self._probe.plan.stacks:
+            if stack.blocks[0] in self._undropped:
+                notes.inputs[stack.name], shape = self._undropped[stack.blocks[0]]
+                notes.widths[stack.name] = shape[-1]
+                notes.batch_size = max(notes.batch_size, shape[0])
+                notes.remarks = (WITHOUT_DROPOUT,)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._wanted:
@@ -96,7 +118,7 @@ class SelfDescription:
 
     def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:
-            with self._probe.unseen():
+            with self._probe.unseen(), self._first_inputs():
                 known = architecture(self._model, args, kwargs)
             if not known.stacks:
                 self._failure = next(iter(known.missing), None)
@@ -107,6 +129,29 @@ class SelfDescription:
             self._recorder.guard.note("description", error)
             what = f"{type(error).__name__}: {error}"
             self._failure = Missing("model", what, "its forward pass could not be followed")
+
+    @contextmanager
+    def _first_inputs(self) -> Iterator[None]:
+        """Keep what enters the stacks in that pass: inside compiled blocks nobody listens."""
+        kept: dict[str, Tensor] = {}
+
+        def keep(path: str) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                x = first_stream((*args, *kwargs.values()))
+                if x is not None:
+                    kept[path] = x.detach()
+
+            return hook
+
+        firsts = [stack.blocks[0] for stack in self._probe.plan.stacks]
+        modules = [(path, self._model.get_submodule(path)) for path in firsts]
+        handles = [m.register_forward_pre_hook(keep(p), with_kwargs=True) for p, m in modules]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._undropped = {p: (kernel(x), x.shape) for p, x in kept.items() if x.ndim == 3}
 
     def _note_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
         notes = self._notes
@@ -130,6 +175,7 @@ class SelfDescription:
             missing=(known.missing if known else ()) + tuple(self._failures()),
             batch_size=notes.batch_size,
             n_params=sum(p.numel() for p in self._model.parameters() if p.requires_grad),
+            notes=notes.remarks,
         )
 
     def _failures(self) -> Iterator[Missing]:

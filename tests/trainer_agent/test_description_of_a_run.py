@@ -129,3 +129,26 @@ def test_a_model_that_cannot_be_followed_is_watched_and_says_what_is_missing(
     assert spec.stacks["decoder"].blocks == (None,) * LAYERS
     assert "an operator of my own" in spec.missing[0].what
     assert np.isfinite(transport.series("decoder/stream/variance")).all()
+
+
+# torch.compile looks at a block's input in a way that torch itself warns of.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_model_of_compiled_blocks_is_described_and_says_how(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    model, _ = built()
+    agent, transport = recorded(model, tmp_path)
+    for block in model.blocks:
+        block.compile(backend="aot_eager", fullgraph=True)
+
+    loss_of(model, batch(1)).backward()
+    agent.step(loss=1.0)
+    agent.close()
+
+    spec = spec_from_json(transport.revisions[0].spec)
+    expected = describe(built()[0], batch(1)[:, :-1])
+    assert spec.stacks["decoder"].blocks == expected.stacks["decoder"].blocks
+    assert spec.stacks["decoder"].input_kernel.diagonal == pytest.approx(
+        expected.stacks["decoder"].input_kernel.diagonal, rel=1e-5
+    )
+    assert "the blocks are compiled" in spec.notes[0]
+    assert np.isfinite(transport.series("decoder/stream_gradient/variance")).all()
