@@ -18,6 +18,7 @@ from .parts import (
     NormPart,
     Run,
 )
+from .replay import eager
 
 Slice = tuple[str, tuple[Run, ...], int]  # parameter, runs of it, along which dimension
 Moments = Mapping[Slice, tuple[float, float]]  # mean, mean of squares
@@ -34,7 +35,7 @@ def measure(architecture: Architecture, model: nn.Module) -> Blocks:
     """
     blocks = [b for stack in architecture.stacks for b in stack.parts if b is not None]
     wanted = dict.fromkeys(s for block in blocks for s in _slices(block))
-    moments = _read(dict(model.named_parameters()), list(wanted))
+    moments = _read(dict(eager(model).named_parameters()), list(wanted))
     return {
         stack.name: tuple(None if b is None else _block(b, moments) for b in stack.parts)
         for stack in architecture.stacks

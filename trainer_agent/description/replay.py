@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 
 @contextmanager
@@ -35,10 +36,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def eager(model: nn.Module) -> nn.Module:
-    """The user's module inside a ``torch.compile`` wrapper."""
-    inner = getattr(model, "_orig_mod", model)
-    assert isinstance(inner, nn.Module)
-    return inner
+    """The user's module inside ``torch.compile`` and data-parallel wrappers."""
+    while True:
+        wrapped = isinstance(model, (DataParallel, DistributedDataParallel))
+        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def call_arguments(batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -18,7 +18,7 @@ from tests.trainer_agent.description.home_made import (
     WrittenAttention,
     batch,
 )
-from trainer_agent.description import architecture
+from trainer_agent.description import architecture, measure
 
 Describe = Callable[[nn.Module], object]
 WAYS: list[Describe] = [
@@ -120,3 +120,13 @@ def test_a_compiled_model_is_described_and_not_compiled_again() -> None:
     assert found.missing == ()
     assert found.stacks[0].blocks == ("blocks.0",)
     assert compilations.frame_count == before
+
+
+def test_a_data_parallel_wrapper_is_looked_through() -> None:
+    plain = Model(Block(WrittenAttention(), FeedForward()))
+    wrapped = nn.DataParallel(plain)
+
+    found = architecture(wrapped, (), batch())
+
+    assert found == architecture(plain, (), batch())
+    assert measure(found, wrapped) == measure(found, plain)
