@@ -66,14 +66,6 @@ def mean_off_diagonal(kernel: Kernel) -> float:
     return _off_mean(kernel.off_diagonal, kernel)
 
 
-def mean_square(kernel: Kernel) -> float:
-    """Return the mean of K_ij² over all pairs of tokens, i=j included."""
-    n = n_tokens(kernel)
-    on = float(kernel.cell_sizes @ kernel.diagonal**2) / n
-    off = _off_mean(kernel.off_diagonal**2, kernel) if n > 1 else 0.0
-    return on / n + off * (1 - 1 / n)
-
-
 def _off_mean(matrix: Floats, kernel: Kernel) -> float:
     w = kernel.cell_sizes.astype(np.float64)
     n_pairs = w.sum() ** 2 - w.sum()
