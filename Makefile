@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --quiet --disable-pip-version-check
+PIP := $(BIN)/pip -qq --disable-pip-version-check
 PACKAGES := dslm wire trainer_agent server dashboard migrations evenkeel
 DEMO_ARGS ?=
 TEST_ARGS ?=

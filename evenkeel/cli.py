@@ -1,4 +1,4 @@
-"""``evenkeel``: serve, demo, predict, runs, export, key, migrate, doctor."""
+"""``evenkeel``: serve, demo, predict, runs, export, key, login, migrate, doctor."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from evenkeel.options import (
     one_clear_line,
     settings_from,
 )
+from server.access.service import login_url
 
 app = typer.Typer(
     add_completion=False,
@@ -122,6 +123,17 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     with one_clear_line():
         settings = settings_from(database_url=database_url, data_dir=data_dir)
         print(f"The database is at revision {bring_up(settings.resolved_database_url)}.")
+
+
+@app.command()
+def login(
+    server: ServerUrl = DEFAULT_URL,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Print a URL that logs one browser in, once, within a quarter of an hour."""
+    given = {"database_url": database_url, "data_dir": data_dir}
+    print(keys.with_database(given, lambda found: login_url(found, server)))
 
 
 @app.command()
