@@ -16,6 +16,9 @@ from dashboard.figures.ranges import axis_range, log_ticks, mark_height
 from dashboard.vectors import Vector
 
 GAP = 0.035
+AT_INIT = ("7px,4px", theme.PREDICTED)
+FROM_TODAY = ("2px,3px", theme.PREDICTED_TODAY)
+DIGITS = "%{y:.3g}<extra></extra>"
 NOTHING: Vector = np.empty(0)
 
 
@@ -121,56 +124,51 @@ def _line(
 
 
 def _traces(column: DepthColumn, index: int, mark_y: float, *, log: bool) -> list[go.Scatter]:
-    no_line: dict[str, object] = {"width": 0, "color": theme.BAND}
-    at_init: dict[str, object] = {"width": 1.6, "dash": "7px,4px", "color": theme.PREDICTED}
-    from_today: dict[str, object] = {
-        "width": 1.6,
-        "dash": "2px,3px",
-        "color": theme.PREDICTED_TODAY,
-    }
-    solid: dict[str, object] = {"width": 2.2, "color": column.colour}
-    digits = "%{y:.3g}<extra></extra>"
-    flags = flagged(column.measured, log=log)
     return [
-        _line("low", index, column.low, name="band", line=no_line, hoverinfo="skip"),
-        _line(
-            "high",
-            index,
-            column.high,
-            name="band",
-            line=no_line,
-            hoverinfo="skip",
-            fill="tonexty",
-            fillcolor=theme.BAND,
-        ),
-        _line(
-            "predicted",
-            index,
-            column.predicted,
-            name="predicted at init",
-            line=at_init,
-            hovertemplate=f"predicted at initialisation {digits}",
-        ),
-        _line(
-            "today",
-            index,
-            column.today,
-            name="predicted from today's weights",
-            line=from_today,
-            hovertemplate=f"predicted from today's weights {digits}",
-        ),
-        _line(
-            "measured",
-            index,
-            column.measured,
-            name="measured",
-            line=solid,
-            mode="lines+markers",
-            marker={"size": 4, "color": column.colour},
-            hovertemplate=f"measured {digits}",
-        ),
-        _marks(index, column.measured, flags, mark_y),
+        *_band(column, index),
+        *_predictions(column, index),
+        _measured(column, index),
+        _marks(index, column.measured, flagged(column.measured, log=log), mark_y),
     ]
+
+
+def _band(column: DepthColumn, index: int) -> list[go.Scatter]:
+    edge: dict[str, object] = {"width": 0, "color": theme.BAND}
+    filled: dict[str, object] = {"fill": "tonexty", "fillcolor": theme.BAND}
+    return [
+        _line("low", index, column.low, name="band", line=edge, hoverinfo="skip"),
+        _line("high", index, column.high, name="band", line=edge, hoverinfo="skip", **filled),
+    ]
+
+
+def _predictions(column: DepthColumn, index: int) -> list[go.Scatter]:
+    return [
+        _line(
+            role,
+            index,
+            values,
+            name=name,
+            line={"width": 1.6, "dash": dash, "color": colour},
+            hovertemplate=f"{name} {DIGITS}",
+        )
+        for role, name, values, dash, colour in (
+            ("predicted", "predicted at initialisation", column.predicted, *AT_INIT),
+            ("today", "predicted from today's weights", column.today, *FROM_TODAY),
+        )
+    ]
+
+
+def _measured(column: DepthColumn, index: int) -> go.Scatter:
+    return _line(
+        "measured",
+        index,
+        column.measured,
+        name="measured",
+        line={"width": 2.2, "color": column.colour},
+        mode="lines+markers",
+        marker={"size": 4, "color": column.colour},
+        hovertemplate=f"measured {DIGITS}",
+    )
 
 
 def _marks(index: int, measured: Vector, flags: NDArray[np.intp], mark_y: float) -> go.Scatter:

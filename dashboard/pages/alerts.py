@@ -111,7 +111,11 @@ def _advice(alert: Json) -> list[Any]:
 
 def register(app: Dash, client: ApiClient) -> None:
     """The callbacks of the alerts page and of the run page's panel."""
+    _register_lists(app, client)
+    _register_acknowledge(app, client)
 
+
+def _register_lists(app: Dash, client: ApiClient) -> None:
     async def show_alerts(status: str, _: Any) -> list[Any]:
         try:
             return alert_cards(await client.alerts(status=status), with_run=True)
@@ -139,6 +143,8 @@ def register(app: Dash, client: ApiClient) -> None:
         prevent_initial_call=True,
     )(show_run_alerts)
 
+
+def _register_acknowledge(app: Dash, client: ApiClient) -> None:
     async def acknowledge(clicks: list[int | None], pulse: Json | None) -> Any:
         if not any(clicks) or not ctx.triggered_id:
             return no_update

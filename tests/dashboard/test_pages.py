@@ -9,6 +9,7 @@ from plotly.utils import PlotlyJSONEncoder
 from benchmarks.synthetic_run import SyntheticRun, send, spec
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.pages import alerts, runs
+from dashboard.pages.run_list import run_list
 from dashboard.routing import page_of
 from tests.services.polling import eventually
 
@@ -105,13 +106,13 @@ async def test_unknown_address_is_said(client: ApiClient) -> None:
 
 
 def test_empty_list_shows_the_snippet_with_this_servers_address() -> None:
-    shown = text_of(runs.run_list([], [], filtered=False, origin="http://127.0.0.1:4242"))
+    shown = text_of(run_list([], [], filtered=False, origin="http://127.0.0.1:4242"))
 
     assert "trainer_agent.watch" in shown and "http://127.0.0.1:4242" in shown
 
 
 def test_filtered_list_without_a_match_does_not_pretend_there_are_no_runs() -> None:
-    shown = text_of(runs.run_list([], [], filtered=True, origin=""))
+    shown = text_of(run_list([], [], filtered=True, origin=""))
 
     assert "No run matches" in shown
 

@@ -1,0 +1,90 @@
+"""The rows of the run list, and what stands in their place when there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dash import dcc, html
+
+from dashboard import formats, ids
+from dashboard.api_client import Json
+from dashboard.figures import sparkline_uri
+from dashboard.pages.chips import alert_badge, status_chip, tag_chips
+from dashboard.pages.states import no_runs, nothing_matches
+from dashboard.pages.suggestions import Suggestion, suggested_comparisons
+
+PAGE_SIZE = 100
+
+
+def run_list(
+    runs: Sequence[Json], selected: Sequence[str], *, filtered: bool, origin: str
+) -> list[Any]:
+    """Suggestions and rows; or what to do when there are none."""
+    if not runs:
+        return [nothing_matches() if filtered else no_runs(origin, ids.RUNS_EMPTY)]
+    heads = ("", "Run", "Status", "Loss", "", "Step", "Alerts", "Tags", "Last frame")
+    head = html.Div([html.Span(word) for word in heads], className="run-row run-head")
+    rows = html.Div([head, *(_row(run, run["id"] in selected) for run in runs)], className="card")
+    suggestions = [_suggestion(one) for one in suggested_comparisons(runs)]
+    return [*suggestions, rows, *_older(len(runs))]
+
+
+def _older(shown: int) -> list[html.P]:
+    if shown < PAGE_SIZE:
+        return []
+    text = f"The newest {shown} runs are shown; narrow the search to find older ones."
+    return [html.P(text, className="quiet older")]
+
+
+def _suggestion(one: Suggestion) -> html.A:
+    return html.A(
+        [
+            html.Strong("Pre-LN beside Post-LN"),
+            html.Span(" · ".join(one.names), className="names"),
+            html.Span("Compare →", className="go"),
+        ],
+        href=one.href,
+        className="suggestion",
+        **{"data-testid": "suggested-comparison"},
+    )
+
+
+def _row(run: Json, selected: bool) -> html.Div:
+    cells = [
+        html.Div(_checkbox(run["id"], selected), **{"data-testid": "run-select"}),
+        _title(run),
+        status_chip(run["status"]),
+        _spark(run),
+        html.Span(formats.loss(run["last_loss"]), className="number loss"),
+        html.Span(formats.count(run["last_step"]), className="number"),
+        alert_badge(run["alerts"]),
+        html.Span(tag_chips(run["tags"]), className="tags"),
+        html.Span(formats.ago(run["last_seen"]), className="quiet number"),
+    ]
+    marks = {"data-testid": "run-row", "data-run": run["id"], "data-status": run["status"]}
+    return html.Div(cells, className=f"run-row row-{run['status']}", key=run["id"], **marks)
+
+
+def _checkbox(run_id: str, selected: bool) -> dcc.Checklist:
+    return dcc.Checklist(
+        [{"label": "", "value": run_id}],
+        [run_id] if selected else [],
+        id={"type": ids.RUN_SELECT, "run": run_id},
+    )
+
+
+def _title(run: Json) -> html.Div:
+    link = html.A(run["name"], href=f"/runs/{run['id']}", className="run-name")
+    small = " · ".join(part for part in (run["project"], run["architecture"]) if part)
+    return html.Div(
+        [link, html.Span(small, className="quiet")],
+        className="run-title",
+        **{"data-testid": "run-link"},
+    )
+
+
+def _spark(run: Json) -> html.Div:
+    mask = f"url('{sparkline_uri(run['sparkline'])}')"
+    style = {"maskImage": mask, "WebkitMaskImage": mask}
+    return html.Div(className="spark", style=style, title="loss")
