@@ -49,6 +49,8 @@ class PlainGPT(nn.Module):
     def __init__(self, placement: str) -> None:
         super().__init__()
         self.gpt = ByteGPT(PLAIN, "pre" if placement == "pre" else "post")
+        if placement == "deepscale":
+            trainer_agent.deepscale(self.gpt)
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Logits and the loss of the next byte."""
@@ -105,6 +107,7 @@ CASES = (
     Case("Llama, no dropout", llama),
     Case("plain GPT, Pre-LN", lambda: PlainGPT("pre"), bounded=False),
     Case("plain GPT, Post-LN", lambda: PlainGPT("post"), bounded=False),
+    Case("plain GPT, DeepScale", lambda: PlainGPT("deepscale"), bounded=False),
 )
 
 

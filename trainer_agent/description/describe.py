@@ -23,7 +23,8 @@ def describe(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> theory.Mode
     """Architecture, today's weight moments, and the kernels of this batch.
 
     `batch` is what the model's forward takes: a tensor, or a dict passed as keywords. Where the
-    output has a `loss`, the kernel of its gradient at the last block is taken too. The model
+    output holds a loss (a field `loss`, or its one differentiable scalar), the kernel of its
+    gradient at the last block is taken too. The model
     runs in its own mode, dropout included, and is left as it was: gradients, random state,
     buffers and hooks. Raises TypeError for another kind of batch, ValueError where the model
     cannot run on it.
@@ -88,17 +89,25 @@ def _hooks(model: nn.Module, stack: StackParts, into: _Streams) -> list[Removabl
 
 def _differentiate(output: Any, streams: dict[str, _Streams]) -> None:
     """Gradients of the output's loss at the last blocks; touches no parameter's gradient."""
-    loss = getattr(output, "loss", None)
-    if not isinstance(loss, Tensor) and isinstance(output, Mapping):
-        loss = output.get("loss")
+    loss = _loss_of(output)
     tops = [s for s in streams.values() if s.last is not None and s.last.requires_grad]
-    if not isinstance(loss, Tensor) or not loss.requires_grad or loss.numel() != 1 or not tops:
+    if loss is None or not tops:
         return
     inputs = [s.last for s in tops if s.last is not None]
     for stream, grad in zip(
         tops, torch.autograd.grad(loss, inputs, allow_unused=True), strict=True
     ):
         stream.grad = grad
+
+
+def _loss_of(output: Any) -> Tensor | None:
+    """The one differentiable scalar in an output: itself, a field, or an item of it."""
+    items = output.values() if isinstance(output, Mapping) else output
+    items = items if isinstance(output, (tuple, list, Mapping)) else (output,)
+    named = getattr(output, "loss", None)
+    items = (named,) if isinstance(named, Tensor) else items
+    scalars = [v for v in items if isinstance(v, Tensor) and v.numel() == 1 and v.requires_grad]
+    return scalars[0] if len(scalars) == 1 else None
 
 
 def _padding(kwargs: Mapping[str, Any]) -> Tensor | None:

@@ -123,6 +123,27 @@ def test_top_gradient_kernel_is_of_the_loss_at_the_last_block() -> None:
     assert without is None
 
 
+@pytest.mark.parametrize("form", ["tuple", "scalar"])
+def test_loss_is_found_in_other_forms_of_output(form: str) -> None:
+    torch.manual_seed(0)
+    inner, data = Model(Block(WrittenAttention(), FeedForward())).eval(), batch()
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, **kwargs: torch.Tensor) -> object:
+            found = self.inner(**kwargs)
+            return (found["logits"], found["loss"]) if form == "tuple" else found["loss"]
+
+    got = trainer_agent.describe(Other(), data).stacks["decoder"].top_gradient_kernel
+    wanted = trainer_agent.describe(inner, data).stacks["decoder"].top_gradient_kernel
+
+    assert got is not None and wanted is not None
+    np.testing.assert_array_equal(got.diagonal, wanted.diagonal)
+
+
 def test_padding_of_the_batch_is_left_out_of_its_kernels() -> None:
     model, data = gpt2("sdpa").eval(), padded()
 
