@@ -48,7 +48,8 @@ def spec_of(config: Path, context: int) -> dslm.ModelSpec:
     try:
         model = AutoModel.from_config(AutoConfig.for_model(**settings))
     except (ValueError, TypeError, KeyError) as error:
-        raise StartError(f"{config}: transformers cannot build it: {error}") from error
+        reason = str(error).split(". ", maxsplit=1)[0]  # what follows lists every model there is
+        raise StartError(f"{config}: transformers cannot build it: {reason}") from error
     vocabulary = int(model.config.vocab_size)
     ids = torch.from_numpy(zipf_ids(vocabulary, context))
     return trainer_agent.describe(model.train(), ids)
