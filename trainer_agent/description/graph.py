@@ -160,7 +160,9 @@ def feature_runs(node: Node, source: Node) -> tuple[Run, ...]:
     """Which last-dimension features of `source` its view `node` takes, as half-open runs."""
     features = torch.arange(source.value.shape[-1], device=source.value.device)
     index = _replay(node, source, features.expand(source.value.shape))
-    return _runs(torch.unique(index).tolist())
+    taken = torch.zeros_like(features, dtype=torch.bool)
+    taken[index.flatten()] = True
+    return _runs(taken.nonzero().flatten().tolist())
 
 
 def _replay(node: Node, source: Node, value: Tensor) -> Tensor:
