@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dash import ALL, Dash, Input, Output, State, dcc, html
+from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
 
 from dashboard import formats, ids
 from dashboard.api_client import ApiClient, ApiError
@@ -66,7 +66,6 @@ def _compare_link(selected: Sequence[str]) -> html.A:
 def register(app: Dash, client: ApiClient) -> None:
     """The list's callbacks."""
     _register_list(app, client)
-    _register_projects(app, client)
     app.callback(
         Output(ids.RUNS_COMPARE, "href"),
         Output(ids.RUNS_COMPARE, "children"),
@@ -74,6 +73,8 @@ def register(app: Dash, client: ApiClient) -> None:
         Output(ids.RUNS_COMPARE, "title"),
         Output(ids.RUNS_SELECTED, "data"),
         Input({"type": ids.RUN_SELECT, "run": ALL}, "value"),
+        State({"type": ids.RUN_SELECT, "run": ALL}, "id"),
+        State(ids.RUNS_SELECTED, "data"),
         prevent_initial_call=True,
     )(choose)
 
@@ -81,18 +82,20 @@ def register(app: Dash, client: ApiClient) -> None:
 def _register_list(app: Dash, client: ApiClient) -> None:
     async def show_runs(
         search: str | None, status: str, project: str, _: Any, selected: list[str], href: str
-    ) -> list[Any]:
+    ) -> tuple[Any, Any]:
         try:
             runs = await client.runs(
                 search=search or "", status=status, project=project, limit=PAGE_SIZE
             )
         except ApiError as error:
-            return [failure(error)]
+            return [failure(error)], no_update
         filtered = bool(search or status or project)
-        return run_list(runs, selected, filtered=filtered, origin=origin_of(href))
+        rows = run_list(runs, selected, filtered=filtered, origin=origin_of(href))
+        return rows, no_update if filtered else project_options([run["project"] for run in runs])
 
     app.callback(
         Output(ids.RUNS_LIST, "children"),
+        Output(ids.RUNS_PROJECT, "options"),
         Input(ids.RUNS_SEARCH, "value"),
         Input(ids.RUNS_STATUS, "value"),
         Input(ids.RUNS_PROJECT, "value"),
@@ -102,24 +105,14 @@ def _register_list(app: Dash, client: ApiClient) -> None:
     )(show_runs)
 
 
-def _register_projects(app: Dash, client: ApiClient) -> None:
-    async def show_projects(_: Any, shown: list[Any]) -> list[dict[str, str]]:
-        try:
-            runs = await client.runs(limit=PAGE_SIZE)
-        except ApiError:
-            return shown
-        return project_options([run["project"] for run in runs])
-
-    app.callback(
-        Output(ids.RUNS_PROJECT, "options"),
-        Input(ids.PULSE, "data"),
-        State(ids.RUNS_PROJECT, "options"),
-    )(show_projects)
-
-
-def choose(ticked: list[list[str]]) -> tuple[Any, ...]:
-    """The compare link and the runs it leads to, from every row's checkbox."""
-    selected = [run_id for one in ticked for run_id in one]
+def choose(
+    ticked: list[list[str]], rows: list[dict[str, str]], before: list[str]
+) -> tuple[Any, ...]:
+    """The compare link and the runs it leads to; what a filter hides stays selected."""
+    visible = {row["run"] for row in rows}
+    shown = [run_id for one in ticked for run_id in one]
+    selected = [one for one in before if one not in visible or one in shown]
+    selected += [one for one in shown if one not in before]
     link = _compare_link(selected)
     return getattr(link, "href", None), link.children, link.className, link.title, selected
 

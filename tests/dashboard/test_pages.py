@@ -125,6 +125,21 @@ def test_origin_is_scheme_host_and_port(href: str, origin: str) -> None:
     assert runs.origin_of(href) == origin
 
 
+def test_projects_are_offered_once_there_is_a_choice() -> None:
+    assert runs.project_options(["demo", "demo"]) == []
+    offered = [one["value"] for one in runs.project_options(["b", "a", "b"])]
+    assert offered == ["", "a", "b"]
+
+
+def test_selection_keeps_what_a_filter_hides_and_drops_what_is_unticked() -> None:
+    rows = [{"type": "run-select", "run": "b"}, {"type": "run-select", "run": "c"}]
+
+    href, label, *_, selected = runs.choose([[], ["c"]], rows, ["a", "b"])
+
+    assert selected == ["a", "c"]
+    assert href == "/compare?runs=a,c" and label == "Compare 2 runs"
+
+
 ALERT = {
     "id": "7",
     "run_id": "a" * 32,

@@ -35,7 +35,7 @@
   });
 
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.matches("input, textarea")) return;
+    if (event.key !== "/" || event.target.matches("input:not([type=checkbox], [type=radio]), textarea")) return;
     const search = byId("runs-search");
     if (search) { event.preventDefault(); search.focus(); search.select(); }
   });
