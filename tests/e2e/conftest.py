@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e.jobs import Jobs, Server
 from tests.services.process import free_port
@@ -13,12 +13,17 @@ from tests.services.process import free_port
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+PATIENCE_MS = 60_000
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium, the machine's own."""
+    """A headless Chromium, the machine's own.
+
+    Playwright's loop runs for as long as it is open, and no asynchronous test beside it: so it
+    closes with the module.
+    """
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
     with sync_playwright() as playwright:
@@ -32,7 +37,8 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page that fails the test if it asked for anything beyond this machine, or broke."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
     outside: list[str] = []
     broken: list[str] = []
     opened.on("request", lambda sent: outside.append(sent.url) if leaves(sent.url) else None)
