@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import sys
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +40,10 @@ from trainer_agent.self_description import (
 from trainer_agent.version import package_version
 from wire import Command, Health, RunDeclaration, RunEnd
 
+logger = logging.getLogger("evenkeel")
 EXIT_TIMEOUT_S = 5.0
 Scalar = float | Tensor
+_open: WeakSet[Agent] = WeakSet()
 
 
 class Agent:
@@ -49,6 +53,7 @@ class Agent:
 
     Attributes:
         run_id: the run, 32 hexadecimal digits.
+        rank: the process of a distributed job.
     """
 
     def __init__(
@@ -60,8 +65,9 @@ class Agent:
         transport: Callable[[], Transport],
         pace: Pace | None = None,
     ) -> None:
-        self.run_id = uuid.uuid4().hex
+        self.run_id = options.run_id or uuid.uuid4().hex
         self._options, self._optimizer = options, optimizer
+        self.rank = options.rank
         self._guard = Guard()
         self._recorder = Recorder(self._guard)
         inner = eager(model)
@@ -90,6 +96,7 @@ class Agent:
         self._spent_at_mark = 0.0
         self._recorder.active = True
         atexit.register(self._close_at_exit)
+        _open.add(self)
 
     @property
     def url(self) -> str:
@@ -128,6 +135,25 @@ class Agent:
         What did not arrive in time stays on disk for the next agent on this machine.
         """
         return self._close(RunEnd(status="finished"), timeout_s)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a restarted job goes on with this run."""
+        return {"run_id": self.run_id, "step": self._step, "last_seq": self._sender.last_seq}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the run of a checkpoint, from its step; call it before the first step.
+
+        Steps recorded twice are shown as they went after the restart.
+        """
+        with self._guard.at("load_state_dict"):
+            run_id, step = str(state["run_id"]), int(state["step"])
+            if self._sender.resume(run_id, int(state["last_seq"])):
+                self.run_id, self._step = run_id, step
+            elif run_id != self.run_id:
+                logger.warning(
+                    "evenkeel goes on with run %s: a checkpoint is loaded before the first step",
+                    self.run_id,
+                )
 
     def __enter__(self) -> Agent:
         return self
@@ -174,8 +200,9 @@ class Agent:
         if spec is not None:
             self._sender.offer(Description(self._step, spec))
         if self._step + self._options.every >= self._describe_at:
-            self._describe_at *= TIMES_LATER
             self._description.ask()
+        while self._step + self._options.every >= self._describe_at:
+            self._describe_at *= TIMES_LATER
 
     def _all_scalars(self, given: Mapping[str, Scalar | None]) -> dict[str, Scalar | None]:
         """What was given and what the agent reads by itself, in an order that never changes."""
@@ -256,6 +283,11 @@ class Agent:
     def _obey(self, command: Command) -> None:
         if command.kind == "describe":
             self._description.ask()
+
+
+def is_open(run_id: str, rank: int) -> bool:
+    """Whether an agent of this process is at work on a run."""
+    return any(one.run_id == run_id and one.rank == rank and not one._closed for one in _open)
 
 
 def _end_of(error: BaseException | None) -> RunEnd:

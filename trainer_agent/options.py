@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ class Options:
     Attributes:
         every: sampling interval in optimizer steps.
         spool_limit_bytes: bound of what waits on disk while the server is away.
+        run_id: the run to go on with, or None for a new one.
     """
 
     project: str
@@ -48,6 +51,7 @@ class Options:
     spool_dir: Path
     spool_limit_bytes: int
     rank: int
+    run_id: str | None = None
 
 
 def read_options(
@@ -62,8 +66,11 @@ def read_options(
     spool_dir: str | os.PathLike[str] | None,
     spool_limit_bytes: int,
     rank: int,
+    resume: str | None = None,
 ) -> Options:
-    """Check every argument; what is absent is read from ``EVENKEEL_URL`` and ``EVENKEEL_KEY``.
+    """Check every argument.
+
+    What is absent is read from ``EVENKEEL_URL``, ``EVENKEEL_KEY`` and ``EVENKEEL_RUN_ID``.
 
     Raises:
         WatchError: naming the argument and the fix.
@@ -79,6 +86,7 @@ def read_options(
         spool_dir=_require_folder(spool_dir),
         spool_limit_bytes=_require_at_least("spool_limit_bytes", spool_limit_bytes, 65_536),
         rank=_require_at_least("rank", rank, 0),
+        run_id=_run_id(resume, project, run),
     )
 
 
@@ -121,6 +129,19 @@ def _require_json(config: Mapping[str, Any]) -> dict[str, Any]:
             "config", f"it cannot be written as JSON ({error})", fix="give plain numbers and text"
         ) from error
     return dict(plain)
+
+
+def _run_id(resume: str | None, project: str, run: str) -> str | None:
+    """The id of the run to go on with: given whole, or made of a name that a restart repeats."""
+    if resume is not None and (not isinstance(resume, str) or not resume.strip()):
+        raise WatchError(
+            "resume", f"{resume!r} names no run", fix='give "auto", a run\'s id, or a name for it'
+        )
+    named = resume or os.environ.get("EVENKEEL_RUN_ID") or None
+    if named is None or re.fullmatch("[0-9a-f]{32}", named):
+        return named
+    of_job = f"run {run}" if named == "auto" else f"job {named}"
+    return hashlib.blake2b(f"{project}\n{of_job}".encode(), digest_size=16).hexdigest()
 
 
 def _require_folder(spool_dir: str | os.PathLike[str] | None) -> Path:

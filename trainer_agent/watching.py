@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trainer_agent.agent import Agent
+from trainer_agent.agent import Agent, is_open
 from trainer_agent.delivery.http_transport import HttpTransport
 from trainer_agent.options import SPOOL_LIMIT_BYTES, WatchError, read_options
 
@@ -29,6 +29,7 @@ def watch(
     spool_dir: str | os.PathLike[str] | None = None,
     spool_limit_bytes: int = SPOOL_LIMIT_BYTES,
     rank: int = 0,
+    resume: str | None = None,
 ) -> Agent:
     """Measure `model` while it trains and send what is measured to the server.
 
@@ -47,6 +48,10 @@ def watch(
             the user's state folder.
         spool_limit_bytes: how much may wait there; the oldest frames go first.
         rank: which process of a distributed job this is.
+        resume: the run to go on with after a restart: its id, or a name of the job that every
+            restart repeats (a scheduler's job id), or ``"auto"``: the run of this project and
+            name, wherever it ran. Default ``EVENKEEL_RUN_ID``, else a new run. Where a
+            checkpoint carries ``agent.state_dict()`` it is not needed.
 
     Raises:
         WatchError: naming the argument that cannot be used, and the fix. Nothing raises later.
@@ -70,7 +75,14 @@ def watch(
         spool_dir=spool_dir,
         spool_limit_bytes=spool_limit_bytes,
         rank=rank,
+        resume=resume,
     )
+    if options.run_id is not None and is_open(options.run_id, options.rank):
+        raise WatchError(
+            "resume",
+            f"run {options.run_id} is watched in this process already",
+            fix="give each model a resume of its own",
+        )
     transport = partial(HttpTransport, options.server, options.key)
     agent = Agent(model, options, optimizer=optimizer, transport=transport)
     print(f"evenkeel: {agent.url}", flush=True)

@@ -18,7 +18,8 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
     """The values of one sampled optimizer step.
 
     Attributes:
-        seq: number of this frame within (run, rank); starts at 1, never reused, no holes.
+        seq: number of this frame within (run, rank), never reused: from 1 without holes, save
+            that a process that goes on with a run begins past all that went before.
         step: optimizer step, from 0.
         time: seconds since the epoch when the step ended.
         layout: `Layout.hash` of the layout that says what the values are.

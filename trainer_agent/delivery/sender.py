@@ -23,6 +23,7 @@ from trainer_agent.options import Options
 from wire import Command, Frame, Health, RunDeclaration, RunEnd, SpecRevision
 
 QUEUE_LIMIT = 1024
+FRAMES_A_MILLISECOND = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Sender:
         self._make_transport = transport
         self._health, self._on_command = health, on_command
         self._guard, self._pace = guard, pace or Pace()
-        self._last_seq = 0
+        self._last_seq = 0 if options.run_id is None else _past_every_number(0)
         self._dropped_before = 0
         self._inherited: list[object] = []
         self._renew()
@@ -99,6 +100,18 @@ class Sender:
     def page(self) -> str:
         """Path of the run's page, "" until the server has said it."""
         return self._courier.page if self._courier else ""
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest frame, or the one before the first."""
+        return self._last_seq
+
+    def resume(self, run_id: str, last_seq: int) -> bool:
+        """Go on with a run that reached `last_seq` or more; False once frames are on their way."""
+        if self._thread is not None:
+            return False
+        self._run_id, self._last_seq = run_id, _past_every_number(last_seq)
+        return True
 
     def offer(self, parcel: Parcel) -> None:
         """Hand over a parcel; when the thread is hopelessly behind, the oldest goes."""
@@ -158,6 +171,7 @@ class Sender:
             on_command=self._on_command,
             pace=self._pace,
         )
+        self._courier.dropped = spool.dropped
         try:
             self._converse(spool, self._courier, Inheritance(options, transport, self._pace))
         finally:
@@ -216,3 +230,11 @@ class Sender:
             self._layouts_kept.add(sample.declaration.layout.hash)
             messages.keep_declaration(spool, sample.declaration)
         courier.dropped += spool.append(frame)
+
+
+def _past_every_number(last_seq: int) -> int:
+    """Where a run goes on: past all that it sent, known or not, and within a float's integers.
+
+    What an earlier process numbered last may be on another machine; the time is known here.
+    """
+    return max(last_seq, int(time.time() * 1000) * FRAMES_A_MILLISECOND)

@@ -25,6 +25,7 @@ class Spool:
         path: the file.
         size_bytes: bytes of the frames held.
         last_seq: highest seq ever kept by this object, or found in the file.
+        dropped: frames that found no room when another spool was taken over.
     """
 
     def __init__(self, path: Path, *, limit_bytes: int) -> None:
@@ -37,6 +38,7 @@ class Spool:
         self._db.executescript(_SCHEMA)
         self.size_bytes = self._number("select coalesce(sum(length(body)), 0) from frame")
         self.last_seq = self._number("select coalesce(max(seq), 0) from frame")
+        self.dropped = 0
 
     def append(self, frame: Frame) -> int:
         """Keep a frame; returns how many of the oldest had to go for it."""
@@ -45,6 +47,17 @@ class Spool:
         self.size_bytes += len(body)
         self.last_seq = max(self.last_seq, frame.seq)
         return self._make_room() if self.size_bytes > self._limit_bytes else 0
+
+    def take_over(self, other: Spool) -> None:
+        """Keep what another spool of the same run and rank holds, too."""
+        for seq, body in other._db.execute("select seq, body from frame order by seq"):
+            added = self._db.execute("insert or ignore into frame values (?, ?)", (seq, body))
+            self.size_bytes += len(body) * added.rowcount
+            self.last_seq = max(self.last_seq, seq)
+        for name, body in other.notes("").items():
+            self._db.execute("insert or ignore into note values (?, ?)", (name, body))
+        if self.size_bytes > self._limit_bytes:
+            self.dropped += self._make_room()
 
     def read(self, *, after: int, max_frames: int, max_bytes: int) -> list[Frame]:
         """The next frames in order past seq `after`: at least one where there is one."""

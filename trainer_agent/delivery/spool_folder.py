@@ -21,12 +21,28 @@ _held: dict[Path, IO[bytes]] = {}
 
 
 def open_own(folder: Path, *, server: str, run_id: str, rank: int, limit_bytes: int) -> Spool:
-    """A new, locked spool for this process."""
+    """A locked spool for this process, with what an earlier process of the same run left."""
     path = folder / f"{run_id}-{rank}-{os.getpid()}.spool"
+    while path in _held:  # an agent that was closed in haste may still be at it
+        path = path.with_stem(f"{path.stem}-again")
     _lock(path)
     spool = Spool(path, limit_bytes=limit_bytes)
     messages.keep_origin(spool, server=server, run_id=run_id, rank=rank)
+    for left in folder.glob(f"{run_id}-{rank}-*.spool"):
+        # The run's frames must arrive in their order: these before this process' own.
+        if fcntl is not None and left not in _held and _lock(left):
+            _take_over(spool, Spool(left, limit_bytes=limit_bytes), server)
+    messages.forget_end(spool)  # the run goes on
     return spool
+
+
+def _take_over(spool: Spool, left: Spool, server: str) -> None:
+    belongs = messages.origin(left)
+    if belongs is None or belongs[0] != server:
+        leave(left)
+        return
+    spool.take_over(left)
+    remove(left)
 
 
 def adopt_orphans(folder: Path, *, server: str, limit_bytes: int) -> Iterator[Spool]:
