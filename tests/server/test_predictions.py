@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import dslm
+from server.predictions.architecture import title
 from tests.services.agent import LAYOUT, N_LAYERS, Agent, frame, vector
 from tests.services.polling import eventually
 from tests.services.specs import post_ln
@@ -50,6 +52,20 @@ async def test_spec_describes_the_run(agent: Agent):
 
     assert run["architecture"] == "Post-LN decoder, 4 × 64"
     assert run["stacks"]["decoder"] == {"n_layers": 4, "d_model": 64, "seq_len": 16}
+
+
+def test_title_names_the_scales_that_every_residual_shares():
+    spec = post_ln(N_LAYERS)
+    stack = spec.stacks["decoder"]
+    scale = dslm.Residual(lam=0.9574, beta=0.2887)
+    blocks = [
+        replace(block, attention_residual=scale, feed_forward_residual=scale)
+        for block in stack.blocks
+        if block
+    ]
+    scaled = replace(spec, stacks={"decoder": replace(stack, blocks=tuple(blocks))})
+
+    assert title(scaled, "post") == "Post-LN decoder, 4 × 64, λ 0.957, β 0.289"
 
 
 async def test_later_revision_is_todays_and_changes_nothing_at_initialisation(agent: Agent):

@@ -25,11 +25,11 @@ def test_of_equal_runs_the_deepest_is_named():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (2.5e-7, "2.5·10^-7"), (12.34, "12.3"), (1e6, "1.0·10^6"), (np.inf, "inf")],
+    [(0.0, "0"), (2.5e-7, "2.5·10⁻⁷"), (12.34, "12.3"), (1e6, "1.0·10⁶"), (np.inf, "inf")],
 )
 def test_number_reads_as_a_person_writes_it(value, text):
     assert number(value) == text
 
 
 def test_closeness_keeps_what_rounding_to_one_would_hide():
-    assert closeness(0.9998) == "1 − 2.0·10^-4"
+    assert closeness(0.9998) == "1 − 2.0·10⁻⁴"
