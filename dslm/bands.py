@@ -78,40 +78,49 @@ def _after_branch(error: Floats, sub: SubLayer, batch_size: int) -> Floats:
     to_correlation = np.array([[-m / v**2, 1 / v]])
     carried = lam2 * np.eye(2) + beta2 * response @ to_correlation
     y = carried @ error @ carried.T
-    y += beta2**2 * _wishart(sub.branch, sub, batch_size)
+    y += beta2**2 * _branch_noise(sub, batch_size)
     y += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size)
-    return y if sub.place.before else _normed(y, sub)
+    return y if sub.place.on_sum is None else _normed(y, sub.summed, sub.y)
 
 
 def _response(sub: SubLayer) -> Floats:
     """Return d(V, M of the branch)/d(correlation of its input): the secant to full correlation."""
     r = mean_off_diagonal(sub.inner) / mean_diagonal(sub.inner)
-    f, m = (
-        mean_diagonal(sub.branch) * (1 - sub.place.residual.p_drop),
-        mean_off_diagonal(sub.branch),
-    )
+    f, m = mean_diagonal(sub.raw), mean_off_diagonal(sub.raw)
     full = f
     if isinstance(sub.layer, Attention):
         layer = sub.layer
         gain = layer.value.weight_var * layer.value.d_in
         full = gain * layer.output.weight_var * layer.output.d_in * mean_diagonal(sub.inner)
     rest = max(1 - r, 1e-9)
-    return np.array([[max(full - f, 0.0) / rest], [max(full - m, 0.0) / rest]])
+    response = np.array([[max(full - f, 0.0) / rest], [max(full - m, 0.0) / rest]])
+    if sub.place.on_branch is None:
+        return response
+    return np.asarray(_through_norm(sub.raw, sub.branch) @ response)
 
 
-def _normed(error: Floats, sub: SubLayer) -> Floats:
-    """Return the error after a norm on the stream: the variance is known, M errs as r does."""
-    v, m = mean_diagonal(sub.norm_input), mean_off_diagonal(sub.norm_input)
-    to_m = mean_diagonal(sub.y) * np.array([[0.0, 0.0], [-m / v**2, 1 / v]])
+def _normed(error: Floats, before: Kernel, after: Kernel) -> Floats:
+    """Return the error after a norm: the variance is known, M errs as r does."""
+    to_m = _through_norm(before, after)
     return np.asarray(to_m @ error @ to_m.T)
+
+
+def _through_norm(before: Kernel, after: Kernel) -> Floats:
+    v, m = mean_diagonal(before), mean_off_diagonal(before)
+    return mean_diagonal(after) * np.array([[0.0, 0.0], [-m / v**2, 1 / v]])
+
+
+def _branch_noise(sub: SubLayer, batch_size: int) -> Floats:
+    if sub.place.on_branch is None:
+        return _wishart(sub.branch, sub, batch_size)
+    return _normed(_wishart(sub.raw, sub, batch_size), sub.raw, sub.branch)
 
 
 def _below_branch(
     error: Floats, sub: SubLayer, above: Kernel, below: Kernel, batch_size: int
 ) -> Floats:
     lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
-    norm_gain = _norm_gain(sub)
-    outside = 1.0 if sub.place.before else norm_gain
+    outside = _gain(sub.summed, sub.y)
     v, m = mean_diagonal(above), mean_off_diagonal(above)
     through = np.array([mean_diagonal(below), mean_off_diagonal(below)]) / outside
     through = np.maximum(through - lam2 * np.array([v, m]), 0.0)
@@ -121,7 +130,7 @@ def _below_branch(
     y += (outside * through[0] / v) ** 2 * _wishart(above, sub, batch_size)
     cross = _inner_product(above, above, sub.place.d_model, batch_size)
     y += outside**2 * lam2 * through[0] / v * cross
-    if not sub.place.before:
+    if sub.place.on_sum is not None:
         y += _norm_noise(sub, batch_size) * outside**2 * np.outer([v, m], [v, m])
     return np.asarray(y)
 
@@ -137,20 +146,20 @@ def _backward_response(sub: SubLayer, above: Floats, through: Floats) -> Floats:
         return np.asarray(through[0] / v * np.eye(2))
     layer = sub.layer
     shared = layer.output.d_in * layer.value.weight_var * layer.output.d_out
-    shared *= layer.output.weight_var * (_norm_gain(sub) if sub.place.before else 1.0)
+    shared *= layer.output.weight_var * _gain(sub.source, sub.inner)
+    shared *= 1.0 if sub.place.on_branch is None else _gain(sub.raw, sub.branch)
     own = np.clip((through / shared - m) / (v - m), 0.0, 1.0) if v > m else np.zeros(2)
     return np.asarray(shared * np.stack([own, 1 - own], axis=1))
 
 
-def _norm_gain(sub: SubLayer) -> float:
-    """Return the squared gain of the norm's Jacobian on a gradient."""
-    normed = sub.inner if sub.place.before else sub.y
-    return mean_diagonal(normed) / mean_diagonal(sub.norm_input)
+def _gain(before: Kernel, after: Kernel) -> float:
+    """Return the squared gain on a gradient of the norm between two kernels; 1 without one."""
+    return mean_diagonal(after) / mean_diagonal(before)
 
 
 def _norm_share(sub: SubLayer, above: Kernel, below: Kernel) -> float:
-    """Return the share of the gradient that a Pre-LN branch's norm divided by the stream."""
-    if not sub.place.before:
+    """Return the share of the gradient that a branch's norms divided by the stream."""
+    if sub.place.on_sum is not None:
         return 0.0
     whole = mean_diagonal(below)
     kept = sub.place.residual.lam**2 * mean_diagonal(above)
@@ -159,9 +168,9 @@ def _norm_share(sub: SubLayer, above: Kernel, below: Kernel) -> float:
 
 def _norm_noise(sub: SubLayer, batch_size: int) -> float:
     lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
-    noise = beta2**2 * _wishart(sub.branch, sub, batch_size)[0, 0]
+    noise = beta2**2 * _branch_noise(sub, batch_size)[0, 0]
     noise += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size)[0, 0]
-    return float(noise / mean_diagonal(sub.norm_input) ** 2)
+    return float(noise / mean_diagonal(sub.summed) ** 2)
 
 
 def _wishart(kernel: Kernel, sub: SubLayer, batch_size: int) -> Floats:

@@ -9,7 +9,7 @@ import types
 import typing
 import zlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, Union, cast
 
 import numpy as np
@@ -112,9 +112,14 @@ def _decode_dataclass(value: object, kind: type, path: str) -> object:
     hints = typing.get_type_hints(kind)
     for name in entries:
         _expect(name in hints, name, _join(path, name), "no such field; remove it")
-    for name in hints:
+    for name in _without_default(kind):
         _expect(name in entries, None, _join(path, name), "present")
-    return kind(**{n: _decode(entries[n], hints[n], _join(path, n)) for n in hints})
+    return kind(**{n: _decode(v, hints[n], _join(path, n)) for n, v in entries.items()})
+
+
+def _without_default(kind: type) -> list[str]:
+    """Names that every writer gives; an older one leaves out the fields added since."""
+    return [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
 
 
 def _decode_scalar(value: object, kind: Any, path: str) -> object:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
+Placement = Literal["pre", "post", "sandwich", "branch", "parallel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +112,30 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Attention then feed-forward, each on the residual stream.
+    """Attention, then feed-forward, each on the residual stream.
 
-    ``"pre"``: x + f(norm(x)). ``"post"``: norm(x + f(x)).
+    Where the norms stand, `placement`, n being a branch's norm and m its `_out_norm`:
+
+    - ``"pre"``: x + f(n(x)).
+    - ``"post"``: n(x + f(x)).
+    - ``"sandwich"``: x + m(f(n(x))) (Gemma 2, Peri-LN).
+    - ``"branch"``: x + n(f(x)) (OLMo 2).
+    - ``"parallel"``: x + attention(n_a(x)) + feed_forward(n_f(x)) (GPT-NeoX, Phi). The stream's
+      factor is the attention residual's `lam`. A norm that both share is given twice.
+
+    Attributes:
+        attention_out_norm, feed_forward_out_norm: given for ``"sandwich"`` and only there.
     """
 
-    placement: Literal["pre", "post"]
+    placement: Placement
     attention: Attention
     attention_norm: Norm
     attention_residual: Residual
     feed_forward: FeedForward
     feed_forward_norm: Norm
     feed_forward_residual: Residual
+    attention_out_norm: Norm | None = None
+    feed_forward_out_norm: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)

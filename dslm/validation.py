@@ -17,6 +17,7 @@ from dslm.spec import (
     Linear,
     ModelSpec,
     Norm,
+    Placement,
     Residual,
     Stack,
 )
@@ -59,12 +60,26 @@ def _validate_kernel(kernel: Kernel, path: str) -> None:
 
 
 def _validate_block(block: Block, d_model: int, path: str) -> None:
-    _require(block.placement in ("pre", "post"), f"{path}.placement", "use 'pre' or 'post'")
+    known = get_args(Placement)
+    _require(block.placement in known, f"{path}.placement", f"use one of {', '.join(known)}")
     _validate_attention(block.attention, d_model, f"{path}.attention")
     _validate_feed_forward(block.feed_forward, d_model, f"{path}.feed_forward")
     for name in ("attention", "feed_forward"):
         _validate_norm(getattr(block, f"{name}_norm"), f"{path}.{name}_norm")
         _validate_residual(getattr(block, f"{name}_residual"), f"{path}.{name}_residual")
+        _validate_out_norm(block, f"{name}_out_norm", path)
+    one_stream = block.placement != "parallel" or block.feed_forward_residual.lam == 1
+    fix = "use 1: parallel branches share one stream, scaled by attention_residual.lam"
+    _require(one_stream, f"{path}.feed_forward_residual.lam", fix)
+
+
+def _validate_out_norm(block: Block, name: str, path: str) -> None:
+    norm: Norm | None = getattr(block, name)
+    wanted = block.placement == "sandwich"
+    fix = "give the norm on the branch's output" if wanted else "use None but in a sandwich"
+    _require((norm is not None) == wanted, f"{path}.{name}", fix)
+    if norm is not None:
+        _validate_norm(norm, f"{path}.{name}")
 
 
 def _validate_attention(attention: Attention, d_model: int, path: str) -> None:

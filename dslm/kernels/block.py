@@ -9,23 +9,9 @@ from dslm.kernels.attention import attention, attention_backward
 from dslm.kernels.feed_forward import feed_forward, feed_forward_backward, radial_excess
 from dslm.kernels.grid import add, affine, bounded, dropout, multiply
 from dslm.kernels.norm import centre, norm, norm_backward
+from dslm.kernels.place import Place, places
 from dslm.kernels.softmax import AttentionWeights, attention_weights
-from dslm.spec import Attention, Block, FeedForward, Kernel, Norm, Residual
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a branch hangs on the stream: its norm, before it or after the sum, and residual."""
-
-    placement: str
-    norm: Norm
-    residual: Residual
-    d_model: int
-
-    @property
-    def before(self) -> bool:
-        """Whether the norm is on the branch's input (Pre-LN) rather than on the sum (Post-LN)."""
-        return self.placement == "pre"
+from dslm.spec import Attention, Block, FeedForward, Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +20,46 @@ class SubLayer:
 
     Attributes:
         x: the stream before it.
-        inner: the branch's input: the normed stream (Pre-LN) or the stream (Post-LN).
-        branch: the branch's output, after residual dropout.
-        norm_input: what the norm normalises, centred: the stream (Pre-LN) or the sum (Post-LN).
-        y: the stream after it: the sum (Pre-LN) or the normed sum (Post-LN).
+        source: what its input norm normalises, centred: the stream the branch reads.
+        inner: the branch's input: `source` after the norm, or the stream where there is none.
+        raw: the branch's output, centred where a norm follows.
+        branch: that after its norm and residual dropout.
+        summed: the residual sum, centred where a norm follows.
+        y: the stream after the sub-layer.
         weights: attention weights, None for a feed-forward branch.
     """
 
     layer: Attention | FeedForward
     place: Place
     x: Kernel
+    source: Kernel
     inner: Kernel
+    raw: Kernel
     branch: Kernel
-    norm_input: Kernel
+    summed: Kernel
     y: Kernel
     weights: AttentionWeights | None
 
 
 def block_forward(x: Kernel, block: Block, d_model: int) -> tuple[SubLayer, SubLayer]:
     """Return the attention and the feed-forward sub-layer of `block` on the stream `x`."""
-    place = Place(block.placement, block.attention_norm, block.attention_residual, d_model)
-    first = _sub_layer(x, block.attention, place)
-    place = Place(block.placement, block.feed_forward_norm, block.feed_forward_residual, d_model)
-    return first, _sub_layer(first.y, block.feed_forward, place)
+    first_place, second_place = places(block, d_model)
+    first = _sub_layer(x, x, block.attention, first_place)
+    read = x if second_place.parallel else first.y
+    return first, _sub_layer(first.y, read, block.feed_forward, second_place)
 
 
-def _sub_layer(x: Kernel, layer: Attention | FeedForward, place: Place) -> SubLayer:
+def _sub_layer(x: Kernel, read: Kernel, layer: Attention | FeedForward, place: Place) -> SubLayer:
     residual = place.residual
-    before = centre(x, place.norm, place.d_model)
-    inner = norm(before, place.norm) if place.before else x
+    source = centre(read, place.on_input, place.d_model)
+    inner = norm(source, place.on_input)
     weights = attention_weights(inner, layer) if isinstance(layer, Attention) else None
-    branch = dropout(_branch(inner, layer, weights), residual.p_drop)
-    if place.before:
-        y = add(x, branch, residual.lam**2, residual.beta**2)
-        return SubLayer(layer, place, x, inner, branch, before, y, weights)
-    centred = centre(branch, place.norm, place.d_model)
+    raw = centre(_branch(inner, layer, weights), place.on_branch, place.d_model)
+    branch = dropout(norm(raw, place.on_branch), residual.p_drop)
+    centred = centre(branch, place.on_sum, place.d_model)
     summed = add(x, centred, residual.lam**2, residual.beta**2)
-    return SubLayer(layer, place, x, inner, branch, summed, norm(summed, place.norm), weights)
+    y = norm(summed, place.on_sum)
+    return SubLayer(layer, place, x, source, inner, raw, branch, summed, y, weights)
 
 
 def _branch(x: Kernel, layer: Attention | FeedForward, weights: AttentionWeights | None) -> Kernel:
@@ -79,34 +68,56 @@ def _branch(x: Kernel, layer: Attention | FeedForward, weights: AttentionWeights
     return attention(x, weights or attention_weights(x, layer), layer)
 
 
-def sub_layer_backward(
-    g: Kernel, sub: SubLayer, alignment: Alignment = ISOTROPIC
-) -> tuple[Kernel, Alignment]:
+def block_backward(
+    g: Kernel, layer: tuple[SubLayer, SubLayer], alignment: Alignment
+) -> tuple[Kernel, Kernel, Alignment]:
+    r"""Gradient kernels between the block's branches and below it, and the latter's alignment.
+
+    Parallel branches both receive :math:`G`: below them lies :math:`\lambda^2 G + \beta_a^2
+    \mathcal B_a^*(G) + \beta_f^2 \mathcal B_f^*(G)`, as their weights are independent.
+    """
+    attention_layer, feed_forward_layer = layer
+    between, aligned = _sub_layer_backward(g, feed_forward_layer, alignment)
+    if not feed_forward_layer.place.parallel:
+        return between, *_sub_layer_backward(between, attention_layer, aligned)
+    residual = attention_layer.place.residual
+    through = add(between, g, 1.0, -1.0)
+    straight = add(g, _through(g, attention_layer), residual.lam**2, residual.beta**2)
+    return between, bounded(add(straight, through)), ISOTROPIC
+
+
+def _sub_layer_backward(g: Kernel, sub: SubLayer, alignment: Alignment) -> tuple[Kernel, Alignment]:
     r"""Gradient kernel below a sub-layer, and what the branch left along the stream's vectors.
 
-    Pre-LN: :math:`G + \beta^2 \mathcal N^*(\mathcal B^*(G))`; Post-LN:
-    :math:`(\lambda^2 + \beta^2 \mathcal B^*)(\mathcal N^*(G))`, with :math:`\mathcal N^*` the
-    norm's and :math:`\mathcal B^*` the branch's backward map. `alignment` says how isotropic `g`
-    is; it matters only where a norm acts on the stream itself.
+    :math:`(\lambda^2 + \beta^2 \mathcal N_i^* \mathcal B^* \mathcal N_b^*)(\mathcal N_s^*(G))`,
+    with :math:`\mathcal B^*` the branch's backward map and :math:`\mathcal N_i^*, \mathcal N_b^*,
+    \mathcal N_s^*` those of the norms on its input, its output and the sum, where there are any.
+    `alignment` says how isotropic `g` is; it matters only where a norm acts on the stream itself.
     """
     place, residual = sub.place, sub.place.residual
-    if place.before:
-        h = _branch_backward(g, sub)
-        through = norm_backward(h, sub.norm_input, place.norm, place.d_model, random_length=True)
-        return bounded(add(g, through, residual.lam**2, residual.beta**2)), ISOTROPIC
-    inner = norm_backward(g, sub.norm_input, place.norm, place.d_model, alignment=alignment)
-    through = _branch_backward(inner, sub)
+    inner = norm_backward(g, sub.summed, place.on_sum, place.d_model, alignment=alignment)
+    through = _through(inner, sub)
     below = bounded(add(inner, through, residual.lam**2, residual.beta**2))
+    if place.on_sum is None:
+        return below, ISOTROPIC
     excess = affine(_excess(inner, through, sub), residual.beta**2)
     return below, alignment_below(below, affine(through, residual.beta**2), excess, sub.x)
 
 
+def _through(g: Kernel, sub: SubLayer) -> Kernel:
+    """Return the gradient kernel at the stream that came through the branch, `beta` left out."""
+    place = sub.place
+    h = dropout(g, place.residual.p_drop)
+    h = norm_backward(h, sub.raw, place.on_branch, place.d_model, random_length=True)
+    h = _branch_backward(h, sub)
+    return norm_backward(h, sub.source, place.on_input, place.d_model, random_length=True)
+
+
 def _branch_backward(g: Kernel, sub: SubLayer) -> Kernel:
-    entering = dropout(g, sub.place.residual.p_drop)
     if isinstance(sub.layer, FeedForward):
-        return feed_forward_backward(entering, sub.inner, sub.layer)
+        return feed_forward_backward(g, sub.inner, sub.layer)
     weights = sub.weights or attention_weights(sub.inner, sub.layer)
-    return attention_backward(entering, sub.inner, weights, sub.layer)
+    return attention_backward(g, sub.inner, weights, sub.layer)
 
 
 def _excess(g: Kernel, through: Kernel, sub: SubLayer) -> Kernel:

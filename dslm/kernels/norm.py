@@ -12,7 +12,7 @@ from dslm.kernels.grid import affine
 from dslm.spec import Floats, Kernel, Norm
 
 
-def centre(x: Kernel, layer: Norm, d_model: int) -> Kernel:
+def centre(x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
     r"""Kernel of `x` less its mean over features, which LayerNorm removes and RMSNorm does not.
 
     .. math:: C_{ij} = (K_{ij} - \mu^2)(1 - 1/d)
@@ -22,20 +22,22 @@ def centre(x: Kernel, layer: Norm, d_model: int) -> Kernel:
 
     Source: arXiv 2403.09635, Table 1 (LayerNorm covariance). Exact in expectation.
     """
-    if layer.kind == "rmsnorm":
+    if layer is None or layer.kind == "rmsnorm":
         return x
     rest = 1 - 1 / d_model
     return affine(x, rest, -rest * x.mean**2)
 
 
-def norm(x: Kernel, layer: Norm) -> Kernel:
-    r"""Kernel after LayerNorm or RMSNorm, C being the kernel of its `centre`-d input.
+def norm(x: Kernel, layer: Norm | None) -> Kernel:
+    r"""Kernel after LayerNorm, RMSNorm or none, C being the kernel of its `centre`-d input.
 
     .. math:: K_{ij} \to (E[\gamma]^2 + Var\,\gamma)
         \frac{C_{ij}}{\sqrt{(C_{ii} + \epsilon)(C_{jj} + \epsilon)}} + E[b^2]
 
     Source: arXiv 2403.09635, Table 1 (LayerNorm), with eps, gain and bias derived here.
     """
+    if layer is None:
+        return x
     gain = layer.gain_mean**2 + layer.gain_var
     scale = np.sqrt(x.diagonal + layer.eps)
     diagonal = gain * x.diagonal / scale**2 + layer.bias_var
@@ -47,7 +49,7 @@ def norm(x: Kernel, layer: Norm) -> Kernel:
 def norm_backward(
     g: Kernel,
     x: Kernel,
-    layer: Norm,
+    layer: Norm | None,
     d_model: int,
     *,
     alignment: Alignment = ISOTROPIC,
@@ -71,6 +73,8 @@ def norm_backward(
 
     Source: arXiv 2403.09635, Table 1 for the leading term; the projection derived here.
     """
+    if layer is None:
+        return g
     gain = layer.gain_mean**2 + layer.gain_var
     scale = np.sqrt(x.diagonal + layer.eps)
     kept, kept_pairs = _kept_energy(x, scale, layer, d_model, alignment)

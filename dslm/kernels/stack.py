@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dslm.kernels.alignment import ISOTROPIC
-from dslm.kernels.block import SubLayer, block_forward, sub_layer_backward
+from dslm.kernels.block import SubLayer, block_backward, block_forward
 from dslm.kernels.grid import on_grid
 from dslm.spec import Kernel, Stack
 
@@ -41,9 +41,8 @@ def stack_backward(stack: Stack, layers: list[Layer]) -> list[GradientLayer]:
         return []
     g, alignment = top_gradient(stack), ISOTROPIC
     passed: list[GradientLayer] = []
-    for attention, feed_forward in reversed(layers):
-        between, alignment = sub_layer_backward(g, feed_forward, alignment)
-        below, alignment = sub_layer_backward(between, attention, alignment)
+    for layer in reversed(layers):
+        between, below, alignment = block_backward(g, layer, alignment)
         passed.append(GradientLayer(g, between, below))
         g = below
     return passed[::-1]

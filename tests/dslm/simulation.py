@@ -64,29 +64,54 @@ def unchanged(h: Floats) -> Floats:
 
 def block_forward(block: Block, x: Floats, rng: np.random.Generator) -> tuple[Floats, list[Back]]:
     """Return the block's output and its backward steps, first one first."""
-    tape: list[Back] = []
     branches = (
-        (block.attention, block.attention_norm, block.attention_residual),
-        (block.feed_forward, block.feed_forward_norm, block.feed_forward_residual),
+        (block.attention, block.attention_norm, block.attention_out_norm, block.attention_residual),
+        (
+            block.feed_forward,
+            block.feed_forward_norm,
+            block.feed_forward_out_norm,
+            block.feed_forward_residual,
+        ),
     )
-    for layer, norm, residual in branches:
-        inner, norm_back = normed(norm, x) if block.placement == "pre" else (x, unchanged)
-        if isinstance(layer, Attention):
-            f, back = attention(layer, inner, rng)
-        else:
-            f, back = feed_forward(layer, inner, rng)
-        y, after = residual.lam * x + residual.beta * f, unchanged
+    if block.placement == "parallel":
+        (f, f_back), (h, h_back) = (
+            whole_branch(layer, "pre", norm, out, x, rng=rng) for layer, norm, out, _ in branches
+        )
+        lam, a, b = branches[0][3].lam, branches[0][3].beta, branches[1][3].beta
+        return lam * x + a * f + b * h, [lambda g: lam * g + a * f_back(g) + b * h_back(g)]
+    tape: list[Back] = []
+    for layer, norm, out, residual in branches:
+        f, back = whole_branch(layer, block.placement, norm, out, x, rng=rng)
+        x, after = residual.lam * x + residual.beta * f, unchanged
         if block.placement == "post":
-            y, after = normed(norm, y)
-
-        tape.append(partial(step_back, residual, after, back, norm_back))
-        x = y
+            x, after = normed(norm, x)
+        tape.append(partial(step_back, residual, after, back))
     return x, tape
 
 
-def step_back(residual: Residual, after: Back, back: Back, norm_back: Back, h: Floats) -> Floats:
+def whole_branch(
+    layer: Attention | FeedForward,
+    placement: str,
+    norm: Norm,
+    out: Norm | None,
+    x: Floats,
+    *,
+    rng: np.random.Generator,
+) -> tuple[Floats, Back]:
+    """The branch with the norms on its input and on its output."""
+    first = second = unchanged
+    if placement in ("pre", "sandwich"):
+        x, first = normed(norm, x)
+    run = attention if isinstance(layer, Attention) else feed_forward
+    y, back = run(layer, x, rng)  # type: ignore[operator]
+    if placement in ("sandwich", "branch"):
+        y, second = normed(out or norm, y)
+    return y, lambda g: first(back(second(g)))
+
+
+def step_back(residual: Residual, after: Back, back: Back, h: Floats) -> Floats:
     h = after(h)
-    return residual.lam * h + residual.beta * norm_back(back(h))
+    return residual.lam * h + residual.beta * back(h)
 
 
 def normed(norm: Norm, x: Floats) -> tuple[Floats, Back]:

@@ -44,6 +44,7 @@ def block(
         feed_forward,
         layer_norm,
         residual,
+        *(layer_norm if placement == "sandwich" else None,) * 2,
     )
 
 

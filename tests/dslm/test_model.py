@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ import dslm
 from dslm import Kernel, Linear, SpecError
 from tests.dslm.specs import kernel, predict, spec_of, stack, with_input
 
-PLACEMENTS = ("pre", "post")
+PLACEMENTS = get_args(dslm.Placement)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -37,6 +37,28 @@ def test_post_ln_stream_keeps_unit_variance() -> None:
 def test_pre_ln_stream_grows_linearly_once_tokens_are_alike() -> None:
     steps = np.diff(predict(stack(40, causal=False, activation="relu")).forward.variance)
     np.testing.assert_allclose(steps[-10:], steps[-1], rtol=0.02)
+
+
+def test_norms_on_branches_make_the_stream_grow_by_their_gain() -> None:
+    for placement in ("sandwich", "branch"):
+        p = predict(stack(6, placement=placement))
+        np.testing.assert_allclose(p.forward.variance, 1 + 2 * np.arange(7), rtol=2e-3)
+
+
+def test_parallel_branches_that_do_not_interact_equal_serial_ones() -> None:
+    serial, parallel = (stack(4, placement=how) for how in ("pre", "parallel"))
+
+    def silent(one: dslm.Stack) -> dslm.Stack:
+        blocks = []
+        for block in one.blocks:
+            assert block is not None
+            residual = replace(block.feed_forward_residual, beta=0.0)
+            blocks.append(replace(block, feed_forward_residual=residual))
+        return replace(one, blocks=tuple(blocks))
+
+    a, b = predict(silent(serial)), predict(silent(parallel))
+    np.testing.assert_allclose(a.forward.correlation, b.forward.correlation)
+    np.testing.assert_allclose(a.backward.variance, b.backward.variance)
 
 
 def test_depth_without_dropout_collapses_rank() -> None:
@@ -179,6 +201,15 @@ def impossible(name: str) -> tuple[dslm.ModelSpec, str]:
             replace(block, feed_forward=replace(feed_forward, up=Linear(16, 32, -1.0))),
             f"{at}.feed_forward.up.weight_var",
         ),
+        "sandwich": (replace(block, placement="sandwich"), f"{at}.attention_out_norm"),
+        "parallel": (
+            replace(
+                block,
+                placement="parallel",
+                feed_forward_residual=replace(block.feed_forward_residual, lam=0.5),
+            ),
+            f"{at}.feed_forward_residual.lam",
+        ),
         "activation": (
             replace(block, feed_forward=replace(feed_forward, activation="swish")),  # type: ignore[arg-type]
             f"{at}.feed_forward.activation",
@@ -194,7 +225,18 @@ def impossible(name: str) -> tuple[dslm.ModelSpec, str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["p_drop", "heads", "width", "negative", "activation", "zero width", "kernel"]
+    "name",
+    [
+        "p_drop",
+        "heads",
+        "width",
+        "negative",
+        "sandwich",
+        "parallel",
+        "activation",
+        "zero width",
+        "kernel",
+    ],
 )
 def test_impossible_spec_is_refused_by_field(name: str) -> None:
     spec, field = impossible(name)

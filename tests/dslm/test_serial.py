@@ -113,6 +113,14 @@ def test_bad_json_is_refused_by_field(path: str, value: Any, field: str) -> None
     assert raised.value.field == field
 
 
+def test_spec_of_an_older_agent_gets_the_defaults_of_newer_fields() -> None:
+    body = dslm.spec_to_json(spec_of(stack(1, 4, 16)))
+    block = body["stacks"]["decoder"]["blocks"][0]
+    del block["attention_out_norm"], block["feed_forward_out_norm"]
+
+    assert same(dslm.spec_from_json(body), spec_of(stack(1, 4, 16)))
+
+
 def test_anything_but_an_object_is_refused() -> None:
     for value in (None, [], "spec", 3):
         with pytest.raises(SpecError):

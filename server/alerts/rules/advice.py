@@ -33,7 +33,7 @@ def advice_for(facts: StackFacts) -> Advice:
         return SCALED_ALREADY
     if facts.placement is None:
         return NOT_DESCRIBED
-    return PRE_LN if facts.placement == "pre" else deepscale_advice(facts.n_layers)
+    return deepscale_advice(facts.n_layers) if facts.placement == "post" else PRE_LN
 
 
 def deepscale_advice(n_layers: int) -> Advice:

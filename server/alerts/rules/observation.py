@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dslm import ModelSpec, Prediction, Stack, StackPrediction
+from dslm import ModelSpec, Placement, Prediction, Stack, StackPrediction
 from wire import Health, Layout
 
 Floats = NDArray[np.float64]
@@ -52,7 +51,7 @@ class StackFacts:
     """
 
     n_layers: int
-    placement: Literal["pre", "post"] | None = None
+    placement: Placement | None = None
     beta: float = 1.0
     untrained: bool = True
     expected: tuple[Expected, ...] = ()
@@ -133,7 +132,7 @@ def facts(spec: ModelSpec, predictions: Mapping[int, Prediction]) -> dict[str, S
     }
 
 
-def _placement(stack: Stack) -> Literal["pre", "post"] | None:
+def _placement(stack: Stack) -> Placement | None:
     placements = {block.placement for block in stack.blocks if block is not None}
     return placements.pop() if len(placements) == 1 else None
 

@@ -1,0 +1,60 @@
+"""Where a branch hangs on the residual stream, and where its norms stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dslm.spec import Block, Norm, Residual
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The norms around one branch, None where there is none, and its residual.
+
+    Attributes:
+        on_input: on what the branch reads (Pre-LN). on_branch: on what it puts out.
+        on_sum: on the residual sum (Post-LN).
+        parallel: whether it reads the block's input rather than the stream it is added to.
+    """
+
+    on_input: Norm | None
+    on_branch: Norm | None
+    on_sum: Norm | None
+    residual: Residual
+    d_model: int
+    parallel: bool = False
+
+
+def places(block: Block, d_model: int) -> tuple[Place, Place]:
+    """Return the places of the attention and of the feed-forward branch."""
+    first = _place(
+        block, block.attention_norm, block.attention_out_norm, block.attention_residual, d_model
+    )
+    second = _place(
+        block,
+        block.feed_forward_norm,
+        block.feed_forward_out_norm,
+        block.feed_forward_residual,
+        d_model,
+        second=True,
+    )
+    return first, second
+
+
+def _place(
+    block: Block,
+    norm: Norm,
+    out_norm: Norm | None,
+    residual: Residual,
+    d_model: int,
+    *,
+    second: bool = False,
+) -> Place:
+    match block.placement:
+        case "post":
+            return Place(None, None, norm, residual, d_model)
+        case "branch":
+            return Place(None, norm, None, residual, d_model)
+        case _:
+            parallel = second and block.placement == "parallel"
+            return Place(norm, out_norm, None, residual, d_model, parallel)
