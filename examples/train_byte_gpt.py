@@ -73,6 +73,7 @@ def watched(
         run=args.run or args.variant,
         optimizer=optimizer,
         server=args.server,
+        every=1,  # to show every step; a long run leaves it to the budget
         config=vars(args),
         tags=[args.variant],
     )

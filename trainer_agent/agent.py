@@ -28,15 +28,18 @@ from trainer_agent.delivery.courier import Pace
 from trainer_agent.delivery.sender import Description, Sample, Sender
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.replay import eager
+from trainer_agent.device_clock import DeviceClock
 from trainer_agent.gradient_norm import gradient_norm
 from trainer_agent.guard import Guard
 from trainer_agent.options import Options
+from trainer_agent.sampling import Sampler
 from trainer_agent.self_description import (
     FIRST_AGAIN,
     TIMES_LATER,
     SelfDescription,
     plan_by_structure,
 )
+from trainer_agent.spending import SpendingClock
 from trainer_agent.version import package_version
 from wire import Command, Health, RunDeclaration, RunEnd
 
@@ -92,9 +95,9 @@ class Agent:
         self._gradient_norm: Tensor | None = None
         self._optimizer_handle = self._hook_optimizer(optimizer)
         self._started_at = time.time()
-        self._began = self._marked = time.perf_counter()
-        self._spent_at_mark = 0.0
-        self._recorder.active = True
+        self._sampler = Sampler(options.every, options.overhead)
+        self._clock, self._device_clock = SpendingClock(self._recorder), DeviceClock()
+        self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
         _open.add(self)
 
@@ -116,18 +119,26 @@ class Agent:
         """
         if self._closed:
             return
-        ended = time.perf_counter()
-        recorder = self._recorder
+        with self._guard.at("step"):
+            self._step_over({"loss": loss, **scalars}, step)
+
+    def _step_over(self, given: Mapping[str, Scalar | None], step: int | None) -> None:
+        ended, sampled = time.perf_counter(), self._recorder.active
         if step is not None:
             self._step = step
-        if recorder.active:
-            with self._guard.at("step"):
-                self._finish_sample({"loss": loss, **scalars}, ended)
+        self._sampler.step_over(*self._clock.step_over(ended))
+        if sampled:
+            with self._guard.at("sample"):
+                self._finish_sample(given, ended)
         self._step += 1
-        recorder.active = self._step % self._options.every == 0
-        if recorder.active:
-            self._marked, self._spent_at_mark = ended, recorder.spent_s
-        recorder.spent_s += time.perf_counter() - ended
+        cost_s = self._clock.work_over(ended)
+        if sampled:
+            self._choose_interval(cost_s)
+        wanted = self._sampler.sampled(self._step)
+        if self._recorder.accumulator.device.type == "cuda":
+            self._device_clock.step_over(sampled=sampled, next_sampled=wanted)
+        if wanted != sampled:
+            self._probe.switch(on=wanted)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Take the hooks away, send what is left, end the run; returns whether all arrived.
@@ -187,7 +198,7 @@ class Agent:
         plan, accumulator = self._probe.plan, self._recorder.accumulator
         scalars = self._all_scalars(given)
         readers = [accumulator.scalar(slot, value) for slot, value in enumerate(scalars.values())]
-        overhead = self._share_spent(ended)
+        overhead = self._clock.share_since_frame(ended)
         values = partial(self._values, plan, accumulator.take(), readers, overhead)
         declaration = self._declaration(plan, tuple(scalars))
         self._sender.offer(Sample(self._step, time.time(), declaration, values))
@@ -199,9 +210,9 @@ class Agent:
         spec = self._description.take()
         if spec is not None:
             self._sender.offer(Description(self._step, spec))
-        if self._step + self._options.every >= self._describe_at:
+        if self._step + self._sampler.every >= self._describe_at:
             self._description.ask()
-        while self._step + self._options.every >= self._describe_at:
+        while self._step + self._sampler.every >= self._describe_at:
             self._describe_at *= TIMES_LATER
 
     def _all_scalars(self, given: Mapping[str, Scalar | None]) -> dict[str, Scalar | None]:
@@ -262,22 +273,23 @@ class Agent:
         started = time.perf_counter()
         with self._guard.at("gradient_norm"):
             self._gradient_norm = gradient_norm(optimizer)
-        recorder.spent_s += time.perf_counter() - started
+        recorder.spend("gradient_norm", started)
 
-    def _share_spent(self, now: float) -> float:
-        spent = self._recorder.spent_s - self._spent_at_mark
-        return min(1.0, spent / max(now - self._marked, 1e-9))
+    def _choose_interval(self, cost_s: float) -> None:
+        self._sampler.sample_over(max(cost_s, self._device_clock.extra_s()))
+        if self._sampler.impatient and self._probe.drop_costliest_site():
+            self._sampler.cheaper()
 
     def _health(self) -> Health:
-        elapsed = max(time.perf_counter() - self._began, 1e-9)
         return Health(
             dropped=self._sender.dropped,
             resent=self._sender.resent,
             failures=self._guard.failures,
             first_failure=self._guard.first_failure,
             silent=self._silent,
-            overhead=min(1.0, self._recorder.spent_s / elapsed),
-            every=self._options.every,
+            overhead=self._clock.share_since_start(),
+            every=self._sampler.every,
+            dropped_sites=tuple(self._probe.dropped_sites),
         )
 
     def _obey(self, command: Command) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 DEFAULT_SERVER = "http://127.0.0.1:8321"
+DEFAULT_OVERHEAD = 0.01
 SPOOL_LIMIT_BYTES = 64 * 1024 * 1024
 
 
@@ -36,7 +37,8 @@ class Options:
     """The checked arguments of `watch`.
 
     Attributes:
-        every: sampling interval in optimizer steps.
+        every: fixed sampling interval in optimizer steps, or None where a budget decides.
+        overhead: share of the job's time the agent may take.
         spool_limit_bytes: bound of what waits on disk while the server is away.
         run_id: the run to go on with, or None for a new one.
     """
@@ -45,7 +47,8 @@ class Options:
     run: str
     server: str
     key: str | None
-    every: int
+    every: int | None
+    overhead: float
     tags: tuple[str, ...]
     config: Mapping[str, Any]
     spool_dir: Path
@@ -60,13 +63,14 @@ def read_options(
     run: str,
     server: str | None,
     key: str | None,
-    every: int,
+    every: int | None,
     tags: Sequence[str],
     config: Mapping[str, Any] | None,
     spool_dir: str | os.PathLike[str] | None,
     spool_limit_bytes: int,
     rank: int,
     resume: str | None = None,
+    overhead: float | None = None,
 ) -> Options:
     """Check every argument.
 
@@ -80,7 +84,8 @@ def read_options(
         run=_require_name("run", run),
         server=_require_url(server or os.environ.get("EVENKEEL_URL") or DEFAULT_SERVER),
         key=key or os.environ.get("EVENKEEL_KEY") or None,
-        every=_require_at_least("every", every, 1),
+        every=None if every is None else _require_at_least("every", every, 1),
+        overhead=_require_share(overhead, every),
         tags=_require_tags(tags),
         config=_require_json(config or {}),
         spool_dir=_require_folder(spool_dir),
@@ -111,6 +116,21 @@ def _require_at_least(argument: str, value: int, lowest: int) -> int:
             argument, f"{value!r} is not usable", fix=f"give a whole number from {lowest}"
         )
     return value
+
+
+def _require_share(overhead: float | None, every: int | None) -> float:
+    if overhead is None:
+        return DEFAULT_OVERHEAD
+    if every is not None:
+        raise WatchError("overhead", f"every={every} is given as well", fix="give one of the two")
+    number = isinstance(overhead, (int, float)) and not isinstance(overhead, bool)
+    if not number or not 0 < overhead <= 1:
+        raise WatchError(
+            "overhead",
+            f"{overhead!r} is no share",
+            fix="give a number above 0 up to 1, such as 0.01",
+        )
+    return float(overhead)
 
 
 def _require_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ def watch(
     optimizer: Optimizer | None = None,
     server: str | None = None,
     key: str | None = None,
-    every: int = 1,
+    overhead: float | None = None,
+    every: int | None = None,
     tags: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
     spool_dir: str | os.PathLike[str] | None = None,
@@ -41,7 +42,9 @@ def watch(
         project, run: how the run is filed and shown.
         optimizer: read for the learning rate and the norm of the gradients.
         server, key: where to send; default ``EVENKEEL_URL``, ``EVENKEEL_KEY``.
-        every: measure every so many optimizer steps.
+        overhead: share of the job's time that measuring may take, default 0.01. The first four
+            steps are measured whatever they cost, then as many as this allows.
+        every: measure every so many optimizer steps instead, whatever it costs.
         tags: words to find the run by.
         config: the run's settings, shown as they are.
         spool_dir: folder where frames wait for the server; default ``EVENKEEL_SPOOL_DIR`` or
@@ -69,6 +72,7 @@ def watch(
         run=run,
         server=server,
         key=key,
+        overhead=overhead,
         every=every,
         tags=tags,
         config=config,

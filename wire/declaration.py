@@ -21,6 +21,7 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         silent: names of hooks that were set but have never fired.
         overhead: share of the job's time the agent took, 0 to 1.
         every: sampling interval in steps now in force.
+        dropped_sites: sites no longer measured, because they cost more than the budget allows.
     """
 
     dropped: int = 0
@@ -30,6 +31,7 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silent: tuple[str, ...] = ()
     overhead: float = 0.0
     every: int = 1
+    dropped_sites: tuple[str, ...] = ()
 
 
 class RunDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

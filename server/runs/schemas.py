@@ -81,6 +81,7 @@ class HealthInfo(Answer):
     silent: list[str] = Field(default_factory=list)
     overhead: float = 0.0
     every: int = 1
+    dropped_sites: list[str] = Field(default_factory=list)
     durable: int
 
 

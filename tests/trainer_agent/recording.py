@@ -67,7 +67,7 @@ def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, Recor
         "run": "run",
         "server": "http://127.0.0.1:9",
         "key": None,
-        "every": 1,
+        "every": 1 if "overhead" not in given else None,
         "tags": (),
         "config": None,
         "spool_dir": folder,

@@ -17,6 +17,7 @@ BAD = {
     "run": 3,
     "server": "127.0.0.1:8321",
     "every": 0,
+    "overhead": 1.5,
     "tags": "baseline",
     "config": {"model": object()},
     "spool_dir": "/proc/no/such",
@@ -35,6 +36,13 @@ def test_watch_names_the_argument_and_the_fix(argument: str, tmp_path: Path) -> 
 
     assert refusal.value.argument == argument
     assert refusal.value.fix in str(refusal.value)
+
+
+def test_watch_takes_a_budget_or_an_interval_and_not_both(tmp_path: Path) -> None:
+    with pytest.raises(WatchError, match="overhead: every=5 is given as well"):
+        trainer_agent.watch(
+            built()[0], project="p", run="r", spool_dir=tmp_path, every=5, overhead=0.01
+        )
 
 
 def test_watch_refuses_what_is_no_model() -> None:

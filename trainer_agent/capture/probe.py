@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,7 +22,10 @@ from trainer_agent.capture.hooks import (
 )
 from trainer_agent.capture.padding import padding_masks
 from trainer_agent.capture.plan import Plan, StackPlan
-from trainer_agent.capture.recorder import Recorder
+from trainer_agent.capture.recorder import ONCE, Recorder
+
+# Sites given up, costliest first, where a budget cannot be kept otherwise.
+DISPENSABLE = ("attention_logits", "attention", "feed_forward")
 
 Begin = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
 
@@ -32,6 +36,7 @@ class Probe:
     Attributes:
         plan: the places measured.
         begin: told of the model's inputs before every sampled forward pass.
+        dropped_sites: sites given up because they cost too much.
     """
 
     def __init__(self, model: nn.Module, plan: Plan, recorder: Recorder) -> None:
@@ -44,6 +49,8 @@ class Probe:
             model.register_forward_hook(AfterModel(self._end_pass), always_call=True),
         ]
         self._handles: dict[str, list[RemovableHandle]] = {}
+        self.dropped_sites: list[str] = []
+        self._parked: list[tuple[RemovableHandle, Any]] = []
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
@@ -53,6 +60,42 @@ class Probe:
         self._recorder.follow(plan, _device_of(self._model))
         for stack in plan.stacks:
             self._attach(stack)
+
+    def switch(self, *, on: bool) -> None:
+        """Measure from here on, or not. While off, the hooks are away where that is safe."""
+        self._recorder.active = on
+        if on:
+            self._unpark()
+        elif self._recorder.eager and not self._has_compiled_block():
+            self._park()
+
+    def _park(self) -> None:
+        # A module without hooks is called the short way. A compiled one must keep them: torch
+        # looks at hooks only while it compiles.
+        for handle in chain.from_iterable(self._handles.values()):
+            hooks = handle.hooks_dict_ref()
+            if hooks is not None and handle.id in hooks:
+                self._parked.append((handle, hooks.pop(handle.id)))
+
+    def _unpark(self) -> None:
+        parked, self._parked = self._parked, []
+        for handle, hook in parked:
+            hooks = handle.hooks_dict_ref()
+            if hooks is not None:
+                hooks[handle.id] = hook
+
+    def drop_costliest_site(self) -> bool:
+        """Give up the costliest of the sites one can do without; whether there was one."""
+        spent = self._recorder.spent_s
+        left = [site for site in DISPENSABLE if site not in self.dropped_sites]
+        if not left:
+            return False
+        site = max(left, key=lambda one: spent[one])
+        self.dropped_sites.append(site)
+        for place in [place for place in self._handles if f"/{site}[" in place]:
+            for handle in self._handles.pop(place):
+                handle.remove()
+        return True
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
@@ -66,6 +109,7 @@ class Probe:
     def remove(self) -> None:
         """Take every hook away."""
         self._end_pass()
+        self._unpark()
         self._detach()
         for handle in self._model_handles:
             handle.remove()
@@ -97,7 +141,7 @@ class Probe:
 
     def _attach_branches(self, stack: StackPlan, site: str, paths: tuple[str | None, ...]) -> None:
         for index, path in enumerate(paths):
-            if path is not None:
+            if path is not None and site not in self.dropped_sites:
                 after = AfterBranch(self._recorder, stack.name, site, index)
                 handle = self._model.get_submodule(path).register_forward_hook(after)
                 self._handles[f"{stack.name}/{site}[{index}]"] = [handle]
@@ -112,9 +156,11 @@ class Probe:
             if recorder.wants(module):
                 self._follow_device()
                 self.begin(args, kwargs)
+                recorder.spend(ONCE, started)
+                started = time.perf_counter()
                 recorder.masks = padding_masks(kwargs, [stack.name for stack in self.plan.stacks])
                 self._enter_view()
-        recorder.spent_s += time.perf_counter() - started
+        recorder.spend("pass", started)
 
     def _end_pass(self) -> None:
         if self._viewing:
@@ -124,7 +170,8 @@ class Probe:
 
     def _enter_view(self) -> None:
         # A mode on torch's stack would make compiled parts compile again.
-        if not self._recorder.compiled and not self._has_compiled_block():
+        wanted = "attention_logits" not in self.dropped_sites
+        if wanted and not self._recorder.compiled and not self._has_compiled_block():
             self._view.__enter__()  # type: ignore[no-untyped-call]
             self._viewing = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.plan import Plan
 from trainer_agent.guard import Guard
+
+# What a description costs is charged here: it does not recur with every sample.
+ONCE = "description"
 
 Listener = Callable[[str, Tensor, Tensor | None], None]
 
@@ -49,7 +53,7 @@ class Recorder:
     Attributes:
         active: whether the step now running is sampled.
         masks: padding masks of the running forward pass, by stack.
-        spent_s: seconds spent here since the start, as far as the host can tell.
+        spent_s: seconds the agent took of the training thread since the start, by what for.
         compiled: whether torch.compile has traced a hook.
         on_input: told of the input of a stack's first block.
         on_top_gradient: told of the gradient of its last block's output.
@@ -58,12 +62,13 @@ class Recorder:
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
         self.active = False
-        self.spent_s = 0.0
+        self.spent_s: defaultdict[str, float] = defaultdict(float)
         self.compiled = False
         self.masks: dict[str, Tensor | None] = {}
         self.on_input: Listener = _ignore
         self.on_top_gradient: Listener = _ignore
         self._running: tuple[str, int] | None = None
+        self._ran = False
 
     def follow(self, plan: Plan, device: torch.device) -> None:
         """Start empty, with the rows of `plan`."""
@@ -76,13 +81,23 @@ class Recorder:
             (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
         }
 
+    @property
+    def eager(self) -> bool:
+        """Whether blocks were seen running, and none was traced."""
+        return self._ran and not self.compiled
+
     def wants(self, module: nn.Module) -> bool:
         """Whether what `module` now computes belongs to the sampled step."""
         return self.active and module.training and torch.is_grad_enabled()
 
+    def spend(self, what: str, started: float) -> None:
+        """Charge the time since `started`, as `time.perf_counter` gave it."""
+        self.spent_s[what] += time.perf_counter() - started
+
     def enter_block(self, stack: str, index: int) -> None:
         """A block starts; the first block's start is a new pass, unless it is a recomputation."""
         self._running = (stack, index)
+        self._ran = True
         if index == 0 and not in_backward():
             self._passes[stack].number += 1
 
@@ -99,7 +114,7 @@ class Recorder:
         with self.guard.at(f"{stack}/stream[{index}]"):
             if self._passes[stack].first_time("stream", index):
                 self._count_stream(stack, index, x)
-        self.spent_s += time.perf_counter() - started
+        self.spend("stream", started)
 
     def branch(self, stack: str, site: str, index: int, x: Tensor) -> None:
         """Count what a branch adds to the stream."""
@@ -111,7 +126,7 @@ class Recorder:
         with self.guard.at(f"{stack}/{site}[{index}]"):
             if self._passes[stack].first_time(site, index):
                 self.accumulator.add(row, moment_sums(x, fitting(self.masks.get(stack), x)))
-        self.spent_s += time.perf_counter() - started
+        self.spend(site, started)
 
     def logits(self, compute: Callable[[], Tensor]) -> None:
         """Note the logits of the first attention call of the running block."""
@@ -123,12 +138,14 @@ class Recorder:
             if self._passes[stack].first_time("attention_logits", index):
                 row = self._rows[stack, "attention_logits"] + index
                 self._pending.add(row, compute())
-        self.spent_s += time.perf_counter() - started
+        self.spend("attention_logits", started)
 
     def finish_pass(self) -> None:
         """Count what was only noted during a forward pass."""
+        started = time.perf_counter()
         with self.guard.at("attention_logits"):
             self._pending.flush()
+        self.spend("attention_logits", started)
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = fitting(self.masks.get(stack), x)
@@ -145,7 +162,7 @@ class Recorder:
             self.accumulator.add(row, moment_sums(g, mask))
             if index == self._tops[stack]:
                 self.on_top_gradient(stack, g.detach(), mask)
-        self.spent_s += time.perf_counter() - started
+        self.spend("stream_gradient", started)
 
     def _trace_stream(self, stack: str, index: int, x: Tensor) -> None:
         # Inside a compiled graph there is no clock, no guard and no listener, only the sums.

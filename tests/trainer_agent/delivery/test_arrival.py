@@ -69,6 +69,7 @@ def test_a_run_arrives_whole_and_leaves_no_spool(tmp_path: Path) -> None:
             server=url,
             spool_dir=tmp_path,
             key="k",
+            every=1,
         ) as agent:
             for step in range(5):
                 agent.step(loss=train_step(model, optimizer, batch(step)))
