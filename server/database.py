@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from threading import Thread
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import event, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -28,6 +30,7 @@ __all__ = ["Database", "Row", "connect", "insert", "metadata"]
 Row = Mapping[Any, Any]
 
 BUSY_TIMEOUT_MS = 10_000
+THREAD_END_S = 2.0
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 
@@ -42,6 +45,9 @@ class Database:
         self.engine = engine
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
         self._writer = asyncio.Lock() if self.is_sqlite else None
+        self._threads: WeakSet[Thread] = WeakSet()
+        if self.is_sqlite:
+            event.listen(engine.sync_engine, "connect", self._note_thread)
 
     @property
     def is_sqlite(self) -> bool:
@@ -66,8 +72,21 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
-        """Give every connection back."""
+        """Give every connection back, and wait until its thread has ended.
+
+        A request cancelled at the end leaves a connection that closes behind our back; its
+        thread reports to this loop, which must still be there.
+        """
         await self.engine.dispose()
+        await asyncio.to_thread(self._join_threads)
+
+    def _note_thread(self, connection: Any, _: object) -> None:
+        # aiosqlite keeps one thread a connection, and offers no public way to wait for it
+        self._threads.add(connection.driver_connection._thread)
+
+    def _join_threads(self) -> None:
+        for thread in list(self._threads):
+            thread.join(THREAD_END_S)
 
 
 def insert(session: AsyncSession, table: Table) -> Any:
