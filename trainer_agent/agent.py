@@ -106,6 +106,11 @@ class Agent:
         """Address of the run's page."""
         return self._options.server + (self._sender.page or f"/runs/{self.run_id}")
 
+    @property
+    def measuring(self) -> bool:
+        """Whether the step that now runs is sampled."""
+        return self._recorder.active
+
     def step(
         self, loss: Scalar | None = None, *, step: int | None = None, **scalars: Scalar
     ) -> None:

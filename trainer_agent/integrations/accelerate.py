@@ -1,0 +1,91 @@
+"""Accelerate: ``agent = watch(accelerator, model, optimizer, project="gpt", run="a")``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from trainer_agent.agent import Agent, Scalar
+from trainer_agent.integrations.step_loss import StepLoss
+from trainer_agent.watching import watch as watch_model
+
+
+class AcceleratedAgent:
+    """An agent that counts optimizer steps by the accelerator's word. Made by `watch`.
+
+    It is registered for checkpoints: ``accelerator.load_state`` goes on with their run.
+
+    Attributes:
+        agent: the process' own agent; None in every process but the main one.
+    """
+
+    def __init__(self, accelerator: Accelerator, agent: Agent | None) -> None:
+        self.agent = agent
+        self._accelerator = accelerator
+        self._losses = StepLoss()
+
+    def step(
+        self, loss: Scalar | None = None, *, step: int | None = None, **scalars: Scalar
+    ) -> None:
+        """Say that a batch is over; only the last of an accumulated step counts as one.
+
+        Args:
+            loss: the batch's loss; the step's is the mean over its batches.
+            step: number of the optimizer step, where it is not one more than the last.
+            scalars: further numbers of the step.
+        """
+        if self.agent is None:
+            return
+        self._losses.add(loss)
+        if self._accelerator.sync_gradients:
+            self.agent.step(self._losses.take_mean(), step=step, **scalars)
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """End the run; returns whether everything arrived."""
+        return self.agent is None or self.agent.close(timeout_s)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``accelerator.save_state`` keeps of the run."""
+        return {} if self.agent is None else self.agent.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the run of a checkpoint."""
+        if self.agent is not None and state:
+            self.agent.load_state_dict(state)
+
+    def __enter__(self) -> AcceleratedAgent:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.agent is not None:
+            self.agent.__exit__(kind, error, trace)
+
+
+def watch(
+    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, **given: Any
+) -> AcceleratedAgent:
+    """Watch a model that the accelerator has prepared; call it before ``load_state``.
+
+    Args:
+        accelerator: tells of gradient accumulation, checkpoints and processes.
+        model, optimizer: as ``accelerator.prepare`` returned them.
+        given: the other arguments of `trainer_agent.watch`.
+    """
+    agent: Agent | None = None
+    if accelerator.is_main_process:
+        # Accelerate's optimizer is a shell that knows no hooks.
+        inner = getattr(optimizer, "optimizer", optimizer)
+        agent = watch_model(accelerator.unwrap_model(model), optimizer=inner, **given)
+    watched = AcceleratedAgent(accelerator, agent)
+    accelerator.register_for_checkpointing(watched)
+    return watched

@@ -1,0 +1,139 @@
+"""Lightning: ``Trainer(..., callbacks=[EvenkeelCallback(project="gpt", run="a")])``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer_agent.agent import Agent
+from trainer_agent.gradient_norm import gradient_norm
+from trainer_agent.integrations.step_loss import StepLoss
+from trainer_agent.watching import watch
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+else:
+    try:
+        from lightning.pytorch import Callback, LightningModule, Trainer
+    except ImportError:  # the same library under its older name
+        from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class EvenkeelCallback(Callback):  # type: ignore[misc]
+    """Watches a `LightningModule` while it is fitted.
+
+    Its state is in Lightning's checkpoints: ``fit(..., ckpt_path=...)`` goes on with their run.
+    """
+
+    def __init__(self, *, project: str, run: str, module: str | None = None, **given: Any) -> None:
+        """Take the arguments of `trainer_agent.watch`.
+
+        Args:
+            project, run: how the run is filed and shown.
+            module: the attribute of the `LightningModule` that is the transformer, such as
+                ``"model"``; by default the one that holds all the parameters, else the whole.
+            given: anything else `watch` takes.
+        """
+        super().__init__()
+        self._project, self._run, self._module, self._given = project, run, module, given
+        self._losses = StepLoss()
+        self._gradient_norm: Tensor | None = None
+        self._kept: dict[str, Any] = {}
+        self._steps = 0
+        self.agent: Agent | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch the module, or go on with the run of the checkpoint that was loaded."""
+        if not trainer.is_global_zero:
+            return
+        # Lightning computes gradients inside the optimizer's step, where the agent's own look
+        # at them would come too early; so it is not given the optimizer.
+        self.agent = watch(
+            _inner(pl_module, self._module),
+            project=self._project,
+            run=self._run,
+            **{"config": _config(pl_module), **self._given},
+        )
+        self._steps = trainer.global_step
+        if self._kept and trainer.global_step:
+            self.agent.load_state_dict(self._kept)
+        self._losses.take_sum()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Read the gradients, where the step is measured."""
+        if self.agent is not None and self.agent.measuring:
+            self._gradient_norm = gradient_norm(optimizer)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Say that an optimizer step is over, where the batch ended one."""
+        if self.agent is None:
+            return
+        self._losses.add(outputs.get("loss") if isinstance(outputs, dict) else outputs)
+        if trainer.global_step == self._steps:
+            return
+        self._steps = trainer.global_step
+        scalars: dict[str, Tensor | float] = {"learning_rate": _learning_rate(trainer)}
+        norm, self._gradient_norm = self._gradient_norm, None
+        if norm is not None:
+            scalars["gradient_norm"] = norm
+        # Lightning has divided each batch's loss by the number of batches in a step.
+        by_itself = pl_module.automatic_optimization
+        loss = self._losses.take_sum() if by_itself else self._losses.take_mean()
+        self.agent.step(loss, step=self._steps - 1, **scalars)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the run."""
+        self._end(None)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """End the run as failed, with its reason."""
+        self._end(exception)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the run."""
+        return self._kept if self.agent is None else self.agent.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what a checkpoint said until training starts."""
+        self._kept = dict(state_dict)
+
+    def _end(self, error: BaseException | None) -> None:
+        if self.agent is not None:
+            self._kept = self.agent.state_dict()
+            self.agent.__exit__(type(error) if error else None, error, None)
+            self.agent = None
+
+
+def _inner(module: LightningModule, named: str | None) -> nn.Module:
+    """The module whose forward pass is the model's: a `LightningModule`'s own may never run."""
+    if named is not None:
+        inner: nn.Module = module.get_submodule(named)
+        return inner
+    holding = [child for child in module.children() if any(True for _ in child.parameters())]
+    direct = any(True for _ in module.parameters(recurse=False))
+    whole: nn.Module = module
+    return holding[0] if len(holding) == 1 and not direct else whole
+
+
+def _learning_rate(trainer: Trainer) -> float:
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
+
+
+def _config(module: LightningModule) -> dict[str, Any]:
+    """The module's hyperparameters, as far as they are plain."""
+    plain = (str, int, float, bool, type(None))
+    return {name: one for name, one in module.hparams.items() if isinstance(one, plain)}

@@ -1,0 +1,37 @@
+"""The loss of an optimizer step, gathered from its micro-batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+class StepLoss:
+    """Adds up the losses of micro-batches, on their device."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | float | None = None
+        self._count = 0
+
+    def add(self, loss: Any) -> None:
+        """Note one micro-batch; what is no single number is passed over."""
+        if isinstance(loss, Tensor):
+            if loss.numel() != 1:
+                return
+            loss = loss.detach().float().reshape(())
+        elif not isinstance(loss, int | float):
+            return
+        self._total = loss if self._total is None else self._total + loss
+        self._count += 1
+
+    def take_sum(self) -> Tensor | float | None:
+        """The sum since the last time, or None; for losses that are shares of the step's."""
+        total, self._total, self._count = self._total, None, 0
+        return total
+
+    def take_mean(self) -> Tensor | float | None:
+        """The mean since the last time, or None."""
+        count = self._count
+        total = self.take_sum()
+        return None if total is None else total / count
