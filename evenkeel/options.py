@@ -45,9 +45,14 @@ def settings_from(**given: Any) -> Settings:
 
 @contextmanager
 def one_clear_line() -> Iterator[None]:
-    """Turn a `StartError` into its one line on standard error and exit code 2."""
+    """Turn a `StartError` into its one line on standard error and exit code 2.
+
+    Ctrl-C is how a server is meant to end, and so ends a command well.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
     except StartError as error:
         print(f"evenkeel: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
