@@ -77,7 +77,18 @@ def understood(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> Architect
         raise DeepScaleError(f"{first.where}: {first.what}: {first.why}")
     if len(found.stacks) != 1:
         raise DeepScaleError(f"{len(found.stacks)} stacks of blocks: one is supported")
+    _check_placement(found.stacks[0])
     return found
+
+
+def _check_placement(stack: StackParts) -> None:
+    """The residual scales and standard deviations known are those of Pre-LN and Post-LN."""
+    for path, parts in zip(stack.blocks, stack.parts, strict=True):
+        if parts is not None and parts.placement not in {"pre", "post"}:
+            raise DeepScaleError(
+                f"{path}: {parts.placement} norms or branches: DeepScaleLM is for x + f(norm(x)) "
+                "and norm(x + f(x)), attention first"
+            )
 
 
 def surroundings(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from dslm.spec import Rotary
+from torch import Tensor, nn
 
 from .graph import (
     VIEWS,
@@ -14,16 +12,15 @@ from .graph import (
     ancestors,
     argument,
     dropout_probability,
-    is_view_of,
     strip,
     unscale,
 )
-from .linears import TRANSPOSES, LinearCall, linear_call
+from .linears import TRANSPOSES, LinearCall
 from .masks import is_causal, let_through
 from .numbers import close
 from .packed_attention import OP, packed_input, packed_parts
 from .parts import AttentionParts, LinearPart
-from .rotary import rotary_between
+from .projection import Projection, projection
 from .trace import Node
 
 PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum"})
@@ -42,15 +39,6 @@ class Core:
 
 
 @dataclass(frozen=True, slots=True)
-class Projection:
-    """A projection, the stream it reads, and the rotation applied after it."""
-
-    part: LinearPart
-    input: Node
-    rotary: Rotary | None
-
-
-@dataclass(frozen=True, slots=True)
 class AttentionCall:
     """One use of self-attention, with its projections."""
 
@@ -58,7 +46,7 @@ class AttentionCall:
     parts: AttentionParts
 
 
-def attention_call(output: LinearCall) -> AttentionCall | None:
+def attention_call(output: LinearCall, model: nn.Module) -> AttentionCall | None:
     """Attention whose output projection is `output`; None where something else feeds it."""
     mixed = strip(output.input, VIEWS)
     if mixed.op == OP:
@@ -66,7 +54,13 @@ def attention_call(output: LinearCall) -> AttentionCall | None:
     core = _core(mixed)
     if core is None:
         return None
-    query, key, value = (_projection(n) for n in (core.query, core.key, core.value))
+    query, key, value = (projection(n, model) for n in (core.query, core.key, core.value))
+    _check(core, query, key, value)
+    return AttentionCall(query.input, _parts(core, query, key, value, output.part()))
+
+
+def _check(core: Core, query: Projection, key: Projection, value: Projection) -> None:
+    """Raise where the theory has no word for what is done to queries, keys and values."""
     if not (query.input is key.input is value.input):
         raise UnrecognisedError(
             core.query, "cross-attention", "queries and keys are read from different streams"
@@ -75,7 +69,12 @@ def attention_call(output: LinearCall) -> AttentionCall | None:
         raise UnrecognisedError(core.query, "rotary embedding", "queries and keys turn differently")
     if value.rotary is not None:
         raise UnrecognisedError(core.value, "rotary embedding", "values are rotated")
-    return AttentionCall(query.input, _parts(core, query, key, value, output.part()))
+    if value.norm is not None or value.factor != 1.0:
+        raise UnrecognisedError(core.value, "values", "a norm or a number changes them")
+    if query.norm is not None or key.norm is not None:
+        raise UnrecognisedError(
+            core.query, "qk-norm", "the theory here has no norm on queries and keys"
+        )
 
 
 def _parts(
@@ -96,7 +95,7 @@ def _parts(
         n_kv_heads=key.part.d_out // d_head,
         d_head=d_head,
         causal=core.causal,
-        score_scale=core.score_scale,
+        score_scale=core.score_scale * query.factor * key.factor,
         rotary=query.rotary,
         p_drop=core.p_drop,
     )
@@ -162,54 +161,3 @@ def _scores(scores: Node, allowed: Tensor) -> tuple[Node, Node, float]:
             scores, "attention scores", "not a multiple of q·k: a bias, a cap or something else"
         )
     return query.node, key.node, scale * query.factor * key.factor
-
-
-def _projection(node: Node) -> Projection:
-    """Trace queries, keys or values back to the dense map they come from."""
-    sources = [n for n in ancestors(node, lambda n: linear_call(n) is not None) if linear_call(n)]
-    call = linear_call(sources[0]) if len(sources) == 1 else None
-    if call is None:
-        raise UnrecognisedError(node, "attention input", "not made by one dense projection")
-    if is_view_of(node, call.output):
-        return Projection(call.part(node), call.input, None)
-    before, after = _around_change(node, call.output)
-    rotary = _rotary(before.value, after.value)
-    if rotary is None:
-        raise UnrecognisedError(after, *_unknown_change(node, call.output))
-    return Projection(call.part(before), call.input, rotary)
-
-
-def _around_change(node: Node, source: Node) -> tuple[Node, Node]:
-    """The last mere view of `source` that all of `node` comes from, and the first to follow."""
-    after = strip(node, VIEWS)
-    for before in reversed(ancestors(after, lambda n: n is source)):
-        around = ancestors(after, lambda n, b=before: n is b)  # type: ignore[misc]
-        if before is not after and _views(before, source) and source not in around[:-1]:
-            return before, after
-    return source, after
-
-
-def _views(node: Node, source: Node) -> bool:
-    return any(n is source for n in ancestors(node, lambda n: n is source)) and is_view_of(
-        node, source
-    )
-
-
-def _rotary(before: Tensor, after: Tensor) -> Rotary | None:
-    """The rotation between two (batch, heads, seq, d_head), or with heads after seq."""
-    if before.ndim == 5:  # complex pairs as a last dimension of two
-        before, after = before.flatten(3), after.flatten(3)
-    if before.ndim == 3:
-        before, after = before.unsqueeze(1), after.unsqueeze(1)
-    if before.ndim != 4 or before.shape != after.shape:
-        return None
-    found = rotary_between(before, after)
-    return found or rotary_between(before.transpose(1, 2), after.transpose(1, 2))
-
-
-def _unknown_change(node: Node, source: Node) -> tuple[str, str]:
-    """What stands between a projection and the scores, and why it stops us."""
-    between = ancestors(node, lambda n: n is source)
-    if any(n.op in {"layer_norm", "rms_norm", "rsqrt", "normalize"} for n in between):
-        return "qk-norm", "the theory here has no norm on queries and keys"
-    return "queries or keys changed before the scores", "not a plain rotary embedding"

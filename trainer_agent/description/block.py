@@ -1,4 +1,4 @@
-"""A whole block from its traced graph: which branch, which norm, in which order."""
+"""A whole block from its traced graph: which branch, which norms, in which order."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dslm.spec import Residual
+from dslm.spec import Placement, Residual
 
 from .attention import AttentionCall, attention_call
-from .feed_forward import EXPERTS, FeedForwardCall, feed_forward_call, routes_tokens
-from .graph import Scaled, UnrecognisedError, strip, terms, unscale
-from .linears import LinearCall, linear_call
+from .feed_forward import FeedForwardCall, feed_forward_call
+from .graph import UnrecognisedError, strip
 from .norms import NormCall, norm_call
-from .parts import BlockParts, NormPart, Placement
+from .parts import BlockParts, NormPart
+from .residual import parallel_steps, residual_step
 from .trace import Node
 
 Branch = AttentionCall | FeedForwardCall
@@ -21,17 +21,24 @@ Branch = AttentionCall | FeedForwardCall
 
 @dataclass(frozen=True, slots=True)
 class Sublayer:
-    """One residual step: stream in, branch, norm, and where the norm stands."""
+    """One residual step: stream in, branch, norms, and where the norms stand.
+
+    `norm` is the one that every placement has, `out_norm` the second of a sandwich.
+    """
 
     stream: Node
     branch: Branch
     norm: NormPart
     placement: Placement
     residual: Residual
+    out_norm: NormPart | None = None
 
 
 def block_parts(stream: Node, output: Node, model: nn.Module) -> BlockParts:
     """Read a block backwards from its output; raises UnrecognisedError where it is another."""
+    both = _parallel(stream, output, model)
+    if both is not None:
+        return _block(*both)
     last = _sublayer(output, model)
     first = _sublayer(last.stream, model)
     if strip(first.stream) is not stream:
@@ -40,9 +47,13 @@ def block_parts(stream: Node, output: Node, model: nn.Module) -> BlockParts:
         )
     if first.placement != last.placement:
         raise UnrecognisedError(output, "norm placement", "differs between the block's two halves")
+    return _block(first, last)
+
+
+def _block(first: Sublayer, last: Sublayer) -> BlockParts:
     if not isinstance(first.branch, AttentionCall) or not isinstance(last.branch, FeedForwardCall):
         raise UnrecognisedError(
-            output, "order of branches", "known is attention first, then feed-forward"
+            last.stream, "order of branches", "known is attention first, then feed-forward"
         )
     return BlockParts(
         placement=first.placement,
@@ -52,6 +63,8 @@ def block_parts(stream: Node, output: Node, model: nn.Module) -> BlockParts:
         feed_forward=last.branch.parts,
         feed_forward_norm=last.norm,
         feed_forward_residual=last.residual,
+        attention_out_norm=first.out_norm,
+        feed_forward_out_norm=last.out_norm,
     )
 
 
@@ -59,63 +72,47 @@ def _sublayer(output: Node, model: nn.Module) -> Sublayer:
     """One residual step, from what it puts out."""
     after = strip(output)
     post = norm_call(after, model)
-    skip, scaled_branch, call = _sum(strip(post.input) if post else after, model)
-    branch = attention_call(call) or feed_forward_call(call)
-    pre = norm_call(strip(branch.input), model)
-    placement, norm = _placement(post, pre, branch, skip.node)
-    if skip.p_drop:
-        raise UnrecognisedError(skip.node, "dropout", "on the residual stream itself")
-    residual = Residual(lam=skip.factor, beta=scaled_branch.factor, p_drop=scaled_branch.p_drop)
-    return Sublayer(skip.node, branch, norm, placement, residual)
-
-
-def _sum(node: Node, model: nn.Module) -> tuple[Scaled, Scaled, LinearCall]:
-    """(stream, branch, the dense map the branch ends in); a factor on the sum is on both."""
-    whole = unscale(node)
-    both = terms(whole.node)
-    if both is None or whole.p_drop:
-        raise UnrecognisedError(whole.node, f"{whole.node.op}", _why_no_sum(whole.node))
-    both = _times(whole.factor, both)
-    for branch, skip in (both, both[::-1]):
-        call = linear_call(branch.node)
-        if call is not None and linear_call(skip.node) is None:
-            return skip, branch, call
-    raise UnrecognisedError(node, *_why_no_branch(both, model))
-
-
-def _times(factor: float, both: tuple[Scaled, Scaled]) -> tuple[Scaled, Scaled]:
-    first, second = (Scaled(factor * s.factor, s.p_drop, s.node) for s in both)
-    return first, second
-
-
-def _why_no_sum(node: Node) -> str:
-    if node.op == "input":
-        return "the block has fewer than two residual steps"
-    return "not a residual sum of the stream and one branch"
-
-
-def _why_no_branch(both: tuple[Scaled, Scaled], model: nn.Module) -> tuple[str, str]:
-    ops = {term.node.op for term in both}
-    if any(routes_tokens(term.node) for term in both):
-        return EXPERTS
-    if any(norm_call(term.node, model) for term in both):
-        return "norm on a branch", "known is a norm before the branch, or after the sum"
-    if ops & {"add", "add_", "__add__"}:
-        return "parallel branches", "known is attention first, then feed-forward on its result"
-    return "residual branch", f"ends in {' and '.join(sorted(ops))}, not in a dense map"
+    step = residual_step(strip(post.input) if post else after, model)
+    branch = attention_call(step.call, model) or feed_forward_call(step.call)
+    reads = strip(branch.input)
+    # a Post-LN branch reads the stream as the last norm left it
+    pre = None if reads is step.skip.node else norm_call(reads, model)
+    if pre is not None:
+        reads = strip(pre.input)
+    if reads is not step.skip.node:
+        raise UnrecognisedError(
+            step.skip.node,
+            "branch input",
+            "a branch reads another stream than the one it is added to",
+        )
+    placement, norm, out_norm = _placement(pre, step.out_norm, post, step.skip.node)
+    return Sublayer(step.skip.node, branch, norm, placement, step.residual(), out_norm)
 
 
 def _placement(
-    post: NormCall | None, pre: NormCall | None, branch: Branch, skip: Node
-) -> tuple[Placement, NormPart]:
-    if post is not None and strip(branch.input) is skip:
-        return "post", post.part
-    if post is None and pre is not None and strip(pre.input) is skip:
-        return "pre", pre.part
-    if post is not None and pre is not None:
-        raise UnrecognisedError(skip, "two norms per branch", "known is one, before or after")
-    if post is None and pre is None:
-        raise UnrecognisedError(skip, "no norm", "known is a norm before the branch or after it")
-    raise UnrecognisedError(
-        skip, "parallel branches", "a branch reads another stream than the one it is added to"
-    )
+    pre: NormCall | None, on_branch: NormCall | None, post: NormCall | None, where: Node
+) -> tuple[Placement, NormPart, NormPart | None]:
+    """(placement, norm, second norm) from the norms before and on the branch, and on the sum."""
+    if post is not None:
+        if pre is None and on_branch is None:
+            return "post", post.part, None
+        raise UnrecognisedError(where, "norm on the sum", "and another norm in the same step")
+    if pre is not None:
+        sandwich = on_branch is not None
+        return "sandwich" if sandwich else "pre", pre.part, on_branch and on_branch.part
+    if on_branch is not None:
+        return "branch", on_branch.part, None
+    raise UnrecognisedError(where, "no norm", "known is one before, on or after the branch")
+
+
+def _parallel(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, Sublayer] | None:
+    """Attention and feed-forward that both read the stream and are both added to it."""
+    found: list[Sublayer] = []
+    for step in parallel_steps(stream, output):
+        branch = attention_call(step.call, model) or feed_forward_call(step.call)
+        pre = norm_call(strip(branch.input), model)
+        if pre is None or strip(pre.input) is not stream:
+            return None
+        found.append(Sublayer(stream, branch, pre.part, "parallel", step.residual()))
+    found.sort(key=lambda sub: isinstance(sub.branch, FeedForwardCall))
+    return (found[0], found[1]) if len(found) == 2 else None

@@ -51,7 +51,7 @@ def _slices(block: BlockParts) -> Iterator[Slice]:
         yield _weight(linear)
         if linear.bias:
             yield _bias(linear)
-    for norm in (block.attention_norm, block.feed_forward_norm):
+    for norm in block.norms:
         yield from ((name, WHOLE, 0) for name in (norm.weight, norm.bias) if name)
 
 
@@ -92,6 +92,8 @@ def _block(parts: BlockParts, moments: Moments) -> theory.Block:
         feed_forward=_feed_forward(parts.feed_forward, moments),
         feed_forward_norm=_norm(parts.feed_forward_norm, moments),
         feed_forward_residual=parts.feed_forward_residual,
+        attention_out_norm=_optional_norm(parts.attention_out_norm, moments),
+        feed_forward_out_norm=_optional_norm(parts.feed_forward_out_norm, moments),
     )
 
 
@@ -113,6 +115,10 @@ def _norm(part: NormPart, moments: Moments) -> theory.Norm:
         bias_var=moments[part.bias, WHOLE, 0][1] if part.bias else 0.0,
         eps=part.eps,
     )
+
+
+def _optional_norm(part: NormPart | None, moments: Moments) -> theory.Norm | None:
+    return None if part is None else _norm(part, moments)
 
 
 def _attention(parts: AttentionParts, moments: Moments) -> theory.Attention:

@@ -8,7 +8,6 @@ from typing import Literal
 import dslm.spec as theory
 
 Run = tuple[int, int]
-Placement = Literal["pre", "post"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +76,28 @@ class FeedForwardParts:
 
 @dataclass(frozen=True, slots=True)
 class BlockParts:
-    """One block: attention, then feed-forward, each on the residual stream."""
+    """One block: attention and feed-forward on the residual stream; as `dslm.spec.Block`."""
 
-    placement: Placement
+    placement: theory.Placement
     attention: AttentionParts
     attention_norm: NormPart
     attention_residual: theory.Residual
     feed_forward: FeedForwardParts
     feed_forward_norm: NormPart
     feed_forward_residual: theory.Residual
+    attention_out_norm: NormPart | None = None
+    feed_forward_out_norm: NormPart | None = None
+
+    @property
+    def norms(self) -> tuple[NormPart, ...]:
+        """Its norms, each once."""
+        found = (
+            self.attention_norm,
+            self.attention_out_norm,
+            self.feed_forward_norm,
+            self.feed_forward_out_norm,
+        )
+        return tuple(dict.fromkeys(norm for norm in found if norm is not None))
 
     @property
     def causal(self) -> bool:

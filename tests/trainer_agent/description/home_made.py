@@ -162,7 +162,7 @@ class Experts(nn.Module):
 
 
 class Block(nn.Module):
-    """x + f(norm(x)) or norm(x + f(x)), with residual scales and dropout."""
+    """A residual block with its norms where `placement` says, residual scales and dropout."""
 
     def __init__(
         self,
@@ -172,22 +172,28 @@ class Block(nn.Module):
         norm: type[nn.Module] = nn.LayerNorm,
     ) -> None:
         super().__init__()
-        self.ln1, self.ln2 = norm(WIDTH), norm(WIDTH)
+        self.ln1, self.ln2, self.ln3, self.ln4 = (norm(WIDTH) for _ in range(4))
         self.attn, self.mlp = attention, feed_forward
         self.drop = nn.Dropout(0.1)
         self.placement, self.lam, self.beta = placement, 1.0, 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         if self.placement == "parallel":
-            return x + self.attn(self.ln1(x)) + self.mlp(self.ln2(x))
-        if self.placement == "sandwich":
-            x = x + self.ln1(self.attn(x))
-            return x + self.ln2(self.mlp(x))
-        if self.placement == "pre":
-            x = self.lam * x + self.beta * self.drop(self.attn(self.ln1(x)))
-            return self.lam * x + self.beta * self.drop(self.mlp(self.ln2(x)))
+            both = self.drop(self.attn(self.ln1(x))) + self.drop(self.mlp(self.ln2(x)))
+            return self.lam * x + self.beta * both
+        if self.placement != "post":
+            x = self.lam * x + self.beta * self.drop(self.branch(x, self.attn, self.ln1, self.ln3))
+            return self.lam * x + self.beta * self.drop(
+                self.branch(x, self.mlp, self.ln2, self.ln4)
+            )
         x = self.ln1(self.drop(self.attn(x)) * self.beta + x * self.lam)
         return self.ln2(torch.add(x * self.lam, self.drop(self.mlp(x)), alpha=self.beta))
+
+    def branch(self, x: Tensor, branch: nn.Module, norm: nn.Module, second: nn.Module) -> Tensor:
+        """The branch with its norms: before it, on it, or both."""
+        if self.placement == "pre":
+            return branch(norm(x))
+        return norm(branch(x)) if self.placement == "branch" else second(branch(norm(x)))
 
 
 class Model(nn.Module):

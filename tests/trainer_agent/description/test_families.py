@@ -126,7 +126,7 @@ def test_scaled_rotary_frequencies_are_missing() -> None:
 
     found = architecture(llama("sdpa", rope_parameters=rope), (), padded())
 
-    assert found.missing[0].what == "queries or keys changed before the scores"
+    assert found.missing[0].what == "queries or keys changed"
     assert found.stacks[0].parts == (None, None)
 
 
@@ -152,15 +152,13 @@ def test_cross_attention_is_missing() -> None:
     assert found.missing
 
 
-def test_mixtral_and_gemma_are_missing_by_name() -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM, MixtralConfig, MixtralForCausalLM
+def test_mixture_of_experts_is_missing_by_name() -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
 
     sizes = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
     mixtral = MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=2))
-    gemma = Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=16))
 
     assert architecture(mixtral, (), padded()).missing[0].what == "mixture of experts"
-    assert architecture(gemma, (), padded()).missing[0].what == "norm on a branch"
 
 
 @pytest.mark.parametrize("build", [gpt2, bert, llama])

@@ -40,7 +40,7 @@ def parts_of(block: nn.Module) -> BlockParts:
     return parts
 
 
-@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "branch", "parallel"])
 def test_norm_placement_and_residual_are_read_from_the_sums(placement: str) -> None:
     block = Block(WrittenAttention(), FeedForward(), placement)
     block.lam, block.beta = 0.9, 0.5
@@ -50,6 +50,14 @@ def test_norm_placement_and_residual_are_read_from_the_sums(placement: str) -> N
     assert parts.placement == placement
     assert parts.attention_residual == Residual(lam=0.9, beta=0.5, p_drop=0.1)
     assert parts.feed_forward_residual == Residual(lam=0.9, beta=0.5, p_drop=0.1)
+    assert (parts.attention_norm.weight, parts.feed_forward_norm.weight) == (
+        "blocks.0.ln1.weight",
+        "blocks.0.ln2.weight",
+    )
+    second = (parts.attention_out_norm, parts.feed_forward_out_norm)
+    names = [norm and norm.weight for norm in second]
+    sandwiched = ["blocks.0.ln3.weight", "blocks.0.ln4.weight"]
+    assert names == (sandwiched if placement == "sandwich" else [None, None])
 
 
 @pytest.mark.parametrize(("causal", "stack"), [(True, "decoder"), (False, "encoder")])
@@ -139,8 +147,6 @@ def test_home_made_norm_is_told_from_its_numbers() -> None:
         (lambda: Block(WrittenAttention(), FeedForward("relu squared")), "activation"),
         (lambda: Block(WrittenAttention(), FeedForward("selu")), "activation selu"),
         (lambda: Block(WrittenAttention(), Experts()), "mixture of experts"),
-        (lambda: Block(WrittenAttention(), FeedForward(), "parallel"), "parallel branches"),
-        (lambda: Block(WrittenAttention(), FeedForward(), "sandwich"), "norm on a branch"),
         (lambda: Block(FeedForward(), WrittenAttention()), "order of branches"),
         (lambda: Block(WrittenAttention(), FeedForward(), norm=nn.Identity), "no norm"),
     ],

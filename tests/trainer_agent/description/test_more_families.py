@@ -1,0 +1,69 @@
+"""Other `transformers` families are recognised by structure, and their streams predicted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import dslm
+import trainer_agent
+from benchmarks.streams import measured
+from tests.trainer_agent.description.more_families import BUILDERS, batch_for
+from trainer_agent.description import BlockParts, architecture
+
+KNOWN = {
+    "mistral": ("pre", "silu", "rmsnorm"),
+    "qwen2": ("pre", "silu", "rmsnorm"),
+    "opt": ("pre", "relu", "layernorm"),
+    "gpt_neox": ("parallel", "gelu", "layernorm"),
+    "phi": ("parallel", "gelu_tanh", "layernorm"),
+    "gemma": ("pre", "gelu_tanh", "rmsnorm"),
+    "roberta": ("post", "gelu", "layernorm"),
+    "vit": ("pre", "gelu", "layernorm"),
+}
+FRACTIONS = {"gpt_neox": 0.25, "phi": 0.5, "mistral": 1.0, "qwen2": 1.0, "gemma": 1.0}
+
+
+def first_block(name: str) -> BlockParts:
+    """The first block of a two-layer model, understood whole."""
+    found = architecture(BUILDERS[name](2, 64), (), batch_for(name))
+    assert found.missing == ()
+    (stack,) = found.stacks
+    assert None not in stack.parts
+    parts = stack.parts[0]
+    assert parts is not None
+    return parts
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_family_is_recognised_by_structure(name: str) -> None:
+    parts = first_block(name)
+
+    assert (parts.placement, parts.feed_forward.activation, parts.attention_norm.kind) == KNOWN[
+        name
+    ]
+    assert parts.causal == (name not in {"roberta", "vit"})
+    assert parts.attention.score_scale == pytest.approx(0.25, rel=1e-5)
+    rotary = parts.attention.rotary
+    assert (rotary and rotary.fraction) == FRACTIONS.get(name)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_family_is_predicted_within_one_draws_scatter(name: str) -> None:
+    torch.manual_seed(0)
+    model = BUILDERS[name](6, 128).train()
+    batch = batch_for(name)
+    spec = trainer_agent.describe(model, batch)
+    (stack,) = dslm.predict(spec).stacks.values()
+    blocks = architecture(model, (), batch).stacks[0].blocks
+
+    seen = measured(model, blocks, batch)
+
+    forward = np.abs(stack.forward.variance / seen.forward - 1)
+    backward = np.abs(stack.backward.variance / seen.backward - 1)
+    # one draw at d = 128: a layer scatters by sqrt(2/d) = 12 %, and layers add up
+    assert np.median(forward) < 0.15
+    assert np.median(backward) < 0.2
+    assert max(forward.max(), backward.max()) < 0.5
+    assert np.abs(stack.forward.correlation - seen.correlation).max() < 0.1
