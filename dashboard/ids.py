@@ -14,7 +14,7 @@ Selectors for a walk through the pages (all are element ids unless written as at
   ``data-following`` is ``true`` or ``false``), ``#player-play``, ``#player-slider``,
   ``#player-follow``, ``#player-step``
 - compare page: ``#compare-variance``, ``#compare-correlation``, ``#compare-gradient``,
-  ``#compare-scalars``
+  ``#compare-scalars``, ``#compare-heatmap-1`` (the second run against the first) and on
 - alerts: ``[data-testid="alert"]`` (``data-alert`` is its id, ``data-alert-status`` its status),
   ``[data-testid="alert-snippet"]``, ``[data-testid="alert-acknowledge"]``, ``#alerts-list``
 
@@ -46,7 +46,6 @@ RUN_CORRELATION = "run-correlation"
 RUN_GRADIENT = "run-gradient"
 RUN_SCALARS = "run-scalars"
 RUN_HEATMAP = "run-heatmap"
-RUN_HEATMAP_CANVAS = "run-heatmap-canvas"
 RUN_ALERTS = "run-alerts"
 RUN_INTERNALS = "run-internals"
 RUN_INTERNALS_STEP = "run-internals-step"
@@ -55,6 +54,7 @@ COMPARE_VARIANCE = "compare-variance"
 COMPARE_CORRELATION = "compare-correlation"
 COMPARE_GRADIENT = "compare-gradient"
 COMPARE_SCALARS = "compare-scalars"
+COMPARE_HEATMAP = "compare-heatmap"
 
 ALERTS_LIST = "alerts-list"
 ALERTS_STATUS = "alerts-status"

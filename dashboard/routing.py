@@ -38,7 +38,9 @@ async def page_of(client: ApiClient, path: str, search: str) -> Any:
         case [""] | ["runs"]:
             return runs.layout()
         case ["runs", run_id]:
-            return await run.load(client, run_id, step, query.get("tab", ""))
+            return await run.load(
+                client, run_id, step, tab=query.get("tab", ""), stack=query.get("stack", "")
+            )
         case ["compare"]:
             ids_asked = list(dict.fromkeys(one for one in query.get("runs", "").split(",") if one))
             return await compare.load(client, ids_asked, step)

@@ -24,10 +24,9 @@ MARGINS = {"l": 52, "r": 14, "t": 6, "b": 34}
 TIMELINE_MARGINS = {"l": 52, "r": 14, "t": 6, "b": 22}
 
 
-def layout(height: int, **settings: Any) -> dict[str, Any]:
-    """Layout settings that every chart shares; `settings` win."""
+def layout(**settings: Any) -> dict[str, Any]:
+    """Layout settings that every chart shares; `settings` win. The stylesheet sets the height."""
     return {
-        "height": height,
         "margin": MARGINS,
         "font": {"family": FONT, "size": 11},
         "paper_bgcolor": "rgba(0,0,0,0)",

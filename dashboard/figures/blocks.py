@@ -47,9 +47,7 @@ BLOCK_CHARTS = (
 )
 
 
-def block_chart(
-    chart: BlockChart, curves: Sequence[tuple[str, Vector]], *, height: int = 222
-) -> go.Figure:
+def block_chart(chart: BlockChart, curves: Sequence[tuple[str, Vector]]) -> go.Figure:
     """The named curves over layers, each of shape (layers,); non-finite layers marked in red."""
     low, high = _limits(chart, curves)
     y = theme.axis(chart.symbol, type="log" if chart.log else "linear", range=[low, high], nticks=6)
@@ -57,7 +55,7 @@ def block_chart(
         y["tickvals"], y["ticktext"] = log_ticks(low, high)
     depth = max([1, *(len(values) for _, values in curves)])
     x = theme.axis("layer", range=[-0.5, depth - 0.5], nticks=8)
-    figure = go.Figure(layout=theme.layout(height, xaxis=x, yaxis=y))
+    figure = go.Figure(layout=theme.layout(xaxis=x, yaxis=y))
     mark_y = mark_height(low, high, log=chart.log)
     for (name, values), colour in zip(curves, theme.RUN_COLOURS, strict=False):
         figure.add_traces([_curve(name, values, colour), _marks(values, mark_y, log=chart.log)])

@@ -32,7 +32,6 @@ class DepthColumn:
         today: prediction from today's weights.
         title: written above the column; "" for none.
         colour: of the measured line.
-        missing: why (part of) the prediction is absent; "" when nothing is missing.
     """
 
     measured: Vector = field(default_factory=lambda: NOTHING)
@@ -42,14 +41,12 @@ class DepthColumn:
     today: Vector = field(default_factory=lambda: NOTHING)
     title: str = ""
     colour: str = theme.MEASURED
-    missing: str = ""
 
 
 def depth_chart(
     quantity: Quantity,
     columns: Sequence[DepthColumn],
     *,
-    height: int = 222,
     difference: bool = False,
 ) -> go.Figure:
     """Columns side by side on one y range; with `difference`, a last column compares the runs.
@@ -58,7 +55,7 @@ def depth_chart(
     are marked in red at their layer instead of leaving a hole that says nothing.
     """
     n_panels = len(columns) + difference
-    figure = go.Figure(layout=theme.layout(height))
+    figure = go.Figure(layout=theme.layout())
     low, high = axis_range(
         [v for c in columns for v in (c.measured, c.predicted, c.low, c.high, c.today)],
         log=quantity.log,
@@ -69,7 +66,6 @@ def depth_chart(
             column, index, mark_height(low, high, log=quantity.log), log=quantity.log
         ):
             figure.add_trace(trace)
-        _explain(figure, column, index)
     if difference:
         _difference_panel(figure, quantity, columns)
     return figure
@@ -187,24 +183,6 @@ def _marks(index: int, measured: Vector, flags: NDArray[np.intp], mark_y: float)
         xaxis=f"x{axis}",
         yaxis=f"y{axis}",
         cliponaxis=False,
-    )
-
-
-def _explain(figure: go.Figure, column: DepthColumn, index: int) -> None:
-    axis = _axis_name(index)
-    figure.add_annotation(
-        text=column.missing,
-        visible=bool(column.missing),
-        name=f"missing:{index}",
-        xref=f"x{axis} domain",
-        yref=f"y{axis} domain",
-        x=0.02,
-        y=0.02,
-        xanchor="left",
-        yanchor="bottom",
-        align="left",
-        showarrow=False,
-        font={"color": theme.PREDICTED_TODAY, "size": 11},
     )
 
 

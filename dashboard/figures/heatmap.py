@@ -7,13 +7,13 @@ import plotly.graph_objects as go
 from dashboard import theme
 
 
-def heatmap_frame(n_layers: int, last_step: int, *, height: int = 166) -> go.Figure:
+def heatmap_frame(n_layers: int, last_step: int) -> go.Figure:
     """Axes in steps and layers over an empty plot.
 
     A step costs one canvas column instead of a redraw of the whole matrix, which is what keeps
     a live page of many layers cheap; so this figure has an invisible trace to hold the axes.
     """
-    figure = go.Figure(layout=theme.layout(height, margin=theme.TIMELINE_MARGINS, hovermode=False))
+    figure = go.Figure(layout=theme.layout(margin=theme.TIMELINE_MARGINS, hovermode=False))
     figure.add_trace(go.Scatter(x=[None], y=[None], meta="frame:0", hoverinfo="skip"))
     figure.update_layout(
         xaxis=theme.axis("", range=[0, max(last_step, 1)], showgrid=False, nticks=12),

@@ -26,11 +26,9 @@ class ScalarRun:
     colour: str = theme.MEASURED
 
 
-def scalar_chart(
-    runs: Sequence[ScalarRun], alerts: Sequence[Mapping[str, Any]] = (), *, height: int = 142
-) -> go.Figure:
+def scalar_chart(runs: Sequence[ScalarRun], alerts: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
     """Loss on the upper axis, learning rate in a narrow band under it, both over the same steps."""
-    figure = go.Figure(layout=theme.layout(height, margin=theme.TIMELINE_MARGINS))
+    figure = go.Figure(layout=theme.layout(margin=theme.TIMELINE_MARGINS))
     figure.update_layout(
         xaxis=theme.axis("", anchor="free", position=0, nticks=12, range=[0, _last_step(runs)]),
         yaxis=theme.axis("loss", domain=[0.4, 1], nticks=4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -10,24 +11,36 @@ from dash import dcc, html
 CONFIG = {"displayModeBar": False, "responsive": True, "doubleClick": False}
 
 
-def graph(figure: go.Figure, element_id: str) -> dcc.Graph:
-    """A chart without a toolbar, whose height is known before it is drawn."""
-    height = f"{figure.layout.height}px"
-    return dcc.Graph(id=element_id, figure=figure, config=CONFIG, style={"height": height})
+def graph(figure: go.Figure, element_id: str, kind: str) -> html.Div:
+    """A chart without a toolbar; its `kind` is the class by which the stylesheet sizes it."""
+    return html.Div(dcc.Graph(id=element_id, figure=figure, config=CONFIG), className=kind)
+
+
+def plot(chart: html.Div, label: str, *more: Any) -> html.Div:
+    """A chart's place on its card; `label` says to a screen reader what it shows."""
+    return html.Div([chart, *more], className="plot", role="img", **{"aria-label": label})
+
+
+def why(quantity: str, reasons: Sequence[str]) -> html.Div:
+    """Why (part of) a prediction is absent, one line a column; the live script keeps it current."""
+    lines = [
+        html.P(reason, hidden=not reason, title=reason, **{"data-why": f"{quantity}:{index}"})
+        for index, reason in enumerate(reasons)
+    ]
+    return html.Div(lines, className="why", style={"--columns": len(reasons)})
 
 
 def chart_card(
     title: str,
     note: str,
-    body: Any,
-    *,
+    *body: Any,
     side: Any = None,
 ) -> html.Section:
     """A chart under its heading; `side` is what stands at the right of the heading."""
     heading = html.Header(
         [html.H2(title), html.Span(note, className="quiet"), html.Span(side, className="side")]
     )
-    return html.Section([heading, body], className="card chart")
+    return html.Section([heading, *body], className="card chart")
 
 
 def legend() -> html.Div:

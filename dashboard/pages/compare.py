@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from dash import dcc, html
 
@@ -12,10 +11,11 @@ from dashboard import ids, theme
 from dashboard.api_client import ApiClient, ApiError, Json
 from dashboard.figures import ScalarRun, depth_chart, scalar_chart
 from dashboard.figures.quantities import QUANTITIES, Quantity
-from dashboard.pages.charts import chart_card, graph, legend
+from dashboard.pages.charts import chart_card, graph, legend, plot, why
 from dashboard.pages.chips import status_chip
+from dashboard.pages.heatmaps import heatmap, heatmap_switch
 from dashboard.pages.player import player
-from dashboard.pages.profiles import depth_column, first_stack
+from dashboard.pages.profiles import depth_column, stack_of, why_missing
 from dashboard.pages.states import failure
 
 MAX_RUNS = len(theme.RUN_COLOURS)
@@ -57,7 +57,9 @@ def layout(
     scalars = graph(
         scalar_chart([ScalarRun(name=r["name"], colour=c) for r, c in _coloured(runs)]),
         ids.COMPARE_SCALARS,
+        "over-steps",
     )
+    lines = plot(scalars, "Loss and learning rate of every run over steps")
     return html.Div(
         [
             dcc.Store(id=ids.PAGE_DATA, data=page_data(runs)),
@@ -66,7 +68,8 @@ def layout(
                 [
                     _heads(runs),
                     *(_row(one, runs, profiles, revisions) for one in QUANTITIES),
-                    chart_card("Loss and learning rate", "", html.Div(scalars, className="plot")),
+                    chart_card("Loss and learning rate", "", lines),
+                    _differences(runs),
                 ],
                 className="comparison",
             ),
@@ -82,13 +85,14 @@ def page_data(runs: Sequence[Json]) -> Json:
         "page": "compare",
         "charts": CHARTS,
         "scalars": ids.COMPARE_SCALARS,
+        "heatmaps": [heatmap_id(index) for index in range(1, len(runs))],
         "runs": [
             {
                 "id": run["id"],
                 "name": run["name"],
                 "colour": colour,
                 "status": run["status"],
-                "stack": first_stack(run),
+                "stack": stack_of(run),
                 "stacks": run["stacks"],
             }
             for run, colour in _coloured(runs)
@@ -141,13 +145,49 @@ def _row(
     revisions: Sequence[Sequence[Json]],
 ) -> html.Section:
     columns = [
-        depth_column(
-            quantity, first_stack(run), profile, predicted, title=run["name"], colour=colour
-        )
+        depth_column(quantity, stack_of(run), profile, predicted, title=run["name"], colour=colour)
         for (run, colour), profile, predicted in zip(
             _coloured(runs), profiles, revisions, strict=True
         )
     ]
-    figure = depth_chart(quantity, columns, height=178, difference=True)
-    body: Any = html.Div(graph(figure, CHARTS[quantity.name]), className="plot")
-    return chart_card(quantity.title, quantity.note, body)
+    drawn = graph(
+        depth_chart(quantity, columns, difference=True), CHARTS[quantity.name], "over-layers"
+    )
+    reasons = [
+        why_missing(predicted, column.predicted)
+        for predicted, column in zip(revisions, columns, strict=True)
+    ]
+    return chart_card(
+        quantity.title,
+        quantity.note,
+        why(quantity.name, [*reasons, ""]),
+        plot(drawn, f"{quantity.title} over layers, one panel a run, and their difference"),
+    )
+
+
+def _differences(runs: Sequence[Json]) -> html.Section:
+    """Steps × layers of every run against the first one."""
+    first = runs[0]["name"]
+    maps = [
+        html.Div(
+            [
+                html.H3([html.I(className="swatch", style={"background": colour}), run["name"]]),
+                heatmap(
+                    heatmap_id(index),
+                    n_layers=run["stacks"].get(stack_of(run), {}).get("n_layers", 1),
+                    last_step=run["last_step"] or 1,
+                    label=f"{run['name']} against {first}, steps by layers",
+                ),
+            ]
+        )
+        for index, (run, colour) in enumerate(_coloured(runs))
+        if index
+    ]
+    body = html.Div(maps, className="heatmaps", style={"--columns": len(maps)})
+    note = f"log₂ of run / {first}; correlation: run − {first}"
+    return chart_card("Difference over steps", note, body, side=heatmap_switch())
+
+
+def heatmap_id(index: int) -> str:
+    """Id of the heatmap of the run at `index` against the first one."""
+    return f"{ids.COMPARE_HEATMAP}-{index}"

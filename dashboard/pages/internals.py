@@ -10,7 +10,7 @@ from dash import Dash, Input, Output, State, html, no_update
 from dashboard import formats, ids, theme
 from dashboard.api_client import ApiClient, ApiError, Json
 from dashboard.figures import BLOCK_CHARTS, BlockChart, block_chart
-from dashboard.pages.charts import chart_card, graph
+from dashboard.pages.charts import chart_card, graph, plot
 from dashboard.vectors import Vector, decode
 
 
@@ -34,7 +34,8 @@ def _card(chart: BlockChart, series: dict[str, str]) -> html.Section | None:
     if not curves or all(_unseen(values) for _, values in curves):
         return None
     slug = next(iter(chart.series)).replace("/", "-").replace("_", "-")
-    body = html.Div(graph(block_chart(chart, curves), f"block-{slug}"), className="plot")
+    drawn = graph(block_chart(chart, curves), f"block-{slug}", "over-layers")
+    body = plot(drawn, f"{chart.title} over layers")
     return chart_card(chart.title, chart.note, body, side=_names(curves))
 
 

@@ -16,9 +16,11 @@ from dashboard.vectors import Vector, curve, decode, relative_to_top
 NOTHING: Vector = np.empty(0)
 
 
-def first_stack(run: Mapping[str, Any]) -> str:
-    """The stack shown first: the decoder where there is one."""
+def stack_of(run: Mapping[str, Any], asked: str = "") -> str:
+    """The stack on show: the one asked for, else the decoder where there is one."""
     stacks = run.get("stacks") or {}
+    if asked in stacks:
+        return asked
     return "decoder" if "decoder" in stacks or not stacks else sorted(stacks)[0]
 
 
@@ -43,7 +45,6 @@ def depth_column(
         today=today.get(name, NOTHING),
         title=title,
         colour=colour,
-        missing=why_missing(revisions, at_init.get(name, NOTHING)),
     )
 
 
@@ -77,4 +78,4 @@ def why_missing(revisions: Sequence[Json], predicted: Vector) -> str:
         return ""
     where = f" from layer {holes[0]} on" if len(holes) and holes[0] else ""
     reasons = [f"{one['what']}: {one['why']}" for one in first.get("missing", [])[:1]]
-    return "<br>".join([f"no prediction{where}", *reasons])
+    return ": ".join([f"no prediction{where}", *reasons])

@@ -10,15 +10,16 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from dashboard import formats, ids, theme
 from dashboard.api_client import ApiClient, ApiError, Json
-from dashboard.figures import ScalarRun, depth_chart, heatmap_frame, scalar_chart
+from dashboard.figures import ScalarRun, depth_chart, scalar_chart
 from dashboard.figures.quantities import QUANTITIES, Quantity
 from dashboard.pages.alerts import alert_cards
-from dashboard.pages.charts import chart_card, graph, legend
+from dashboard.pages.charts import chart_card, graph, legend, plot, why
 from dashboard.pages.chips import status_chip, tag_chips
 from dashboard.pages.details import details
 from dashboard.pages.health import health_line
+from dashboard.pages.heatmaps import heatmap, heatmap_switch
 from dashboard.pages.player import player
-from dashboard.pages.profiles import depth_column, first_stack
+from dashboard.pages.profiles import depth_column, stack_of, why_missing
 
 CHARTS = dict(
     zip(
@@ -29,7 +30,9 @@ CHARTS = dict(
 )
 
 
-async def load(client: ApiClient, run_id: str, step: int | None, tab: str) -> html.Div:
+async def load(
+    client: ApiClient, run_id: str, step: int | None, *, tab: str = "", stack: str = ""
+) -> html.Div:
     """Fetch what the page shows first, then draw it.
 
     Raises:
@@ -41,7 +44,7 @@ async def load(client: ApiClient, run_id: str, step: int | None, tab: str) -> ht
         client.predictions(run_id),
         client.alerts(run=run_id),
     )
-    return layout(run, profile, revisions, alerts, tab=tab)
+    return layout(run, profile, revisions, alerts, tab=tab, asked=stack)
 
 
 def layout(
@@ -51,9 +54,10 @@ def layout(
     alerts: Sequence[Json],
     *,
     tab: str = "",
+    asked: str = "",
 ) -> html.Div:
-    """The whole page for one run."""
-    stack = first_stack(run)
+    """The whole page for one run, showing the stack `asked` for where there is one."""
+    stack = stack_of(run, asked)
     return html.Div(
         [
             dcc.Store(id=ids.PAGE_DATA, data=page_data(run, stack)),
@@ -70,7 +74,7 @@ def layout(
                 className="tabs",
             ),
             html.Div(_depth(stack, profile, revisions), className="profiles", **_shown("", tab)),
-            html.Div(_timeline(run, alerts), className="timeline", **_shown("", tab)),
+            html.Div(_timeline(run, stack, alerts), className="timeline", **_shown("", tab)),
             html.Div(id=ids.RUN_INTERNALS, className="profiles", **_shown("internals", tab)),
             html.Div(details(run), className="details", **_shown("details", tab)),
             player(),
@@ -86,6 +90,7 @@ def page_data(run: Json, stack: str) -> Json:
         "stack": stack,
         "charts": CHARTS,
         "scalars": ids.RUN_SCALARS,
+        "heatmaps": [ids.RUN_HEATMAP],
         "runs": [
             {
                 "id": run["id"],
@@ -173,53 +178,35 @@ def _depth_card(
     quantity: Quantity, stack: str, profile: Json | None, revisions: Sequence[Json]
 ) -> html.Section:
     column = depth_column(quantity, stack, profile, revisions)
-    body = graph(depth_chart(quantity, [column]), CHARTS[quantity.name])
+    drawn = graph(depth_chart(quantity, [column]), CHARTS[quantity.name], "over-layers")
     waiting = html.Div("No steps yet", className="waiting", hidden=profile is not None)
-    return chart_card(quantity.title, quantity.note, html.Div([body, waiting], className="plot"))
-
-
-def _timeline(run: Json, alerts: Sequence[Json]) -> list[Any]:
-    stack = run["stacks"].get(first_stack(run), {})
-    frame = heatmap_frame(stack.get("n_layers", 1), run["last_step"] or 1)
-    scalars = graph(scalar_chart([ScalarRun()], alerts), ids.RUN_SCALARS)
-    heatmap = html.Div(
-        [
-            html.Canvas(id=ids.RUN_HEATMAP_CANVAS, className="heat", **{"aria-label": "heatmap"}),
-            graph(frame, ids.RUN_HEATMAP),
-            html.Div(className="heat-tip", hidden=True),
-        ],
-        className="plot",
-        id="run-heatmap-plot",
+    return chart_card(
+        quantity.title,
+        quantity.note,
+        why(quantity.name, [why_missing(revisions, column.predicted)]),
+        plot(drawn, f"{quantity.title} over layers", waiting),
     )
+
+
+def _timeline(run: Json, stack: str, alerts: Sequence[Json]) -> list[Any]:
+    sizes = run["stacks"].get(stack, {})
+    heat = heatmap(
+        ids.RUN_HEATMAP,
+        n_layers=sizes.get("n_layers", 1),
+        last_step=run["last_step"] or 1,
+        label="Measured against predicted, steps by layers",
+    )
+    scalars = graph(scalar_chart([ScalarRun()], alerts), ids.RUN_SCALARS, "over-steps")
+    lines = plot(scalars, "Loss and learning rate over steps")
     charts = html.Div(
         [
-            chart_card(
-                "Loss and learning rate", "▲ marks alerts", html.Div(scalars, className="plot")
-            ),
-            chart_card("Measured against predicted", "over steps", heatmap, side=_switch()),
+            chart_card("Loss and learning rate", "▲ marks alerts", lines),
+            chart_card("Measured against predicted", "over steps", heat, side=heatmap_switch()),
         ],
         className="timeline-charts",
     )
     panel = html.Div(alert_cards(list(alerts), with_run=False), id=ids.RUN_ALERTS)
     return [charts, html.Aside([html.H2("Alerts"), panel], className="alerts panel")]
-
-
-def _switch() -> list[Any]:
-    buttons = [
-        html.Button(
-            one.title,
-            type="button",
-            className="view small",
-            **{"data-heat": one.name, "aria-pressed": "true" if i == 0 else "false"},
-        )
-        for i, one in enumerate(QUANTITIES)
-    ]
-    scale = html.Span(
-        [html.Span(className="low"), html.I(className="scale"), html.Span(className="high")],
-        className="heat-scale",
-        id="run-heatmap-scale",
-    )
-    return [*buttons, scale]
 
 
 def register(app: Dash, client: ApiClient) -> None:

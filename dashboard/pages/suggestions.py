@@ -8,11 +8,12 @@ from typing import Any
 
 MAX_RUNS = 4
 MAX_SUGGESTIONS = 2
+SCALES = ", λ "  # opens the residual scales at the end of an architecture
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """Runs to lay side by side, Pre-LN first."""
+    """Runs to lay side by side: Pre-LN, plain Post-LN, then Post-LN with scaled residuals."""
 
     run_ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -30,10 +31,18 @@ def suggested_comparisons(runs: Sequence[Mapping[str, Any]]) -> list[Suggestion]
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in runs:
-        size = str(run["architecture"] or "").partition("-LN ")[2]
-        groups.setdefault((run["project"], size), []).append(run)
+        groups.setdefault((run["project"], _size(run)), []).append(run)
     found = [one for group in groups.values() if (one := _suggest(group)) is not None]
     return found[:MAX_SUGGESTIONS]
+
+
+def _size(run: Mapping[str, Any]) -> str:
+    """Stacks and their sizes, without placement and residual scales."""
+    return str(run["architecture"] or "").partition("-LN ")[2].partition(SCALES)[0]
+
+
+def _is_scaled(run: Mapping[str, Any]) -> bool:
+    return SCALES in run["architecture"]
 
 
 def _suggest(group: Sequence[Mapping[str, Any]]) -> Suggestion | None:
@@ -41,8 +50,8 @@ def _suggest(group: Sequence[Mapping[str, Any]]) -> Suggestion | None:
     for run in group:
         newest.setdefault(run["name"], run)
     pre = [run for run in newest.values() if run["placement"] == "pre"][:1]
-    post = [run for run in newest.values() if run["placement"] == "post"][: MAX_RUNS - 1]
+    post = [run for run in newest.values() if run["placement"] == "post"]
     if not pre or not post:
         return None
-    chosen = [*pre, *post]
+    chosen = [*pre, *sorted(post, key=_is_scaled)][:MAX_RUNS]
     return Suggestion(tuple(r["id"] for r in chosen), tuple(r["name"] for r in chosen))

@@ -65,12 +65,6 @@ def test_depth_chart_keeps_marks_inside_the_axis() -> None:
     assert low < np.log10(trace(figure, "marks:0").y[0]) < high
 
 
-def test_depth_chart_says_in_place_why_there_is_no_prediction() -> None:
-    figure = depth_chart(VARIANCE, [DepthColumn(measured=np.ones(3), missing="no theory for MoE")])
-
-    assert [one.text for one in figure.layout.annotations if one.visible] == ["no theory for MoE"]
-
-
 def test_depth_chart_without_steps_is_empty_but_drawn() -> None:
     figure = depth_chart(GRADIENT, [DepthColumn()])
 

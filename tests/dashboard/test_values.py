@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from dashboard import formats, vectors
 from dashboard.pages.health import findings
+from dashboard.pages.profiles import why_missing
 from dashboard.pages.suggestions import suggested_comparisons
 
 
@@ -82,6 +83,14 @@ def test_suggestion_lays_pre_ln_beside_every_post_ln_of_its_size() -> None:
     assert [one.href for one in found] == ["/compare?runs=pre,scaled,plain"]
 
 
+def test_suggestion_puts_scaled_residuals_after_plain_post_ln() -> None:
+    scaled = run("scaled", "post", "24 × 64, λ 0.957, β 0.289")
+
+    found = suggested_comparisons([scaled, run("plain", "post"), run("pre", "pre")])
+
+    assert [one.names for one in found] == [("pre", "plain", "scaled")]
+
+
 def test_suggestion_needs_both_placements_of_one_project_and_size() -> None:
     others = [run("a", "post", "12 × 64"), run("b", "post", project="other"), run("c", None)]
 
@@ -119,3 +128,26 @@ def test_health_counts_every_rank() -> None:
     two = {"frames": 2, "missing": [], "health": {"0": {"dropped": 1}, "1": {"dropped": 2}}}
 
     assert "3 frames lost" in [text for text, _, _ in findings(two)]
+
+
+READY = {"state": "ready", "missing": [{"where": "b", "what": "MoE", "why": "no theory"}]}
+
+
+@pytest.mark.parametrize(
+    ("revisions", "predicted", "said"),
+    [
+        ([], [], "the model is not described yet"),
+        ([{"state": "pending"}], [], "the prediction is being computed"),
+        ([{"state": "failed", "reason": "too deep"}], [], "no prediction: too deep"),
+        ([READY], [1.0, np.nan], "no prediction from layer 1 on: MoE: no theory"),
+        ([READY], [], "no prediction: MoE: no theory"),
+    ],
+)
+def test_absent_prediction_is_explained(
+    revisions: list[dict], predicted: list[float], said: str
+) -> None:
+    assert said in why_missing(revisions, np.array(predicted))
+
+
+def test_whole_prediction_needs_no_explanation() -> None:
+    assert why_missing([READY], np.ones(3)) == ""

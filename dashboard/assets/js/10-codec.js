@@ -51,6 +51,14 @@ window.evenkeel = window.evenkeel || {};
     return passed < 86400 ? `${Math.round(passed / 3600)} h ago` : `${Math.round(passed / 86400)} d ago`;
   };
 
+  /** Keeps a choice in the address, so that it can be passed on; null takes it out. */
+  ek.setQuery = function (name, value) {
+    const query = new URLSearchParams(location.search);
+    if (value === null || value === "") query.delete(name); else query.set(name, value);
+    const text = query.toString().replace(/%2C/g, ",");
+    history.replaceState(history.state, "", location.pathname + (text ? `?${text}` : ""));
+  };
+
   ek.clock = (when = new Date()) => when.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
 
   /** Position of the last of the ascending `steps` that is ≤ `step`; −1 when there is none. */

@@ -52,7 +52,8 @@
     early(ek.paths.predictions(run)).then(({ revisions }) => {
       const stacks = Object.keys((revisions[0] || {}).stacks || {}).sort();
       if (!stacks.length) return;
-      const stack = stacks.includes("decoder") ? "decoder" : stacks[0];
+      const asked = new URLSearchParams(location.search).get("stack");
+      const stack = stacks.includes(asked) ? asked : stacks.includes("decoder") ? "decoder" : stacks[0];
       for (const name in ek.SERIES) {
         const path = ek.paths.history(run, stack, name, 0, ek.FIRST_STEPS);
         if (!started.has(path)) early(path);

@@ -23,7 +23,7 @@
     if (middle.length && hole < 0) return "";
     const where = hole > 0 ? ` from layer ${hole} on` : "";
     const reason = (revision.missing || []).slice(0, 1).map((one) => `${one.what}: ${one.why}`);
-    return [`no prediction${where}`, ...reason].join("<br>");
+    return [`no prediction${where}`, ...reason].join(": ");
   }
 
   /** {name: {predicted, low, high, today, missing}} for each quantity. */

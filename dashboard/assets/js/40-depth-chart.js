@@ -87,6 +87,7 @@
       this.depth = 1;
       this.reach = this.log ? 1 : 0.2;
       this.curves = [];
+      this.shown = [];
       this.traces = new Map();
       this.layout = {};
       this.panels = columns + (this.at.has(`difference1:${columns}`) ? 1 : 0);
@@ -96,11 +97,22 @@
     predict(column, curves) {
       this.curves[column] = curves;
       for (const role of ["low", "high", "predicted", "today"]) this.put(`${role}:${column}`, range(curves[role].length), curves[role]);
-      const note = (this.chart.layout.annotations || []).findIndex((one) => one.name === `missing:${column}`);
-      if (note >= 0 && this.chart.layout.annotations[note].text !== curves.missing) {
-        this.layout[`annotations[${note}].text`] = curves.missing;
-        this.layout[`annotations[${note}].visible`] = !!curves.missing;
-      }
+      const why = document.querySelector(`[data-why="${this.name}:${column}"]`);
+      Object.assign(why, { textContent: curves.missing, title: curves.missing, hidden: !curves.missing });
+    }
+
+    /** Says to a screen reader what the chart shows. */
+    describe(step) {
+      if (step === null) return;
+      const said = range(this.columns).map((column) => {
+        const row = this.shown[column] || [], predicted = this.curves[column].predicted;
+        if (!row.length) return "not measured";
+        const ends = (values) => `${ek.format(values[0], 3)} at layer 0, ${ek.format(values[values.length - 1], 3)} at layer ${values.length - 1}`;
+        return `measured ${ends(row)}${predicted.length ? `; predicted ${ends(predicted)}` : ""}`;
+      });
+      const plot = this.chart.closest(".plot");
+      this.title = this.title || plot.getAttribute("aria-label");
+      plot.setAttribute("aria-label", `${this.title}, step ${ek.count(step)}. ${said.join(". ")}.`);
     }
 
     put(meta, x, y, text = null) { this.traces.set(this.at.get(meta), { x, y, text }); }
@@ -143,6 +155,7 @@
     /** Measured rows, one a column; an empty one for a run that lacks the step. */
     show(rows) {
       rows.forEach((row) => this.widen(row));
+      this.shown = rows;
       const [low, high] = this.range;
       const height = high - 0.05 * (high - low);
       const last = `difference1:${this.columns}`;

@@ -1,4 +1,4 @@
-/* Steps × layers on a canvas under Plotly's axes: log2(measured / predicted at initialisation). */
+/* Steps × layers on a canvas under Plotly's axes: log2 of measured over a reference row. */
 (function (ek) {
   "use strict";
   // Blue to orange-red through the surface's own tone: told apart with any colour vision.
@@ -24,45 +24,40 @@
   }
 
   class Heatmap {
-    constructor(plot, canvas, chart, scale) {
-      Object.assign(this, { plot, canvas, chart, scale, name: "variance", history: null, predictions: null });
-      this.cells = document.createElement("canvas");
+    /** `reference(index)` is the row that a step's values are held against, or null. */
+    constructor(chart, reference) {
+      Object.assign(this, { chart, reference, name: "variance", history: null, limit: 1 });
+      this.plot = chart.closest(".plot");
+      this.canvas = this.plot.querySelector("canvas");
+      this.tip = this.plot.querySelector(".heat-tip");
       this.message = document.createElement("div");
       this.message.className = "chart-message";
-      plot.append(this.message);
+      this.plot.append(this.message);
+      this.plot.onmousemove = (event) => this.point(event);
+      this.plot.onmouseleave = () => { this.tip.hidden = true; };
+      chart.on("plotly_afterplot", () => { if (this.sized !== this.sizeKey()) this.draw(); });
       this.retheme();
     }
 
-    retheme() {
-      const theme = document.documentElement.dataset.theme;
-      this.table = palette(theme);
-      const stops = STOPS[theme] || STOPS.light;
-      this.scale.querySelector(".scale").style.background = `linear-gradient(90deg, ${stops.map((c) => `rgb(${c})`).join(",")})`;
+    sizeKey() { const { w, h } = this.chart._fullLayout._size; return `${w}×${h}`; }
+
+    retheme() { this.table = palette(document.documentElement.dataset.theme); }
+
+    /** log2(measured / reference), or their difference for a correlation; NaN where unknown. */
+    deviation(measured, reference, name = this.name) {
+      return name === "correlation" ? measured - reference : Math.log2(measured / reference);
     }
 
-    /** log2(measured / predicted), or their difference for a correlation; NaN where unknown. */
-    deviation(measured, predicted) {
-      return this.name === "correlation" ? measured - predicted : Math.log2(measured / predicted);
-    }
-
-    /** A scale that only grows, so that colours mean the same from one step to the next. */
-    fit() {
-      const predicted = this.predictions[this.name].predicted;
-      const { width, length } = this.history, values = this.history.rows[this.name];
-      const found = [];
+    /** Sizes of the deviations of a quantity, ascending; a sample where there are many. */
+    sizes(name = this.name) {
+      const { width, length } = this.history, values = this.history.rows[name], found = [];
       const stride = Math.max(1, Math.floor((length * width) / 4000));
       for (let i = 0; i < length * width; i += stride) {
-        const size = Math.abs(this.deviation(values[i], predicted[i % width]));
+        const row = this.reference(Math.floor(i / width), name);
+        const size = row ? Math.abs(this.deviation(values[i], row[i % width], name)) : NaN;
         if (Number.isFinite(size)) found.push(size);
       }
-      found.sort((a, b) => a - b);
-      const reach = found.length ? found[Math.floor(0.98 * (found.length - 1))] : 0;
-      const steps = this.name === "correlation" ? [0.05, 0.1, 0.2, 0.5, 1] : [1, 2, 4, 8, 16, 32];
-      this.limit = steps.find((one) => one >= reach) || steps[steps.length - 1];
-      const factor = this.limit > 8 ? `2${ek.superscript(this.limit)}` : ek.format(2 ** this.limit, 2);
-      const correlation = this.name === "correlation";
-      this.scale.querySelector(".low").textContent = correlation ? `−${this.limit}` : `÷${factor}`;
-      this.scale.querySelector(".high").textContent = correlation ? `+${this.limit}` : `×${factor}`;
+      return found.sort((a, b) => a - b);
     }
 
     colourAt(value, deviation) {
@@ -75,35 +70,40 @@
     /** Lays the canvas under the axes; needed after a resize. */
     place() {
       const size = this.chart._fullLayout._size;
+      this.sized = this.sizeKey();
       Object.assign(this.canvas.style, { left: `${size.l}px`, top: `${size.t}px`, width: `${size.w}px`, height: `${size.h}px` });
       this.columns = Math.max(1, Math.min(1600, Math.round(size.w)));
     }
 
-    draw() {
+    /** Paints every cell; `missing` says why there is nothing to hold the values against. */
+    draw(missing = this.missing || "") {
       const history = this.history;
-      const known = this.predictions && this.predictions[this.name].predicted.length > 0;
-      this.message.textContent = history && history.length ? (known ? "" : (this.predictions ? this.predictions[this.name].missing.replace(/<br>/g, " · ") : "")) : "no steps yet";
-      if (!history || !history.length || !known) { this.canvas.width = this.canvas.width; return; }
+      this.missing = missing;
       this.place();
+      const empty = !history || !history.length;
+      this.message.textContent = empty ? "no steps yet" : missing;
+      this.canvas.width = this.columns;
+      this.canvas.height = Math.max(1, empty ? 1 : history.width);
+      if (!empty && !missing) this.canvas.getContext("2d").putImageData(this.picture(), 0, 0);
+    }
+
+    picture() {
+      const { width, length, steps, last: final } = this.history, values = this.history.rows[this.name];
       const [first, last] = this.chart.layout.xaxis.range;
-      const { width, length } = history, values = history.rows[this.name];
-      const predicted = this.predictions[this.name].predicted;
-      const picture = new ImageData(this.columns, width);
-      const pixels = new Uint32Array(picture.data.buffer);
-      const end = history.last + (length > 1 ? history.last - history.steps[length - 2] : 1);
+      const picture = new ImageData(this.columns, width), pixels = new Uint32Array(picture.data.buffer);
+      const end = final + (length > 1 ? final - steps[length - 2] : 1);
       for (let column = 0; column < this.columns; column++) {
         const step = first + ((column + 0.5) / this.columns) * (last - first);
-        const at = step < end ? history.indexOf(step) : -1;
+        const at = step < end ? this.history.indexOf(step) : -1;
         if (at < 0) continue;
+        const reference = this.reference(at, this.name) || [];
         for (let layer = 0; layer < width; layer++) {
           const value = values[at * width + layer];
           pixels[(width - 1 - layer) * this.columns + column] =
-            this.table[this.colourAt(value, this.deviation(value, layer < predicted.length ? predicted[layer] : NaN))];
+            this.table[this.colourAt(value, this.deviation(value, layer < reference.length ? reference[layer] : NaN))];
         }
       }
-      this.canvas.width = this.columns;
-      this.canvas.height = width;
-      this.canvas.getContext("2d").putImageData(picture, 0, 0);
+      return picture;
     }
 
     /** What lies under the pointer. */
@@ -115,18 +115,30 @@
       return { step, layer: Math.max(0, Math.min(this.history.width - 1, layer)) };
     }
 
+    point(event) {
+      const box = this.plot.getBoundingClientRect();
+      const inside = this.history && this.history.length && !this.missing && event.target.closest(".js-plotly-plot");
+      const text = inside ? this.describe(event) : "";
+      this.tip.hidden = !text;
+      this.tip.textContent = text;
+      const x = event.clientX - box.left, y = event.clientY - box.top;
+      this.tip.style.transform = `translate(${x > box.width - 190 ? x - 175 : x + 14}px, ${Math.min(y + 8, box.height - 80)}px)`;
+    }
+
     describe(event) {
       const { step, layer } = this.at(event);
       const index = this.history.indexOf(step);
       if (index < 0) return "";
       const value = this.history.row(this.name, index)[layer];
-      const predicted = this.predictions ? this.predictions[this.name].predicted[layer] : NaN;
-      const off = this.deviation(value, predicted === undefined ? NaN : predicted);
+      const found = (this.reference(index, this.name) || [])[layer];
+      const reference = found === undefined ? NaN : found;
+      const off = this.deviation(value, reference);
       const said = !Number.isFinite(off) ? "" : this.name === "correlation" ? `difference  ${off >= 0 ? "+" : "−"}${Math.abs(off).toFixed(3)}` : `ratio       ×${ek.format(2 ** off, 3)}`;
       return [`step ${ek.count(this.history.steps[index])}, layer ${layer}`, `measured    ${ek.format(value, 3)}`,
-        Number.isFinite(predicted) ? `predicted   ${ek.format(predicted, 3)}` : "no prediction", said].filter(Boolean).join("\n");
+        Number.isFinite(reference) ? `${this.against.padEnd(12)}${ek.format(reference, 3)}` : `no ${this.against}`, said].filter(Boolean).join("\n");
     }
   }
 
   ek.Heatmap = Heatmap;
+  ek.heatGradient = () => `linear-gradient(90deg, ${(STOPS[document.documentElement.dataset.theme] || STOPS.light).map((c) => `rgb(${c})`).join(",")})`;
 })(window.evenkeel);

@@ -11,6 +11,8 @@
       this.line.className = "playhead";
       this.plot.append(this.line);
       this.pick = (event) => onPick(this.stepAt(event));
+      this.at = 0;
+      chart.on("plotly_afterplot", () => this.move(this.at));
       this.plot.addEventListener("click", this.pick);
     }
 
@@ -21,6 +23,7 @@
     }
 
     move(step) {
+      this.at = step;
       const size = this.chart._fullLayout._size;
       const [first, last] = this.chart.layout.xaxis.range;
       const share = Math.max(0, Math.min(1, (step - first) / (last - first)));

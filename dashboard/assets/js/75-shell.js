@@ -63,12 +63,30 @@
     } catch (error) { /* the banner already says that the server is away */ }
   }, 1000);
 
-  const toasted = new Set();
+  const RANKS = { info: 0, warning: 1, critical: 2 };
+  const ranked = new Map(); // alert id → severity already told
+  let before = null; // what stood when the page was opened; messages wait until it is known
+
+  /** Notes the alerts there are; resolves with when the newest of them opened. */
+  function whatStood() {
+    before = before || ek.get("/alerts?limit=100").then(({ alerts }) => {
+      alerts.forEach((one) => ranked.set(one.id, RANKS[one.severity]));
+      return alerts.length ? alerts[0].opened_at : 0;
+    }).catch(() => { before = null; return Infinity; });
+    return before;
+  }
+
+  /** Toasts what opened or escalated since the page was opened; updates of the rest are silent. */
+  async function hearAlert(alert) {
+    const newest = await whatStood();
+    const known = ranked.get(alert.id), rank = RANKS[alert.severity];
+    ranked.set(alert.id, rank);
+    const isNews = known === undefined ? alert.opened_at > newest : rank > known;
+    if (isNews && alert.status === "open") toast(alert);
+  }
 
   function toast(alert) {
-    const key = alert.id;
-    if (toasted.has(key) || alert.status !== "open") return;
-    toasted.add(key);
+    document.querySelectorAll(`.toast[data-alert="${alert.id}"]`).forEach((one) => one.remove());
     const box = document.createElement("div"), link = document.createElement("a"), close = document.createElement("button");
     box.className = `toast toast-${alert.severity}`;
     box.dataset.alert = alert.id;
@@ -84,12 +102,15 @@
     setTimeout(() => box.remove(), 12000);
   }
 
+  whatStood();
+
   const pulseRun = ek.throttled(() => ek.pulse("run"), 1000);
   const pulseAlert = ek.throttled(() => ek.pulse("alert"), 500);
 
   ek.listen((message) => {
-    if (message.type === "alert") { toast(message.alert); ek.countAlerts(); pulseAlert(); }
+    if (message.type === "alert") { hearAlert(message.alert); ek.countAlerts(); pulseAlert(); }
     if (message.type === "run" && ek.page && ek.page.page === "runs") pulseRun();
+    if (message.type === "hello") whatStood();
     if (message.type === "reconnected") { ek.countAlerts(); pulseAlert(); }
   });
 })(window.evenkeel);

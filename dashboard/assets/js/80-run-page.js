@@ -15,6 +15,7 @@
       this.player = new ek.Player(document.getElementById("player"), ek.onceAFrame((step) => this.show(step)), {
         step: this.asked, live: this.isLive(),
       });
+      this.describeCharts = ek.throttled(() => !this.over && this.charts.forEach((chart) => chart.describe(this.player.step)), 1000);
       this.drawTimeline = ek.throttled(() => this.timeline(), 250);
       this.writeAddress = ek.rationed(() => this.address(), 60, 15000);
       this.histories = data.runs.map((run) => new ek.History(run.id, this.stackOf(run)));
@@ -22,7 +23,9 @@
       this.start().catch((error) => this.fail(error));
     }
 
-    isLive() { return this.data.runs.some((run) => run.status === "running" || run.status === "lost_contact"); }
+    isRunning(run) { return run.status === "running" || run.status === "lost_contact"; }
+
+    isLive() { return this.data.runs.some((run) => this.isRunning(run)); }
 
     stackOf(run) { return this.stack && run.stacks[this.stack] ? this.stack : run.stack; }
 
@@ -38,10 +41,9 @@
       this.scalars = new ek.Scalars(scalars);
       this.heads = [new ek.Playhead(scalars, (step) => this.player.pickStep(step))];
       this.undo.push(() => this.heads.forEach((one) => one.remove()));
-      if (this.data.page === "run") await this.startHeatmap();
+      await this.startHeatmaps();
       await loading;
       if (this.over) return;
-      this.watchSize(scalars);
       this.refit();
       this.loaded = true;
       await this.backfill();
@@ -63,41 +65,15 @@
       await this.backfill();
     }
 
-    async startHeatmap() {
-      const chart = await ek.drawn("run-heatmap");
-      const plot = document.getElementById("run-heatmap-plot"), canvas = document.getElementById("run-heatmap-canvas");
-      this.heatmap = new ek.Heatmap(plot, canvas, chart, document.getElementById("run-heatmap-scale"));
-      this.heads.push(new ek.Playhead(chart, (step) => this.player.pickStep(step)));
-      const tip = plot.querySelector(".heat-tip");
-      plot.onmousemove = (event) => {
-        const box = plot.getBoundingClientRect();
-        const inside = event.target.closest(".plot") && this.histories[0].length;
-        const text = inside ? this.heatmap.describe(event) : "";
-        tip.hidden = !text;
-        tip.textContent = text;
-        const x = event.clientX - box.left, y = event.clientY - box.top;
-        tip.style.transform = `translate(${x > box.width - 190 ? x - 175 : x + 14}px, ${Math.min(y + 8, box.height - 80)}px)`;
-      };
-      plot.onmouseleave = () => { tip.hidden = true; };
-      for (const button of document.querySelectorAll("[data-heat]")) {
-        button.onclick = () => {
-          document.querySelectorAll("[data-heat]").forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
-          this.heatmap.name = button.dataset.heat;
-          this.heat();
-        };
-      }
-      const retheme = () => { this.heatmap.retheme(); this.heatmap.draw(); };
+    async startHeatmaps() {
+      const charts = await Promise.all(this.data.heatmaps.map(ek.drawn));
+      const maps = charts.map((chart, i) => (this.data.page === "run" ? ek.againstPrediction(chart, this) : ek.againstFirst(chart, this, i + 1)));
+      const asked = new URLSearchParams(location.search).get("heat");
+      this.heats = new ek.Heatmaps(maps, asked, (name) => ek.setQuery("heat", name));
+      charts.forEach((chart) => this.heads.push(new ek.Playhead(chart, (step) => this.player.pickStep(step))));
+      const retheme = () => { this.heats.retheme(); this.heats.draw(); };
       addEventListener("evenkeel-theme", retheme);
       this.undo.push(() => removeEventListener("evenkeel-theme", retheme));
-    }
-
-    watchSize(chart) {
-      const watcher = new ResizeObserver(ek.throttled(() => {
-        if (this.heatmap) this.heatmap.draw();
-        this.heads.forEach((one) => one.move(this.player.step || 0));
-      }, 150));
-      watcher.observe(chart);
-      this.undo.push(() => watcher.disconnect());
     }
 
     /** Fetches the predictions; draws them where the charts already stand. */
@@ -130,18 +106,12 @@
       const before = this.extent;
       this.extent = ek.extent(this.histories, this.isLive(), before);
       this.scalars.show(this.histories, this.extent);
-      if (this.heatmap) {
-        if (this.extent !== before) Plotly.update(this.heatmap.chart, {}, { "xaxis.range": this.extent, "yaxis.range": [-0.5, this.histories[0].width - 0.5] });
-        this.heat();
+      if (this.heats) {
+        this.heats.maps.forEach((map) => map.follow());
+        if (this.extent !== before) this.heats.stretch(this.extent);
+        this.heats.draw();
       }
       this.heads.forEach((one) => one.move(this.player.step || 0));
-    }
-
-    heat() {
-      this.heatmap.history = this.histories[0];
-      this.heatmap.predictions = this.predictions && this.predictions[0];
-      if (this.predictions && this.histories[0].length) this.heatmap.fit();
-      this.heatmap.draw();
     }
 
     show(step) {
@@ -152,6 +122,7 @@
       document.querySelectorAll(".plot .waiting").forEach((one) => { one.hidden = true; });
       if (this.histories.length > 1) this.sayAbsent(step, rows);
       this.player.bar.dataset.step = String(step);
+      this.describeCharts();
       this.writeAddress();
       if (this.onShow) this.onShow(step);
     }
@@ -162,10 +133,10 @@
         const place = document.querySelector(`[data-run-step="${history.run}"] .at-step`);
         if (!place) return;
         const own = rows[i] < 0 ? null : history.steps[rows[i]];
-        place.classList.toggle("absent", own !== step);
+        place.classList.toggle("absent", own !== step && !(own === history.last && this.isRunning(this.data.runs[i])));
         if (own === null) place.textContent = "has no step yet here";
         else if (own === step) place.textContent = `step ${ek.count(step)}`;
-        else if (own === history.last) place.textContent = `ends at step ${ek.count(own)}`;
+        else if (own === history.last) place.textContent = `${this.isRunning(this.data.runs[i]) ? "at" : "ends at"} step ${ek.count(own)}`;
         else place.textContent = `no step ${ek.count(step)}; shows ${ek.count(own)}`;
       });
     }
@@ -173,10 +144,7 @@
     /** The address keeps the step, so that it can be passed on. */
     address() {
       if (this.over) return;
-      const query = new URLSearchParams(location.search);
-      if (this.player.following || this.player.step === null) query.delete("step"); else query.set("step", this.player.step);
-      const text = query.toString().replace(/%2C/g, ",");
-      history.replaceState(history.state, "", location.pathname + (text ? `?${text}` : ""));
+      ek.setQuery("step", this.player.following ? null : this.player.step);
     }
 
     hear(message) {
@@ -239,6 +207,19 @@
       this.held = [];
       held.forEach(([at, message]) => this.frame(at, message));
       if (this.again) { this.again = false; await this.backfill(); }
+    }
+
+    /** Another stack of the same runs; a slower answer for a stack left meanwhile is dropped. */
+    async changeStack(stack) {
+      this.stack = stack;
+      this.loaded = false;
+      const histories = this.data.runs.map((run) => new ek.History(run.id, this.stackOf(run)));
+      const predictions = await Promise.all(this.data.runs.map((run) => ek.predictions(run.id, this.stackOf(run))));
+      await Promise.all(histories.map((one) => one.load()));
+      if (this.over || this.stack !== stack) return;
+      Object.assign(this, { histories, predictions, loaded: true });
+      this.refit();
+      await this.backfill();
     }
 
     async markAlerts() {

@@ -11,33 +11,25 @@
       button.onclick = () => {
         tabs.forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
         document.querySelectorAll("[data-tab]").forEach((one) => { one.hidden = one.dataset.tab !== button.dataset.show; });
-        const query = new URLSearchParams(location.search);
-        if (button.dataset.show) query.set("tab", button.dataset.show); else query.delete("tab");
-        history.replaceState(history.state, "", location.pathname + (query.size ? `?${query}` : ""));
+        ek.setQuery("tab", button.dataset.show);
         dispatchEvent(new Event("resize"));
-        askInternals(page.player.step);
+        askInternals(page);
       };
     }
     for (const button of document.querySelectorAll("[data-stack]")) {
-      button.onclick = () => { document.querySelectorAll("[data-stack]").forEach((one) => one.setAttribute("aria-pressed", String(one === button))); changeStack(page, button.dataset.stack); };
+      button.onclick = () => {
+        document.querySelectorAll("[data-stack]").forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
+        ek.setQuery("stack", button.dataset.stack);
+        page.changeStack(button.dataset.stack).then(() => askInternals(page), (error) => page.fail(error));
+      };
     }
-    page.onShow = ek.throttled(() => askInternals(page.player.step), 400);
+    page.onShow = ek.throttled(() => askInternals(page), 400);
     page.undo.push(() => { clearInterval(age); clearInterval(health); });
   }
 
-  function askInternals(step) {
-    const place = document.querySelector('[data-tab="internals"]');
-    if (place && !place.hidden && step !== null) window.dash_clientside.set_props("run-internals-step", { data: { step, stack: ek.page.stackShown || ek.page.stack } });
-  }
-
-  async function changeStack(page, stack) {
-    page.stack = ek.page.stackShown = stack;
-    page.loaded = false;
-    page.histories = page.data.runs.map((run) => new ek.History(run.id, page.stackOf(run)));
-    await Promise.all([...page.histories.map((one) => one.load()), page.predict(false)]);
-    page.loaded = true;
-    page.refit();
-    await page.backfill();
+  function askInternals(page) {
+    const place = document.querySelector('[data-tab="internals"]'), step = page.player.step;
+    if (place && !place.hidden && step !== null) window.dash_clientside.set_props("run-internals-step", { data: { step, stack: page.stack } });
   }
 
   function tellAge(page) {
