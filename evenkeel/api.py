@@ -35,13 +35,13 @@ def read(client: httpx.Client, path: str, **params: Any) -> Any:
 
 def all_runs(client: httpx.Client, *, search: str) -> Iterator[dict[str, Any]]:
     """Every run that matches, newest first."""
-    cursor: str | None = None
+    asked: dict[str, Any] = {"search": search, "limit": PAGE_SIZE}
     while True:
-        page = read(client, "/runs", search=search, limit=PAGE_SIZE, cursor=cursor or "")
+        page = read(client, "/runs", **asked)
         yield from page["runs"]
-        cursor = page["next_cursor"]
-        if cursor is None:
+        if page["next_cursor"] is None:
             return
+        asked["cursor"] = page["next_cursor"]
 
 
 def download(client: httpx.Client, path: str, target: Path, **params: Any) -> int:

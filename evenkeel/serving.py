@@ -26,9 +26,9 @@ def run_server(settings: Settings, when_ready: Callable[[str], None]) -> None:
     Raises:
         StartError: if the server cannot start.
     """
+    app = compose(settings)
     listener = bind(settings)
     url = url_of(settings.host, listener)
-    app = compose(settings)
     threading.Thread(target=tell, args=(url, when_ready), name="ready", daemon=True).start()
     serve(settings, app, listener=listener)
 

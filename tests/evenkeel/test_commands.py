@@ -1,0 +1,151 @@
+"""The command line as a user types it: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from evenkeel.cli import app
+from evenkeel.demo import Jobs
+from tests.e2e.jobs import Server
+from tests.services.process import free_port
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def refusal(*arguments: str | Path) -> str:
+    """The one line of a command that must end with exit code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+def test_port_in_use_is_one_line_that_names_the_option(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        line = refusal("serve", "--port", str(port), "--data-dir", tmp_path)
+
+    assert str(port) in line
+    assert "--port" in line
+
+
+def test_data_folder_that_is_a_file_is_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    line = refusal("serve", "--port", "0", "--data-dir", tmp_path / "file")
+
+    assert "data_dir" in line
+    assert str(tmp_path / "file") in line
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://root@127.0.0.1/x"])
+def test_wrong_database_url_is_one_line_that_names_the_setting(url: str, tmp_path: Path) -> None:
+    line = refusal("serve", "--port", "0", "--data-dir", tmp_path, "--database-url", url)
+
+    assert "database_url" in line
+
+
+def test_database_that_does_not_answer_is_one_line_without_its_password() -> None:
+    url = f"postgresql+asyncpg://user:hidden@127.0.0.1:{free_port()}/x"
+
+    line = refusal("migrate", "--database-url", url)
+
+    assert "127.0.0.1" in line
+    assert "hidden" not in line
+
+
+def test_impossible_port_is_one_line_that_names_the_setting() -> None:
+    assert "setting port" in refusal("serve", "--port", "70000")
+
+
+def test_server_that_is_away_is_one_line_that_says_how_to_start_one() -> None:
+    line = refusal("runs", "--server", f"http://127.0.0.1:{free_port()}")
+
+    assert "evenkeel serve" in line
+
+
+def test_key_is_shown_once_and_then_only_described(tmp_path: Path) -> None:
+    made = run("key", "create", "--scope", "ingest", "--label", "job", "--data-dir", tmp_path)
+    listed = run("key", "list", "--data-dir", tmp_path)
+
+    secret = made.stdout.strip()
+    assert made.exit_code == listed.exit_code == 0
+    assert "job" in listed.stdout
+    assert secret not in listed.stdout
+
+
+def test_revoked_key_is_listed_as_revoked(tmp_path: Path) -> None:
+    run("key", "create", "--scope", "read", "--data-dir", tmp_path)
+    identity = run("key", "list", "--data-dir", tmp_path).stdout.split()[0]
+
+    assert run("key", "revoke", identity, "--data-dir", tmp_path).exit_code == 0
+    assert "revoked" in run("key", "list", "--data-dir", tmp_path).stdout
+    assert "no key" in refusal("key", "revoke", "nobody", "--data-dir", tmp_path)
+
+
+def test_doctor_names_what_is_wrong_and_ends_with_one(tmp_path: Path) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+
+    result = run("doctor", "--server", away, "--data-dir", tmp_path)
+
+    assert result.exit_code == 1
+    assert "ok    install" in result.stdout
+    assert "FAIL  server" in result.stdout
+
+
+def test_predict_prints_a_curve_a_layer_and_null_for_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    sizes = {"n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 300, "n_positions": 32}
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    config.write_text(json.dumps({"model_type": "gpt2"} | sizes | ids))
+
+    table = run("predict", config, "--context", "16")
+    numbers = json.loads(run("predict", config, "--context", "16", "--json").stdout)
+
+    stream = numbers["stacks"]["decoder"]["stream"]
+    assert [line.split()[0] for line in table.stdout.splitlines()[2:]] == ["0", "1", "2", "3"]
+    assert len(stream["variance"]) == 4
+    assert stream["variance"] == sorted(stream["variance"])  # Pre-LN grows
+    assert numbers["missing"] == []
+
+
+def test_predict_refuses_a_config_that_is_none(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+
+    assert "model_type" in refusal("predict", config)
+    assert "cannot read" in refusal("predict", tmp_path / "absent.json")
+
+
+def test_runs_and_export_say_what_a_server_does_not_have(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", free_port())
+    server.start()
+    try:
+        listed = run("runs", "--server", server.url)
+        line = refusal("export", "f" * 32, "--server", server.url, "--output", tmp_path / "x")
+    finally:
+        server.stop()
+
+    assert listed.stdout == "No runs yet.\n"
+    assert "no run" in line
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_demo_jobs_end_when_they_are_stopped(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "logs", steps=1000)
+    jobs.start(f"http://127.0.0.1:{free_port()}")  # nobody there: the jobs train all the same
+
+    jobs.stop()
+
+    assert {job.poll() is not None for job in jobs.processes.values()} == {True}
+    assert len(jobs.processes) == 3
