@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dslm.kernels.block import SubLayer
+from dslm.kernels.block import Layer, SubLayer
 from dslm.kernels.grid import (
     correlation,
     mean_diagonal,
@@ -29,7 +29,6 @@ from dslm.kernels.grid import (
     multiply,
     n_tokens,
 )
-from dslm.kernels.stack import GradientLayer, Layer
 from dslm.spec import Attention, Floats, Kernel
 
 
@@ -48,26 +47,25 @@ def forward_spread(layers: list[Layer], batch_size: int) -> Spread:
     for layer in layers:
         for sub in layer:
             error = _after_branch(error, sub, batch_size)
-        log_variance.append(_log_sd(error, layer[1].y))
-        corr.append(_correlation_sd(error, layer[1].y))
+        log_variance.append(_log_sd(error, layer[-1].y))
+        corr.append(_correlation_sd(error, layer[-1].y))
     return Spread(np.array(log_variance), np.array(corr))
 
 
-def backward_spread(layers: list[Layer], gradients: list[GradientLayer], batch_size: int) -> Spread:
+def backward_spread(
+    layers: list[Layer], gradients: tuple[tuple[Kernel, ...], ...], batch_size: int
+) -> Spread:
     """Return the spread of the gradient's moments, given that the top's are known."""
     forward = forward_spread(layers, batch_size).log_variance
     error, shared = np.zeros((2, 2)), 0.0
     log_variance, corr = [0.0], [0.0]
     for index in range(len(layers) - 1, -1, -1):
         g = gradients[index]
-        for sub, above, below in (
-            (layers[index][1], g.above, g.between),
-            (layers[index][0], g.between, g.below),
-        ):
+        for sub, above, below in reversed(list(zip(layers[index], g[1:], g, strict=False))):
             error = _below_branch(error, sub, above, below, batch_size)
             shared += _norm_share(sub, above, below) * forward[index]
-        log_variance.append(float(np.hypot(_log_sd(error, g.below), shared)))
-        corr.append(_correlation_sd(error, g.below))
+        log_variance.append(float(np.hypot(_log_sd(error, g[0]), shared)))
+        corr.append(_correlation_sd(error, g[0]))
     return Spread(np.array(log_variance[::-1]), np.array(corr[::-1]))
 
 

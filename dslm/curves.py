@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from dslm.bands import Spread
+from dslm.kernels.block import Layer
 from dslm.kernels.grid import correlation, on_grid, variance
-from dslm.kernels.stack import GradientLayer, Layer, top_gradient
+from dslm.kernels.stack import Gradients
 from dslm.prediction import Curve, StackPrediction
 from dslm.spec import Floats, Missing, Stack
 
@@ -16,16 +17,16 @@ ROUNDING = 1e-4  # float32 sums over a batch, as measurements are made
 
 def forward_curve(stack: Stack, layers: list[Layer], spread: Spread) -> Curve:
     """Return the stream's curve; NaN past the last layer understood."""
-    kernels = [on_grid(stack.input_kernel)] + [layer[1].y for layer in layers]
+    kernels = [on_grid(stack.input_kernel)] + [layer[-1].y for layer in layers]
     values = np.array([variance(kernel) for kernel in kernels])
     correlations = np.array([correlation(kernel) for kernel in kernels])
     n = len(stack.blocks) + 1 - len(kernels)
     return _curve(values, correlations, spread, (0, n))
 
 
-def backward_curve(stack: Stack, gradients: list[GradientLayer], spread: Spread) -> Curve:
+def backward_curve(stack: Stack, gradients: Gradients, spread: Spread) -> Curve:
     """Return the gradient's curve relative to the top; NaN below the top where nothing is known."""
-    kernels = [g.below for g in gradients] + [top_gradient(stack)]
+    kernels = [block[0] for block in gradients.blocks] + [gradients.top]
     values = np.array([variance(kernel) for kernel in kernels])
     correlations = np.array([correlation(kernel) for kernel in kernels])
     n = len(stack.blocks) + 1 - len(kernels)
@@ -46,10 +47,17 @@ def _curve(values: Floats, correlations: Floats, spread: Spread, padding: tuple[
     return Curve(*(np.pad(part, padding, constant_values=np.nan) for part in parts))
 
 
-def missing_numbers(name: str, prediction: StackPrediction, stack: Stack) -> list[Missing]:
-    """Return one entry for each direction whose curve stops being a finite number."""
-    n_known = next((i for i, b in enumerate(stack.blocks) if b is None), len(stack.blocks))
+def missing_numbers(
+    name: str, prediction: StackPrediction, stack: Stack, n_known: int
+) -> list[Missing]:
+    """Return an entry for each direction whose curve stops being a finite number, and for a
+    cross-attention to a stack that could not be predicted; `n_known` blocks were.
+    """
     found = []
+    if n_known < len(stack.blocks) and stack.blocks[n_known] is not None:
+        where = f"{name}.blocks[{n_known}].cross"
+        why = f"the output of the stack it reads, {stack.reads}, is not predicted"
+        found.append(Missing(where=where, what="cross-attention", why=why))
     forward = prediction.forward.variance
     for index in range(n_known + 1):
         if not np.isfinite(forward[index]):

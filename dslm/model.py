@@ -6,12 +6,12 @@ import numpy as np
 
 from dslm.bands import backward_spread, forward_spread
 from dslm.curves import backward_curve, forward_curve, missing_numbers
-from dslm.kernels.block import SubLayer
-from dslm.kernels.grid import mean_diagonal
+from dslm.kernels.block import Layer, SubLayer
+from dslm.kernels.grid import add, mean_diagonal
 from dslm.kernels.scores import score_variance
-from dslm.kernels.stack import Layer, stack_backward, stack_forward
+from dslm.kernels.stack import Gradients, memory_of, stack_backward, stack_forward
 from dslm.prediction import Prediction, StackPrediction
-from dslm.spec import Attention, Floats, ModelSpec, Stack
+from dslm.spec import Attention, Floats, Kernel, ModelSpec, Stack
 from dslm.validation import validate
 
 
@@ -19,7 +19,8 @@ def predict(spec: ModelSpec) -> Prediction:
     r"""Predict the stream's moments over depth, forward and backward, for every stack.
 
     The kernel recursion of `dslm.kernels`, seeded with the spec's input and top-gradient kernels.
-    Encoder and decoder stacks are treated alike: a stack is its blocks, causal or not.
+    Encoder and decoder stacks are treated alike: a stack is its blocks, causal or not. A stack
+    that reads another sees that one's predicted output, and sends its gradient back there.
 
     Args:
         spec: architecture, weight moments and kernels.
@@ -35,32 +36,63 @@ def predict(spec: ModelSpec) -> Prediction:
     Source: arXiv 2403.09635 for the components; the position-resolved recursion derived here.
     """
     validate(spec)
-    stacks: dict[str, StackPrediction] = {}
     missing = list(spec.missing)
     with np.errstate(all="ignore"):  # overflow is reported in `missing`, not as a warning
+        layers = _forward(spec)
+        gradients = _backward(spec, layers)
+        stacks = {
+            name: _stack_prediction(stack, layers[name], gradients[name], spec.batch_size)
+            for name, stack in spec.stacks.items()
+        }
         for name, stack in spec.stacks.items():
-            stacks[name] = _predict_stack(stack, spec.batch_size)
-            missing += missing_numbers(name, stacks[name], stack)
+            missing += missing_numbers(name, stacks[name], stack, len(layers[name]))
     return Prediction(stacks=stacks, missing=tuple(missing))
 
 
-def _predict_stack(stack: Stack, batch_size: int) -> StackPrediction:
-    layers = stack_forward(stack)
-    gradients = stack_backward(stack, layers)
-    known = layers if gradients else []
+def _forward(spec: ModelSpec) -> dict[str, list[Layer]]:
+    """Return each stack's layers; those that read another come after it."""
+    layers: dict[str, list[Layer]] = {}
+    for name, stack in sorted(spec.stacks.items(), key=lambda item: item[1].reads is not None):
+        read = (
+            None
+            if stack.reads is None
+            else memory_of(spec.stacks[stack.reads], layers[stack.reads])
+        )
+        layers[name] = stack_forward(stack, read)
+    return layers
+
+
+def _backward(spec: ModelSpec, layers: dict[str, list[Layer]]) -> dict[str, Gradients]:
+    """Return each stack's gradients; those that another one reads come after it."""
+    gradients: dict[str, Gradients] = {}
+    arriving: dict[str, Kernel] = {}
+    for name, stack in sorted(spec.stacks.items(), key=lambda item: item[1].reads is None):
+        gradients[name] = stack_backward(stack, layers[name], arriving.get(name))
+        memory = gradients[name].memory
+        if stack.reads is not None and memory is not None:
+            before = arriving.get(stack.reads)
+            arriving[stack.reads] = memory if before is None else add(before, memory)
+    return gradients
+
+
+def _stack_prediction(
+    stack: Stack, layers: list[Layer], gradients: Gradients, batch_size: int
+) -> StackPrediction:
+    known = layers if gradients.blocks else []
+    spread = backward_spread(known, gradients.blocks, batch_size)
     return StackPrediction(
         forward=forward_curve(stack, layers, forward_spread(layers, batch_size)),
-        backward=backward_curve(stack, gradients, backward_spread(known, gradients, batch_size)),
+        backward=backward_curve(stack, gradients, spread),
         score_variance=_over_blocks(stack, [_scores(layer) for layer in layers]),
         attention_variance=_over_blocks(stack, [_branch_variance(x[0]) for x in layers]),
-        feed_forward_variance=_over_blocks(stack, [_branch_variance(x[1]) for x in layers]),
+        feed_forward_variance=_over_blocks(stack, [_branch_variance(x[-1]) for x in layers]),
     )
 
 
 def _scores(layer: Layer) -> float:
     attention = layer[0]
     assert isinstance(attention.layer, Attention)
-    return score_variance(attention.inner, attention.layer)
+    return score_variance(attention.inner, attention.inner, attention.layer)
 
 
 def _branch_variance(sub: SubLayer) -> float:

@@ -66,7 +66,7 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Multi-head self-attention.
+    """Multi-head attention: of a stream to itself, or to another stack's output.
 
     Attributes:
         query, key, value, output: the projections; key and value may be narrower (GQA).
@@ -75,6 +75,11 @@ class Attention:
         score_scale: factor on q·k, usually 1/sqrt(d_head).
         rotary: rotary embedding of q and k, or None.
         p_drop: dropout on the attention weights.
+        query_norm, key_norm: norms of each head's queries and keys before the rotation (QK-norm).
+            One over all heads' features at once (OLMo 2) is given the same.
+        soft_cap: c where scores become c·tanh(score/c) (Gemma 2), or None.
+        window: tokens seen at most: itself and those before it (causal), or this many to either
+            side of itself; None for all.
     """
 
     query: Linear
@@ -88,6 +93,10 @@ class Attention:
     score_scale: float
     rotary: Rotary | None = None
     p_drop: float = 0.0
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    soft_cap: float | None = None
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,7 @@ class Block:
 
     Attributes:
         attention_out_norm, feed_forward_out_norm: given for ``"sandwich"`` and only there.
+        cross: attention to another stack's output, after the self-attention, or None.
     """
 
     placement: Placement
@@ -136,6 +146,21 @@ class Block:
     feed_forward_residual: Residual
     attention_out_norm: Norm | None = None
     feed_forward_out_norm: Norm | None = None
+    cross: CrossAttention | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CrossAttention:
+    """Attention to another stack's output, between a decoder block's two other branches.
+
+    Its norm stands as the block's `placement` says; keys and values come from the stack that
+    `Stack.reads` names, after that stack's `final_norm`.
+    """
+
+    attention: Attention
+    norm: Norm
+    residual: Residual
+    out_norm: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +182,20 @@ class Stack:
             the spec says why, and predictions past it are NaN).
         input_kernel: kernel of block 0's input for the batch described.
         top_gradient_kernel: kernel of dLoss/d(output of the last block), up to a factor; None
-            when no backward pass was seen: tokens' gradients are then taken as independent.
+            when no backward pass was seen: tokens' gradients are then taken as independent, or,
+            in a stack that another one reads, as what comes back from that one.
+        reads: name of the stack whose output the cross-attention sees, or None.
+        final_norm, final_p_drop: the norm on the last block's output and the dropout after it,
+            which a stack that reads this one sees.
     """
 
     d_model: int
     blocks: tuple[Block | None, ...]
     input_kernel: Kernel
     top_gradient_kernel: Kernel | None = None
+    reads: str | None = None
+    final_norm: Norm | None = None
+    final_p_drop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

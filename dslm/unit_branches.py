@@ -22,7 +22,7 @@ def fit_block(x: Kernel, block: Block, d_model: int) -> tuple[Block, Kernel]:
     attention = _times_attention(unit.attention, 1 / gain)
     feed_forward = _fit_feed_forward(block.feed_forward, block.feed_forward_residual.p_drop)
     fitted = replace(block, attention=attention, feed_forward=feed_forward)
-    return fitted, block_forward(x, fitted, d_model)[1].y
+    return fitted, block_forward(x, fitted, d_model)[-1].y
 
 
 def _fit_feed_forward(layer: FeedForward, p_residual: float) -> FeedForward:

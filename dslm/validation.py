@@ -32,11 +32,15 @@ def validate(spec: ModelSpec) -> None:
     _require(spec.batch_size >= 1, "batch_size", "give at least one sequence")
     for name, stack in spec.stacks.items():
         _validate_stack(stack, f"stacks.{name}")
+        _validate_reading(spec, stack, f"stacks.{name}")
 
 
 def _validate_stack(stack: Stack, path: str) -> None:
     _require(stack.d_model >= 1, f"{path}.d_model", "give a width of at least 1")
     _validate_kernel(stack.input_kernel, f"{path}.input_kernel")
+    if stack.final_norm is not None:
+        _validate_norm(stack.final_norm, f"{path}.final_norm")
+    _validate_probability(stack.final_p_drop, f"{path}.final_p_drop")
     if stack.top_gradient_kernel is not None:
         _validate_kernel(stack.top_gradient_kernel, f"{path}.top_gradient_kernel")
         same = np.array_equal(stack.top_gradient_kernel.cell_sizes, stack.input_kernel.cell_sizes)
@@ -45,6 +49,34 @@ def _validate_stack(stack: Stack, path: str) -> None:
     for index, block in enumerate(stack.blocks):
         if block is not None:
             _validate_block(block, stack.d_model, f"{path}.blocks[{index}]")
+
+
+def _validate_reading(spec: ModelSpec, stack: Stack, path: str) -> None:
+    crosses = any(block is not None and block.cross is not None for block in stack.blocks)
+    _require(not crosses or stack.reads is not None, f"{path}.reads", "name the stack it reads")
+    if stack.reads is None:
+        return
+    read = spec.stacks.get(stack.reads)
+    fix = "name a stack of this model that reads no other itself"
+    _require(read is not None and read.reads is None, f"{path}.reads", fix)
+    for index, block in enumerate(stack.blocks):
+        if block is not None and block.cross is not None and read is not None:
+            _validate_cross(block, stack, read, f"{path}.blocks[{index}].cross")
+
+
+def _validate_cross(block: Block, stack: Stack, read: Stack, path: str) -> None:
+    cross = block.cross
+    assert cross is not None
+    attention = cross.attention
+    _validate_attention(attention, stack.d_model, f"{path}.attention", read.d_model)
+    serial = not attention.causal and attention.window is None and attention.rotary is None
+    fix = "cross-attention has no mask, window or rotation"
+    _require(serial, f"{path}.attention", fix)
+    _require(block.placement != "parallel", path, "use serial blocks around cross-attention")
+    _validate_norm(cross.norm, f"{path}.norm")
+    _validate_residual(cross.residual, f"{path}.residual")
+    given = (cross.out_norm is not None) == (block.placement == "sandwich")
+    _require(given, f"{path}.out_norm", "give it in a sandwich and only there")
 
 
 def _validate_kernel(kernel: Kernel, path: str) -> None:
@@ -82,17 +114,31 @@ def _validate_out_norm(block: Block, name: str, path: str) -> None:
         _validate_norm(norm, f"{path}.{name}")
 
 
-def _validate_attention(attention: Attention, d_model: int, path: str) -> None:
+def _validate_attention(
+    attention: Attention, d_model: int, path: str, d_memory: int | None = None
+) -> None:
+    d_memory = d_memory or d_model
     n, n_kv, d_head = attention.n_heads, attention.n_kv_heads, attention.d_head
     for name, size in (("n_heads", n), ("n_kv_heads", n_kv), ("d_head", d_head)):
         _require(size >= 1, f"{path}.{name}", "give at least 1")
     _require(n % n_kv == 0, f"{path}.n_kv_heads", f"use a divisor of n_heads = {n}")
     _validate_linear(attention.query, d_model, n * d_head, f"{path}.query")
-    _validate_linear(attention.key, d_model, n_kv * d_head, f"{path}.key")
-    _validate_linear(attention.value, d_model, n_kv * d_head, f"{path}.value")
+    _validate_linear(attention.key, d_memory, n_kv * d_head, f"{path}.key")
+    _validate_linear(attention.value, d_memory, n_kv * d_head, f"{path}.value")
     _validate_linear(attention.output, n * d_head, d_model, f"{path}.output")
     _require(math.isfinite(attention.score_scale), f"{path}.score_scale", "give a finite factor")
     _validate_probability(attention.p_drop, f"{path}.p_drop")
+    _validate_score_shape(attention, path)
+
+
+def _validate_score_shape(attention: Attention, path: str) -> None:
+    for name in ("query_norm", "key_norm"):
+        norm: Norm | None = getattr(attention, name)
+        if norm is not None:
+            _validate_norm(norm, f"{path}.{name}")
+    cap, window = attention.soft_cap, attention.window
+    _require(cap is None or cap > 0, f"{path}.soft_cap", "give a positive cap or None")
+    _require(window is None or window >= 1, f"{path}.window", "give at least 1 token or None")
     if attention.rotary is not None:
         _require(attention.rotary.theta > 0, f"{path}.rotary.theta", "give a positive base")
         in_unit = 0 <= attention.rotary.fraction <= 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dslm.kernels.grid import add, dense, mean_diagonal, mean_off_diagonal, multiply
-from dslm.kernels.visibility import Visibility
+from dslm.kernels.visibility import visibility
 from dslm.spec import Attention, Kernel
 
 
@@ -66,9 +66,8 @@ def attention_excess(
 
     Source: derived here.
     """
-    w = x.cell_sizes.astype(np.float64)
-    seen = Visibility(w, layer.causal)
-    n_seen = seen.keys(np.ones_like(w))
+    seen = visibility(x, x, layer)
+    n_seen = seen.keys(np.ones_like(seen.key_sizes))
     attended = seen.keys(dense(x), 0) / n_seen[:, None]
     spread = seen.queries(dense(g) / n_seen[None, :], 1)
     gain = layer.value.d_in * layer.value.weight_var * layer.output.d_in * layer.output.weight_var

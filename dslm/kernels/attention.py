@@ -9,30 +9,32 @@ from dslm.kernels.softmax import AttentionWeights, attend, attend_backward
 from dslm.spec import Attention, Kernel
 
 
-def attention(x: Kernel, weights: AttentionWeights, layer: Attention) -> Kernel:
-    r"""Kernel of the attention branch's output.
+def attention(memory: Kernel, weights: AttentionWeights, layer: Attention) -> Kernel:
+    r"""Kernel of the attention branch's output; `memory` is what keys and values are made of.
 
     .. math:: K_{ii'} \to n_h d_h E[w_o^2] \sum_{jk} E[a_{ij} a_{i'k}]\,
-        (d\,E[w_v^2] K_{jk} + E[b_v^2]) + E[b_o^2]
+        (d\,E[w_v^2] M_{jk} + E[b_v^2]) + E[b_o^2]
 
     Heads that share keys and values (GQA) add up the same, as their output weights differ.
 
     Source: arXiv 2403.09635, Table 1 (attention) in the uniform limit; kernels derived here.
     """
-    return linear(attend(weights, linear(x, layer.value)), layer.output)
+    return linear(attend(weights, linear(memory, layer.value)), layer.output)
 
 
-def attention_backward(g: Kernel, x: Kernel, weights: AttentionWeights, layer: Attention) -> Kernel:
-    """Gradient kernel below the branch: through the values, and through the scores.
+def attention_backward(
+    g: Kernel, x: Kernel, memory: Kernel, weights: AttentionWeights, layer: Attention
+) -> tuple[Kernel, Kernel]:
+    """Gradient kernels below the branch: at `x` through the queries, at `memory` the rest.
 
-    The three paths add: their weights are independent. A key or value head collects the
-    gradients of all query heads that share it.
+    Values and keys carry the rest. In self-attention all three add: their weights are
+    independent. A key or value head collects the gradients of all query heads that share it.
     """
     heads = linear_backward(g, layer.output)
     share = layer.n_heads / layer.n_kv_heads
     through_values = affine(attend_backward(weights, heads), share)
-    through_keys = affine(key_gradient(heads, x, layer), share)
-    total = add(
+    through_keys = affine(key_gradient(heads, x, memory, layer), share)
+    at_memory = add(
         linear_backward(through_values, layer.value), linear_backward(through_keys, layer.key)
     )
-    return add(total, linear_backward(query_gradient(heads, x, layer), layer.query))
+    return linear_backward(query_gradient(heads, x, memory, layer), layer.query), at_memory

@@ -9,7 +9,7 @@ from dslm.kernels.attention import attention, attention_backward
 from dslm.kernels.feed_forward import feed_forward, feed_forward_backward, radial_excess
 from dslm.kernels.grid import add, affine, bounded, dropout, multiply
 from dslm.kernels.norm import centre, norm, norm_backward
-from dslm.kernels.place import Place, places
+from dslm.kernels.place import Place, cross_place, places
 from dslm.kernels.softmax import AttentionWeights, attention_weights
 from dslm.spec import Attention, Block, FeedForward, Kernel
 
@@ -27,6 +27,7 @@ class SubLayer:
         summed: the residual sum, centred where a norm follows.
         y: the stream after the sub-layer.
         weights: attention weights, None for a feed-forward branch.
+        memory: what cross-attention reads; None for a branch that reads only the stream.
     """
 
     layer: Attention | FeedForward
@@ -39,55 +40,88 @@ class SubLayer:
     summed: Kernel
     y: Kernel
     weights: AttentionWeights | None
+    memory: Kernel | None
 
 
-def block_forward(x: Kernel, block: Block, d_model: int) -> tuple[SubLayer, SubLayer]:
-    """Return the attention and the feed-forward sub-layer of `block` on the stream `x`."""
-    first_place, second_place = places(block, d_model)
-    first = _sub_layer(x, x, block.attention, first_place)
-    read = x if second_place.parallel else first.y
-    return first, _sub_layer(first.y, read, block.feed_forward, second_place)
+Layer = tuple[SubLayer, ...]  # self-attention, cross-attention in some, feed-forward
 
 
-def _sub_layer(x: Kernel, read: Kernel, layer: Attention | FeedForward, place: Place) -> SubLayer:
+def block_forward(x: Kernel, block: Block, d_model: int, memory: Kernel | None = None) -> Layer:
+    """Return the sub-layers of `block` on the stream `x`, cross-attention seeing `memory`."""
+    first_place, last_place = places(block, d_model)
+    layers = [_sub_layer(x, x, block.attention, first_place)]
+    if block.cross is not None:
+        place = cross_place(block, block.cross, d_model)
+        y = layers[0].y
+        layers.append(_sub_layer(y, y, block.cross.attention, place, memory))
+    y = layers[-1].y
+    read = x if last_place.parallel else y
+    return *layers, _sub_layer(y, read, block.feed_forward, last_place)
+
+
+def _sub_layer(
+    x: Kernel,
+    read: Kernel,
+    layer: Attention | FeedForward,
+    place: Place,
+    memory: Kernel | None = None,
+) -> SubLayer:
     residual = place.residual
     source = centre(read, place.on_input, place.d_model)
     inner = norm(source, place.on_input)
-    weights = attention_weights(inner, layer) if isinstance(layer, Attention) else None
-    raw = centre(_branch(inner, layer, weights), place.on_branch, place.d_model)
+    seen, weights = memory or inner, None
+    if isinstance(layer, Attention):
+        weights = attention_weights(inner, seen, layer)
+        raw = attention(seen, weights, layer)
+    else:
+        raw = feed_forward(inner, layer)
+    raw = centre(raw, place.on_branch, place.d_model)
     branch = dropout(norm(raw, place.on_branch), residual.p_drop)
     centred = centre(branch, place.on_sum, place.d_model)
     summed = add(x, centred, residual.lam**2, residual.beta**2)
     y = norm(summed, place.on_sum)
-    return SubLayer(layer, place, x, source, inner, raw, branch, summed, y, weights)
+    return SubLayer(layer, place, x, source, inner, raw, branch, summed, y, weights, memory)
 
 
-def _branch(x: Kernel, layer: Attention | FeedForward, weights: AttentionWeights | None) -> Kernel:
-    if isinstance(layer, FeedForward):
-        return feed_forward(x, layer)
-    return attention(x, weights or attention_weights(x, layer), layer)
+@dataclass(frozen=True, slots=True)
+class BlockGradient:
+    """Gradient kernels of one block.
+
+    Attributes:
+        stream: below the block, between its branches, above it; one more than sub-layers.
+        alignment: of the lowest.
+        memory: at what its cross-attention reads, or None.
+    """
+
+    stream: tuple[Kernel, ...]
+    alignment: Alignment
+    memory: Kernel | None
 
 
-def block_backward(
-    g: Kernel, layer: tuple[SubLayer, SubLayer], alignment: Alignment
-) -> tuple[Kernel, Kernel, Alignment]:
-    r"""Gradient kernels between the block's branches and below it, and the latter's alignment.
+def block_backward(g: Kernel, layer: Layer, alignment: Alignment) -> BlockGradient:
+    r"""Gradient kernels of a block below the gradient `g`.
 
     Parallel branches both receive :math:`G`: below them lies :math:`\lambda^2 G + \beta_a^2
     \mathcal B_a^*(G) + \beta_f^2 \mathcal B_f^*(G)`, as their weights are independent.
     """
-    attention_layer, feed_forward_layer = layer
-    between, aligned = _sub_layer_backward(g, feed_forward_layer, alignment)
-    if not feed_forward_layer.place.parallel:
-        return between, *_sub_layer_backward(between, attention_layer, aligned)
-    residual = attention_layer.place.residual
-    through = add(between, g, 1.0, -1.0)
-    straight = add(g, _through(g, attention_layer), residual.lam**2, residual.beta**2)
-    return between, bounded(add(straight, through)), ISOTROPIC
+    stream, memory = [g], None
+    for sub in reversed(layer):
+        below, aligned, at_memory = _sub_layer_backward(stream[0], sub, alignment)
+        memory = at_memory or memory
+        stream, alignment = [below, *stream], aligned
+    if layer[-1].place.parallel:
+        residual = layer[0].place.residual
+        through_last = add(stream[1], g, 1.0, -1.0)
+        straight = add(g, _through(g, layer[0])[0], residual.lam**2, residual.beta**2)
+        stream[0] = bounded(add(straight, through_last))
+    return BlockGradient(tuple(stream), alignment, memory)
 
 
-def _sub_layer_backward(g: Kernel, sub: SubLayer, alignment: Alignment) -> tuple[Kernel, Alignment]:
-    r"""Gradient kernel below a sub-layer, and what the branch left along the stream's vectors.
+def _sub_layer_backward(
+    g: Kernel, sub: SubLayer, alignment: Alignment
+) -> tuple[Kernel, Alignment, Kernel | None]:
+    r"""Gradient kernel below a sub-layer, what the branch left along the stream's vectors, and
+    the gradient kernel at the memory of a cross-attention.
 
     :math:`(\lambda^2 + \beta^2 \mathcal N_i^* \mathcal B^* \mathcal N_b^*)(\mathcal N_s^*(G))`,
     with :math:`\mathcal B^*` the branch's backward map and :math:`\mathcal N_i^*, \mathcal N_b^*,
@@ -96,31 +130,44 @@ def _sub_layer_backward(g: Kernel, sub: SubLayer, alignment: Alignment) -> tuple
     """
     place, residual = sub.place, sub.place.residual
     inner = norm_backward(g, sub.summed, place.on_sum, place.d_model, alignment=alignment)
-    through = _through(inner, sub)
+    through, memory = _through(inner, sub)
+    if memory is not None:
+        memory = affine(memory, residual.beta**2)
     below = bounded(add(inner, through, residual.lam**2, residual.beta**2))
     if place.on_sum is None:
-        return below, ISOTROPIC
+        return below, ISOTROPIC, memory
     excess = affine(_excess(inner, through, sub), residual.beta**2)
-    return below, alignment_below(below, affine(through, residual.beta**2), excess, sub.x)
+    aligned = alignment_below(below, affine(through, residual.beta**2), excess, sub.x)
+    return below, aligned, memory
 
 
-def _through(g: Kernel, sub: SubLayer) -> Kernel:
-    """Return the gradient kernel at the stream that came through the branch, `beta` left out."""
+def _through(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
+    """Return the gradient kernels that come through the branch, `beta` left out.
+
+    At the stream, and at the memory where the branch reads one.
+    """
     place = sub.place
     h = dropout(g, place.residual.p_drop)
     h = norm_backward(h, sub.raw, place.on_branch, place.d_model, random_length=True)
-    h = _branch_backward(h, sub)
-    return norm_backward(h, sub.source, place.on_input, place.d_model, random_length=True)
+    h, memory = _branch_backward(h, sub)
+    below = norm_backward(h, sub.source, place.on_input, place.d_model, random_length=True)
+    return below, memory
 
 
-def _branch_backward(g: Kernel, sub: SubLayer) -> Kernel:
+def _branch_backward(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
     if isinstance(sub.layer, FeedForward):
-        return feed_forward_backward(g, sub.inner, sub.layer)
-    weights = sub.weights or attention_weights(sub.inner, sub.layer)
-    return attention_backward(g, sub.inner, weights, sub.layer)
+        return feed_forward_backward(g, sub.inner, sub.layer), None
+    seen = sub.memory or sub.inner
+    weights = sub.weights or attention_weights(sub.inner, seen, sub.layer)
+    at_queries, at_memory = attention_backward(g, sub.inner, seen, weights, sub.layer)
+    if sub.memory is not None:
+        return at_queries, at_memory
+    return add(at_queries, at_memory), None
 
 
 def _excess(g: Kernel, through: Kernel, sub: SubLayer) -> Kernel:
+    if sub.memory is not None:  # reads nothing of the stream but its queries
+        return multiply(sub.branch, g)
     if isinstance(sub.layer, FeedForward):
         excess = dropout(radial_excess(sub.inner, sub.layer), sub.place.residual.p_drop)
         return multiply(excess, g)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dslm.spec import Block, Norm, Residual
+from dslm.spec import Block, CrossAttention, Norm, Residual
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ def places(block: Block, d_model: int) -> tuple[Place, Place]:
         second=True,
     )
     return first, second
+
+
+def cross_place(block: Block, cross: CrossAttention, d_model: int) -> Place:
+    """Return the place of the cross-attention branch."""
+    return _place(block, cross.norm, cross.out_norm, cross.residual, d_model)
 
 
 def _place(

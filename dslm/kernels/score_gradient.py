@@ -8,12 +8,13 @@ import numpy as np
 
 from dslm.kernels.grid import dense
 from dslm.kernels.linear import linear
-from dslm.kernels.scores import key_kernel, query_kernel
-from dslm.kernels.visibility import Visibility
+from dslm.kernels.norm import norm_backward
+from dslm.kernels.scores import cap_slope, key_kernel, query_kernel, raw_keys, raw_queries
+from dslm.kernels.visibility import Visibility, visibility
 from dslm.spec import Attention, Floats, Kernel
 
 
-def query_gradient(g: Kernel, x: Kernel, layer: Attention) -> Kernel:
+def query_gradient(g: Kernel, x: Kernel, memory: Kernel, layer: Attention) -> Kernel:
     r"""Gradient kernel of the queries, `g` being that of the attended values.
 
     With :math:`e_{ij} = g_i \cdot v_j`, the score gradient is
@@ -28,35 +29,39 @@ def query_gradient(g: Kernel, x: Kernel, layer: Attention) -> Kernel:
 
     Source: derived here.
     """
-    parts = _centred_values(x, layer)
-    keys = dense(key_kernel(x, layer))
+    parts = _centred_values(x, memory, layer)
+    key = key_kernel(memory, layer)
+    keys = dense(key) * cap_slope(query_kernel(x, layer), key, layer)
     mean = parts.mean_over_keys
     product = mean(mean(parts.values * keys, 0), 1)
     cross = mean(parts.averages * mean(keys, 1), 0)
     inner = product - cross - cross.T + parts.grand * mean(mean(keys, 0), 1)
     diagonal = g.diagonal * np.diagonal(inner)
-    return replace(g, diagonal=diagonal, off_diagonal=g.off_diagonal * inner, mean=0.0)
+    normed = replace(g, diagonal=diagonal, off_diagonal=g.off_diagonal * inner, mean=0.0)
+    return norm_backward(normed, raw_queries(x, layer), layer.query_norm, layer.d_head)
 
 
-def key_gradient(g: Kernel, x: Kernel, layer: Attention) -> Kernel:
+def key_gradient(g: Kernel, x: Kernel, memory: Kernel, layer: Attention) -> Kernel:
     r"""Gradient kernel of the keys.
 
     .. math:: G^k_{jk} = \sum_{ii'} G_{ii'} Q_{ii'}\, a_{ij} a_{i'k} \tilde V_{jk}
 
     Source: derived here, as `query_gradient`.
     """
-    parts = _centred_values(x, layer)
-    scale = layer.score_scale**2 * layer.d_head
-    queries = dense(query_kernel(x, layer)) * scale
+    parts = _centred_values(x, memory, layer)
+    query = query_kernel(x, layer)
+    slope = cap_slope(query, key_kernel(memory, layer), layer)
+    queries = dense(query) * layer.score_scale**2 * layer.d_head * slope
     joint = dense(g) * queries / np.outer(parts.n_seen, parts.n_seen)
     total = parts.seen.queries
     first = total(joint, 0)
     own = total(total(joint, 0), 1)
     cross = total(parts.averages * first, 1)
     off_diagonal = parts.values * own - cross - cross.T + total(total(joint * parts.grand, 0), 1)
-    on_values = linear(x, layer.value).diagonal - np.diagonal(parts.values)
+    on_values = linear(memory, layer.value).diagonal - np.diagonal(parts.values)
     diagonal = np.diagonal(off_diagonal) + on_values * np.diagonal(own)
-    return replace(g, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
+    normed = Kernel(diagonal, off_diagonal, memory.cell_sizes)
+    return norm_backward(normed, raw_keys(memory, layer), layer.key_norm, layer.d_head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +84,10 @@ class _CentredValues:
         return self.seen.keys(matrix, axis) / self.n_seen.reshape(shape)
 
 
-def _centred_values(x: Kernel, layer: Attention) -> _CentredValues:
-    w = x.cell_sizes.astype(np.float64)
-    seen = Visibility(w, layer.causal)
-    n_seen = seen.keys(np.ones_like(w))
-    values = dense(linear(x, layer.value))
+def _centred_values(x: Kernel, memory: Kernel, layer: Attention) -> _CentredValues:
+    seen = visibility(x, memory, layer)
+    n_seen = seen.keys(np.ones_like(seen.key_sizes))
+    values = dense(linear(memory, layer.value))
     averages = seen.keys(values, 1) / n_seen[None, :]
     grand = seen.keys(averages, 0) / n_seen[:, None]
     return _CentredValues(seen, n_seen, values, averages, grand)

@@ -9,8 +9,8 @@ import numpy as np
 
 from dslm.kernels.chebyshev import Interpolation, interpolation
 from dslm.kernels.grid import affine
-from dslm.kernels.scores import key_kernel, query_kernel
-from dslm.kernels.visibility import Visibility
+from dslm.kernels.scores import capped_keys, key_kernel, query_kernel
+from dslm.kernels.visibility import Visibility, visibility
 from dslm.spec import Attention, Floats, Kernel
 
 
@@ -41,19 +41,20 @@ class AttentionWeights:
     p_drop: float
 
 
-def attention_weights(x: Kernel, attention: Attention) -> AttentionWeights:
-    """Return the weights' pair moments for the attention input kernel `x`."""
-    queries, keys = query_kernel(x, attention), key_kernel(x, attention)
+def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> AttentionWeights:
+    """Return the weights' pair moments for queries from `x` and keys from `memory`."""
+    queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
+    keys = capped_keys(queries, keys, attention)
     largest = float(max(np.abs(queries.diagonal).max(), np.abs(queries.off_diagonal).max()))
     weights = AttentionWeights(
         queries=queries,
-        seen=Visibility(x.cell_sizes.astype(np.float64), attention.causal),
+        seen=visibility(x, memory, attention),
         pairs=interpolation(keys.off_diagonal, largest),
         own=interpolation(keys.diagonal, largest),
         total=queries,
         p_drop=attention.p_drop,
     )
-    total, _ = _key_sums(weights, affine(queries, 0.0, 1.0))
+    total, _ = _key_sums(weights, affine(keys, 0.0, 1.0))
     return replace(weights, total=total)
 
 
@@ -71,22 +72,22 @@ def attend(weights: AttentionWeights, values: Kernel) -> Kernel:
 
 def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
     r"""Gradient kernel of the values, :math:`\sum_{ii'} E[a_{ij} a_{i'k}] G_{ii'}`."""
-    seen, cells = weights.seen, np.arange(len(g.diagonal))
-    off_diagonal = np.zeros_like(g.off_diagonal)
+    seen, cells = weights.seen, np.arange(len(weights.seen.key_sizes))
+    off_diagonal = np.zeros((len(cells), len(cells)))
     for basis, on, off in _query_terms(weights, weights.pairs, g):
         off_diagonal += basis * (seen.query_pairs(off) + seen.common_queries(on))
-    diagonal = np.zeros_like(g.diagonal)
+    diagonal = np.zeros(len(cells))
     kept = 1 / (1 - weights.p_drop)
     for basis, on, off in _query_terms(weights, weights.own, g):
         diagonal += basis * (seen.query_pairs(off)[cells, cells] + kept * seen.queries(on))
-    return replace(g, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
+    return Kernel(diagonal, off_diagonal, seen.key_sizes.astype(np.int64))
 
 
 def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats]:
     """Return unnormalised sums over seen keys, and their j=k part for i=i'."""
-    seen = weights.seen
-    diagonal, own = np.zeros_like(values.diagonal), np.zeros_like(values.diagonal)
-    off_diagonal = np.zeros_like(values.off_diagonal)
+    seen, queries = weights.seen, weights.queries
+    diagonal, own = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
+    off_diagonal = np.zeros_like(queries.off_diagonal)
     for basis, on, off in _node_factors(weights, weights.pairs):
         sums = seen.key_pairs(basis * values.off_diagonal)
         diagonal += on * np.diagonal(sums)
@@ -95,7 +96,7 @@ def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats
         sums = seen.common_keys(basis * values.diagonal)
         own += on * np.diagonal(sums)
         off_diagonal += off * sums
-    return replace(values, diagonal=diagonal + own, off_diagonal=off_diagonal, mean=0.0), own
+    return replace(queries, diagonal=diagonal + own, off_diagonal=off_diagonal, mean=0.0), own
 
 
 def _query_terms(

@@ -7,51 +7,73 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dslm.kernels.alignment import ISOTROPIC
-from dslm.kernels.block import SubLayer, block_backward, block_forward
-from dslm.kernels.grid import on_grid
+from dslm.kernels.block import Layer, block_backward, block_forward
+from dslm.kernels.grid import add, dropout, on_grid
+from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.spec import Kernel, Stack
 
-Layer = tuple[SubLayer, SubLayer]
 
-
-def stack_forward(stack: Stack) -> list[Layer]:
-    """Return the layers up to the first block that is not understood."""
+def stack_forward(stack: Stack, memory: Kernel | None = None) -> list[Layer]:
+    """Return the layers up to the first that is not understood, or that reads a memory unknown."""
     layers: list[Layer] = []
     x = on_grid(stack.input_kernel)
     for block in stack.blocks:
-        if block is None:
+        if block is None or (block.cross is not None and memory is None):
             break
-        layers.append(block_forward(x, block, stack.d_model))
-        x = layers[-1][1].y
+        layers.append(block_forward(x, block, stack.d_model, memory))
+        x = layers[-1][-1].y
     return layers
 
 
-@dataclass(frozen=True, slots=True)
-class GradientLayer:
-    """Gradient kernels around one block: above it, between its branches, below it."""
-
-    above: Kernel
-    between: Kernel
-    below: Kernel
-
-
-def stack_backward(stack: Stack, layers: list[Layer]) -> list[GradientLayer]:
-    """Return gradient kernels, first block first; empty unless every block is understood."""
+def memory_of(stack: Stack, layers: list[Layer]) -> Kernel | None:
+    """Return the kernel that a stack reading this one sees; None where it is not known."""
     if len(layers) < len(stack.blocks):
-        return []
-    g, alignment = top_gradient(stack), ISOTROPIC
-    passed: list[GradientLayer] = []
+        return None
+    top = layers[-1][-1].y if layers else on_grid(stack.input_kernel)
+    normed = norm(centre(top, stack.final_norm, stack.d_model), stack.final_norm)
+    return dropout(normed, stack.final_p_drop)
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Gradient kernels of a stack.
+
+    Attributes:
+        top: at the last block's output.
+        blocks: for each block those below it, between its branches and above it; empty unless
+            every block is understood.
+        memory: at the output of the stack it reads, summed over its blocks; None without one.
+    """
+
+    top: Kernel
+    blocks: tuple[tuple[Kernel, ...], ...]
+    memory: Kernel | None = None
+
+
+def stack_backward(stack: Stack, layers: list[Layer], arriving: Kernel | None = None) -> Gradients:
+    """Return gradient kernels; `arriving` is what the stacks that read this one send back."""
+    top = top_gradient(stack, layers, arriving)
+    if len(layers) < len(stack.blocks):
+        return Gradients(top, ())
+    g, alignment, memory = top, ISOTROPIC, None
+    passed: list[tuple[Kernel, ...]] = []
     for layer in reversed(layers):
-        between, below, alignment = block_backward(g, layer, alignment)
-        passed.append(GradientLayer(g, between, below))
-        g = below
-    return passed[::-1]
+        below = block_backward(g, layer, alignment)
+        passed.append(below.stream)
+        g, alignment = below.stream[0], below.alignment
+        if below.memory is not None:
+            memory = below.memory if memory is None else add(memory, below.memory)
+    return Gradients(top, tuple(passed[::-1]), memory)
 
 
-def top_gradient(stack: Stack) -> Kernel:
-    """Return the measured kernel, or one of independent tokens when none was measured."""
+def top_gradient(stack: Stack, layers: list[Layer], arriving: Kernel | None) -> Kernel:
+    """Return the measured kernel, else what arrives from above, else one of independent tokens."""
     if stack.top_gradient_kernel is not None:
         return on_grid(stack.top_gradient_kernel)
+    if arriving is not None and len(layers) == len(stack.blocks):
+        g, top = dropout(arriving, stack.final_p_drop), on_grid(stack.input_kernel)
+        top = centre(layers[-1][-1].y if layers else top, stack.final_norm, stack.d_model)
+        return norm_backward(g, top, stack.final_norm, stack.d_model, random_length=True)
     x = stack.input_kernel
     n = len(x.cell_sizes)
     none = np.zeros((n, n))

@@ -24,6 +24,8 @@ class Measured:
     correlation: Floats
     grad_variance: Floats
     grad_correlation: Floats
+    output: Floats
+    grad_memory: Floats
 
 
 def kernel_of(x: Floats) -> Kernel:
@@ -39,79 +41,116 @@ def moments(x: Floats) -> tuple[float, float]:
     return float(var), float((off - mean**2) / var)
 
 
-def simulate(stack: Stack, x: Floats, g: Floats, rng: np.random.Generator) -> Measured:
-    """Draw the stack's weights, run `x` forward and `g` back."""
+def simulate(
+    stack: Stack,
+    x: Floats,
+    g: Floats,
+    rng: np.random.Generator,
+    memory: Floats | None = None,
+) -> Measured:
+    """Draw the stack's weights, run `x` forward and `g` back; `memory` is what it reads."""
     streams, tapes = [x], []
     for block in stack.blocks:
         assert block is not None
-        x, tape = block_forward(block, x, rng)
+        x, tape = block_forward(block, x, rng, memory)
         streams.append(x)
         tapes.append(tape)
-    gradients = [g]
+    gradients, below_memory = [g], np.zeros_like(x if memory is None else memory)
     for tape in reversed(tapes):
         for step in reversed(tape):
-            g = step(g)
+            g, at_memory = step(g)
+            below_memory = below_memory + at_memory
         gradients.append(g)
     forward = np.array([moments(s) for s in streams])
     backward = np.array([moments(s) for s in gradients[::-1]])
     relative = backward[:, 0] / backward[-1, 0]
-    return Measured(forward[:, 0], forward[:, 1], relative, backward[:, 1])
+    return Measured(
+        forward[:, 0], forward[:, 1], relative, backward[:, 1], streams[-1], below_memory
+    )
 
 
 def unchanged(h: Floats) -> Floats:
     return h
 
 
-def block_forward(block: Block, x: Floats, rng: np.random.Generator) -> tuple[Floats, list[Back]]:
-    """Return the block's output and its backward steps, first one first."""
-    branches = (
-        (block.attention, block.attention_norm, block.attention_out_norm, block.attention_residual),
+Branch = tuple[Attention | FeedForward, Norm, Norm | None, Residual, Floats | None]
+Step = Callable[[Floats], tuple[Floats, Floats]]
+NOTHING = np.zeros(1)
+
+
+def branches_of(block: Block, memory: Floats | None) -> list[Branch]:
+    found: list[Branch] = [
+        (
+            block.attention,
+            block.attention_norm,
+            block.attention_out_norm,
+            block.attention_residual,
+            None,
+        ),
         (
             block.feed_forward,
             block.feed_forward_norm,
             block.feed_forward_out_norm,
             block.feed_forward_residual,
+            None,
         ),
-    )
+    ]
+    if block.cross is not None:
+        c = block.cross
+        found.insert(1, (c.attention, c.norm, c.out_norm, c.residual, memory))
+    return found
+
+
+def block_forward(
+    block: Block, x: Floats, rng: np.random.Generator, memory: Floats | None = None
+) -> tuple[Floats, list[Step]]:
+    """Return the block's output and its backward steps, first one first."""
+    branches = branches_of(block, memory)
     if block.placement == "parallel":
-        (f, f_back), (h, h_back) = (
-            whole_branch(layer, "pre", norm, out, x, rng=rng) for layer, norm, out, _ in branches
-        )
+        (f, f_back), (h, h_back) = (whole_branch(branch, "pre", x, rng=rng) for branch in branches)
         lam, a, b = branches[0][3].lam, branches[0][3].beta, branches[1][3].beta
-        return lam * x + a * f + b * h, [lambda g: lam * g + a * f_back(g) + b * h_back(g)]
-    tape: list[Back] = []
-    for layer, norm, out, residual in branches:
-        f, back = whole_branch(layer, block.placement, norm, out, x, rng=rng)
+
+        def both(g: Floats) -> tuple[Floats, Floats]:
+            return lam * g + a * f_back(g)[0] + b * h_back(g)[0], NOTHING
+
+        return lam * x + a * f + b * h, [both]
+    tape: list[Step] = []
+    for branch in branches:
+        residual = branch[3]
+        f, back = whole_branch(branch, block.placement, x, rng=rng)
         x, after = residual.lam * x + residual.beta * f, unchanged
         if block.placement == "post":
-            x, after = normed(norm, x)
+            x, after = normed(branch[1], x)
         tape.append(partial(step_back, residual, after, back))
     return x, tape
 
 
 def whole_branch(
-    layer: Attention | FeedForward,
-    placement: str,
-    norm: Norm,
-    out: Norm | None,
-    x: Floats,
-    *,
-    rng: np.random.Generator,
-) -> tuple[Floats, Back]:
+    branch: Branch, placement: str, x: Floats, *, rng: np.random.Generator
+) -> tuple[Floats, Step]:
     """The branch with the norms on its input and on its output."""
+    layer, norm, out, _, memory = branch
     first = second = unchanged
     if placement in ("pre", "sandwich"):
         x, first = normed(norm, x)
-    run = attention if isinstance(layer, Attention) else feed_forward
-    y, back = run(layer, x, rng)  # type: ignore[operator]
+    if isinstance(layer, Attention):
+        y, back = attention(layer, x, rng, memory)
+    else:
+        y, back = feed_forward(layer, x, rng)
     if placement in ("sandwich", "branch"):
         y, second = normed(out or norm, y)
-    return y, lambda g: first(back(second(g)))
+
+    def whole_back(g: Floats) -> tuple[Floats, Floats]:
+        below, at_memory = back(second(g))
+        return first(below), at_memory
+
+    return y, whole_back
 
 
-def step_back(residual: Residual, after: Back, back: Back, h: Floats) -> Floats:
+def step_back(residual: Residual, after: Back, back: Step, h: Floats) -> tuple[Floats, Floats]:
     h = after(h)
-    return residual.lam * h + residual.beta * back(h)
+    below, at_memory = back(h)
+    return residual.lam * h + residual.beta * below, residual.beta * at_memory
 
 
 def normed(norm: Norm, x: Floats) -> tuple[Floats, Back]:
@@ -132,38 +171,61 @@ def draw(layer: Linear, rng: np.random.Generator) -> Floats:
     return rng.standard_normal((layer.d_in, layer.d_out)) * math.sqrt(layer.weight_var)
 
 
-def attention(layer: Attention, x: Floats, rng: np.random.Generator) -> tuple[Floats, Back]:
-    b, n, _ = x.shape
+def attention(
+    layer: Attention, x: Floats, rng: np.random.Generator, memory: Floats | None = None
+) -> tuple[Floats, Step]:
+    """Return the output, and the step from its gradient to those of `x` and of `memory`."""
+    b = x.shape[0]
+    read = x if memory is None else memory
     w = [draw(one, rng) for one in (layer.query, layer.key, layer.value, layer.output)]
     group = layer.n_heads // layer.n_kv_heads
 
     def split(y: Floats, heads: int) -> Floats:
-        return y.reshape(b, n, heads, layer.d_head).transpose(0, 2, 1, 3)
+        return y.reshape(b, y.shape[1], heads, layer.d_head).transpose(0, 2, 1, 3)
 
     def join(y: Floats) -> Floats:
-        return y.transpose(0, 2, 1, 3).reshape(b, n, -1)
+        return y.transpose(0, 2, 1, 3).reshape(b, y.shape[2], -1)
 
     def gathered(y: Floats) -> Floats:
-        return y.reshape(b, layer.n_kv_heads, group, n, layer.d_head).sum(axis=2)
+        return y.reshape(b, layer.n_kv_heads, group, -1, layer.d_head).sum(axis=2)
 
-    q = split(x @ w[0], layer.n_heads)
-    k = np.repeat(split(x @ w[1], layer.n_kv_heads), group, axis=1)
-    v = np.repeat(split(x @ w[2], layer.n_kv_heads), group, axis=1)
-    scores = q @ k.swapaxes(-1, -2) * layer.score_scale
-    if layer.causal:
-        scores = np.where(np.tril(np.ones((n, n), dtype=bool)), scores, -np.inf)
+    q, q_back = maybe_normed(layer.query_norm, split(x @ w[0], layer.n_heads))
+    k, k_back = maybe_normed(layer.key_norm, split(read @ w[1], layer.n_kv_heads))
+    k = np.repeat(k, group, axis=1)
+    v = np.repeat(split(read @ w[2], layer.n_kv_heads), group, axis=1)
+    scores, slope = capped(q @ k.swapaxes(-1, -2) * layer.score_scale, layer.soft_cap)
+    scores = np.where(visible(layer, q.shape[2], k.shape[2]), scores, -np.inf)
     a = np.exp(scores - scores.max(-1, keepdims=True))
     a /= a.sum(-1, keepdims=True)
 
-    def back(g: Floats) -> Floats:
+    def back(g: Floats) -> tuple[Floats, Floats]:
         g_out = split(g @ w[3].T, layer.n_heads)
         e = g_out @ v.swapaxes(-1, -2)
-        s = a * (e - (a * e).sum(-1, keepdims=True)) * layer.score_scale
-        g_q = join(s @ k) @ w[0].T
-        g_k = join(gathered(s.swapaxes(-1, -2) @ q)) @ w[1].T
-        return np.asarray(g_q + g_k + join(gathered(a.swapaxes(-1, -2) @ g_out)) @ w[2].T)
+        s = a * (e - (a * e).sum(-1, keepdims=True)) * slope * layer.score_scale
+        g_q = join(q_back(s @ k)) @ w[0].T
+        g_k = join(k_back(gathered(s.swapaxes(-1, -2) @ q))) @ w[1].T
+        g_read = g_k + join(gathered(a.swapaxes(-1, -2) @ g_out)) @ w[2].T
+        return (g_q + g_read, NOTHING) if memory is None else (g_q, g_read)
 
     return join(a @ v) @ w[3], back
+
+
+def maybe_normed(norm: Norm | None, x: Floats) -> tuple[Floats, Back]:
+    return (x, unchanged) if norm is None else normed(norm, x)
+
+
+def capped(scores: Floats, cap: float | None) -> tuple[Floats, Floats]:
+    if cap is None:
+        return scores, np.ones_like(scores)
+    return cap * np.tanh(scores / cap), 1 - np.tanh(scores / cap) ** 2
+
+
+def visible(layer: Attention, n_queries: int, n_keys: int) -> Floats:
+    back = np.arange(n_queries)[:, None] - np.arange(n_keys)[None, :]
+    window = layer.window
+    if layer.causal:
+        return (back >= 0) & (back < (window or n_keys))
+    return np.abs(back) <= (window or n_keys + n_queries)
 
 
 def activation(name: str, u: Floats) -> tuple[Floats, Floats]:
@@ -176,17 +238,17 @@ def activation(name: str, u: Floats) -> tuple[Floats, Floats]:
     return u * phi, phi + u * np.exp(-(u**2) / 2) / math.sqrt(2 * math.pi)
 
 
-def feed_forward(layer: FeedForward, x: Floats, rng: np.random.Generator) -> tuple[Floats, Back]:
+def feed_forward(layer: FeedForward, x: Floats, rng: np.random.Generator) -> tuple[Floats, Step]:
     up, down = draw(layer.up, rng), draw(layer.down, rng)
     gate = None if layer.gate is None else draw(layer.gate, rng)
     inner = x @ (up if gate is None else gate)
     value, slope = activation(layer.activation, inner)
     lifted = x @ up if gate is not None else np.ones_like(value)
 
-    def back(g: Floats) -> Floats:
+    def back(g: Floats) -> tuple[Floats, Floats]:
         h = g @ down.T
         if gate is None:
-            return np.asarray((h * slope) @ up.T)
-        return np.asarray((h * slope * lifted) @ gate.T + (h * value) @ up.T)
+            return (h * slope) @ up.T, NOTHING
+        return (h * slope * lifted) @ gate.T + (h * value) @ up.T, NOTHING
 
     return (value * lifted) @ down, back
