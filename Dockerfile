@@ -18,5 +18,5 @@ COPY --from=build /opt/evenkeel /opt/evenkeel
 ENV PATH=/opt/evenkeel/bin:$PATH PYTHONUNBUFFERED=1 EVENKEEL_DATA_DIR=/data
 USER evenkeel
 VOLUME /data
-EXPOSE 8000
+EXPOSE 8321
 CMD ["evenkeel", "serve"]
