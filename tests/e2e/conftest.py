@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e.jobs import Jobs, Server
+from tests.services.postgres import Postgres
 from tests.services.process import free_port
+from tests.services.redis import Redis
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -58,6 +62,19 @@ def leaves(url: str) -> bool:
 def server(tmp_path: Path) -> Iterator[Server]:
     """`evenkeel serve` as a user starts it, on a free port."""
     started = Server(tmp_path / "data", free_port())
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def replicated(tmp_path: Path, postgres: Postgres, redis: Redis) -> Iterator[Server]:
+    """The same on Postgres and Redis, with the schema brought up by command first."""
+    redis.empty()
+    database = ["--database-url", postgres.url("postgres")]
+    subprocess.run([sys.executable, "-m", "evenkeel", "migrate", *database], check=True)
+    where = [*database, "--redis-url", redis.url]
+    started = Server(tmp_path / "data", free_port(), *where)
     started.start()
     yield started
     started.stop()

@@ -17,17 +17,15 @@ END_S = 20
 class Server:
     """`evenkeel serve` in a process that can be killed and started again."""
 
-    def __init__(self, data_dir: Path, port: int) -> None:
-        self.data_dir = data_dir
-        self.port = port
+    def __init__(self, data_dir: Path, port: int, *options: str) -> None:
+        self.options = ["--port", str(port), "--data-dir", str(data_dir), *options]
         self.url = f"http://127.0.0.1:{port}"
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start it and wait for the line that says where it serves."""
-        command = [sys.executable, "-m", "evenkeel", "serve", "--port", str(self.port)]
         self.process = subprocess.Popen(
-            [*command, "--data-dir", str(self.data_dir)],
+            [sys.executable, "-m", "evenkeel", "serve", *self.options],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             text=True,

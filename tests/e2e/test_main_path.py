@@ -121,3 +121,17 @@ def test_a_killed_server_comes_back_with_everything_and_the_page_says_so_meanwhi
     run_id = page.url.split("/runs/")[1].split("?")[0]
     steps = page.request.get(f"{server.url}/api/v1/runs/{run_id}/steps").json()["steps"]
     assert steps == list(range(len(steps)))
+
+
+@pytest.mark.services
+def test_run_page_lives_on_postgres_and_redis_as_well(
+    page: Page, replicated: Server, jobs: Jobs
+) -> None:
+    jobs.train("post-ln", replicated.url)
+    page.goto(replicated.url)
+    page.locator('[data-testid="run-row"] a').first.click()
+    page.wait_for_function(DRAWN)
+
+    follows_live(page)
+    scrubs(page)
+    shows_the_alert(page)
