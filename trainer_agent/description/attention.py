@@ -16,7 +16,7 @@ from .graph import (
     unscale,
 )
 from .linears import TRANSPOSES, LinearCall
-from .masks import is_causal, let_through
+from .masks import Sight, let_through, sight
 from .numbers import close
 from .packed_attention import OP, packed_input, packed_parts
 from .parts import AttentionParts, LinearPart
@@ -28,14 +28,18 @@ PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum"})
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """softmax(score_scale * q·k + mask) @ v: the part between the projections."""
+    """softmax(score_scale * q·k + mask) @ v: the part between the projections.
+
+    With a `soft_cap` c the scores are c·tanh(score_scale * q·k / c).
+    """
 
     query: Node
     key: Node
     value: Node
-    causal: bool
+    sight: Sight
     score_scale: float
     p_drop: float
+    soft_cap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,13 @@ def _check(core: Core, query: Projection, key: Projection, value: Projection) ->
         raise UnrecognisedError(core.value, "rotary embedding", "values are rotated")
     if value.norm is not None or value.factor != 1.0:
         raise UnrecognisedError(core.value, "values", "a norm or a number changes them")
-    if query.norm is not None or key.norm is not None:
-        raise UnrecognisedError(
-            core.query, "qk-norm", "the theory here has no norm on queries and keys"
-        )
+    for side, node in ((query, core.query), (key, core.key)):
+        if side.norm_width not in {0, core.query.value.shape[-1], side.part.d_out}:
+            raise UnrecognisedError(
+                node, "qk-norm", "over neither a head's features nor all heads'"
+            )
+    if (query.norm is None) != (key.norm is None):
+        raise UnrecognisedError(core.query, "qk-norm", "on queries or keys alone")
 
 
 def _parts(
@@ -94,10 +101,14 @@ def _parts(
         n_heads=n_heads,
         n_kv_heads=key.part.d_out // d_head,
         d_head=d_head,
-        causal=core.causal,
+        causal=core.sight.causal,
         score_scale=core.score_scale * query.factor * key.factor,
         rotary=query.rotary,
         p_drop=core.p_drop,
+        query_norm=query.norm,
+        key_norm=key.norm,
+        soft_cap=core.soft_cap,
+        window=core.sight.window,
     )
 
 
@@ -123,7 +134,7 @@ def _fused_core(node: Node) -> Core:
         query=query,
         key=key,
         value=value,
-        causal=flagged if mask is None else is_causal(node, let_through(node, mask.value)),
+        sight=Sight(flagged) if mask is None else sight(node, let_through(node, mask.value)),
         score_scale=float(scale) if scale is not None else query.value.shape[-1] ** -0.5,
         p_drop=float(argument(node, 4, "dropout_p", 0.0)),
     )
@@ -142,22 +153,47 @@ def _written_core(node: Node) -> Core | None:
             return None
         weights = weights.inputs[0]
     allowed = weights.value > 0
-    query, key, scale = _scores(weights.inputs[0], allowed)
-    return Core(query, key, value, is_causal(node, allowed), scale, p_drop)
+    return _scored(weights.inputs[0], value, allowed, p_drop)
 
 
-def _scores(scores: Node, allowed: Tensor) -> tuple[Node, Node, float]:
-    """Queries, keys and the factor on their product, checked where the mask lets pairs through."""
+def _scored(scores: Node, value: Node, allowed: Tensor, p_drop: float) -> Core:
+    """Queries, keys and the factors on their product, checked where the mask lets pairs through."""
     made = [n for n in ancestors(scores, lambda n: n.op in PRODUCTS) if n.op in PRODUCTS]
     if len(made) != 1 or made[0].op in {"einsum", "baddbmm"} or len(made[0].inputs) != 2:
         raise UnrecognisedError(scores, "attention scores", "not one product of queries and keys")
     left, right = made[0].inputs
     query, key = unscale(left), unscale(right.inputs[0] if right.op in TRANSPOSES else right)
-    product = made[0].value.reshape(scores.value.shape)[allowed].float()
-    wanted = scores.value[allowed].float()
-    scale = float((product * wanted).sum() / product.square().sum())
-    if not close(product * scale, wanted.to(scores.value.dtype)):
+    scale, cap = _score_scale(scores, made[0], allowed)
+    return Core(
+        query=query.node,
+        key=key.node,
+        value=value,
+        sight=sight(scores, allowed),
+        score_scale=scale * query.factor * key.factor,
+        p_drop=p_drop,
+        soft_cap=cap,
+    )
+
+
+def _score_scale(scores: Node, product: Node, allowed: Tensor) -> tuple[float, float | None]:
+    """(factor on the product, soft cap or None) that give the scores."""
+    squashed = [n for n in ancestors(scores, lambda n: n is product) if n.op == "tanh"]
+    if len(squashed) == 1:
+        cap = _ratio(scores, squashed[0], allowed)
+        inside = _ratio(squashed[0].inputs[0], product, allowed)
+        if cap is not None and inside is not None:
+            return cap * inside, cap
+    scale = _ratio(scores, product, allowed)
+    if scale is None:
         raise UnrecognisedError(
-            scores, "attention scores", "not a multiple of q·k: a bias, a cap or something else"
+            scores, "attention scores", "not a multiple of q·k: a bias or something else"
         )
-    return query.node, key.node, scale * query.factor * key.factor
+    return scale, None
+
+
+def _ratio(node: Node, other: Node, allowed: Tensor) -> float | None:
+    """The number that times `other` gives `node` at the pairs let through; None without one."""
+    unit = other.value.reshape(node.value.shape)[allowed].float()
+    wanted = node.value[allowed]
+    ratio = float((unit * wanted.float()).sum() / unit.square().sum())
+    return ratio if close((unit * ratio).to(wanted.dtype), wanted) else None

@@ -98,8 +98,9 @@ def _placement(
             return "post", post.part, None
         raise UnrecognisedError(where, "norm on the sum", "and another norm in the same step")
     if pre is not None:
-        sandwich = on_branch is not None
-        return "sandwich" if sandwich else "pre", pre.part, on_branch and on_branch.part
+        if on_branch is None:
+            return "pre", pre.part, None
+        return "sandwich", pre.part, on_branch.part
     if on_branch is not None:
         return "branch", on_branch.part, None
     raise UnrecognisedError(where, "no norm", "known is one before, on or after the branch")

@@ -1,6 +1,8 @@
-"""What an attention mask lets through: everything, the past, or something else."""
+"""What an attention mask lets through: everything, the past, a window, or something else."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,8 +23,16 @@ def let_through(node: Node, mask: Tensor) -> Tensor:
     return allowed
 
 
-def is_causal(node: Node, allowed: Tensor) -> bool:
-    """Whether token i sees tokens up to i; False where it sees all of them.
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a token sees; fields as in `dslm.spec.Attention`."""
+
+    causal: bool
+    window: int | None = None
+
+
+def sight(node: Node, allowed: Tensor) -> Sight:
+    """Which tokens each token sees: all, the past, or those no further than a window.
 
     `allowed` is (..., seq, seq), true at pairs let through. Columns of padding are left out,
     sequence by sequence, and with them the rows of padding.
@@ -31,15 +41,32 @@ def is_causal(node: Node, allowed: Tensor) -> bool:
     queries, keys = pairs.shape[-2:]
     if queries == 1 and keys > 1:
         pairs = pairs.expand(-1, keys, keys)
-    elif queries != keys:
-        raise UnrecognisedError(node, "attention mask", f"{queries} queries see {keys} keys")
     real = pairs.any(-2)
+    if queries not in {1, keys}:
+        if torch.equal(pairs, real.unsqueeze(-2).expand_as(pairs)):
+            return Sight(causal=False)
+        raise UnrecognisedError(node, "attention mask", f"{queries} queries see {keys} keys")
     square = real.unsqueeze(-1) & real.unsqueeze(-2)
-    lower = torch.ones_like(pairs[0]).tril()
     if torch.equal(pairs & square, square):
-        return keys == 1
-    if torch.equal(pairs & square, square & lower):
-        return True
-    raise UnrecognisedError(
-        node, "attention mask", "neither full nor causal: a window, a prefix or packed documents"
-    )
+        return Sight(causal=keys == 1)
+    back, ahead = _reach(pairs & square)
+    if not torch.equal(pairs & square, square & _band(pairs[0], back, ahead)):
+        raise UnrecognisedError(
+            node, "attention mask", "neither full, causal nor a window: a prefix, packed documents"
+        )
+    if ahead == 0:
+        return Sight(causal=True, window=back + 1 if back + 1 < keys else None)
+    if ahead != back:
+        raise UnrecognisedError(node, "attention mask", "a window of unequal reach to either side")
+    return Sight(causal=False, window=back)
+
+
+def _reach(pairs: Tensor) -> tuple[int, int]:
+    """How far back, and how far ahead, the token that sees furthest sees."""
+    positions = torch.arange(pairs.shape[-1], device=pairs.device)
+    distance = (positions[:, None] - positions[None, :])[pairs.any(0)]
+    return int(distance.max()), -int(distance.min())
+
+
+def _band(like: Tensor, back: int, ahead: int) -> Tensor:
+    return torch.ones_like(like).triu(-back).tril(ahead)

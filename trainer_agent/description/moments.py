@@ -118,7 +118,7 @@ def _norm(part: NormPart, moments: Moments) -> theory.Norm:
 
 
 def _optional_norm(part: NormPart | None, moments: Moments) -> theory.Norm | None:
-    return None if part is None else _norm(part, moments)
+    return _norm(part, moments) if part else None
 
 
 def _attention(parts: AttentionParts, moments: Moments) -> theory.Attention:
@@ -134,6 +134,10 @@ def _attention(parts: AttentionParts, moments: Moments) -> theory.Attention:
         score_scale=parts.score_scale,
         rotary=parts.rotary,
         p_drop=parts.p_drop,
+        query_norm=_optional_norm(parts.query_norm, moments),
+        key_norm=_optional_norm(parts.key_norm, moments),
+        soft_cap=parts.soft_cap,
+        window=parts.window,
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .graph import VIEWS, UnrecognisedError, argument, strip
-from .masks import is_causal, let_through
+from .masks import Sight, let_through, sight
 from .parts import AttentionParts, LinearPart
 from .trace import Node
 
@@ -63,6 +63,7 @@ def packed_parts(node: Node, output: LinearPart) -> AttentionParts:
         for i in range(3)
     )
     d_head = width // n_heads
+    sees = _sight(node)
     return AttentionParts(
         query=query,
         key=key,
@@ -71,16 +72,17 @@ def packed_parts(node: Node, output: LinearPart) -> AttentionParts:
         n_heads=n_heads,
         n_kv_heads=n_heads,
         d_head=d_head,
-        causal=_causal(node),
+        causal=sees.causal,
+        window=sees.window,
         score_scale=d_head**-0.5,
         rotary=None,
         p_drop=float(argument(node, 10, "dropout_p")) if node.kwargs.get("training", True) else 0.0,
     )
 
 
-def _causal(node: Node) -> bool:
+def _sight(node: Node) -> Sight:
     mask = node.kwargs.get("attn_mask")
-    return isinstance(mask, Node) and is_causal(node, _allowed(node, mask.value))
+    return sight(node, _allowed(node, mask.value)) if isinstance(mask, Node) else Sight(False)
 
 
 def _allowed(node: Node, mask: Tensor) -> Tensor:

@@ -61,6 +61,10 @@ class AttentionParts:
     score_scale: float
     rotary: theory.Rotary | None
     p_drop: float
+    query_norm: NormPart | None = None
+    key_norm: NormPart | None = None
+    soft_cap: float | None = None
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ class BlockParts:
         """Its norms, each once."""
         found = (
             self.attention_norm,
+            self.attention.query_norm,
+            self.attention.key_norm,
             self.attention_out_norm,
             self.feed_forward_norm,
             self.feed_forward_out_norm,

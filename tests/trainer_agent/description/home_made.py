@@ -62,19 +62,31 @@ class CappedAttention(WrittenAttention):
 
 
 class WindowedAttention(WrittenAttention):
-    """Each token sees the last three."""
+    """Each token sees the last three, or two to either side."""
+
+    def __init__(self, causal: bool = True) -> None:
+        super().__init__(causal)
+        self.mask = self.mask & torch.ones(SEQ, SEQ).triu(-2).tril(2).bool()
+
+
+class PrefixAttention(WrittenAttention):
+    """Every token sees the first three, and the past."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mask = self.mask & ~torch.ones(SEQ, SEQ).tril(-3).bool()
+        self.mask = self.mask | (torch.arange(SEQ) < 3)
 
 
 class NormedAttention(WrittenAttention):
-    """A norm on queries and keys."""
+    """A norm on queries, and on keys."""
+
+    def __init__(self, keys: bool = True) -> None:
+        super().__init__()
+        self.keys = keys
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        q, k = (functional.layer_norm(t, t.shape[-1:]) for t in (q, k))
-        return super().scores(q, k)
+        q = functional.layer_norm(q, q.shape[-1:])
+        return super().scores(q, functional.layer_norm(k, k.shape[-1:]) if self.keys else k)
 
 
 class RotaryAttention(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-VOCAB, SEQ = 64, 32
+VOCAB, SEQ, WINDOW = 64, 32, 8
 Batch = dict[str, Tensor]
 
 
@@ -29,13 +29,32 @@ def _gated(layers: int, width: int) -> dict[str, int]:
 def mistral(layers: int, width: int) -> nn.Module:
     from transformers import MistralConfig, MistralForCausalLM
 
-    return MistralForCausalLM(MistralConfig(**_gated(layers, width), sliding_window=None))
+    return MistralForCausalLM(MistralConfig(**_gated(layers, width), sliding_window=WINDOW))
 
 
 def qwen2(layers: int, width: int) -> nn.Module:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     return Qwen2ForCausalLM(Qwen2Config(**_gated(layers, width)))
+
+
+def qwen3(layers: int, width: int) -> nn.Module:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(Qwen3Config(**_gated(layers, width), head_dim=width // 4))
+
+
+def olmo2(layers: int, width: int) -> nn.Module:
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+
+    return Olmo2ForCausalLM(Olmo2Config(**_gated(layers, width), pad_token_id=None))
+
+
+def gemma2(layers: int, width: int) -> nn.Module:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = _gated(layers, width) | {"head_dim": width // 4, "sliding_window": WINDOW}
+    return Gemma2ForCausalLM(Gemma2Config(**sizes))
 
 
 def opt(layers: int, width: int) -> nn.Module:
@@ -83,6 +102,9 @@ def vit(layers: int, width: int) -> nn.Module:
 BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "mistral": mistral,
     "qwen2": qwen2,
+    "qwen3": qwen3,
+    "olmo2": olmo2,
+    "gemma2": gemma2,
     "opt": opt,
     "gpt_neox": gpt_neox,
     "phi": phi,

@@ -19,6 +19,7 @@ from tests.trainer_agent.description.home_made import (
     GatedFeedForward,
     Model,
     NormedAttention,
+    PrefixAttention,
     RMSNorm,
     RotaryAttention,
     WindowedAttention,
@@ -102,6 +103,29 @@ def test_complex_rotary_and_grouped_heads_are_read_from_their_numbers() -> None:
     assert (attention.key.outputs, attention.value.outputs) == (((0, 16),), ((16, 32),))
 
 
+def test_soft_cap_is_read_from_the_scores() -> None:
+    attention = parts_of(Block(CappedAttention(), FeedForward())).attention
+
+    assert attention.soft_cap == pytest.approx(0.05, rel=1e-4)
+    assert attention.score_scale == pytest.approx(8**-0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(("causal", "window"), [(True, 3), (False, 2)])
+def test_window_is_read_from_the_mask(causal: bool, window: int) -> None:
+    attention = parts_of(Block(WindowedAttention(causal), FeedForward())).attention
+
+    assert (attention.causal, attention.window) == (causal, window)
+
+
+def test_norms_on_queries_and_keys_are_found() -> None:
+    attention = parts_of(Block(NormedAttention(), FeedForward())).attention
+
+    assert attention.query_norm == attention.key_norm
+    assert attention.query_norm is not None
+    assert attention.query_norm.kind == "layernorm"
+    assert attention.query.outputs == ((0, 32),)
+
+
 @pytest.mark.parametrize(
     ("written", "known"),
     [
@@ -140,9 +164,8 @@ def test_home_made_norm_is_told_from_its_numbers() -> None:
     ("block", "what"),
     [
         (lambda: Block(BiasedAttention(), FeedForward()), "attention scores"),
-        (lambda: Block(CappedAttention(), FeedForward()), "attention scores"),
-        (lambda: Block(WindowedAttention(), FeedForward()), "attention mask"),
-        (lambda: Block(NormedAttention(), FeedForward()), "qk-norm"),
+        (lambda: Block(PrefixAttention(), FeedForward()), "attention mask"),
+        (lambda: Block(NormedAttention(keys=False), FeedForward()), "qk-norm"),
         (lambda: Block(RotaryAttention(stretch=1.5), FeedForward()), "queries or keys changed"),
         (lambda: Block(WrittenAttention(), FeedForward("relu squared")), "activation"),
         (lambda: Block(WrittenAttention(), FeedForward("selu")), "activation selu"),

@@ -9,12 +9,15 @@ import torch
 import dslm
 import trainer_agent
 from benchmarks.streams import measured
-from tests.trainer_agent.description.more_families import BUILDERS, batch_for
+from tests.trainer_agent.description.more_families import BUILDERS, WINDOW, batch_for
 from trainer_agent.description import BlockParts, architecture
 
 KNOWN = {
     "mistral": ("pre", "silu", "rmsnorm"),
     "qwen2": ("pre", "silu", "rmsnorm"),
+    "qwen3": ("pre", "silu", "rmsnorm"),
+    "olmo2": ("branch", "silu", "rmsnorm"),
+    "gemma2": ("sandwich", "gelu_tanh", "rmsnorm"),
     "opt": ("pre", "relu", "layernorm"),
     "gpt_neox": ("parallel", "gelu", "layernorm"),
     "phi": ("parallel", "gelu_tanh", "layernorm"),
@@ -22,7 +25,8 @@ KNOWN = {
     "roberta": ("post", "gelu", "layernorm"),
     "vit": ("pre", "gelu", "layernorm"),
 }
-FRACTIONS = {"gpt_neox": 0.25, "phi": 0.5, "mistral": 1.0, "qwen2": 1.0, "gemma": 1.0}
+WHOLE_HEAD = ("mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma")
+FRACTIONS = {"gpt_neox": 0.25, "phi": 0.5} | dict.fromkeys(WHOLE_HEAD, 1.0)
 
 
 def first_block(name: str) -> BlockParts:
@@ -44,9 +48,22 @@ def test_family_is_recognised_by_structure(name: str) -> None:
         name
     ]
     assert parts.causal == (name not in {"roberta", "vit"})
-    assert parts.attention.score_scale == pytest.approx(0.25, rel=1e-5)
+    scale = 256**-0.5 if name == "gemma2" else 16**-0.5
+    assert parts.attention.score_scale == pytest.approx(scale, rel=1e-4)
     rotary = parts.attention.rotary
     assert (rotary and rotary.fraction) == FRACTIONS.get(name)
+
+
+def test_windows_caps_and_norms_on_queries_are_found() -> None:
+    mistral, gemma2 = first_block("mistral").attention, first_block("gemma2").attention
+    qwen3, olmo2 = first_block("qwen3").attention, first_block("olmo2").attention
+
+    assert (mistral.window, gemma2.window) == (WINDOW, WINDOW)
+    assert gemma2.soft_cap == pytest.approx(50.0, rel=1e-3)
+    assert qwen3.query_norm is not None
+    assert qwen3.query_norm.weight == "model.layers.0.self_attn.q_norm.weight"
+    assert olmo2.key_norm is not None
+    assert olmo2.key_norm.weight == "model.layers.0.self_attn.k_norm.weight"
 
 
 @pytest.mark.parametrize("name", BUILDERS)
