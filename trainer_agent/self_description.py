@@ -16,6 +16,7 @@ from trainer_agent.capture.plan import Plan, StackPlan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description import Architecture, StackParts, architecture, kernel, measure
+from trainer_agent.description.parts import BlockParts
 from trainer_agent.description.replay import eager
 from trainer_agent.description.stacks import columns
 
@@ -48,7 +49,16 @@ def _stack_plan(stack: StackParts) -> StackPlan:
         blocks=stack.blocks,
         attention=tuple(p.attention.output.module if p else None for p in stack.parts),
         feed_forward=tuple(p.feed_forward.down.module if p else None for p in stack.parts),
+        projections=tuple(_projections(p) for p in stack.parts),
     )
+
+
+def _projections(block: BlockParts | None) -> tuple[str, ...]:
+    if block is None:
+        return ()
+    attention = block.attention
+    found = dict.fromkeys(part.module for part in (attention.query, attention.key, attention.value))
+    return () if attention.output.module in found else tuple(found)
 
 
 @dataclass(slots=True)

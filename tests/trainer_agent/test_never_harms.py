@@ -73,7 +73,7 @@ def test_a_failing_statistic_is_logged_once_counted_and_given_up(
 
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer)
-    monkeypatch.setattr(recorder, "moment_sums", broken)
+    monkeypatch.setattr(recorder, "moment_row", broken)
 
     with caplog.at_level(logging.WARNING, logger="evenkeel"):
         for step in range(12):

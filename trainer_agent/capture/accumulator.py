@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer_agent.capture.moments import COLUMNS
+from trainer_agent.capture.moments import COLUMNS, Row
 from trainer_agent.capture.plan import Plan
 
 # Columns of a row of logit sums; the maximum is kept apart, because it does not add up.
@@ -47,9 +47,12 @@ class Accumulator:
         self._logits = logits.view(-1, LOGIT_COLUMNS)
         self.clear()
 
-    def add(self, row: int, sums: Tensor) -> None:
-        """Add a row of `moment_sums`."""
-        self._moments[row].add_(sums.to(self.device, non_blocking=True))
+    def add(self, row: int, sums: Row) -> None:
+        """Add a row of `moment_row`; one that is on the host already is added up later."""
+        if isinstance(sums, tuple):
+            self._on_host.append((row, sums))
+        else:
+            self._moments[row].add_(sums.to(self.device, non_blocking=True))
 
     def add_logits(self, rows: Sequence[int], sums: Tensor, largest: Tensor) -> None:
         """Add sums over sampled attention logits, (rows, 5), and note their maxima, (rows,).
@@ -82,12 +85,14 @@ class Accumulator:
 
     def clear(self) -> None:
         """Start the next step."""
+        self._on_host: list[tuple[int, tuple[float, ...]]] = []
         self._flat.zero_()
         self._logit_max.fill_(float("-inf"))
 
     def take(self) -> Callable[[], Sums]:
         """Copy the buffer without waiting and clear it; the result waits, in any thread."""
         host, wait = _copy(self._flat)
+        rows = self._on_host
         self.clear()
         parts = self._parts
 
@@ -95,8 +100,11 @@ class Accumulator:
             wait()
             flat = host.double()
             moments, logits, logit_max, scalars = _split(flat, parts)
+            summed = moments.view(-1, COLUMNS).numpy()
+            for row, sums in rows:
+                summed[row] += sums
             return Sums(
-                moments=moments.view(-1, COLUMNS).numpy(),
+                moments=summed,
                 logits=logits.view(-1, LOGIT_COLUMNS).numpy(),
                 logit_max=logit_max.numpy(),
                 scalars=scalars.numpy(),

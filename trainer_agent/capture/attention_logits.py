@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,42 @@ MAX_SEQUENCES = 4
 # Masks written as numbers use very negative ones in place of -inf.
 MASKED_BELOW = -1e9
 
-Observe = Callable[[Callable[[], Tensor]], None]
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Some queries of one attention call, and what their logits follow from.
+
+    Attributes:
+        query: (batch', heads, queries', features), or the scores themselves without `key`.
+        key: (batch', key heads, keys, features), or None.
+        mask: (batch', heads, queries', keys), boolean or added, or None.
+        future: the sampled queries where attention looks back only, or None.
+    """
+
+    query: Tensor
+    key: Tensor | None
+    mask: Tensor | None
+    scale: float
+    future: slice | None
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What must be alike for calls to be computed together."""
+        shapes = [None if t is None else (t.shape, t.dtype, t.device) for t in self._tensors]
+        return *shapes, self.scale, self.future
+
+    @property
+    def size(self) -> int:
+        """Number of logits."""
+        keys = self.query.shape[-1] if self.key is None else self.key.shape[-2]
+        return math.prod(self.query.shape[:-1]) * keys
+
+    @property
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.query, self.key, self.mask
+
+
+Observe = Callable[[Callable[[], Sampled]], None]
 
 
 class AttentionView(TorchFunctionMode):
@@ -64,39 +100,60 @@ def sampled_logits(  # noqa: PLR0917  the order is torch's
     dropout_p: float = 0.0,  # noqa: ARG001
     is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """q·k·scale of some queries, -inf where masked; (batch', heads, queries', keys) float32.
+    enable_gqa: bool = False,  # noqa: ARG001
+) -> Sampled:
+    """Some queries and all their keys; takes what `scaled_dot_product_attention` takes.
 
-    Takes what `scaled_dot_product_attention` takes.
+    Views, not copies: autograd keeps both tensors for the backward pass as it is.
     """
     queries, sequences = (
         _evenly(query.shape[-2], MAX_QUERIES),
         _evenly(query.shape[0], MAX_SEQUENCES),
     )
-    some, keys = query[sequences][..., queries, :].float(), key[sequences].float()
-    if enable_gqa:
-        keys = keys.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
-    logits = some @ keys.transpose(-2, -1)
-    logits = logits * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    if is_causal:
-        logits.masked_fill_(_future(queries, key.shape[-2], key.device), float("-inf"))
-    if attn_mask is None:
-        return logits
-    mask = attn_mask.expand(*query.shape[:-1], key.shape[-2])[sequences][..., queries, :]
-    if mask.dtype == torch.bool:
-        return logits.masked_fill_(~mask, float("-inf"))
-    return logits.add_(mask)
+    mask = attn_mask
+    if mask is not None:
+        mask = mask.detach().expand(*query.shape[:-1], key.shape[-2])[sequences][..., queries, :]
+    return Sampled(
+        query=query.detach()[sequences][..., queries, :],
+        key=key.detach()[sequences],
+        mask=mask,
+        scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        future=queries if is_causal else None,
+    )
 
 
 @torch.no_grad()
-def sampled_scores(scores: Tensor) -> Tensor:
+def sampled_scores(scores: Tensor) -> Sampled:
     """The same of scores already computed, (batch, heads, queries, keys)."""
     queries, sequences = (
         _evenly(scores.shape[-2], MAX_QUERIES),
         _evenly(scores.shape[0], MAX_SEQUENCES),
     )
-    return scores[sequences][..., queries, :].float()
+    # Softmax may write into what it was given: take a copy.
+    some = scores.detach()[sequences][..., queries, :].clone()
+    return Sampled(query=some, key=None, mask=None, scale=1.0, future=None)
+
+
+@torch.no_grad()
+def logits_of(calls: Sequence[Sampled]) -> Tensor:
+    """q·k·scale of calls of one kind, -inf where masked; (calls, batch', heads, queries', keys)."""
+    first = calls[0]
+    some = torch.stack([call.query for call in calls]).float()
+    if first.key is None:
+        return some
+    keys = torch.stack([call.key for call in calls if call.key is not None]).float()
+    if keys.shape[-3] != some.shape[-3]:  # grouped queries
+        keys = keys.repeat_interleave(some.shape[-3] // keys.shape[-3], dim=-3)
+    logits = (some @ keys.transpose(-2, -1)).mul_(first.scale)
+    if first.future is not None:
+        future = _future(first.future, keys.shape[-2], keys.device)
+        logits.masked_fill_(future, float("-inf"))
+    if first.mask is None:
+        return logits
+    masks = torch.stack([call.mask for call in calls if call.mask is not None])
+    if masks.dtype == torch.bool:
+        return logits.masked_fill_(~masks, float("-inf"))
+    return logits.add_(masks)
 
 
 @torch.no_grad()

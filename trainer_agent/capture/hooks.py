@@ -100,6 +100,30 @@ class AfterBranch(Hook):
                 self._recorder.branch(self._stack, self._site, self._index, x)
 
 
+class BeforeAttention(Hook):
+    """Forward hook of a projection: the attention call comes next."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """Announce it, unless it is being compiled."""
+        if not torch.compiler.is_compiling():
+            self._begin()
+
+
+class AfterAttention(Hook):
+    """Forward pre-hook of the output projection: the attention call is over."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+
+    def __call__(self, _module: nn.Module, _args: Any) -> None:
+        """Announce it, unless it is being compiled."""
+        if not torch.compiler.is_compiling():
+            self._end()
+
+
 def first_stream(values: Any) -> Tensor | None:
     """The first tensor with tokens and features in a tensor, tuple, list or mapping."""
     if isinstance(values, Tensor):

@@ -17,8 +17,11 @@ COUNT, SUM, SQUARES, PAIRS, PAIR_PRODUCTS, NONFINITE = range(6)
 COLUMNS = 6
 
 
-def moment_sums(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The row of one tensor, shape (6,), float64 where the device has it.
+Row = tuple[float, ...] | Tensor
+
+
+def moment_row(x: Tensor, mask: Tensor | None = None) -> Row:
+    """The row of one tensor: six numbers on the host, or (6,), float64 where the device has it.
 
     Args:
         x: (batch, seq, features), or (seq, features) for one sequence; any floating type.
@@ -31,6 +34,12 @@ def moment_sums(x: Tensor, mask: Tensor | None = None) -> Tensor:
     return _on_host(x) if unmasked else _on_device(x, mask)
 
 
+def moment_sums(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The same as a tensor, wherever it was computed."""
+    row = moment_row(x, mask)
+    return row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.float64)
+
+
 def _three_axes(x: Tensor) -> Tensor:
     if x.ndim == 3:
         return x
@@ -39,21 +48,20 @@ def _three_axes(x: Tensor) -> Tensor:
     return x.unsqueeze(0) if x.ndim == 2 else x.flatten(1, -2)
 
 
-def _on_host(x: Tensor) -> Tensor:
+def _on_host(x: Tensor) -> Row:
     """Two passes at memory speed, without a mask; exact ones where those do not suffice."""
     batch, seq, features = x.shape
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     flat = wide.reshape(-1)
     token_sum = wide.sum(1).reshape(-1)
-    total = float(token_sum.sum())
-    squares = float(torch.dot(flat, flat))
+    total = token_sum.sum().item()
+    squares = torch.dot(flat, flat).item()
     # Where the mean outweighs the spread (or values overflow), float32 sums about zero cancel.
     if not math.isfinite(squares) or total * total > squares * flat.numel() / 2:
         return _on_device(x, None, working=torch.float64)
-    pair_products = float(torch.dot(token_sum, token_sum)) - squares
+    pair_products = torch.dot(token_sum, token_sum).item() - squares
     pairs = batch * seq * (seq - 1) * features
-    row = (flat.numel(), total, squares, pairs, pair_products, 0)
-    return torch.tensor(row, dtype=torch.float64)
+    return flat.numel(), total, squares, pairs, pair_products, 0
 
 
 def _on_device(x: Tensor, mask: Tensor | None, working: torch.dtype | None = None) -> Tensor:

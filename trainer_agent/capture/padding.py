@@ -22,7 +22,11 @@ def padding_masks(kwargs: Mapping[str, Any], stacks: Sequence[str]) -> dict[str,
 
 
 def _key_mask(mask: object) -> Tensor | None:
-    return mask.detach().bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    real = mask.detach().bool()
+    # Asked once, where it takes no waiting: a mask of nothing costs more than no mask.
+    return None if real.device.type == "cpu" and bool(real.all()) else real
 
 
 def fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:

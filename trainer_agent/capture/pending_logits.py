@@ -1,12 +1,9 @@
-"""Sampled logits of several layers, reduced together: many small tensors cost one call each."""
+"""Attention calls of several layers, computed together: many small tensors cost one call each."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from trainer_agent.capture.accumulator import Accumulator
-from trainer_agent.capture.attention_logits import logit_sums
+from trainer_agent.capture.attention_logits import Sampled, logit_sums, logits_of
 
 # Values held back. Measured on 24 layers of 8,192 logits, CPU: 3.4 ms one by one, 1.1 ms by this
 # limit, 2 ms and more all at once, because tensors past 256 KiB come as fresh pages each time.
@@ -14,21 +11,21 @@ LIMIT = 1 << 16
 
 
 class PendingLogits:
-    """Holds logits until the forward pass ends, within a bound."""
+    """Holds calls until the forward pass ends, within a bound."""
 
     def __init__(self, accumulator: Accumulator) -> None:
         self._accumulator = accumulator
         self._rows: list[int] = []
-        self._held: list[Tensor] = []
+        self._held: list[Sampled] = []
         self._size = 0
 
-    def add(self, row: int, logits: Tensor) -> None:
-        """Take the logits of one layer, (batch, heads, queries, keys)."""
-        if self._held and (logits.shape != self._held[0].shape or row in self._rows):
+    def add(self, row: int, call: Sampled) -> None:
+        """Take the call of one layer."""
+        if self._held and (call.kind != self._held[0].kind or row in self._rows):
             self.flush()
         self._rows.append(row)
-        self._held.append(logits.to(self._accumulator.device, non_blocking=True))
-        self._size += logits.numel()
+        self._held.append(call)
+        self._size += call.size
         if self._size >= LIMIT:
             self.flush()
 
@@ -37,5 +34,5 @@ class PendingLogits:
         rows, held = self._rows, self._held
         self._rows, self._held, self._size = [], [], 0
         if held:
-            sums, largest = logit_sums(torch.stack(held), self._accumulator.wide)
+            sums, largest = logit_sums(logits_of(held), self._accumulator.wide)
             self._accumulator.add_logits(rows, sums, largest)

@@ -22,12 +22,15 @@ class StackPlan:
         blocks: module paths in the order the model calls them.
         attention, feed_forward: per block, path of the module whose output is the branch's
             contribution to the stream, or None where it is not known.
+        projections: per block, paths of the modules that make queries, keys and values, where
+            the attention call lies between them and the module in `attention`; else ().
     """
 
     name: str
     blocks: tuple[str, ...]
     attention: tuple[str | None, ...]
     feed_forward: tuple[str | None, ...]
+    projections: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -14,15 +14,17 @@ from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.attention_logits import AttentionView
 from trainer_agent.capture.hooks import (
+    AfterAttention,
     AfterBlock,
     AfterBranch,
     AfterModel,
+    BeforeAttention,
     BeforeBlock,
     BeforeModel,
 )
 from trainer_agent.capture.padding import padding_masks
 from trainer_agent.capture.plan import Plan, StackPlan
-from trainer_agent.capture.recorder import ONCE, Recorder
+from trainer_agent.capture.recorder import ONCE, Recorder, in_backward
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
 DISPENSABLE = ("attention_logits", "attention", "feed_forward")
@@ -43,7 +45,7 @@ class Probe:
         self._model, self._recorder = model, recorder
         self.begin: Begin = lambda _args, _kwargs: None
         self._view = AttentionView(recorder.logits)
-        self._viewing = False
+        self._viewing = self._in_pass = self._may_view = False
         self._model_handles = [
             model.register_forward_pre_hook(BeforeModel(self._begin_pass), with_kwargs=True),
             model.register_forward_hook(AfterModel(self._end_pass), always_call=True),
@@ -57,6 +59,7 @@ class Probe:
         """Measure the places of `plan` from now on."""
         self._detach()
         self.plan = plan
+        self._windowed = _has_windows(plan, self._model)
         self._recorder.follow(plan, _device_of(self._model))
         for stack in plan.stacks:
             self._attach(stack)
@@ -136,8 +139,21 @@ class Probe:
                 block.register_forward_pre_hook(before, with_kwargs=True),
                 block.register_forward_hook(after),
             ]
+            self._attach_window(stack, index)
         self._attach_branches(stack, "attention", stack.attention)
         self._attach_branches(stack, "feed_forward", stack.feed_forward)
+
+    def _attach_window(self, stack: StackPlan, index: int) -> None:
+        """Look for the attention call only where it can be: each torch call looked at costs."""
+        if "attention_logits" in self.dropped_sites or not self._windowed:
+            return
+        before, after = BeforeAttention(self._open_view), AfterAttention(self._close_view)
+        output = self._model.get_submodule(stack.attention[index] or "")
+        projections = [self._model.get_submodule(path) for path in stack.projections[index]]
+        self._handles[f"{stack.name}/attention_logits[{index}]"] = [
+            *(projection.register_forward_hook(before) for projection in projections),
+            output.register_forward_pre_hook(after),
+        ]
 
     def _attach_branches(self, stack: StackPlan, site: str, paths: tuple[str | None, ...]) -> None:
         for index, path in enumerate(paths):
@@ -159,21 +175,32 @@ class Probe:
                 recorder.spend(ONCE, started)
                 started = time.perf_counter()
                 recorder.masks = padding_masks(kwargs, [stack.name for stack in self.plan.stacks])
-                self._enter_view()
+                self._in_pass, self._may_view = True, self._can_view()
+                if not self._windowed:
+                    self._open_view()
         recorder.spend("pass", started)
 
     def _end_pass(self) -> None:
-        if self._viewing:
-            self._viewing = False
+        self._close_view()
+        if self._in_pass:
+            self._in_pass = self._may_view = False
             self._recorder.finish_pass()
-            self._view.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
-    def _enter_view(self) -> None:
-        # A mode on torch's stack would make compiled parts compile again.
-        wanted = "attention_logits" not in self.dropped_sites
-        if wanted and not self._recorder.compiled and not self._has_compiled_block():
+    def _open_view(self) -> None:
+        # A checkpoint may leave a forward pass it runs again at any point.
+        if self._may_view and not self._viewing and not in_backward():
             self._view.__enter__()  # type: ignore[no-untyped-call]
             self._viewing = True
+
+    def _close_view(self) -> None:
+        if self._viewing:
+            self._viewing = False
+            self._view.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def _can_view(self) -> bool:
+        # A mode on torch's stack would make compiled parts compile again.
+        wanted = "attention_logits" not in self.dropped_sites
+        return wanted and not self._recorder.compiled and not self._has_compiled_block()
 
     def _follow_device(self) -> None:
         device = _device_of(self._model)
@@ -183,6 +210,17 @@ class Probe:
     def _has_compiled_block(self) -> bool:
         blocks = (path for stack in self.plan.stacks for path in stack.blocks)
         return any(_is_compiled(self._model.get_submodule(path)) for path in blocks)
+
+
+def _has_windows(plan: Plan, model: nn.Module) -> bool:
+    """Whether every block's attention call lies between modules without parts of their own."""
+    windows = [
+        (*projections, output) if projections and output else ()
+        for stack in plan.stacks
+        for projections, output in zip_longest(stack.projections, stack.attention, fillvalue=())
+    ]
+    around = [model.get_submodule(path) for window in windows for path in window]
+    return all(windows) and not any(any(module.children()) for module in around)
 
 
 def _is_compiled(module: nn.Module) -> bool:

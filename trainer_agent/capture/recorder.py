@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer_agent.capture.accumulator import Accumulator
-from trainer_agent.capture.moments import moment_sums
+from trainer_agent.capture.attention_logits import Sampled
+from trainer_agent.capture.moments import moment_row
 from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.plan import Plan
@@ -111,24 +112,28 @@ class Recorder:
             self._trace_stream(stack, index, x)
             return
         started = time.perf_counter()
-        with self.guard.at(f"{stack}/stream[{index}]"):
+        try:
             if self._passes[stack].first_time("stream", index):
                 self._count_stream(stack, index, x)
+        except Exception as error:
+            self.guard.note(f"{stack}/stream[{index}]", error)
         self.spend("stream", started)
 
     def branch(self, stack: str, site: str, index: int, x: Tensor) -> None:
         """Count what a branch adds to the stream."""
         row = self._rows[stack, site] + index
         if torch.compiler.is_compiling():
-            self.accumulator.add(row, moment_sums(x, fitting(self.masks.get(stack), x)))
+            self.accumulator.add(row, moment_row(x, fitting(self.masks.get(stack), x)))
             return
         started = time.perf_counter()
-        with self.guard.at(f"{stack}/{site}[{index}]"):
+        try:
             if self._passes[stack].first_time(site, index):
-                self.accumulator.add(row, moment_sums(x, fitting(self.masks.get(stack), x)))
+                self.accumulator.add(row, moment_row(x, fitting(self.masks.get(stack), x)))
+        except Exception as error:
+            self.guard.note(f"{stack}/{site}[{index}]", error)
         self.spend(site, started)
 
-    def logits(self, compute: Callable[[], Tensor]) -> None:
+    def logits(self, sample: Callable[[], Sampled]) -> None:
         """Note the logits of the first attention call of the running block."""
         if self._running is None or not self.active or not torch.is_grad_enabled():
             return
@@ -137,7 +142,7 @@ class Recorder:
         with self.guard.at(f"{stack}/attention_logits[{index}]"):
             if self._passes[stack].first_time("attention_logits", index):
                 row = self._rows[stack, "attention_logits"] + index
-                self._pending.add(row, compute())
+                self._pending.add(row, sample())
         self.spend("attention_logits", started)
 
     def finish_pass(self) -> None:
@@ -149,7 +154,7 @@ class Recorder:
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = fitting(self.masks.get(stack), x)
-        self.accumulator.add(self._rows[stack, "stream"] + index, moment_sums(x, mask))
+        self.accumulator.add(self._rows[stack, "stream"] + index, moment_row(x, mask))
         if index == 0:
             self.on_input(stack, x.detach(), mask)
         if x.requires_grad:
@@ -157,11 +162,13 @@ class Recorder:
 
     def _gradient(self, stack: str, index: int, g: Tensor, mask: Tensor | None) -> None:
         started = time.perf_counter()
-        with self.guard.at(f"{stack}/stream_gradient[{index}]"):
+        try:
             row = self._rows[stack, "stream_gradient"] + index
-            self.accumulator.add(row, moment_sums(g, mask))
+            self.accumulator.add(row, moment_row(g, mask))
             if index == self._tops[stack]:
                 self.on_top_gradient(stack, g.detach(), mask)
+        except Exception as error:
+            self.guard.note(f"{stack}/stream_gradient[{index}]", error)
         self.spend("stream_gradient", started)
 
     def _trace_stream(self, stack: str, index: int, x: Tensor) -> None:
@@ -169,12 +176,12 @@ class Recorder:
         self.compiled = True
         mask = fitting(self.masks.get(stack), x)
         accumulator = self.accumulator
-        accumulator.add(self._rows[stack, "stream"] + index, moment_sums(x, mask))
+        accumulator.add(self._rows[stack, "stream"] + index, moment_row(x, mask))
         if x.requires_grad:
             row = self._rows[stack, "stream_gradient"] + index
 
             def count(g: Tensor) -> None:
-                accumulator.add(row, moment_sums(g, mask))
+                accumulator.add(row, moment_row(g, mask))
 
             _on_gradient(x, count)
 

@@ -15,7 +15,12 @@ from torch.nn import functional
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.capture.accumulator import Accumulator
-from trainer_agent.capture.attention_logits import AttentionView, logit_sums
+from trainer_agent.capture.attention_logits import (
+    AttentionView,
+    logit_sums,
+    logits_of,
+    sampled_scores,
+)
 from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.plan import Plan, StackPlan
 
@@ -23,7 +28,7 @@ from trainer_agent.capture.plan import Plan, StackPlan
 def seen(call: Any) -> list[Tensor]:
     """Logits the view shows of whatever `call` computes."""
     shown: list[Tensor] = []
-    with AttentionView(lambda compute: shown.append(compute())):
+    with AttentionView(lambda sample: shown.append(logits_of([sample()])[0])):
         call()
     return shown
 
@@ -131,8 +136,47 @@ def test_logits_seen_out_of_order_land_on_their_own_rows() -> None:
     pending = PendingLogits(accumulator)
 
     for row in (2, 0, 1):
-        pending.add(row, torch.full((1, 1, 1, 4), float(row)))
-    pending.add(1, torch.full((1, 1, 1, 4), 5.0))
+        pending.add(row, sampled_scores(torch.full((1, 1, 1, 4), float(row))))
+    pending.add(1, sampled_scores(torch.full((1, 1, 1, 4), 5.0)))
     pending.flush()
 
     assert accumulator.take()().logit_max.tolist() == [0.0, 5.0, 2.0]
+
+
+def test_only_calls_between_the_projections_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = built()
+    agent, transport = recorded(model, tmp_path)
+    looked_at: list[Any] = []
+    look = AttentionView.__torch_function__
+
+    def noting(view: AttentionView, func: Any, *rest: Any) -> Any:
+        looked_at.append(func)
+        return look(view, func, *rest)
+
+    monkeypatch.setattr(AttentionView, "__torch_function__", noting)
+    loss_of(model, batch(1)).backward()
+    agent.step()
+    agent.close()
+
+    assert looked_at.count(functional.scaled_dot_product_attention) == len(model.blocks)
+    assert functional.gelu not in looked_at and functional.linear not in looked_at
+    assert np.isfinite(transport.series("decoder/attention_logits/entropy")).all()
+
+
+def test_attention_is_looked_for_everywhere_where_its_place_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("trainer_agent.self_description.architecture", refuse)
+    model, _ = built()
+    agent, transport = recorded(model, tmp_path)
+
+    loss_of(model, batch(1)).backward()
+    agent.step()
+    agent.close()
+
+    assert np.isfinite(transport.series("decoder/attention_logits/entropy")).all()
