@@ -75,6 +75,7 @@ runs = Table(
     Column("stacks", Json, nullable=False),
     Column("missing", Json, nullable=False),
     Column("notes", Json, nullable=False),
+    Column("describe_id", String(32)),  # a description is asked for under this id
     Index("runs_newest", "created_at", "id"),
     Index("runs_status", "status", "last_seen"),
 )
@@ -112,6 +113,9 @@ marks = Table(
     Column("oldest", BigInteger, nullable=False),
     Column("diagnosed", BigInteger, nullable=False),
     Column("packed", BigInteger, nullable=False),
+    Column("top_seq", BigInteger, nullable=False, server_default="0"),  # the newest frame's
+    Column("top_step", BigInteger, nullable=False, server_default="-1"),
+    Column("rewinds", Json, nullable=False, server_default="[]"),  # see runs/rewinds.py
     Column("health", Json, nullable=False),
     Column("last_seen", Float, nullable=False),
     PrimaryKeyConstraint("run_id", "rank"),
