@@ -78,6 +78,9 @@ class Diagnosis:
                 now=self._parts.clock(),
             )
             await _set_status(session, run, outcome, self._parts.settings.lost_contact_s)
+            if outcome.to_notify and run["ended"] is None:
+                # What theory says of an alert should be said of today's weights.
+                await RunRepository(session).ask_for_description(run_id)
         self._remember(run_id, _Known(outcome.watch, known.revisions, known.stacks))
         await tell(self._parts, outcome)
         return len(observations) == FRAMES_A_TURN

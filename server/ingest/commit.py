@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from server.ingest.durable import advance
 from server.ingest.envelope import Envelope
 from server.ingest.repository import FrameRepository
 from server.live.messages import FrameNews
-from server.runs import sparkline
+from server.runs import rewinds, sparkline
 from server.runs.repository import RunRepository
 from server.runs.status import status_of
 from server.settings import Settings
@@ -32,6 +33,21 @@ class Committed:
     newest: FrameNews | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What was new in one batch.
+
+    Attributes:
+        frames: ascending in number.
+        ahead: those of them past every frame the rank had sent before.
+        back_to: the step that the rank has now reached, where it went back to an earlier one.
+    """
+
+    frames: Sequence[Frame]
+    ahead: Sequence[Frame]
+    back_to: int | None
+
+
 async def commit_run(
     session: AsyncSession, settings: Settings, run: Row, batches: Sequence[Envelope]
 ) -> Committed:
@@ -39,25 +55,28 @@ async def commit_run(
     repository = FrameRepository(session)
     fresh = [await _commit_batch(repository, envelope) for envelope in batches]
     spoken = await repository.lowest_rank(run["id"])
-    frames = [
-        frame
+    heard_of = [
+        stored
         for envelope, stored in zip(batches, fresh, strict=True)
         if envelope.batch.rank == spoken
-        for frame in stored
     ]
+    frames = list(chain.from_iterable(stored.frames for stored in heard_of))
+    ahead = list(chain.from_iterable(stored.ahead for stored in heard_of))
     layouts = await RunRepository(session).layouts_of(run["id"])
     heard = max(envelope.received_at for envelope in batches)
     changed = _run_after(run, frames, layouts, heard, settings)
-    stored = sum(map(len, fresh))
-    steps = [frame.step for one in fresh for frame in one]
+    stored = sum(len(one.frames) for one in fresh)
+    steps = [frame.step for one in fresh for frame in one.frames]
+    back_to = next((one.back_to for one in reversed(heard_of) if one.back_to is not None), None)
+    reached = _steps_after(run, steps) | ({} if back_to is None else {"last_step": back_to})
     await RunRepository(session).change(
-        run["id"], **changed, **_steps_after(run, steps), frames=run["frames"] + stored
+        run["id"], **changed, **reached, frames=run["frames"] + stored
     )
     sent = sum(len(envelope.batch.frames) for envelope in batches)
-    return Committed(run["id"], stored, sent - stored, _news(run["id"], frames))
+    return Committed(run["id"], stored, sent - stored, _news(run["id"], ahead))
 
 
-async def _commit_batch(repository: FrameRepository, envelope: Envelope) -> list[Frame]:
+async def _commit_batch(repository: FrameRepository, envelope: Envelope) -> _Stored:
     """Store what is new of a batch and advance its rank's mark; returns what was new."""
     run_id, batch = envelope.run_id, envelope.batch
     held = await repository.held_mark(run_id, batch.rank)
@@ -65,6 +84,8 @@ async def _commit_batch(repository: FrameRepository, envelope: Envelope) -> list
     fresh = [one for one in batch.frames if one.seq > held["durable"] and one.seq not in above]
     await repository.add([_row(run_id, batch.rank, frame) for frame in fresh])
     oldest = max(held["oldest"], batch.oldest)
+    before = rewinds.reached(held)
+    now = rewinds.advance(before, fresh)
     await repository.set_mark(
         run_id,
         batch.rank,
@@ -74,8 +95,10 @@ async def _commit_batch(repository: FrameRepository, envelope: Envelope) -> list
         oldest=oldest,
         health=msgspec.to_builtins(batch.health),
         last_seen=envelope.received_at,
+        **rewinds.columns(now),
     )
-    return fresh
+    ahead = [frame for frame in fresh if frame.seq > before.seq]
+    return _Stored(fresh, ahead, now.step if now.rewinds != before.rewinds else None)
 
 
 def _row(run_id: str, rank: int, frame: Frame) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class FrameRepository:
         """The rank's row of marks, made if there is none; the run's lock guards it."""
         numbers = dict.fromkeys(("durable", "oldest", "diagnosed", "packed"), 0)
         fresh = {**numbers, "health": {}, "last_seen": 0.0}
+        fresh |= {"top_seq": 0, "top_step": -1, "rewinds": []}
         statement = insert(self._session, marks).values(run_id=run_id, rank=rank, **fresh)
         await self._session.execute(statement.on_conflict_do_nothing())
         query = select(marks).where(marks.c.run_id == run_id, marks.c.rank == rank)

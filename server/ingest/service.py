@@ -20,6 +20,7 @@ from server.predictions import service as predictions
 from server.runs.repository import RunRepository
 from server.runs.status import status_of
 from wire import (
+    Command,
     FrameBatch,
     FramesReceipt,
     RunDeclaration,
@@ -60,6 +61,9 @@ async def declare(
 async def revise(parts: Parts, run: Row, revision: SpecRevision) -> None:
     """Store a model spec; its prediction is computed in the background."""
     await predictions.revise(parts, run["id"], revision.step, revision.spec)
+    if run["describe_id"] is not None:
+        async with parts.database.writing() as session:
+            await RunRepository(session).described(run["id"], run["describe_id"])
 
 
 async def accept(parts: Parts, run: Row, body: bytes) -> FramesReceipt:
@@ -75,7 +79,18 @@ async def accept(parts: Parts, run: Row, body: bytes) -> FramesReceipt:
     parts.metrics.frames_accepted.inc(len(batch.frames) - known)
     async with parts.database.reading() as session:
         durable = await FrameRepository(session).mark(run["id"], batch.rank)
-    return FramesReceipt(durable=durable, accepted=len(batch.frames) - known, duplicates=known)
+    return FramesReceipt(
+        durable=durable,
+        accepted=len(batch.frames) - known,
+        duplicates=known,
+        commands=_commands(run),
+    )
+
+
+def _commands(run: Row) -> list[Command]:
+    """What is asked of the agent: said with every answer until it is done."""
+    asked = run["describe_id"]
+    return [] if asked is None else [Command(id=asked, kind="describe")]
 
 
 async def end(parts: Parts, run: Row, ending: RunEnd) -> None:

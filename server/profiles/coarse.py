@@ -5,16 +5,17 @@ Blocks hold these cells ready, so a long history costs a sixteenth of its frames
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.database import Row
 from server.profiles.blocks import COARSE, SUMMARIES, summarised
 from server.profiles.codec import unpack, unpack_series
-from server.profiles.measurements import ANY_STEP, read, widths
+from server.profiles.measurements import ANY_STEP, kept, read, widths
 from server.profiles.repository import MeasurementRepository
 from server.profiles.thinning import Steps
 from wire import Layout
@@ -30,10 +31,11 @@ async def cells_of(
     Of several ranks, the lowest that has blocks speaks.
     """
     repository = MeasurementRepository(session, run_id)
-    # What is not in a block yet is few frames, and summarised here.
-    fresh_steps = np.array(await repository.frame_steps(-1, ANY_STEP), dtype=np.int64)
+    blocks = [one for one in await repository.blocks_in(0, ANY_STEP) if _holds(layouts, one, key)]
+    speaking = [one for one in blocks if one["rank"] == blocks[0]["rank"]]
+    whole, fresh_steps = await _sorted_out(repository, speaking)
     fresh = await read(session, run_id, layouts, fresh_steps, [key])
-    found = await _from_blocks(repository, layouts, key, summary)
+    found = await _from_blocks(repository, whole, key, summary)
     if len(fresh_steps):
         found.append((fresh_steps[::COARSE], summarised(fresh.series[key])[summary]))
     if not found:
@@ -43,14 +45,30 @@ async def cells_of(
     return steps[order], np.concatenate([values for _, values in found])[order]
 
 
-async def _from_blocks(
-    repository: MeasurementRepository, layouts: Mapping[str, Layout], key: str, summary: str
-) -> list[Cells]:
-    blocks = [one for one in await repository.blocks_in(0, ANY_STEP) if _holds(layouts, one, key)]
-    speaking = [one for one in blocks if one["rank"] == blocks[0]["rank"]]
-    data = await repository.chunks_of(speaking, [key], level=COARSE)
-    cells = []
+async def _sorted_out(
+    repository: MeasurementRepository, speaking: Sequence[Row]
+) -> tuple[list[Row], Steps]:
+    """Blocks whose cells hold, and the steps of the few frames that are summarised anew.
+
+    Those are not in a block yet, or in one that a resumed run has superseded in part.
+    """
+    whole: list[Row] = []
+    steps = [np.array(await repository.frame_steps(-1, ANY_STEP), dtype=np.int64)]
     for block in speaking:
+        rows = kept(block, await repository.gone_back())
+        if rows.all():
+            whole.append(block)
+        else:
+            steps.append(unpack(block["steps"], "<i8")[rows])
+    return whole, np.unique(np.concatenate(steps))
+
+
+async def _from_blocks(
+    repository: MeasurementRepository, blocks: Sequence[Row], key: str, summary: str
+) -> list[Cells]:
+    data = await repository.chunks_of(blocks, [key], level=COARSE)
+    cells = []
+    for block in blocks:
         steps = unpack(block["steps"], "<i8")[::COARSE]
         packed = data[block["rank"], block["first_seq"], key]
         parts = np.split(unpack_series(packed, len(steps)), len(SUMMARIES), axis=1)

@@ -1,7 +1,7 @@
 """Read measurements as matrices over steps, from frames and blocks alike.
 
-Where several frames tell of one step, the lowest rank speaks, and of one rank its newest frame;
-a series that only other ranks measure is taken from them.
+Where several frames tell of one step, the lowest rank speaks; a series that only other ranks
+measure is taken from them. Frames that a resumed run has superseded are left out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from server.database import Row
 from server.profiles.codec import unpack, unpack_series
 from server.profiles.repository import MeasurementRepository
 from server.profiles.thinning import Steps
+from server.runs.rewinds import Rewind
 from wire import Layout
 
 ANY_STEP = 2**53
@@ -58,7 +59,7 @@ async def sampled_steps(
     repository = MeasurementRepository(session, run_id)
     found = [np.array(await repository.frame_steps(after, last), dtype=np.int64)]
     for block in await repository.blocks_in(after + 1, last):
-        steps = unpack(block["steps"], "<i8")
+        steps = unpack(block["steps"], "<i8")[kept(block, await repository.gone_back())]
         found.append(steps[(steps > after) & (steps <= last)])
     return np.unique(np.concatenate(found))
 
@@ -69,8 +70,8 @@ async def step_at(session: AsyncSession, run_id: str, step: int) -> int | None:
     newest = await repository.newest_frame_step(step)
     found = [] if newest is None else [newest]
     for block in await repository.newest_blocks(step):
-        steps = unpack(block["steps"], "<i8")
-        found.append(int(steps[steps <= step].max()))
+        steps = unpack(block["steps"], "<i8")[kept(block, await repository.gone_back())]
+        found += steps[steps <= step].tolist()
     return max(found, default=None)
 
 
@@ -90,6 +91,16 @@ async def read(
         pieces += await _from_frames(repository, layouts, steps, wanted, whole=keys is None)
         pieces += await _from_blocks(repository, layouts, steps, wanted)
     return _merged(steps, wanted, pieces)
+
+
+def kept(block: Row, gone_back: Sequence[tuple[int, Rewind]]) -> NDArray[np.bool_]:
+    """Which rows of a block no resumed run has superseded, (frames,)."""
+    found = np.ones(block["n"], dtype=np.bool_)
+    for rank, back in gone_back:
+        if rank == block["rank"] and block["first_seq"] < back.seq:
+            seqs, steps = unpack(block["seqs"], "<i8"), unpack(block["steps"], "<i8")
+            found &= (seqs >= back.seq) | (steps < back.step)
+    return found
 
 
 def widths(layouts: Mapping[str, Layout], keys: Sequence[str] | None) -> dict[str, int]:
@@ -154,16 +165,20 @@ async def _from_blocks(
     found = await repository.blocks_in(int(steps[0]), int(steps[-1]))
     used = [block for block in found if np.isin(unpack(block["steps"], "<i8"), steps).any()]
     data = await repository.chunks_of(used, list(wanted))
-    return [
-        _Piece(
-            rank=block["rank"],
-            seq=block["first_seq"],
-            steps=unpack(block["steps"], "<i8"),
-            times=unpack(block["times"], "<f8"),
-            series=dict(_series_of(block, layouts[block["layout"]], wanted, data)),
+    pieces = []
+    for block in used:
+        rows = kept(block, await repository.gone_back())
+        series = _series_of(block, layouts[block["layout"]], wanted, data)
+        pieces.append(
+            _Piece(
+                rank=block["rank"],
+                seq=block["first_seq"],
+                steps=unpack(block["steps"], "<i8")[rows],
+                times=unpack(block["times"], "<f8")[rows],
+                series={key: values[rows] for key, values in series},
+            )
         )
-        for block in used
-    ]
+    return pieces
 
 
 def _series_of(

@@ -10,7 +10,7 @@ from server.access.dependencies import EditableRun, ReadableRun, Reader, require
 from server.parts import Serving
 from server.runs import service
 from server.runs.repository import RunFilter
-from server.runs.schemas import RunChange, RunDetail, RunPage
+from server.runs.schemas import DescriptionAsked, RunChange, RunDetail, RunPage
 from server.runs.status import Status
 
 router = APIRouter(tags=["runs"])
@@ -45,3 +45,9 @@ async def show_run(run: ReadableRun, parts: Serving) -> RunDetail:
 async def edit_run(run: EditableRun, change: RunChange, parts: Serving) -> RunDetail:
     """Rename a run or replace its tags."""
     return await service.edit(parts.database, run, change)
+
+
+@router.post("/runs/{run_id}/describe", status_code=202)
+async def describe_run(run: EditableRun, parts: Serving) -> DescriptionAsked:
+    """Ask the running job for a fresh description of its model, as its weights now are."""
+    return await service.ask_for_description(parts.database, run)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.database import Row
+from server.runs.rewinds import superseded_by_rank
 from server.runs.schemas import (
     AlertCounts,
     HealthInfo,
@@ -48,6 +49,7 @@ def detail(
         started_at=row["started_at"],
         end_reason=row["end_reason"],
         revision_steps=revision_steps,
+        superseded=superseded_by_rank(marks),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,17 @@ class RunRepository:
     async def change(self, run_id: str, **values: Any) -> None:
         """Set columns of one run."""
         await self._session.execute(update(runs).where(runs.c.id == run_id).values(**values))
+
+    async def ask_for_description(self, run_id: str) -> str:
+        """Have the agent told to describe its model; returns the id of that command."""
+        asked = uuid.uuid4().hex
+        await self.change(run_id, describe_id=asked)
+        return asked
+
+    async def described(self, run_id: str, asked: str) -> None:
+        """The command of this id is done; a later one stands."""
+        done = (runs.c.id == run_id, runs.c.describe_id == asked)
+        await self._session.execute(update(runs).where(*done).values(describe_id=None))
 
     async def page(
         self, wanted: RunFilter, *, before: tuple[float, str] | None, limit: int

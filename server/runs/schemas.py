@@ -99,6 +99,13 @@ class RunDetail(RunSummary):
     started_at: float
     end_reason: str
     revision_steps: list[int]
+    superseded: list[list[int]]
+
+
+class DescriptionAsked(Answer):
+    """A description of the model that the agent is asked for."""
+
+    id: str
 
 
 class RunChange(BaseModel):

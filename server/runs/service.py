@@ -6,11 +6,11 @@ from typing import Any
 
 from server import cursor as cursors
 from server.database import Database, Row
-from server.errors import InvalidField
+from server.errors import Conflict, InvalidField
 from server.predictions.repository import PredictionRepository
 from server.runs import present
 from server.runs.repository import RunFilter, RunRepository, tag_index
-from server.runs.schemas import RunChange, RunDetail, RunPage, RunSummary
+from server.runs.schemas import DescriptionAsked, RunChange, RunDetail, RunPage, RunSummary
 
 MAX_TAG = 100
 
@@ -69,6 +69,22 @@ async def edit(database: Database, row: Row, change: RunChange) -> RunDetail:
         async with database.writing() as session:
             await RunRepository(session).change(row["id"], **values)
     return await show(database, {**row, **values})
+
+
+async def ask_for_description(database: Database, row: Row) -> DescriptionAsked:
+    """Ask the run's agent to describe its model again, with its next answer.
+
+    Raises:
+        Conflict: if the run has ended and nobody would hear of it.
+    """
+    if row["ended"] is not None:
+        raise Conflict(
+            f"run {row['id']} has ended",
+            field="run_id",
+            fix="go on with it first: watch(..., resume=run_id)",
+        )
+    async with database.writing() as session:
+        return DescriptionAsked(id=await RunRepository(session).ask_for_description(row["id"]))
 
 
 def require_tags(tags: list[str] | tuple[str, ...]) -> None:
