@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isinf
+from math import isinf, isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +72,12 @@ def _finding(
         measured=worst,
         predicted=0.0,
         unit="share of values",
-        badness=float(broken.sum()),
+        badness=1.0,  # however far it spreads later, where it began is what explains it
     )
+
+
+def _name(value: float) -> str:
+    return "NaN" if isnan(value) else "Inf" if value > 0 else "-Inf"
 
 
 def _in_loss(observation: Observation, memory: Memory) -> Finding | None:
@@ -84,8 +88,8 @@ def _in_loss(observation: Observation, memory: Memory) -> Finding | None:
     return Finding(
         rule=RULE,
         severity="critical",
-        title=f"The loss is {loss}",
-        message=f"At step {observation.step} the loss is {loss}"
+        title=f"The loss is {_name(loss)}",
+        message=f"At step {observation.step} the loss is {_name(loss)}"
         + (f"; the last finite one was {memory.losses[-1]:.3f}." if memory.losses else "."),
         advice=ADVICE,
         step=observation.step,

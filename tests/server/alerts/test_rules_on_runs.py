@@ -133,6 +133,15 @@ def test_nonfinite_gradients_are_first_at_their_highest_layer(runs, diagnose):
     assert "first at layer 8" in gradient.message
 
 
+def test_where_it_broke_first_stays_told_however_far_it_spreads(runs, diagnose):
+    diagnosis = diagnose(runs["pre-ln 8, half overflows"])
+
+    told = [one for one in diagnosis.events if one.key.rule == "nonfinite" and one.finding]
+    rewritten = [one for one in told if one.kind in {"escalated", "worsened"}]
+    assert len(told) >= 3  # loss, stream and gradient
+    assert rewritten == []
+
+
 def test_nan_clears_no_alert(runs, diagnose):
     diagnosis = diagnose(runs["pre-ln 8, half overflows"])
 
