@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from trainer_agent.description.replay import result_of, stream_of
 
 
 class Curves(NamedTuple):
@@ -18,23 +21,42 @@ class Curves(NamedTuple):
     correlation: NDArray[np.float64]
 
 
-def measured(model: nn.Module, blocks: tuple[str, ...], batch: dict[str, Tensor]) -> Curves:
+def measured(model: nn.Module, blocks: tuple[str, ...], batch: Mapping[str, Tensor]) -> Curves:
     """Variance, gradient variance and token correlation of the stream around each block."""
-    streams: list[Tensor] = []
+    return measured_stacks(model, {"stack": blocks}, batch)["stack"]
 
-    def first(_: nn.Module, args: tuple[Any, ...]) -> None:
-        streams.append(args[0])
 
-    def after(_: nn.Module, _args: object, output: Any) -> None:
-        streams.append(output if isinstance(output, Tensor) else output[0])
-
-    modules = [model.get_submodule(path) for path in blocks]
-    handles = [modules[0].register_forward_pre_hook(first)]
-    handles += [m.register_forward_hook(after) for m in modules]
+def measured_stacks(
+    model: nn.Module, stacks: Mapping[str, tuple[str, ...]], batch: Mapping[str, Tensor]
+) -> dict[str, Curves]:
+    """The same for each of several stacks of blocks, from one pass."""
+    streams: dict[str, list[Tensor]] = {name: [] for name in stacks}
+    handles = [h for name, b in stacks.items() for h in _hooks(model, b, streams[name])]
     output = model(**batch)
     for handle in handles:
         handle.remove()
-    grads = torch.autograd.grad(output["loss"], streams)
+    places = [x for name in stacks for x in streams[name]]
+    grads = iter(torch.autograd.grad(output["loss"], places))
+    return {name: _curves(xs, [next(grads) for _ in xs]) for name, xs in streams.items()}
+
+
+def _hooks(model: nn.Module, blocks: tuple[str, ...], into: list[Tensor]) -> list[Any]:
+    def first(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _keep(stream_of(args, kwargs))
+
+    def after(_: nn.Module, _args: object, output: Any) -> None:
+        _keep(result_of(output))
+
+    def _keep(stream: Tensor | None) -> None:
+        assert stream is not None
+        into.append(stream)
+
+    modules = [model.get_submodule(path) for path in blocks]
+    handles: list[Any] = [modules[0].register_forward_pre_hook(first, with_kwargs=True)]
+    return handles + [m.register_forward_hook(after) for m in modules]
+
+
+def _curves(streams: list[Tensor], grads: list[Tensor]) -> Curves:
     grad_var = np.array([variance(g) for g in grads])
     return Curves(
         forward=np.array([variance(x) for x in streams]),

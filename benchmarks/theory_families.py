@@ -1,0 +1,63 @@
+"""One model of each `transformers` family, by structure: 12 layers, its own initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from benchmarks.theory_models import Case, Shape, from_config, gated_sizes, plain_sizes
+
+SHAPE = Shape(layers=12, width=256, heads=8)
+WINDOW = 32
+
+
+def mistral() -> nn.Module:
+    """Pre-LN, a sliding window."""
+    return from_config("Mistral", "ForCausalLM", **gated_sizes(SHAPE), sliding_window=WINDOW)
+
+
+def qwen3() -> nn.Module:
+    """Pre-LN, norms on queries and keys."""
+    sizes = gated_sizes(SHAPE) | {"head_dim": SHAPE.width // SHAPE.heads}
+    return from_config("Qwen3", "ForCausalLM", **sizes)
+
+
+def opt() -> nn.Module:
+    """Pre-LN, ReLU."""
+    sizes = plain_sizes(SHAPE) | {"ffn_dim": 4 * SHAPE.width, "word_embed_proj_dim": SHAPE.width}
+    return from_config("OPT", "ForCausalLM", **sizes, pad_token_id=1)
+
+
+def gemma2() -> nn.Module:
+    """Norms before and on each branch, soft caps, windows in every other block."""
+    sizes = gated_sizes(SHAPE) | {"head_dim": SHAPE.width // SHAPE.heads}
+    return from_config("Gemma2", "ForCausalLM", **sizes, sliding_window=WINDOW)
+
+
+def vit() -> nn.Module:
+    """Pre-LN encoder of image patches and a class token."""
+    shape = {"image_size": 64, "patch_size": 8, "num_labels": 10}
+    return from_config("ViT", "ForImageClassification", **plain_sizes(SHAPE), **shape)
+
+
+def _gated(family: str) -> Callable[[], nn.Module]:
+    return lambda: from_config(family, "ForCausalLM", **gated_sizes(SHAPE))
+
+
+def _plain(family: str, head: str = "ForCausalLM") -> Callable[[], nn.Module]:
+    return lambda: from_config(family, head, **plain_sizes(SHAPE))
+
+
+FAMILIES = (
+    Case("Mistral (window)", mistral),
+    Case("Qwen2", _gated("Qwen2")),
+    Case("Qwen3 (QK-norm)", qwen3),
+    Case("OPT", opt),
+    Case("GPT-NeoX (parallel)", _plain("GPTNeoX")),
+    Case("Phi (parallel)", _plain("Phi")),
+    Case("Gemma 2 (sandwich)", gemma2),
+    Case("OLMo 2 (branch norm)", _gated("Olmo2")),
+    Case("RoBERTa", _plain("Roberta", "ForMaskedLM"), batch="masked"),
+    Case("ViT", vit, batch="images"),
+)
