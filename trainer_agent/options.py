@@ -82,7 +82,7 @@ def read_options(
     return Options(
         project=_require_name("project", project),
         run=_require_name("run", run),
-        server=_require_url(server or os.environ.get("EVENKEEL_URL") or DEFAULT_SERVER),
+        server=require_url(server or os.environ.get("EVENKEEL_URL") or DEFAULT_SERVER),
         key=key or os.environ.get("EVENKEEL_KEY") or None,
         every=None if every is None else _require_at_least("every", every, 1),
         overhead=_require_share(overhead, every),
@@ -101,7 +101,8 @@ def _require_name(argument: str, value: str) -> str:
     return value
 
 
-def _require_url(url: str) -> str:
+def require_url(url: str) -> str:
+    """The address without a slash at its end; raises `WatchError` for what is none."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise WatchError(
