@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import sys
 import time
 import uuid
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer_agent.capture.accumulator import Sums
-from trainer_agent.capture.frame_values import frame_values, silent_places
+from trainer_agent.capture.accumulator import SCALE_SLOT, Sums
+from trainer_agent.capture.frame_values import frame_values, silent_places, unscaled
 from trainer_agent.capture.moments import COUNT
 from trainer_agent.capture.plan import OWN_SCALARS, Plan
 from trainer_agent.capture.probe import Probe
@@ -29,8 +30,9 @@ from trainer_agent.delivery.sender import Description, Sample, Sender
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.replay import eager
 from trainer_agent.device_clock import DeviceClock
-from trainer_agent.gradient_norm import gradient_norm
 from trainer_agent.guard import Guard
+from trainer_agent.loss_scale import LossScale
+from trainer_agent.optimizer_view import OptimizerView
 from trainer_agent.options import Options
 from trainer_agent.sampling import Sampler
 from trainer_agent.self_description import (
@@ -65,11 +67,12 @@ class Agent:
         options: Options,
         *,
         optimizer: Optimizer | None,
+        scaler: Any = None,
         transport: Callable[[], Transport],
         pace: Pace | None = None,
     ) -> None:
         self.run_id = options.run_id or uuid.uuid4().hex
-        self._options, self._optimizer = options, optimizer
+        self._options = options
         self.rank = options.rank
         self._guard = Guard()
         self._recorder = Recorder(self._guard)
@@ -92,8 +95,8 @@ class Agent:
         self._describe_at = FIRST_AGAIN
         self._step = 0
         self._closed = False
-        self._gradient_norm: Tensor | None = None
-        self._optimizer_handle = self._hook_optimizer(optimizer)
+        self._scale = LossScale(scaler)
+        self._optimizer = OptimizerView(optimizer, self._scale, self._recorder)
         self._started_at = time.time()
         self._sampler = Sampler(options.every, options.overhead)
         self._clock, self._device_clock = SpendingClock(self._recorder), DeviceClock()
@@ -135,6 +138,7 @@ class Agent:
         if sampled:
             with self._guard.at("sample"):
                 self._finish_sample(given, ended)
+        self._optimizer.step_over()
         self._step += 1
         cost_s = self._clock.work_over(ended)
         if sampled:
@@ -190,8 +194,7 @@ class Agent:
         with self._guard.at("close"):
             atexit.unregister(self._close_at_exit)
             self._probe.remove()
-            if self._optimizer_handle is not None:
-                self._optimizer_handle.remove()
+            self._optimizer.remove()
             return self._sender.close(end, timeout_s=timeout_s)
         return False
 
@@ -204,7 +207,9 @@ class Agent:
         scalars = self._all_scalars(given)
         readers = [accumulator.scalar(slot, value) for slot, value in enumerate(scalars.values())]
         overhead = self._clock.share_since_frame(ended)
-        values = partial(self._values, plan, accumulator.take(), readers, overhead)
+        scale = accumulator.scalar(SCALE_SLOT, self._scale.take())
+        take = partial(_unscaled, plan, accumulator.take(), scale)
+        values = partial(self._values, plan, take, readers, overhead)
         declaration = self._declaration(plan, tuple(scalars))
         self._sender.offer(Sample(self._step, time.time(), declaration, values))
         self._describe()
@@ -222,9 +227,7 @@ class Agent:
 
     def _all_scalars(self, given: Mapping[str, Scalar | None]) -> dict[str, Scalar | None]:
         """What was given and what the agent reads by itself, in an order that never changes."""
-        own = {"learning_rate": self._learning_rate(), "gradient_norm": self._gradient_norm}
-        self._gradient_norm = None
-        merged = {**own, **given}
+        merged = {**self._optimizer.scalars(), **given}
         self._names.update(dict.fromkeys(merged))
         return {name: merged.get(name) for name in self._names}
 
@@ -262,24 +265,6 @@ class Agent:
             self._layouts[plan, names] = known
         return known
 
-    def _learning_rate(self) -> Scalar | None:
-        groups = self._optimizer.param_groups if self._optimizer is not None else ()
-        return next((group["lr"] for group in groups if "lr" in group), None)
-
-    def _hook_optimizer(self, optimizer: Optimizer | None) -> Any:
-        # Gradients are read as the optimizer starts: by `step` they may be gone.
-        register = getattr(optimizer, "register_step_pre_hook", None)
-        return register(self._before_update) if register is not None else None
-
-    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
-        recorder = self._recorder
-        if not recorder.active:
-            return
-        started = time.perf_counter()
-        with self._guard.at("gradient_norm"):
-            self._gradient_norm = gradient_norm(optimizer)
-        recorder.spend("gradient_norm", started)
-
     def _choose_interval(self, cost_s: float) -> None:
         self._sampler.sample_over(max(cost_s, self._device_clock.extra_s()))
         if self._sampler.impatient and self._probe.drop_costliest_site():
@@ -300,6 +285,12 @@ class Agent:
     def _obey(self, command: Command) -> None:
         if command.kind == "describe":
             self._description.ask()
+
+
+def _unscaled(plan: Plan, take: Callable[[], Sums], scale: Callable[[Sums], float]) -> Sums:
+    sums = take()
+    factor = scale(sums)
+    return sums if math.isnan(factor) else unscaled(plan, sums, factor)
 
 
 def is_open(run_id: str, rank: int) -> bool:

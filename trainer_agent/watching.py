@@ -21,6 +21,7 @@ def watch(
     project: str,
     run: str,
     optimizer: Optimizer | None = None,
+    scaler: Any = None,
     server: str | None = None,
     key: str | None = None,
     overhead: float | None = None,
@@ -41,6 +42,7 @@ def watch(
         model: the model that trains.
         project, run: how the run is filed and shown.
         optimizer: read for the learning rate and the norm of the gradients.
+        scaler: the ``torch.amp.GradScaler``; found by itself where the process has one.
         server, key: where to send; default ``EVENKEEL_URL``, ``EVENKEEL_KEY``.
         overhead: share of the job's time that measuring may take, default 0.01. The first four
             steps are measured whatever they cost, then as many as this allows.
@@ -67,6 +69,10 @@ def watch(
         raise WatchError(
             "optimizer", f"{type(optimizer).__name__} has no param_groups", fix="pass the optimizer"
         )
+    if scaler is not None and not hasattr(scaler, "get_scale"):
+        raise WatchError(
+            "scaler", f"{type(scaler).__name__} has no get_scale", fix="pass the GradScaler"
+        )
     options = read_options(
         project=project,
         run=run,
@@ -88,6 +94,6 @@ def watch(
             fix="give each model a resume of its own",
         )
     transport = partial(HttpTransport, options.server, options.key)
-    agent = Agent(model, options, optimizer=optimizer, transport=transport)
+    agent = Agent(model, options, optimizer=optimizer, scaler=scaler, transport=transport)
     print(f"evenkeel: {agent.url}", flush=True)
     return agent

@@ -61,7 +61,7 @@ class RecordingTransport:
 def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, RecordingTransport]:
     """An agent on `model` and what it sends."""
     transport = RecordingTransport()
-    optimizer = given.pop("optimizer", None)
+    optimizer, scaler = given.pop("optimizer", None), given.pop("scaler", None)
     asked: dict[str, Any] = {
         "project": "tests",
         "run": "run",
@@ -75,4 +75,5 @@ def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, Recor
         "rank": 0,
     }
     options = read_options(**{**asked, **given})
-    return Agent(model, options, optimizer=optimizer, transport=lambda: transport), transport
+    agent = Agent(model, options, optimizer=optimizer, scaler=scaler, transport=lambda: transport)
+    return agent, transport

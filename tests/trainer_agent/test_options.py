@@ -24,6 +24,7 @@ BAD = {
     "spool_limit_bytes": 10,
     "rank": -1,
     "optimizer": "adam",
+    "scaler": 65536.0,
 }
 
 

@@ -17,6 +17,7 @@ from trainer_agent.capture.plan import Plan
 LOGIT_COUNT, LOGIT_SUM, LOGIT_SQUARES, ENTROPY_COUNT, ENTROPY_SUM = range(5)
 LOGIT_COLUMNS = 5
 SCALAR_SLOTS = 64
+SCALE_SLOT = SCALAR_SLOTS - 1  # the loss scale, which is no series of its own here
 
 
 @dataclass(frozen=True, slots=True)

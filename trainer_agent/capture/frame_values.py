@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,18 @@ def silent_places(plan: Plan, fired: NDArray[np.bool_]) -> tuple[str, ...]:
         for index in range(place.n)
         if not fired[place.first + index]
     )
+
+
+def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
+    """The sums as they would be without the scale that the gradients carry."""
+    divisors = np.ones(moments.COLUMNS)
+    divisors[moments.SUM] = scale
+    divisors[[moments.SQUARES, moments.PAIR_PRODUCTS]] = scale**2
+    rows = sums.moments.copy()
+    for place in plan.places:
+        if place.site == "stream_gradient":
+            rows[place.first : place.first + place.n] /= divisors
+    return replace(sums, moments=rows)
 
 
 def _series(plan: Plan) -> list[tuple[Place, str]]:

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,8 @@ class Recorder:
         compiled: whether torch.compile has traced a hook.
         on_input: told of the input of a stack's first block.
         on_top_gradient: told of the gradient of its last block's output.
+        on_backward: told, as a backward pass reaches the first stream, whether float16 was seen.
+        on_backward_end: told that it is over and the parameters have their gradients.
     """
 
     def __init__(self, guard: Guard) -> None:
@@ -68,6 +71,10 @@ class Recorder:
         self.masks: dict[str, Tensor | None] = {}
         self.on_input: Listener = _ignore
         self.on_top_gradient: Listener = _ignore
+        self.on_backward: Callable[[bool], None] = lambda _half: None
+        self.on_backward_end: Callable[[], None] = lambda: None
+        self._half = False
+        self._backward = -1
         self._running: tuple[str, int] | None = None
         self._ran = False
 
@@ -129,6 +136,7 @@ class Recorder:
         try:
             if self._passes[stack].first_time(site, index):
                 self.accumulator.add(row, moment_row(x, fitting(self.masks.get(stack), x)))
+                self._half |= x.dtype == torch.float16
         except Exception as error:
             self.guard.note(f"{stack}/{site}[{index}]", error)
         self.spend(site, started)
@@ -155,6 +163,7 @@ class Recorder:
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = fitting(self.masks.get(stack), x)
         self.accumulator.add(self._rows[stack, "stream"] + index, moment_row(x, mask))
+        self._half |= x.dtype == torch.float16
         if index == 0:
             self.on_input(stack, x.detach(), mask)
         if x.requires_grad:
@@ -165,11 +174,20 @@ class Recorder:
         try:
             row = self._rows[stack, "stream_gradient"] + index
             self.accumulator.add(row, moment_row(g, mask))
+            self._follow_backward()
             if index == self._tops[stack]:
                 self.on_top_gradient(stack, g.detach(), mask)
         except Exception as error:
             self.guard.note(f"{stack}/stream_gradient[{index}]", error)
         self.spend("stream_gradient", started)
+
+    def _follow_backward(self) -> None:
+        running = torch._C._current_graph_task_id()
+        if running != self._backward:
+            self._backward = running
+            self.on_backward(self._half)
+            # Called back twice: data-parallel wrappers finish their gradients in a callback, too.
+            _engine.queue_callback(lambda: _engine.queue_callback(self.on_backward_end))
 
     def _trace_stream(self, stack: str, index: int, x: Tensor) -> None:
         # Inside a compiled graph there is no clock, no guard and no listener, only the sums.
@@ -184,6 +202,9 @@ class Recorder:
                 accumulator.add(row, moment_row(g, mask))
 
             _on_gradient(x, count)
+
+
+_engine: Any = torch.autograd.Variable._execution_engine
 
 
 def in_backward() -> bool:
