@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -59,18 +59,38 @@ def spec(
     return dslm.ModelSpec("custom", {"decoder": stack}, batch_size=16, n_params=n_params)
 
 
+def encoder_decoder(n_encoder: int, n_decoder: int) -> dslm.ModelSpec:
+    """Two stacks of different depth."""
+    model = spec(n_decoder)
+    encoder = spec(n_encoder).stacks["decoder"]
+    return replace(model, stacks={"encoder": encoder, "decoder": model.stacks["decoder"]})
+
+
+def with_a_hole(n_layers: int, at: int) -> dslm.ModelSpec:
+    """A decoder whose block `at` the theory does not cover."""
+    model = spec(n_layers)
+    stack = model.stacks["decoder"]
+    blocks = (*stack.blocks[:at], None, *stack.blocks[at + 1 :])
+    why = dslm.Missing(f"decoder.blocks[{at}]", "mixture of experts", "no theory of its routing")
+    return replace(model, stacks={"decoder": replace(stack, blocks=blocks)}, missing=(why,))
+
+
 def _linear(d_in: int, d_out: int) -> dslm.Linear:
     return dslm.Linear(d_in, d_out, weight_var=0.6 / d_in)
 
 
 @dataclass(frozen=True)
 class SyntheticRun:
-    """Layout, prediction and a stream of frames; the same seed gives the same values."""
+    """Layout, prediction and a stream of frames; the same seed gives the same values.
+
+    A job that went on from a checkpoint numbers its frames from past all of the former one's.
+    """
 
     name: str
     model: dslm.ModelSpec
     run_id: str
     seed: int = 0
+    first_seq: int = 1
 
     @classmethod
     def new(cls, name: str, model: dslm.ModelSpec, *, seed: int = 0) -> SyntheticRun:
@@ -78,20 +98,22 @@ class SyntheticRun:
         return cls(name, model, uuid.uuid4().hex, seed)
 
     @cached_property
-    def curves(self) -> tuple[dslm.Curve, dslm.Curve]:
-        """Forward and backward prediction of its decoder."""
-        found = dslm.predict(self.model).stacks["decoder"]
-        return found.forward, found.backward
-
-    @property
-    def n_layers(self) -> int:
-        """Blocks of its decoder."""
-        return len(self.model.stacks["decoder"].blocks)
+    def curves(self) -> dict[str, tuple[dslm.Curve, dslm.Curve]]:
+        """Forward and backward prediction of each stack."""
+        found = dslm.predict(self.model).stacks
+        return {name: (one.forward, one.backward) for name, one in found.items()}
 
     @property
     def layout(self) -> wire.Layout:
         """The series an agent measures on such a model."""
-        n = self.n_layers
+        scalars = ("loss", "learning_rate", "gradient_norm")
+        return wire.Layout(
+            tuple(one for stack in self.model.stacks for one in self._depth_series(stack))
+            + tuple(wire.Series("", name, "value", 1) for name in scalars)
+        )
+
+    def _depth_series(self, stack: str) -> list[wire.Series]:
+        n = len(self.model.stacks[stack].blocks)
         depth = [
             ("stream", "variance", n + 1),
             ("stream", "correlation", n + 1),
@@ -102,11 +124,7 @@ class SyntheticRun:
             ("attention_logits", "max", n),
             ("attention_logits", "entropy", n),
         ]
-        scalars = ("loss", "learning_rate", "gradient_norm")
-        return wire.Layout(
-            tuple(wire.Series("decoder", *one) for one in depth)
-            + tuple(wire.Series("", name, "value", 1) for name in scalars)
-        )
+        return [wire.Series(stack, *one) for one in depth]
 
     def declaration(self, *, project: str = "synthetic") -> wire.RunDeclaration:
         """What the agent declares first."""
@@ -124,37 +142,39 @@ class SyntheticRun:
         self, steps: Sequence[int], *, broken_from: int | None = None
     ) -> Iterator[wire.Frame]:
         """One frame a step; from `broken_from` on, NaN and Inf in the upper half."""
-        forward, backward = self.curves
         layout_hash = self.layout.hash
         for step in steps:
             rng = np.random.default_rng((self.seed, step))
             broken = broken_from is not None and step >= broken_from
-            values = self._values(step, forward, backward, rng, broken=broken)
+            values = self._values(step, rng, broken=broken)
+            seq = self.first_seq + step
             yield wire.Frame.pack(
-                seq=step + 1, step=step, time=START + step, layout=layout_hash, values=values
+                seq=seq, step=step, time=START + seq, layout=layout_hash, values=values
             )
 
-    def _values(
-        self,
-        step: int,
-        forward: dslm.Curve,
-        backward: dslm.Curve,
-        rng: np.random.Generator,
-        *,
-        broken: bool,
-    ) -> NDArray[np.float32]:
-        n, drift = self.n_layers, 1 - np.exp(-step / 300)
+    def _values(self, step: int, rng: np.random.Generator, *, broken: bool) -> NDArray[np.float32]:
+        parts = [self._stack_values(one, step, rng, broken=broken) for one in self.model.stacks]
+        loss = np.nan if broken else 2.4 + 3.1 * np.exp(-step / 120) + rng.normal(0, 0.03)
+        scalars = [loss, 3e-4 * min(1.0, (step + 1) / 20), 1.0]
+        return np.concatenate([*parts, scalars]).astype(np.float32)
+
+    def _stack_values(
+        self, stack: str, step: int, rng: np.random.Generator, *, broken: bool
+    ) -> Floats:
+        """The values of one stack; where nothing is predicted they lie around one."""
+        forward, backward = self.curves[stack]
+        n, drift = len(forward.variance) - 1, 1 - np.exp(-step / 300)
         depth = np.linspace(0, 1, n + 1)
-        variance = forward.variance * np.exp(drift * depth + rng.normal(0, 0.03, n + 1))
-        correlation = np.clip(forward.correlation + rng.normal(0, 0.01, n + 1), -1, 1)
-        gradient = 1e-6 * backward.variance * np.exp(rng.normal(0, 0.05, n + 1))
+        expected, top = (np.nan_to_num(one.variance, nan=1.0) for one in (forward, backward))
+        variance = expected * np.exp(drift * depth + rng.normal(0, 0.03, n + 1))
+        near = np.nan_to_num(forward.correlation, nan=0.5)
+        correlation = np.clip(near + rng.normal(0, 0.01, n + 1), -1, 1)
+        gradient = 1e-6 * top * np.exp(rng.normal(0, 0.05, n + 1))
         if broken:
             variance[n // 2 :], correlation[n // 2 :], gradient[:] = np.inf, np.nan, np.nan
-        loss = np.nan if broken else 2.4 + 3.1 * np.exp(-step / 120) + rng.normal(0, 0.03)
         blocks = [0.3 * variance[1:], 0.5 * variance[1:], 2 + 3 * depth[1:], 3 - depth[1:]]
-        scalars = [loss, 3e-4 * min(1.0, (step + 1) / 20), 1.0]
-        parts = [variance, correlation, ~np.isfinite(variance), gradient, *blocks, scalars]
-        return np.concatenate(parts).astype(np.float32)
+        measured = [variance, correlation, ~np.isfinite(variance), gradient]
+        return np.concatenate([*measured, *blocks])
 
 
 async def send(
@@ -173,7 +193,9 @@ async def send(
         (await http.put(base, content=body)).raise_for_status()
     pending = list(run.frames(steps, broken_from=broken_from))
     for first in range(0, len(pending), BATCH):
-        batch = wire.FrameBatch(0, 1, pending[first : first + BATCH], wire.Health(overhead=0.008))
+        batch = wire.FrameBatch(
+            0, run.first_seq, pending[first : first + BATCH], wire.Health(overhead=0.008)
+        )
         headers = {"content-type": wire.MEDIA_TYPE}
         body = wire.encode_batch(batch)
         (await http.post(f"{base}/frames", content=body, headers=headers)).raise_for_status()

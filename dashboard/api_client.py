@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 BASE = "/api/v1"
 TIMEOUT_S = 10.0
+LARGEST_PAGE = 500  # as the API has it
 
 Json = dict[str, Any]
 
@@ -83,9 +84,17 @@ class ApiClient:
         status: str = "",
         limit: int = 50,
     ) -> list[Json]:
-        """The newest runs that match, as `RunSummary`."""
-        params = {"search": search, "project": project, "status": status, "limit": limit}
-        return list((await self._ask("GET", "/runs", params=params))["runs"])
+        """The newest runs that match, as `RunSummary`; page after page until there are `limit`."""
+        params = {"search": search, "project": project, "status": status}
+        found: list[Json] = []
+        cursor: str | None = ""
+        while cursor is not None and len(found) < limit:
+            most = min(limit - len(found), LARGEST_PAGE)
+            asked = {**params, "limit": most, "cursor": cursor}
+            page = await self._ask("GET", "/runs", params=asked)
+            found += page["runs"]
+            cursor = page["next_cursor"]
+        return found
 
     async def run(self, run_id: str) -> Json:
         """One run's `RunDetail`."""
@@ -108,6 +117,10 @@ class ApiClient:
         """The newest alerts that match."""
         params = {"run": run, "status": status, "limit": limit}
         return list((await self._ask("GET", "/alerts", params=params))["alerts"])
+
+    async def describe(self, run_id: str) -> Json:
+        """Ask the running job to describe its model again, as its weights now are."""
+        return await self._ask("POST", f"/runs/{run_id}/describe")
 
     async def acknowledge(self, alert_id: str) -> Json:
         """Mark an alert as seen; it stays open in the record."""

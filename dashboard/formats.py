@@ -54,6 +54,20 @@ def loss(value: Any) -> str:
     return f"{found:.3f}" if usual else figure_of(value)
 
 
+def near_one(value: Any) -> str:
+    """A correlation; close to 1 by its distance from 1, so that 0.99998 does not read as 1."""
+    found = number(value)
+    gap = 1 - found
+    return f"1 − {figure_of(gap, 3)}" if 0 < gap < 1e-3 else figure_of(value)
+
+
+def measure(alert: Mapping[str, Any], name: str) -> str:
+    """An alert's `measured` or `predicted` in its unit, unless the quantity's name says that."""
+    write = near_one if alert["quantity"] == "correlation" else figure_of
+    unit = alert.get("unit") or ""
+    return write(alert[name]) + (f" {unit}" if unit and unit != alert["quantity"] else "")
+
+
 def _superscript(power: int) -> str:
     return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
@@ -72,10 +86,10 @@ def parameters(n: int | None) -> str:
 
 
 def layers(alert: Mapping[str, Any]) -> str:
-    """The layers an alert names."""
+    """The layers an alert names; "" where it is not about the model's depth."""
     first, last = alert.get("first_layer"), alert.get("last_layer")
     if first is None:
-        return "whole model"
+        return "all" if alert.get("stack") else ""
     return f"layer {first}" if last in (None, first) else f"layers {first}–{last}"
 
 

@@ -6,10 +6,11 @@ Selectors for a walk through the pages (all are element ids unless written as at
   ``#toasts .toast``, ``#theme-toggle``, ``#nav-alerts-badge``
 - run list: ``#runs-search``, ``[data-testid="run-row"]`` (``data-run``: its id,
   ``data-status``), ``[data-testid="run-link"]``, ``[data-testid="run-select"]`` (a checkbox),
-  ``#runs-compare``, ``[data-testid="suggested-comparison"]``, ``#runs-empty``
+  ``#runs-compare``, ``[data-testid="suggested-comparison"]``, ``#runs-empty``, ``#runs-more``
 - run page: ``#run-variance``, ``#run-correlation``, ``#run-gradient``, ``#run-scalars``,
   ``#run-heatmap`` (charts), ``#run-heatmap-canvas``, ``#run-status``,
-  ``#run-last-step``, ``#run-alerts``
+  ``#run-last-step``, ``#run-alerts``, ``#run-describe``, ``[data-heat]``, ``[data-stack]``,
+  ``[data-why]`` (why a prediction is absent)
 - player, on the run and compare pages: ``#player`` (``data-step`` is the step on show,
   ``data-following`` is ``true`` or ``false``), ``#player-play``, ``#player-slider``,
   ``#player-follow``, ``#player-step``
@@ -34,9 +35,12 @@ RUNS_LIST = "runs-list"
 RUNS_SELECTED = "runs-selected"
 RUNS_COMPARE = "runs-compare"
 RUNS_EMPTY = "runs-empty"
+RUNS_SHOWN = "runs-shown"
+RUNS_MORE = "runs-more"
 RUN_SELECT = "run-select"
 
 RUN_STATUS = "run-status"
+RUN_DESCRIBE = "run-describe"
 RUN_HEADER = "run-header"
 RUN_LAST_STEP = "run-last-step"
 RUN_LOSS = "run-last-loss"

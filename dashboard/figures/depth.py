@@ -18,7 +18,7 @@ from dashboard.vectors import Vector
 GAP = 0.035
 AT_INIT = ("7px,4px", theme.PREDICTED)
 FROM_TODAY = ("2px,3px", theme.PREDICTED_TODAY)
-DIGITS = "%{y:.3g}<extra></extra>"
+DIGITS = "%{y:.4~g}<extra></extra>"
 NOTHING: Vector = np.empty(0)
 
 

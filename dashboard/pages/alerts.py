@@ -48,6 +48,12 @@ def alert_cards(alerts: list[Json], *, with_run: bool) -> list[Any]:
     return [alert_card(alert, with_run=with_run) for alert in alerts]
 
 
+def panel_cards(alerts: list[Json]) -> list[Any]:
+    """A run's alerts in the order in which they ask for a hand: open and critical ones first."""
+    first = sorted(alerts, key=lambda one: (one["status"] != "open", one["severity"] != "critical"))
+    return alert_cards(first, with_run=False)
+
+
 def alert_card(alert: Json, *, with_run: bool) -> html.Article:
     """An alert in full: place, numbers, advice with its snippet, and the acknowledge button."""
     return html.Article(
@@ -85,12 +91,12 @@ def _acknowledge(alert: Json) -> Any:
 
 
 def _numbers(alert: Json) -> html.Dl:
-    unit = f" {alert['unit']}" if alert.get("unit") else ""
+    predicted = alert["predicted"]
     pairs = [
         ("where", formats.site(alert)),
         ("layers", formats.layers(alert)),
-        ("measured", formats.figure_of(alert["measured"]) + unit),
-        ("predicted", formats.figure_of(alert["predicted"])),
+        ("measured", formats.measure(alert, "measured")),
+        ("predicted", "" if predicted is None else formats.measure(alert, "predicted")),
         ("opened", formats.ago(alert["opened_at"])),
     ]
     return html.Dl([html.Div([html.Dt(word), html.Dd(value)]) for word, value in pairs if value])
@@ -132,7 +138,7 @@ def _register_lists(app: Dash, client: ApiClient) -> None:
         if not pulse or pulse.get("kind") != "alert" or page.get("page") != "run":
             return no_update
         try:
-            return alert_cards(await client.alerts(run=page["runs"][0]["id"]), with_run=False)
+            return panel_cards(await client.alerts(run=page["runs"][0]["id"]))
         except ApiError:
             return no_update
 

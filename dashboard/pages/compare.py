@@ -112,14 +112,12 @@ def _heads(runs: Sequence[Json]) -> html.Div:
                     [
                         html.I(className="swatch", style={"background": colour}),
                         html.A(run["name"], href=f"/runs/{run['id']}", className="run-name"),
-                        status_chip(run["status"], id={"type": "compare-status", "run": run["id"]}),
-                    ]
-                ),
-                html.Div(
-                    [html.Span(run["architecture"]), html.Span(className="at-step")],
-                    className="quiet",
+                        status_chip(run["status"], **{"data-run-status": run["id"]}),
+                        html.Span(className="at-step"),
+                    ],
                     **{"data-run-step": run["id"]},
                 ),
+                html.Div(run["architecture"], className="quiet"),
             ],
             className="head",
         )

@@ -41,13 +41,23 @@ def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _health_rows(health: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    names = ("dropped", "resent", "failures", "first_failure", "silent", "every", "durable")
+    return [(f"rank {rank}", "; ".join(_account(one))) for rank, one in health.items()]
+
+
+def _account(health: Mapping[str, Any]) -> list[str]:
+    """One rank's account, part by part; what did not happen is left out."""
+    every = health.get("every", 1)
+    said = {
+        "dropped": "{} frames lost",
+        "resent": "{} frames resent",
+        "failures": "{} failures",
+        "first_failure": "the first: {}",
+    }
     return [
-        (
-            f"rank {rank}",
-            ", ".join(f"{name.replace('_', ' ')} {one[name]}" for name in names if one.get(name)),
-        )
-        for rank, one in health.items()
+        "samples every step" if every == 1 else f"samples every {every} steps",
+        f"stored up to frame {formats.count(health.get('durable'))}",
+        *(words.format(health[name]) for name, words in said.items() if health.get(name)),
+        *([f"silent: {', '.join(health['silent'])}"] if health.get("silent") else []),
     ]
 
 

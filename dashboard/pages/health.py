@@ -9,6 +9,8 @@ from dash import html
 from dashboard import formats
 from dashboard.api_client import Json
 
+TWICE = "the run went on from an earlier checkpoint"
+
 
 def health_line(run: Json) -> html.Div:
     """One line, calm when all is well; every loss is said in words."""
@@ -47,9 +49,17 @@ def findings(run: Json) -> list[tuple[str, bool, str]]:
     if total["failures"]:
         first = next((one["first_failure"] for one in ranks if one.get("first_failure")), "")
         lines.append((f"{total['failures']} failures in the agent", True, first))
+    lines += [(_twice(*span), False, TWICE) for span in run.get("superseded") or ()]
     if run.get("missing"):
         lines.append((_uncovered(run["missing"]), True, _reasons(run["missing"])))
     return lines
+
+
+def _twice(first: int, last: int) -> str:
+    steps = f"step {formats.count(first)} was"
+    if last != first:
+        steps = f"steps {formats.count(first)}–{formats.count(last)} were"
+    return f"{steps} recorded twice; the later ones are shown"
 
 
 def _frames(run: Json) -> str:

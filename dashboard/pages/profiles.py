@@ -76,6 +76,8 @@ def why_missing(revisions: Sequence[Json], predicted: Vector) -> str:
     holes = np.flatnonzero(~np.isfinite(predicted))
     if len(predicted) and not len(holes):
         return ""
-    where = f" from layer {holes[0]} on" if len(holes) and holes[0] else ""
+    where = ""
+    if len(holes) < len(predicted):
+        where = f" from layer {holes[0]} on" if holes[0] else f" up to layer {holes[-1]}"
     reasons = [f"{one['what']}: {one['why']}" for one in first.get("missing", [])[:1]]
     return ": ".join([f"no prediction{where}", *reasons])

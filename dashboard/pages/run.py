@@ -12,7 +12,7 @@ from dashboard import formats, ids, theme
 from dashboard.api_client import ApiClient, ApiError, Json
 from dashboard.figures import ScalarRun, depth_chart, scalar_chart
 from dashboard.figures.quantities import QUANTITIES, Quantity
-from dashboard.pages.alerts import alert_cards
+from dashboard.pages.alerts import panel_cards
 from dashboard.pages.charts import chart_card, graph, legend, plot, why
 from dashboard.pages.chips import status_chip, tag_chips
 from dashboard.pages.details import details
@@ -28,6 +28,9 @@ CHARTS = dict(
         strict=True,
     )
 )
+
+DESCRIBE = "Describe again"
+DESCRIBE_ASKED = "Description asked for"
 
 
 async def load(
@@ -69,13 +72,13 @@ def layout(
                     _tab("Inside the blocks", "internals", tab),
                     _tab("Details", "details", tab),
                     _stacks(run, stack),
-                    legend(),
+                    html.Div([legend(), _describe(run)], className="legends", **_shown("", tab)),
                 ],
                 className="tabs",
             ),
             html.Div(_depth(stack, profile, revisions), className="profiles", **_shown("", tab)),
             html.Div(_timeline(run, stack, alerts), className="timeline", **_shown("", tab)),
-            html.Div(id=ids.RUN_INTERNALS, className="profiles", **_shown("internals", tab)),
+            html.Div(id=ids.RUN_INTERNALS, className="profiles blocks", **_shown("internals", tab)),
             html.Div(details(run), className="details", **_shown("details", tab)),
             player(),
         ],
@@ -131,6 +134,17 @@ def _stacks(run: Json, chosen: str) -> Any:
         for name in names
     ]
     return html.Span(buttons, className="stacks")
+
+
+def _describe(run: Json) -> html.Button:
+    return html.Button(
+        DESCRIBE,
+        id=ids.RUN_DESCRIBE,
+        className="view small",
+        type="button",
+        title="Ask the job for its weights as they are now, and predict from them",
+        hidden=run["status"] != "running",
+    )
 
 
 def header(run: Json) -> list[Any]:
@@ -205,7 +219,7 @@ def _timeline(run: Json, stack: str, alerts: Sequence[Json]) -> list[Any]:
         ],
         className="timeline-charts",
     )
-    panel = html.Div(alert_cards(list(alerts), with_run=False), id=ids.RUN_ALERTS)
+    panel = html.Div(panel_cards(list(alerts)), id=ids.RUN_ALERTS)
     return [charts, html.Aside([html.H2("Alerts"), panel], className="alerts panel")]
 
 
@@ -226,3 +240,19 @@ def register(app: Dash, client: ApiClient) -> None:
         State(ids.PAGE_DATA, "data"),
         prevent_initial_call=True,
     )(show_header)
+
+    async def describe(clicks: int | None, page: Json) -> Any:
+        if not clicks:
+            return no_update
+        try:
+            await client.describe(page["runs"][0]["id"])
+        except ApiError as error:
+            return error.message
+        return DESCRIBE_ASKED
+
+    app.callback(
+        Output(ids.RUN_DESCRIBE, "children"),
+        Input(ids.RUN_DESCRIBE, "n_clicks"),
+        State(ids.PAGE_DATA, "data"),
+        prevent_initial_call=True,
+    )(describe)

@@ -18,23 +18,29 @@ PAGE_SIZE = 100
 
 
 def run_list(
-    runs: Sequence[Json], selected: Sequence[str], *, filtered: bool, origin: str
+    runs: Sequence[Json],
+    selected: Sequence[str],
+    *,
+    filtered: bool,
+    origin: str,
+    shown: int = PAGE_SIZE,
 ) -> list[Any]:
-    """Suggestions and rows; or what to do when there are none."""
+    """Suggestions and at most `shown` rows; or what to do when there are none."""
     if not runs:
         return [nothing_matches() if filtered else no_runs(origin, ids.RUNS_EMPTY)]
     heads = ("", "Run", "Status", "Loss", "", "Step", "Alerts", "Tags", "Last frame")
     head = html.Div([html.Span(word) for word in heads], className="run-row run-head")
-    rows = html.Div([head, *(_row(run, run["id"] in selected) for run in runs)], className="card")
+    rows = html.Div(
+        [head, *(_row(run, run["id"] in selected) for run in runs[:shown])], className="card"
+    )
     suggestions = [_suggestion(one) for one in suggested_comparisons(runs)]
-    return [*suggestions, rows, *_older(len(runs))]
+    return [*suggestions, rows, *_more(len(runs) > shown)]
 
 
-def _older(shown: int) -> list[html.P]:
-    if shown < PAGE_SIZE:
+def _more(is_more: bool) -> list[html.Button]:
+    if not is_more:
         return []
-    text = f"The newest {shown} runs are shown; narrow the search to find older ones."
-    return [html.P(text, className="quiet older")]
+    return [html.Button("Show older runs", id=ids.RUNS_MORE, className="button more")]
 
 
 def _suggestion(one: Suggestion) -> html.A:
@@ -52,7 +58,9 @@ def _suggestion(one: Suggestion) -> html.A:
 
 def _row(run: Json, selected: bool) -> html.Div:
     cells = [
-        html.Div(_checkbox(run["id"], selected), **{"data-testid": "run-select"}),
+        html.Div(
+            _checkbox(run["id"], run["name"], selected=selected), **{"data-testid": "run-select"}
+        ),
         _title(run),
         status_chip(run["status"]),
         _spark(run),
@@ -66,9 +74,9 @@ def _row(run: Json, selected: bool) -> html.Div:
     return html.Div(cells, className=f"run-row row-{run['status']}", key=run["id"], **marks)
 
 
-def _checkbox(run_id: str, selected: bool) -> dcc.Checklist:
+def _checkbox(run_id: str, name: str, *, selected: bool) -> dcc.Checklist:
     return dcc.Checklist(
-        [{"label": "", "value": run_id}],
+        [{"label": html.Span(f"Compare {name}", className="unseen"), "value": run_id}],
         [run_id] if selected else [],
         id={"type": ids.RUN_SELECT, "run": run_id},
     )
@@ -87,4 +95,4 @@ def _title(run: Json) -> html.Div:
 def _spark(run: Json) -> html.Div:
     mask = f"url('{sparkline_uri(run['sparkline'])}')"
     style = {"maskImage": mask, "WebkitMaskImage": mask}
-    return html.Div(className="spark", style=style, title="loss")
+    return html.Div(className="spark", style=style, role="img", **{"aria-label": "loss over steps"})

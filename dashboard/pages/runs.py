@@ -22,7 +22,8 @@ def layout() -> html.Div:
         [
             dcc.Store(id=ids.PAGE_DATA, data={"page": "runs"}),
             dcc.Store(id=ids.RUNS_SELECTED, data=[]),
-            html.Div([html.H1("Runs"), _search(), _compare_link([])], className="toolbar"),
+            dcc.Store(id=ids.RUNS_SHOWN, data=PAGE_SIZE),
+            html.Div([html.H1("Runs"), *_search(), _compare_link([])], className="toolbar"),
             html.Div([_status_filter(), _project_filter()], className="filters"),
             html.Div(id=ids.RUNS_LIST, className="runs"),
         ],
@@ -30,8 +31,9 @@ def layout() -> html.Div:
     )
 
 
-def _search() -> dcc.Input:
-    return dcc.Input(
+def _search() -> list[Any]:
+    label = html.Label("Search the runs", htmlFor=ids.RUNS_SEARCH, className="unseen")
+    field = dcc.Input(
         id=ids.RUNS_SEARCH,
         type="search",
         placeholder="Search name, tag, architecture…   /",
@@ -39,6 +41,7 @@ def _search() -> dcc.Input:
         autoComplete="off",
         value="",
     )
+    return [label, field]
 
 
 def _status_filter() -> dcc.RadioItems:
@@ -81,28 +84,42 @@ def register(app: Dash, client: ApiClient) -> None:
 
 def _register_list(app: Dash, client: ApiClient) -> None:
     async def show_runs(
-        search: str | None, status: str, project: str, _: Any, selected: list[str], href: str
+        *, filters: dict[str, str | None], shown: int, _pulse: Any, selected: list[str], href: str
     ) -> tuple[Any, Any]:
+        asked = {name: value or "" for name, value in filters.items()}
         try:
-            runs = await client.runs(
-                search=search or "", status=status, project=project, limit=PAGE_SIZE
-            )
+            runs = await client.runs(**asked, limit=shown + 1)
         except ApiError as error:
             return [failure(error)], no_update
-        filtered = bool(search or status or project)
-        rows = run_list(runs, selected, filtered=filtered, origin=origin_of(href))
+        filtered = any(asked.values())
+        origin = origin_of(href)
+        rows = run_list(runs, selected, filtered=filtered, origin=origin, shown=shown)
         return rows, no_update if filtered else project_options([run["project"] for run in runs])
 
     app.callback(
-        Output(ids.RUNS_LIST, "children"),
-        Output(ids.RUNS_PROJECT, "options"),
-        Input(ids.RUNS_SEARCH, "value"),
-        Input(ids.RUNS_STATUS, "value"),
-        Input(ids.RUNS_PROJECT, "value"),
-        Input(ids.PULSE, "data"),
-        State(ids.RUNS_SELECTED, "data"),
-        State(ids.URL, "href"),
+        [Output(ids.RUNS_LIST, "children"), Output(ids.RUNS_PROJECT, "options")],
+        inputs={
+            "filters": {
+                "search": Input(ids.RUNS_SEARCH, "value"),
+                "status": Input(ids.RUNS_STATUS, "value"),
+                "project": Input(ids.RUNS_PROJECT, "value"),
+            },
+            "shown": Input(ids.RUNS_SHOWN, "data"),
+            "_pulse": Input(ids.PULSE, "data"),
+        },
+        state={"selected": State(ids.RUNS_SELECTED, "data"), "href": State(ids.URL, "href")},
     )(show_runs)
+    app.callback(
+        Output(ids.RUNS_SHOWN, "data"),
+        Input(ids.RUNS_MORE, "n_clicks"),
+        State(ids.RUNS_SHOWN, "data"),
+        prevent_initial_call=True,
+    )(show_more)
+
+
+def show_more(clicks: int | None, shown: int) -> Any:
+    """How many runs are shown after a click; the button's own appearance is none."""
+    return shown + PAGE_SIZE if clicks else no_update
 
 
 def choose(

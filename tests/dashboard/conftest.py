@@ -19,6 +19,7 @@ from server.settings import Settings
 from tests.services.process import wait_until
 from tests.services.serving import running
 
+PATIENCE_MS = 60_000
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
@@ -63,9 +64,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A headless Chromium for one module: no asynchronous test runs beside its loop."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield chromium
@@ -77,7 +79,7 @@ def page(browser: Browser, site: str) -> Iterator[Page]:
     """A page that asks nobody but the site, and whose scripts do not fail."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=site)
     opened = context.new_page()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(PATIENCE_MS)
     asked: list[str] = []
     failed: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))

@@ -4,13 +4,14 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
 
-from benchmarks.synthetic_run import SyntheticRun, send, spec
+from benchmarks.synthetic_run import SyntheticRun, encoder_decoder, send, spec, with_a_hole
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("dashboard-browser")]
 
@@ -20,8 +21,8 @@ TRACE = """([id, meta]) => {
     const chart = document.querySelector(`#${id} .js-plotly-plot`);
     return Array.from(chart.data.find((trace) => trace.meta === meta).y);
 }"""
-PAINTED = """() => {
-    const canvas = document.getElementById("run-heatmap-canvas");
+PAINTED = """(id) => {
+    const canvas = document.getElementById(`${id || "run-heatmap"}-canvas`);
     const cells = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
     let painted = 0;
     for (let i = 3; i < cells.length; i += 4) painted += cells[i] > 0;
@@ -189,14 +190,102 @@ def test_alert_appears_by_itself_and_is_acknowledged(page: Page, push: Push) -> 
     expect(page.locator(f'[data-alert="{identity}"]:is(article)')).to_have_count(0)
 
 
+def test_known_alerts_stay_silent_and_new_ones_are_told_once(page: Page, push: Push) -> None:
+    sockets: list[WebSocketRoute] = []
+
+    def join(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    def tell(**changes: Any) -> None:
+        sockets[-1].send(json.dumps({"type": "alert", "alert": {**known, **changes}}))
+
+    page.route_web_socket("**/api/v1/live*", join)
+    run = SyntheticRun.new("broke-before", spec(6))
+    push(run, range(25), broken_from=20)
+    page.goto("/alerts")
+    page.locator('[data-testid="alert"]').filter(has_text="broke-before").first.wait_for()
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    known = page.request.get(f"/api/v1/alerts?run={run.run_id}").json()["alerts"][0]
+    later = {"id": "later", "title": "Opened now", "opened_at": known["opened_at"] + 60}
+
+    tell(last_step=90)
+    tell(**later, severity="warning")
+    tell(**later, severity="warning", last_step=91)
+    expect(page.locator(".toast")).to_have_text(["Opened nowbroke-before, step 20×"])
+    tell(**later, severity="critical")
+
+    expect(page.locator(".toast")).to_have_class(["toast toast-critical"])
+
+
 def test_comparison_says_which_steps_a_run_lacks(page: Page, push: Push, pre: SyntheticRun) -> None:
     short = SyntheticRun.new("short", spec(6, placement="post"))
     push(short, range(10), end=True)
+    behind = SyntheticRun.new("behind", spec(6, placement="post"))
+    push(behind, range(20))
 
-    page.goto(f"/compare?runs={pre.run_id},{short.run_id}")
+    page.goto(f"/compare?runs={pre.run_id},{short.run_id},{behind.run_id}")
     page.wait_for_function(DRAWN)
 
     expect(page.locator(f'[data-run-step="{short.run_id}"]')).to_contain_text("ends at step 9")
+    expect(page.locator(f'[data-run-step="{behind.run_id}"] .at-step')).to_have_text("at step 19")
+    assert 0.1 < page.evaluate(PAINTED, "compare-heatmap-1") < 0.5
+    assert 0.3 < page.evaluate(PAINTED, "compare-heatmap-2") < 0.9
+
+
+def test_heatmap_opens_on_what_departs_most_and_the_address_keeps_the_choice(
+    page: Page, push: Push
+) -> None:
+    collapsing = SyntheticRun.new("grows", spec(6))
+    push(collapsing, range(700, 740))
+    open_run(page, collapsing)
+    expect(page.locator('[data-heat="variance"]')).to_have_attribute("aria-pressed", "true")
+
+    page.locator('[data-heat="gradient"]').click()
+    page.reload()
+    page.wait_for_function(DRAWN)
+
+    assert "heat=gradient" in page.url
+    expect(page.locator('[data-heat="gradient"]')).to_have_attribute("aria-pressed", "true")
+
+
+def test_each_stack_of_an_encoder_decoder_has_its_page(page: Page, push: Push) -> None:
+    run = SyntheticRun.new("two-stacks", encoder_decoder(8, 4))
+    push(run, range(12))
+    open_run(page, run)
+    assert len(page.evaluate(TRACE, ["run-variance", "measured:0"])) == 5
+
+    page.locator('[data-stack="encoder"]').click()
+    page.wait_for_function(f"() => ({TRACE})(['run-variance', 'predicted:0']).length === 9")
+    page.reload()
+    page.wait_for_function(DRAWN)
+    push(run, range(12, 15), declare=False)
+
+    expect(page.locator("#player")).to_have_attribute("data-step", "14")
+    assert len(page.evaluate(TRACE, ["run-gradient", "measured:0"])) == 9
+    expect(page.locator('[data-stack="encoder"]')).to_have_attribute("aria-pressed", "true")
+
+
+def test_prediction_stops_where_the_theory_does_and_says_why(page: Page, push: Push) -> None:
+    run = SyntheticRun.new("moe", with_a_hole(6, 3))
+    push(run, range(10))
+
+    open_run(page, run)
+
+    expect(page.locator('[data-why="variance:0"]')).to_contain_text(
+        "no prediction from layer 4 on: mixture of experts"
+    )
+    assert page.evaluate(PAINTED) < 0.8
+
+
+def test_job_that_went_back_to_a_checkpoint_is_shown_from_there(page: Page, push: Push) -> None:
+    run = SyntheticRun.new("resumed", spec(4))
+    push(run, range(30))
+    open_run(page, run)
+
+    push(replace(run, first_seq=1_000_000), range(20, 24))
+
+    expect(page.locator("#player-slider")).to_have_attribute("max", "23")
 
 
 def test_blocks_tab_draws_what_is_measured_inside(page: Page, pre: SyntheticRun) -> None:

@@ -124,6 +124,44 @@ def test_health_says_what_was_lost_silent_and_failing() -> None:
     ]
 
 
+def test_health_says_which_steps_were_recorded_twice() -> None:
+    resumed = health() | {"superseded": [[40, 59], [70, 70]]}
+
+    said = [text for text, *_ in findings(resumed)]
+
+    assert "steps 40–59 were recorded twice; the later ones are shown" in said
+    assert "step 70 was recorded twice; the later ones are shown" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.5, "0.5"),
+        (0.9998, "1 − 2.0 × 10⁻⁴"),
+        (1.0, "1"),
+        (1 - 3e-7, "1 − 3.0 × 10⁻⁷"),
+        (None, "–"),
+    ],
+)
+def test_correlation_near_one_is_told_by_its_distance(value: object, written: str) -> None:
+    assert formats.near_one(value) == written
+
+
+@pytest.mark.parametrize(
+    ("quantity", "unit", "written"),
+    [
+        ("correlation", "correlation", "1 − 1.0 × 10⁻⁴"),
+        ("variance", "relative to the top", "0.9999 relative to the top"),
+    ],
+)
+def test_alert_names_a_unit_only_where_the_quantity_does_not(
+    quantity: str, unit: str, written: str
+) -> None:
+    alert = {"quantity": quantity, "unit": unit, "measured": 0.9999}
+
+    assert formats.measure(alert, "measured") == written
+
+
 def test_health_counts_every_rank() -> None:
     two = {"frames": 2, "missing": [], "health": {"0": {"dropped": 1}, "1": {"dropped": 2}}}
 
@@ -140,6 +178,8 @@ READY = {"state": "ready", "missing": [{"where": "b", "what": "MoE", "why": "no 
         ([{"state": "pending"}], [], "the prediction is being computed"),
         ([{"state": "failed", "reason": "too deep"}], [], "no prediction: too deep"),
         ([READY], [1.0, np.nan], "no prediction from layer 1 on: MoE: no theory"),
+        ([READY], [np.nan, 1.0], "no prediction up to layer 0: MoE: no theory"),
+        ([READY], [np.nan, np.nan], "no prediction: MoE: no theory"),
         ([READY], [], "no prediction: MoE: no theory"),
     ],
 )

@@ -21,7 +21,8 @@
     if (revision.state === "failed") return `no prediction: ${revision.reason || "the theory could not be applied"}`;
     const hole = middle.findIndex((value) => !Number.isFinite(value));
     if (middle.length && hole < 0) return "";
-    const where = hole > 0 ? ` from layer ${hole} on` : "";
+    const known = middle.some(Number.isFinite), last = middle.findLastIndex((value) => !Number.isFinite(value));
+    const where = !known ? "" : hole > 0 ? ` from layer ${hole} on` : ` up to layer ${last}`;
     const reason = (revision.missing || []).slice(0, 1).map((one) => `${one.what}: ${one.why}`);
     return [`no prediction${where}`, ...reason].join(": ");
   }

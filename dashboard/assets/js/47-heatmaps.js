@@ -3,7 +3,7 @@
   "use strict";
   // What counts as one unit of departure: a factor of two, or a tenth in correlation.
   const UNIT = { variance: 1, correlation: 0.1, gradient: 1 };
-  const LIMITS = { correlation: [0.05, 0.1, 0.2, 0.5, 1], log: [1, 2, 4, 8, 16, 32] };
+  const LIMITS = { correlation: [0.05, 0.1, 0.2, 0.5, 1], log: [1, 2, 4, 8, 12, 16, 24, 32] };
   const STAYS = 2; // another quantity has to depart this many times further to be shown instead
 
   class Heatmaps {

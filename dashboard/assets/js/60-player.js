@@ -22,7 +22,7 @@
     build() {
       this.bar.innerHTML = `
         <button id="player-play" type="button" title="Play or pause (space)" aria-label="Play">${PLAY}</button>
-        <button id="player-speed" type="button" title="Speed">1×</button>
+        <button id="player-speed" type="button" title="Speed" aria-label="Speed 1×">1×</button>
         <span id="player-step"></span>
         <input id="player-slider" type="range" min="0" max="0" value="0" step="1" aria-label="Step">
         <span class="keys">← → scrub · space play · L live</span>
@@ -36,6 +36,7 @@
       find("#player-speed").onclick = (event) => {
         this.speed = (this.speed + 1) % SPEEDS.length;
         event.target.textContent = `${SPEEDS[this.speed][0]}×`;
+        event.target.setAttribute("aria-label", `Speed ${event.target.textContent}`);
       };
       this.keys = (event) => this.press(event);
       document.addEventListener("keydown", this.keys);
@@ -72,6 +73,7 @@
 
     write() {
       this.slider.value = String(Math.max(0, this.index));
+      this.slider.setAttribute("aria-valuetext", this.step === null ? "no steps yet" : `step ${this.step}`);
       const last = this.steps.length ? this.steps[this.steps.length - 1] : null;
       this.label.innerHTML = this.step === null ? "no steps yet" : `step ${ek.count(this.step)} <small>of ${ek.count(last)}</small>`;
       this.follow.setAttribute("aria-pressed", String(this.following));
@@ -99,7 +101,7 @@
       if (!this.steps.length) return;
       if (this.index >= this.steps.length - 1) this.index = 0;
       this.following = false;
-      this.play.innerHTML = PAUSE;
+      this.playButton(PAUSE, "Pause");
       let before = performance.now(), owed = 0;
       const turn = (now) => {
         owed += ((now - before) / 1000) * SPEEDS[this.speed][1];
@@ -112,10 +114,15 @@
       this.playing = requestAnimationFrame(turn);
     }
 
+    playButton(icon, word) {
+      this.play.innerHTML = icon;
+      this.play.setAttribute("aria-label", word);
+    }
+
     pause() {
       cancelAnimationFrame(this.playing);
       this.playing = null;
-      this.play.innerHTML = PLAY;
+      this.playButton(PLAY, "Play");
     }
 
     press(event) {

@@ -16,6 +16,7 @@
         step: this.asked, live: this.isLive(),
       });
       this.describeCharts = ek.throttled(() => !this.over && this.charts.forEach((chart) => chart.describe(this.player.step)), 1000);
+      this.rewind = ek.throttled(() => this.reread().catch(() => {}), 5000);
       this.drawTimeline = ek.throttled(() => this.timeline(), 250);
       this.writeAddress = ek.rationed(() => this.address(), 60, 15000);
       this.histories = data.runs.map((run) => new ek.History(run.id, this.stackOf(run)));
@@ -80,6 +81,11 @@
     async predict(redraw = true) {
       this.predictions = await Promise.all(this.data.runs.map((run) => ek.predictions(run.id, this.stackOf(run))));
       if (redraw && this.charts) this.refit();
+    }
+
+    newPrediction() {
+      this.predict().catch(() => {});
+      if (this.data.page === "run") window.dash_clientside.set_props("run-describe", { children: "Describe again" });
     }
 
     /** Draws everything anew: after loading, on new predictions, on another stack. */
@@ -151,16 +157,17 @@
       const at = this.data.runs.findIndex((run) => run.id === (message.run && message.run.id ? message.run.id : message.run));
       if (message.type === "hello") this.backfill();
       else if (message.type === "frame" && at >= 0) this.frame(at, message);
-      else if (message.type === "prediction" && at >= 0) this.predict().catch(() => {});
+      else if (message.type === "prediction" && at >= 0) this.newPrediction();
       else if (message.type === "run" && at >= 0) this.runChanged(at, message.run);
       else if (message.type === "alert" && this.data.page === "run") this.markAlerts();
     }
 
-    frame(at, message) {
+    frame(at, message, replayed = false) {
       this.lastFrame = Date.now() / 1000;
       // What lies before this frame is still on its way, and a history only grows at its end.
       if (!this.loaded || this.catching) { this.held.push([at, message]); return; }
       const history = this.histories[at];
+      if (!replayed && message.step <= history.last) { this.rewind(); return; }
       if (message.skipped) { this.backfill(); return; }
       if (!history.addFrame(message)) return;
       this.reading();
@@ -182,14 +189,16 @@
       if (known.status === summary.status) return;
       known.status = summary.status;
       this.player.setLive(this.isLive());
+      if (this.data.page === "run") window.dash_clientside.set_props("run-describe", { hidden: summary.status !== "running" });
       if (this.data.page === "run") ek.pulse("health");
       else this.chip(summary);
     }
 
     chip(summary) {
-      const word = summary.status.replace("_", " ");
-      const id = { type: "compare-status", run: summary.id };
-      window.dash_clientside.set_props(id, { className: `status status-${summary.status}`, title: word });
+      const chip = document.querySelector(`[data-run-status="${summary.id}"]`);
+      chip.className = `status status-${summary.status}`;
+      chip.querySelector(".status-word").textContent = summary.status.replace("_", " ");
+      if (this.player.step !== null) this.show(this.player.step);
     }
 
     /** Fetches what lies past the last steps held, then takes what arrived meanwhile. */
@@ -205,8 +214,18 @@
       if (this.over) return;
       const held = this.held;
       this.held = [];
-      held.forEach(([at, message]) => this.frame(at, message));
+      held.forEach(([at, message]) => this.frame(at, message, true));
       if (this.again) { this.again = false; await this.backfill(); }
+    }
+
+    /** A job that went on from an earlier checkpoint measures steps anew: its history is read again. */
+    async reread() {
+      if (this.catching || !this.loaded) return;
+      const histories = this.histories.map((one) => new ek.History(one.run, one.stack)), before = this.histories;
+      await Promise.all(histories.map((one) => one.load()));
+      if (this.over || this.histories !== before || !histories.some((one, i) => one.last < before[i].last)) return;
+      this.histories = histories;
+      this.refit();
     }
 
     /** Another stack of the same runs; a slower answer for a stack left meanwhile is dropped. */
