@@ -33,8 +33,9 @@ def attention_backward(
     heads = linear_backward(g, layer.output)
     share = layer.n_heads / layer.n_kv_heads
     through_values = affine(attend_backward(weights, heads), share)
-    through_keys = affine(key_gradient(heads, x, memory, layer), share)
+    through_keys = affine(key_gradient(heads, x, memory, weights.sharpness, layer), share)
     at_memory = add(
         linear_backward(through_values, layer.value), linear_backward(through_keys, layer.key)
     )
-    return linear_backward(query_gradient(heads, x, memory, layer), layer.query), at_memory
+    through_queries = query_gradient(heads, x, memory, weights.sharpness, layer)
+    return linear_backward(through_queries, layer.query), at_memory

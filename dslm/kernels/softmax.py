@@ -10,6 +10,7 @@ import numpy as np
 from dslm.kernels.chebyshev import Interpolation, interpolation
 from dslm.kernels.grid import affine
 from dslm.kernels.scores import capped_keys, key_kernel, query_kernel
+from dslm.kernels.sharpness import Sharpness, sharpness
 from dslm.kernels.visibility import Visibility, visibility
 from dslm.spec import Attention, Floats, Kernel
 
@@ -21,11 +22,14 @@ class AttentionWeights:
     .. math:: E[a_{ij} a_{i'k}] = e^{Q_{ii'} T_{jk}} / Z_{ii'}, \quad
         Z_{ii'} = \sum_{jk\ seen} e^{Q_{ii'} T_{jk}}
 
-    Source: THEORY: log-normal weights with the normaliser replaced by its mean; derived here
-    for pairs of queries. Exact as scores become small or the number of keys large.
+    Q is tempered for the fluctuations of the softmax's own denominator (`dslm.kernels.sharpness`).
+
+    Source: log-normal weights, derived here for pairs of queries. Exact as scores become small,
+    and at any score variance for keys of equal correlation and one query.
 
     Attributes:
-        queries: the kernel Q.
+        queries: the kernel Q, tempered.
+        sharpness: what it was tempered by.
         seen: which keys each query sees.
         pairs: interpolation of exp in T_jk, j≠k; (m, cells, cells).
         own: interpolation of exp in T_jj; (m, cells).
@@ -34,6 +38,7 @@ class AttentionWeights:
     """
 
     queries: Kernel
+    sharpness: Sharpness
     seen: Visibility
     pairs: Interpolation
     own: Interpolation
@@ -45,10 +50,15 @@ def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Attent
     """Return the weights' pair moments for queries from `x` and keys from `memory`."""
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
+    seen = visibility(x, memory, attention)
+    d_head = np.inf if attention.query_norm is not None else attention.d_head
+    sharp = sharpness(queries, keys, seen, d_head)
+    queries = sharp.tempered()
     largest = float(max(np.abs(queries.diagonal).max(), np.abs(queries.off_diagonal).max()))
     weights = AttentionWeights(
         queries=queries,
-        seen=visibility(x, memory, attention),
+        sharpness=sharp,
+        seen=seen,
         pairs=interpolation(keys.off_diagonal, largest),
         own=interpolation(keys.diagonal, largest),
         total=queries,

@@ -63,7 +63,7 @@ def test_attention_of_each_kind_matches_random_models(kind: str, rng: np.random.
 
     shifts = [p.forward.correlation - m.correlation for p, m in drawn]
     assert worst([(p.forward.variance, m.variance) for p, m in drawn]) < 0.08
-    assert worst([(p.backward.variance, m.grad_variance) for p, m in drawn]) < 0.25
+    assert worst([(p.backward.variance, m.grad_variance) for p, m in drawn]) < 0.12
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.04
 
 

@@ -1,0 +1,161 @@
+r"""Moments of softmax weights over n independent Gaussian scores, exact in n and in the variance.
+
+A weight's denominator is a sum over keys, so :math:`Z^{-m} = \frac{1}{\Gamma(m)} \int t^{m-1}
+e^{-tZ} dt` turns every moment into one integral over a product of n like factors. With z a score
+and :math:`B_k(t) = E[(t e^z)^k e^{-t e^z}]`,
+
+.. math:: E\textstyle\sum_j a_j^2 = n \int B_2 B_0^{n-1} \frac{dt}{t}, \quad
+    E\sum_j a_j^3 = \frac n2 \int B_3 B_0^{n-1} \frac{dt}{t}, \quad
+    E\Big(\sum_j a_j^2\Big)^2 = \frac16 \int (n B_4 B_0^{n-1} + n(n-1) B_2^2 B_0^{n-2})
+    \frac{dt}{t}
+
+Source: derived here. Exact; tabulated once, within 0.5 % between the nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from dslm.spec import Floats
+
+LOG_VARIANCES = np.linspace(np.log(0.01), np.log(400.0), 48)
+LOG_COUNTS = np.linspace(np.log(1.1), np.log(1e6), 48)
+UNIT = np.linspace(-8.0, 8.0, 401)
+N_LAPLACE = 320
+
+
+@dataclass(frozen=True, slots=True)
+class Concentration:
+    r"""What two queries' weights share, as a function of their scores' covariance c ≤ s.
+
+    Attributes:
+        variance: s, of one query's scores. count: n, of keys.
+        own: :math:`D = E\sum_j a_j^2`. slope: :math:`dD/dc` at c = s.
+    """
+
+    variance: Floats
+    count: Floats
+    own: Floats
+    slope: Floats
+
+    def shared(self, covariance: Floats) -> Floats:
+        r"""Return :math:`D'(c) = E\sum_j a_j a'_j`.
+
+        Its logarithm is cubic in c through what is exact at both ends: :math:`D'(0) = 1/n`,
+        slope :math:`(1-D)^2/(n-1)`, and D with its slope at s. Straight below 0.
+
+        Source: derived here; within 5 % of simulation.
+        """
+        x = covariance / self.variance
+        high, start, end = self._ends()
+        inside = np.clip(x, 0.0, 1.0)
+        log = high * inside**2 * (3 - 2 * inside) + start * inside * (1 - inside) ** 2
+        log = log - end * inside**2 * (1 - inside) + start * np.minimum(x, 0.0)
+        return np.asarray(np.exp(log) / self.count)
+
+    def shared_slope(self, covariance: Floats) -> Floats:
+        r"""Return :math:`dD'/dc = E[X - 2Y + X^2]`, the energy of two score gradients' product.
+
+        :math:`X = \sum_j a_j a'_j, Y = \sum_j a_j^2 a'_j`: by Price's theorem the derivative is
+        :math:`\sum_{jk} \partial_k a_j \partial_k a'_j`, which is also what the softmax's
+        Jacobians make of independent gradients of the weights.
+
+        Source: derived here.
+        """
+        x = np.clip(covariance / self.variance, 0.0, 1.0)
+        high, start, end = self._ends()
+        rate = 6 * x * (1 - x) * high + start * (1 - x) * (1 - 3 * x) + end * x * (3 * x - 2)
+        return np.asarray(self.shared(covariance) * np.maximum(rate, 0.0) / self.variance)
+
+    def _ends(self) -> tuple[Floats, Floats, Floats]:
+        """Return ln(nD) and the slopes of ln(nD') in c/s at 0 and at 1."""
+        start = self.variance * (1 - self.own) ** 2 * self.count / (self.count - 1)
+        return np.log(self.count * self.own), start, self.variance * self.slope / self.own
+
+
+def concentration(variance: Floats, count: Floats, d_head: float = np.inf) -> Concentration:
+    r"""Return the concentration of softmax weights over `count` scores of this variance.
+
+    Scores of one query with :math:`d_{head}` random features are Gaussian given its length, and
+    that length squared is a chi-square of :math:`d_{head}` degrees of freedom: three nodes that
+    share its first five moments average over it.
+
+    Source: derived here.
+    """
+    s = np.clip(variance, np.exp(LOG_VARIANCES[0]), np.exp(LOG_VARIANCES[-1]))
+    n = np.clip(count, np.exp(LOG_COUNTS[0]), np.exp(LOG_COUNTS[-1]))
+    own, slope = np.zeros(()), np.zeros(())
+    for factor, weight in zip(*_lengths(d_head), strict=True):
+        d, f = _looked_up(s * factor, n)
+        own, slope = own + weight * d, slope + weight * f
+    return Concentration(s, n, own, slope)
+
+
+def _lengths(d_head: float) -> tuple[Floats, Floats]:
+    """Return nodes and weights for |q|²/E|q|²: Gauss's rule for a chi-square (Laguerre)."""
+    if not np.isfinite(d_head):
+        return np.ones(1), np.ones(1)
+    alpha = d_head / 2 - 1
+    k = np.arange(3.0)
+    off = np.sqrt(k[1:] * (k[1:] + alpha))
+    values, vectors = np.linalg.eigh(
+        np.diag(2 * k + alpha + 1) + np.diag(off, 1) + np.diag(off, -1)
+    )
+    return values / (d_head / 2), vectors[0] ** 2
+
+
+def _looked_up(variance: Floats, count: Floats) -> tuple[Floats, Floats]:
+    """Return D and its slope, bilinear in ln s and ln n of the table's two smooth ratios."""
+    temper, ratio = _table()
+    where = _weights(LOG_VARIANCES, np.log(variance)), _weights(LOG_COUNTS, np.log(count))
+    (i, u), (j, v) = where
+    found = []
+    for table in (temper, ratio):
+        left = table[i, j] * (1 - v) + table[i, j + 1] * v
+        right = table[i + 1, j] * (1 - v) + table[i + 1, j + 1] * v
+        found.append(left * (1 - u) + right * u)
+    pull = np.exp(np.minimum(found[0] * variance, 700.0))
+    return pull / (pull + count - 1), found[1] * (count - 1) / count**2
+
+
+def _weights(nodes: Floats, at: Floats) -> tuple[np.ndarray, Floats]:
+    cell = np.clip(np.searchsorted(nodes, at) - 1, 0, len(nodes) - 2)
+    return cell, np.clip((at - nodes[cell]) / (nodes[cell + 1] - nodes[cell]), 0.0, 1.0)
+
+
+@cache
+def _table() -> tuple[Floats, Floats]:
+    r"""Return (variances, counts) of :math:`\tau`, D being :math:`e^{\tau s}/(e^{\tau s}+n-1)`,
+    and of the slope over its cold limit :math:`(n-1)/n^2`. Both are 1 for cold scores.
+    """
+    rows = [_row(float(np.exp(v))) for v in LOG_VARIANCES]
+    return np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+
+
+def _row(variance: float) -> tuple[Floats, Floats]:
+    n, z = np.exp(LOG_COUNTS)[:, None], np.sqrt(variance) * UNIT
+    weights = np.exp(-(UNIT**2) / 2)
+    weights /= weights.sum()
+    reach = 8 * np.sqrt(variance)
+    log_t = np.linspace(-reach - LOG_COUNTS[-1] - 8, reach + 4, N_LAPLACE)
+    u = np.exp(np.minimum(log_t[:, None] + z[None, :], 50.0))
+    terms = np.exp(-u) * weights
+    b = []
+    for _ in range(5):
+        b.append(terms.sum(axis=1))
+        terms = terms * u
+    with np.errstate(divide="ignore"):
+        log_b0 = np.log(b[0])
+    rest, fewer = np.exp((n - 1) * log_b0), np.exp((n - 2) * log_b0)
+    rest[:, ~np.isfinite(log_b0)] = fewer[:, ~np.isfinite(log_b0)] = 0.0
+    one = n[:, 0] * (rest @ b[1])
+    own = n[:, 0] * (rest @ b[2]) / one
+    cube = n[:, 0] * (rest @ b[3]) / 2 / one
+    squared = (n[:, 0] * (rest @ b[4]) + n[:, 0] * (n[:, 0] - 1) * (fewer @ b[2] ** 2)) / 6 / one
+    n = n[:, 0]
+    own = np.minimum(own, 1 - 1e-12)
+    temper = np.log(own * (n - 1) / (1 - own)) / variance
+    return np.minimum(temper, 1.0), (own - 2 * cube + squared) * n**2 / (n - 1)

@@ -1,0 +1,98 @@
+r"""How sharp softmax weights are once their denominators fluctuate with their numerators.
+
+The kernel recursion weighs keys j, k of queries i, i' by :math:`e^{Q_{ii'} T_{jk}}`, as if the
+denominators were constant. Hot scores make a large numerator enlarge its own denominator. Here the
+keys a query sees are summed up as n keys of independent scores of variance s, whose weights are
+known exactly (`dslm.duals.partition`), and :math:`Q_{ii'}` is lowered until its weights give two
+queries the same chance of meeting.
+
+Source: derived here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dslm.duals.partition import Concentration, concentration
+from dslm.kernels.grid import dense, multiply
+from dslm.kernels.visibility import Visibility
+from dslm.spec import Floats, Kernel
+
+COLD = 1e-4  # share of the variance below which the covariance's first-order limit is used
+
+
+@dataclass(frozen=True, slots=True)
+class Sharpness:
+    """For every pair of queries, what their weights share and at which score covariance.
+
+    Attributes:
+        queries: the kernel Q.
+        own, pairs: of a query with itself, (cells,), and of two queries, (cells, cells).
+        covariance, pair_covariance: c of the same.
+    """
+
+    queries: Kernel
+    own: Concentration
+    pairs: Concentration
+    covariance: Floats
+    pair_covariance: Floats
+
+    def tempered(self) -> Kernel:
+        r"""Return Q so that :math:`e^c/(e^c + n - 1)` is the chance of two queries to meet."""
+        diagonal = self.queries.diagonal * _temper(self.own, self.covariance)
+        off_diagonal = self.queries.off_diagonal * _temper(self.pairs, self.pair_covariance)
+        return replace(self.queries, diagonal=diagonal, off_diagonal=off_diagonal)
+
+    def score_gradients(self) -> Kernel:
+        """Return the energy of score gradients over that with uniform weights."""
+        diagonal = _over_uniform(self.own, self.covariance)
+        off_diagonal = _over_uniform(self.pairs, self.pair_covariance)
+        return replace(self.queries, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
+
+
+def sharpness(queries: Kernel, keys: Kernel, seen: Visibility, d_head: float) -> Sharpness:
+    r"""Return the sharpness of weights on keys of kernel T.
+
+    With :math:`\tilde T` the kernel T less its row and column means over the keys seen, and
+    :math:`\Delta = tr\,\tilde T / N`, the keys count as :math:`n = 1 + \Delta^2 N^2 /
+    \|\tilde T\|^2`: N where all differ, the number of distinct ones where they repeat. Of two
+    queries the one that sees more counts: under a causal mask its keys include the other's.
+    """
+    spread, count = _spread_and_count(keys, seen)
+    unit = spread * count / (count - 1)
+    own = concentration(queries.diagonal * unit, count, d_head)
+    wider = np.where(count[:, None] >= count[None, :], *np.indices(queries.off_diagonal.shape))
+    variance = np.sqrt(np.outer(own.variance, own.variance))
+    pairs = Concentration(variance, own.count[wider], own.own[wider], own.slope[wider])
+    pair_covariance = queries.off_diagonal * np.sqrt(np.outer(unit, unit))
+    return Sharpness(queries, own, pairs, queries.diagonal * unit, pair_covariance)
+
+
+def _spread_and_count(keys: Kernel, seen: Visibility) -> tuple[Floats, Floats]:
+    n = seen.keys(np.ones_like(seen.key_sizes))
+    matrix = dense(keys)
+    averages = seen.keys(matrix, 1) / n[None, :]
+    mean = np.diagonal(seen.keys(averages, 0)) / n
+    rows = np.diagonal(seen.keys(averages**2, 0)) / n - mean**2
+    squares = seen.keys(seen.keys(dense(multiply(keys, keys)), 0), 1)
+    energy = np.diagonal(squares) / n**2 - mean**2 - 2 * np.maximum(rows, 0.0)
+    spread = np.maximum(seen.keys(keys.diagonal) / n - mean, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        count = 1 + np.nan_to_num(spread**2 / energy, nan=np.inf, posinf=np.inf)
+    most = np.maximum(n, 1.1)
+    return spread, np.clip(np.where(energy > 0, count, most), 1.1, most)
+
+
+def _temper(found: Concentration, covariance: Floats) -> Floats:
+    n = found.count
+    meeting = np.minimum(found.shared(covariance), 1 - 1e-12)
+    limit = ((1 - found.own) * n / (n - 1)) ** 2
+    cold = np.abs(covariance) < COLD * found.variance
+    ratio = np.log(meeting * (n - 1) / (1 - meeting)) / np.where(cold, 1.0, covariance)
+    return np.asarray(np.where(cold, limit, ratio))
+
+
+def _over_uniform(found: Concentration, covariance: Floats) -> Floats:
+    return found.shared_slope(covariance) * found.count**2 / (found.count - 1)
