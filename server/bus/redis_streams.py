@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from server.bus.protocol import BusAway, BusFull, Entry
@@ -56,6 +58,10 @@ class RedisBus:
     def __init__(self, url: str, *, capacity: int) -> None:
         client: Any = Redis  # separate stubs for redis lag behind its own types
         self._redis: Any = client.from_url(url, protocol=2, health_check_interval=10)
+        # A subscription that reconnects by itself would not tell that it has missed something.
+        self._heard: Any = client.from_url(
+            url, protocol=2, health_check_interval=10, retry=Retry(NoBackoff(), 0)
+        )
         self._capacity = capacity
         self._member = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
         self._claimed_at: dict[str, float] = {}
@@ -124,7 +130,7 @@ class RedisBus:
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[_Heard]:
         """Hear a channel for as long as the context is open."""
-        async with self._redis.pubsub() as pubsub:
+        async with self._heard.pubsub() as pubsub:
             with _answering():
                 await pubsub.subscribe(PREFIX + channel)
             yield _Heard(pubsub)
@@ -142,6 +148,7 @@ class RedisBus:
     async def close(self) -> None:
         """Let go of every connection."""
         await self._redis.aclose()
+        await self._heard.aclose()
 
 
 def _entries(found: list[Any]) -> list[Entry]:

@@ -20,6 +20,7 @@ from server.runs.repository import RunRepository
 MIN_INTERVAL_S = 0.1  # ten messages a second and run
 PING_EVERY_S = 15.0
 MAX_RUNS = 50
+CLOSE_COME_BACK = 1012
 
 router = APIRouter()
 
@@ -33,11 +34,11 @@ async def live(
 ) -> None:
     """Frames, alerts and changes of the runs named, or the run list's events of every run."""
     wanted = None if not runs else tuple(dict.fromkeys(runs.split(",")))
-    rows = await _rows(parts, wanted)
-    for row in rows:
-        require_project(caller, row["project"])
     hub: Hub = socket.app.state.hub
     async with hub.open_box(None if wanted is None else frozenset(wanted), caller.project) as box:
+        rows = await _rows(parts, wanted)  # read with the box open: nothing falls in between
+        for row in rows:
+            require_project(caller, row["project"])
         await socket.accept()
         await _converse(socket, hub, box, _hello(rows))
 
@@ -74,10 +75,11 @@ async def _converse(socket: WebSocket, hub: Hub, box: Mailbox, hello: str) -> No
 
 async def _send(socket: WebSocket, hub: Hub, box: Mailbox, hello: str) -> None:
     await socket.send_text(hello)
-    while True:
+    while not box.closed:
         taken = await box.take(PING_EVERY_S)
         for mail, skipped in taken:
             await socket.send_text(await hub.text_of(mail, skipped))
-        if not taken:
+        if not taken and not box.closed:
             await socket.send_text('{"type":"ping"}')
         await asyncio.sleep(MIN_INTERVAL_S)
+    await socket.close(CLOSE_COME_BACK, reason="news was missed: connect again")

@@ -34,6 +34,7 @@ class Hub:
         self._alerts: list[AlertNews] = []
         self._dirty = asyncio.Event()
         self._layouts: dict[tuple[str, str], Layout] = {}
+        self._has_heard = False
 
     @asynccontextmanager
     async def open_box(
@@ -50,8 +51,16 @@ class Hub:
             self._metrics.live_clients.set(len(self._boxes))
 
     async def listen(self) -> None:
-        """Hear the bus until cancelled or until it fails."""
+        """Hear the bus until cancelled or until it fails.
+
+        What was said since an earlier hearing failed is lost: open pages are sent away, and read
+        it when they come back.
+        """
         async with self._bus.subscribe(PAGES) as heard:
+            if self._has_heard:
+                for box in self._boxes:
+                    box.close()
+            self._has_heard = True
             while True:
                 self._sort(read(await heard.next()))
 

@@ -26,11 +26,13 @@ class Mailbox:
     Attributes:
         runs: the runs whose frames are wanted; None is the run list's view of every run.
         project: the only project that may be seen, or None.
+        closed: whether news was missed, so that the page has to read anew and come back.
     """
 
     def __init__(self, runs: frozenset[str] | None, project: str | None) -> None:
         self.runs = runs
         self.project = project
+        self.closed = False
         self._waiting: dict[Hashable, Mail] = {}
         self._skipped: dict[str, int] = {}
         self._arrived = asyncio.Event()
@@ -54,6 +56,11 @@ class Mailbox:
     def put(self, key: Hashable, text: str) -> None:
         """Keep a message in place of an older one of this key."""
         self._put(key, Ready(text))
+
+    def close(self) -> None:
+        """Take no more; whoever waits for mail is woken."""
+        self.closed = True
+        self._arrived.set()
 
     def _put(self, key: Hashable, mail: Mail) -> None:
         self._waiting.pop(key, None)  # a newer message takes its place in line, too

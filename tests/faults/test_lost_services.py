@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.services.agent import Agent, batch, frame
 from tests.services.polling import eventually
@@ -139,3 +143,81 @@ async def test_server_whose_redis_is_away_says_so_and_recovers(
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
         await eventually(ready, lambda status: status == 200)
         await spooling.run()
+
+
+class Page:
+    """An open page: it knows what it was told, and comes back when it is sent away."""
+
+    def __init__(self, server: ServerProcess, run_id: str) -> None:
+        self._url = f"ws://127.0.0.1:{server.port}/api/v1/live?runs={run_id}"
+        self._run_id = run_id
+        self.steps: list[int] = []
+        self.frames: list[int] = []
+        self.connections = 0
+
+    async def stay(self) -> None:
+        """Be open until cancelled."""
+        while True:
+            try:
+                async with connect(self._url) as socket:
+                    self.connections += 1
+                    async for text in socket:
+                        self._hear(json.loads(text))
+            except (ConnectionClosed, InvalidStatus, OSError):
+                await asyncio.sleep(0.01)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if message["type"] == "hello":
+            self.steps.append(message["runs"][self._run_id]["last_step"] or 0)
+        elif message["type"] == "frame":
+            self.steps.append(message["step"])
+            self.frames.append(message["step"])
+
+    async def knows(self, step: int) -> None:
+        """Wait until the page has been told of a step."""
+
+        async def told() -> list[int]:
+            return self.steps
+
+        await eventually(told, lambda steps: step in steps)
+
+
+async def test_open_page_misses_nothing_when_redis_dies_and_comes_back(
+    tmp_path: Path, postgres: Postgres, mortal_redis: Redis
+):
+    url = await postgres.fresh()
+    server = ServerProcess(tmp_path / "server", database_url=url, redis_url=mortal_redis.url)
+    async with _sending(server) as spooling:
+        agent = spooling.agent
+        page = Page(server, agent.run_id)
+        opened = asyncio.create_task(page.stay())
+        try:
+            await page.knows(0)
+            await agent.send([frame(1)])
+            await page.knows(1)
+
+            mortal_redis.kill()
+            refused = await agent.post(batch([frame(2)]))
+            mortal_redis.start()
+            await _delivered(agent, 2)
+            # Nobody may have heard of step 2, and nothing more is sent: the page must ask.
+            await page.knows(2)
+            await _delivered(agent, 3)
+            await page.knows(3)
+        finally:
+            opened.cancel()
+            await asyncio.gather(opened, return_exceptions=True)
+
+    assert refused.status_code == 503
+    assert page.connections > 1
+    assert page.frames[-1] == 3
+
+
+async def _delivered(agent: Agent, seq: int) -> None:
+    """Send a frame until it is taken, and wait until it is committed."""
+
+    async def taken() -> int:
+        return (await agent.post(batch([frame(seq)], oldest=seq))).status_code
+
+    await eventually(taken, lambda status: status == 200)
+    await eventually(agent.get, lambda run: run["last_step"] == seq)
