@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -15,67 +13,46 @@ from dslm.components.moments import (
     require_probability,
     require_zero_mean,
 )
-from dslm.duals.hermite import gaussian_mean
-from dslm.duals.pointwise import sigmoid
-from dslm.spec import Floats
-
-BISECTIONS = 50
+from dslm.duals.partition import Concentration, concentration
 
 
 def softmax(logits: Moments, *, seq_len: int) -> Moments:
     r"""Moments of softmax weights over L logits of variance s and mutual correlation r_d.
 
-    A weight is the logistic function of its logit less the logarithm of the sum of the others'
-    exponentials. That sum is taken as log-normal, which makes the difference a Gaussian t of
-    variance
+    .. math:: \sigma^2 = E[a^2] - 1/L^2
 
-    .. math:: (1-r_d)s + \ln\left(1 + \frac{E-1}{L-1}\right), \quad E = e^{(1-r_d)s}
-
-    whose mean follows from :math:`E[a] = 1/L`; then :math:`\sigma^2 = E[a^2] - 1/L^2`. For large
-    L this is :math:`(E - 1)/L^2`. `corr_l` is between two weights of a row, which add up to 1.
+    of L independent logits of variance :math:`(1-r_d)s`: what they share cancels. For large L this
+    is :math:`(e^{(1-r_d)s} - 1)/L^2`. `corr_l` is between two weights of a row, which add up to 1.
 
     Raises:
         AssumptionError: if `seq_len` < 2.
 
-    Source: arXiv 2403.09635, Table 1 (softmax) for large L; the finite form derived here. Within
-    6 % of simulation for s up to 3 and L from 50.
+    Source: arXiv 2403.09635, Table 1 (softmax) for large L; for any L `dslm.duals.partition`.
     """
-    square, _ = _weight_powers(logits, seq_len)
-    var = max(square - 1 / seq_len**2, 0.0)
+    found = _concentration(logits, seq_len)
+    var = max(float(found.own) - 1 / seq_len, 0.0) / seq_len
     return Moments(mean=1 / seq_len, var=var, corr_l=-1 / (seq_len - 1))
 
 
 def softmax_backward(g: GradMoments, logits: Moments, *, seq_len: int) -> GradMoments:
     r"""Gradient of the logits, for gradients of the weights that are independent.
 
-    .. math:: \sigma_g^2\left(E[a^2] - 2E[a^3] + L E[a^2]^2\right)
+    .. math:: \sigma_g^2\,E\Big[\textstyle\sum_j a_j^2 - 2\sum_j a_j^3 +
+        (\sum_j a_j^2)^2\Big]/L
 
     Raises:
         AssumptionError: if `seq_len` < 2.
 
     Source: arXiv 2403.09635, Table 1 (softmax), for the first term; the others derived here.
     """
-    square, cube = _weight_powers(logits, seq_len)
-    var = g.var * max(square - 2 * cube + seq_len * square**2, 0.0)
-    return GradMoments(var=var, corr_l=-1 / (seq_len - 1))
+    slope = float(_concentration(logits, seq_len).slope)
+    return GradMoments(var=g.var * slope / seq_len, corr_l=-1 / (seq_len - 1))
 
 
-def _weight_powers(logits: Moments, seq_len: int) -> tuple[float, float]:
-    """Return E[a²] and E[a³]."""
+def _concentration(logits: Moments, seq_len: int) -> Concentration:
     require_at_least("seq_len", seq_len, 2)
-    s = (1 - logits.corr_l) * logits.var
-    spread = math.sqrt(s + math.log1p(math.expm1(min(s, 700.0)) / (seq_len - 1)))
-    low, high = -math.log(seq_len - 1) - 20 - 10 * spread**2, 10.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        mean = gaussian_mean(partial(_shifted, middle, 1), spread**2)
-        low, high = (middle, high) if mean < 1 / seq_len else (low, middle)
-    square = gaussian_mean(partial(_shifted, high, 2), spread**2)
-    return square, gaussian_mean(partial(_shifted, high, 3), spread**2)
-
-
-def _shifted(shift: float, power: int, u: Floats) -> Floats:
-    return np.asarray(sigmoid(u + shift) ** power)
+    variance = np.array((1 - logits.corr_l) * logits.var)
+    return concentration(variance, np.array(float(seq_len)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +76,10 @@ class Head:
         """Return the variance of q·k/√d_key."""
         return self.d_model**2 * self.query_var * self.key_var * x.var**2
 
-    def own_weight(self, x: Moments) -> float:
-        """Return D = E[sum_j a_ij²]: the inverse of the number of tokens attended to."""
-        spread = (1 - x.corr_l) * self.score_var(x)
-        return self.seq_len * _weight_powers(Moments(0.0, spread, 0.0), self.seq_len)[0]
-
-    def shared_weight(self, x: Moments) -> float:
-        """Return D' = E[sum_j a_ij a_i'j] for two different queries."""
-        pull = math.exp(min(x.corr_l * (1 - x.corr_l) * self.score_var(x), 700.0))
-        return pull / (pull + self.seq_len - 1)
+    def weights(self, x: Moments) -> Concentration:
+        """Return what the weights of one query, or of two, share on tokens of correlation r."""
+        spread = np.array((1 - x.corr_l) * self.score_var(x))
+        return concentration(spread, np.array(float(self.seq_len)), self.d_key)
 
 
 def attention(x: Moments, head: Head) -> Moments:
@@ -116,17 +88,17 @@ def attention(x: Moments, head: Head) -> Moments:
     .. math:: \sigma_{out}^2 = d\sigma_v^2\sigma^2\left(r(1 - D) + \frac{D}{1-p}\right), \quad
         cov_{out} = d\sigma_v^2\sigma^2(r(1 - D') + D')
 
-    with D and D' the chance that one query, or two, meet the same token (`Head`).
+    with D and D' the chance that one query, or two, meet the same token.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0.
 
-    Source: arXiv 2403.09635, Table 1 (attention); D, D' derived here from log-normal weights.
+    Source: arXiv 2403.09635, Table 1 (attention); D, D' from `dslm.duals.partition`.
     """
     require_zero_mean(x, "attention")
     gain = head.d_model * head.value_var * x.var
-    own, shared = head.own_weight(x), head.shared_weight(x)
-    r = x.corr_l
+    r, found = x.corr_l, head.weights(x)
+    own, shared = float(found.own), float(found.shared(r * found.variance))
     var = gain * (r * (1 - own) + own / (1 - head.p_drop))
     cov = gain * (r * (1 - shared) + shared)
     return Moments(mean=0.0, var=var, corr_l=min(cov / var, 1.0) if var > 0 else 0.0)
@@ -137,12 +109,15 @@ def attention_backward(g: GradMoments, x: Moments, head: Head) -> GradMoments:
 
     Values give variance :math:`d_v\sigma_v^2\sigma_g^2(D/(1-p) + (L-1)r_g D')` and covariance
     :math:`d_v\sigma_v^2\sigma_g^2(\frac{1-D}{L-1} + r_g(1 - D'))`. With s the score variance,
-    queries and keys together add to the variance
+    :math:`\dot D, \dot D'` the derivatives of D and D' by the scores' covariance and
+    :math:`\kappa = 1/(1-p) - r`, queries and keys add to the variance
 
-    .. math:: d_v\sigma_v^2\sigma_g^2\, s\left((1-r)^2 \frac{D}{1-p} +
-        (1-r)\left(\frac{D}{1-p} + (L-1) r_g r D'\right)\right)
+    .. math:: d_v\sigma_v^2\sigma_g^2\, s\left((1-r)\kappa\dot D + k\right), \quad
+        k = \kappa\dot D + (L-1) r_g r (1-r)\dot D'
 
-    for score gradients :math:`a_{ij}(e_{ij} - \bar e_i)`; the reference leaves this out.
+    and :math:`d_v\sigma_v^2\sigma_g^2\,s((1-r)^2 r_g \dot D' - k/(L-1))` to the covariance: a
+    row of score gradients :math:`a_{ij}(e_{ij} - \bar e_i)` adds up to 0. The reference leaves
+    this path out.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0.
@@ -150,14 +125,24 @@ def attention_backward(g: GradMoments, x: Moments, head: Head) -> GradMoments:
     Source: arXiv 2403.09635, Table 1 (attention), value path; score path derived here.
     """
     require_zero_mean(x, "attention")
-    n, r, s = head.seq_len, x.corr_l, head.score_var(x)
-    own, shared = head.own_weight(x), head.shared_weight(x)
+    n, r, found = head.seq_len, x.corr_l, head.weights(x)
     gain = head.d_value * head.value_var * g.var
-    kept = own / (1 - head.p_drop)
-    values = kept + (n - 1) * g.corr_l * shared
-    queries = (1 - r) ** 2 * kept
-    keys = (1 - r) * (kept + (n - 1) * g.corr_l * r * shared)
-    var = gain * (values + s * (queries + keys))
+    own, shared = float(found.own), float(found.shared(r * found.variance))
+    values = own / (1 - head.p_drop) + (n - 1) * g.corr_l * shared
+    queries, queries_cov, keys = _through_scores(g, x, head, found)
+    var = gain * (values + queries + keys)
     cov = gain * ((1 - own) / (n - 1) + g.corr_l * (1 - shared))
-    cov += gain * s * (1 - r) ** 2 * own * g.corr_l
-    return GradMoments(var=var, corr_l=min(cov / var, 1.0) if var > 0 else 0.0)
+    cov += gain * (queries_cov - keys / (n - 1))
+    corr_l = cov / var if var > 0 else 0.0
+    return GradMoments(var=var, corr_l=min(max(corr_l, -1.0), 1.0))
+
+
+def _through_scores(
+    g: GradMoments, x: Moments, head: Head, found: Concentration
+) -> tuple[float, float, float]:
+    """Return the queries' variance and covariance and the keys' variance, over the gain."""
+    n, r, s = head.seq_len, x.corr_l, head.score_var(x)
+    slope, shared_slope = float(found.slope), float(found.shared_slope(r * found.variance))
+    kept = 1 / (1 - head.p_drop) - r
+    keys = kept * slope + (n - 1) * g.corr_l * r * (1 - r) * shared_slope
+    return s * (1 - r) * kept * slope, s * (1 - r) ** 2 * g.corr_l * shared_slope, s * keys

@@ -85,7 +85,7 @@ def concentration(variance: Floats, count: Floats, d_head: float = np.inf) -> Co
 
     Source: derived here.
     """
-    s = np.clip(variance, np.exp(LOG_VARIANCES[0]), np.exp(LOG_VARIANCES[-1]))
+    s = np.clip(variance, 1e-12, np.exp(LOG_VARIANCES[-1]))
     n = np.clip(count, np.exp(LOG_COUNTS[0]), np.exp(LOG_COUNTS[-1]))
     own, slope = np.zeros(()), np.zeros(())
     for factor, weight in zip(*_lengths(d_head), strict=True):
@@ -110,8 +110,10 @@ def _lengths(d_head: float) -> tuple[Floats, Floats]:
 def _looked_up(variance: Floats, count: Floats) -> tuple[Floats, Floats]:
     """Return D and its slope, bilinear in ln s and ln n of the table's two smooth ratios."""
     temper, ratio = _table()
-    where = _weights(LOG_VARIANCES, np.log(variance)), _weights(LOG_COUNTS, np.log(count))
-    (i, u), (j, v) = where
+    (i, u), (j, v) = (
+        _weights(LOG_VARIANCES, np.log(variance)),  # held at the first row, cold, below it
+        _weights(LOG_COUNTS, np.log(count)),
+    )
     found = []
     for table in (temper, ratio):
         left = table[i, j] * (1 - v) + table[i, j + 1] * v

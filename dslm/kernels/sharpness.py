@@ -89,7 +89,7 @@ def _temper(found: Concentration, covariance: Floats) -> Floats:
     n = found.count
     meeting = np.minimum(found.shared(covariance), 1 - 1e-12)
     limit = ((1 - found.own) * n / (n - 1)) ** 2
-    cold = np.abs(covariance) < COLD * found.variance
+    cold = np.abs(covariance) < COLD * np.maximum(found.variance, COLD)
     ratio = np.log(meeting * (n - 1) / (1 - meeting)) / np.where(cold, 1.0, covariance)
     return np.asarray(np.where(cold, limit, ratio))
 
