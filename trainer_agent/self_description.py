@@ -15,7 +15,15 @@ from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan, StackPlan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.description import Architecture, StackParts, architecture, kernel, measure
+from trainer_agent.description import (
+    Architecture,
+    Connection,
+    StackParts,
+    architecture,
+    connections,
+    kernel,
+    measure,
+)
 from trainer_agent.description.parts import BlockParts
 from trainer_agent.description.replay import eager
 from trainer_agent.description.stacks import columns
@@ -66,6 +74,7 @@ class _Notes:
     """What one sampled step has shown so far."""
 
     blocks: Mapping[str, tuple[Block | None, ...]] = field(default_factory=dict)
+    connections: Mapping[str, Connection] = field(default_factory=dict)
     inputs: dict[str, Kernel] = field(default_factory=dict)
     gradients: dict[str, Kernel] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
@@ -125,6 +134,7 @@ class SelfDescription:
         if self._known is not None:
             with self._recorder.guard.at("weight moments"):
                 self._notes.blocks = measure(self._known, eager(self._model))
+                self._notes.connections = connections(self._known, eager(self._model))
 
     def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:
@@ -194,11 +204,15 @@ class SelfDescription:
 
 
 def _stack(plan: StackPlan, notes: _Notes) -> Stack:
+    link = notes.connections.get(plan.name, Connection())
     return Stack(
         d_model=notes.widths[plan.name],
         blocks=notes.blocks.get(plan.name, (None,) * len(plan.blocks)),
         input_kernel=notes.inputs[plan.name],
         top_gradient_kernel=notes.gradients.get(plan.name),
+        reads=link.reads,
+        final_norm=link.final_norm,
+        final_p_drop=link.final_p_drop,
     )
 
 

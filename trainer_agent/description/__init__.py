@@ -3,11 +3,12 @@
 from .architecture import architecture
 from .describe import describe
 from .kernels import kernel
-from .moments import measure
+from .moments import Connection, connections, measure
 from .parts import (
     Architecture,
     AttentionParts,
     BlockParts,
+    CrossParts,
     FeedForwardParts,
     LinearPart,
     NormPart,
@@ -18,11 +19,14 @@ __all__ = [
     "Architecture",
     "AttentionParts",
     "BlockParts",
+    "Connection",
+    "CrossParts",
     "FeedForwardParts",
     "LinearPart",
     "NormPart",
     "StackParts",
     "architecture",
+    "connections",
     "describe",
     "kernel",
     "measure",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from dslm.spec import Missing
 
-from .block import block_parts
+from .block import BlockCall, block_call
 from .graph import UnrecognisedError
+from .memories import Memories, Memory
 from .parts import Architecture, BlockParts, StackParts
 from .replay import eager, result_of, stream_of, undisturbed
 from .stacks import Column, columns
@@ -58,6 +59,7 @@ class _Seen:
     order: int
     parts: BlockParts | None = None
     missing: Missing | None = None
+    memory: Memory | None = None
 
 
 @dataclass(slots=True)
@@ -69,6 +71,10 @@ class _Watcher:
     blocks: dict[str, _Seen] = field(default_factory=dict)
     handles: list[RemovableHandle] = field(default_factory=list)
     inside: tuple[str, Node] | None = None
+    memories: Memories = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memories = Memories(self.model)
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Trace the model's blocks while it runs once."""
@@ -91,6 +97,7 @@ class _Watcher:
     def _watch_block(self, path: str, block: nn.Module, trace: Trace) -> None:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             stream = stream_of(args, kwargs)
+            self.memories.note((*args, *kwargs.values()), trace)
             if stream is not None:
                 self.inside = (path, trace.begin(path, stream))
 
@@ -99,6 +106,7 @@ class _Watcher:
                 self._understand(path, self.inside[1], output, trace)
                 self.inside = None
                 trace.end()
+                self._follow(path, output, trace)
 
         self.handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
         self.handles.append(block.register_forward_hook(leave))
@@ -112,12 +120,20 @@ class _Watcher:
 
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if trace.recording:
-                trace.leave_module()
+                trace.leave_module(path)
                 if small:
                     trace.collapse(path, args, output)
 
         self.handles.append(module.register_forward_pre_hook(enter))
         self.handles.append(module.register_forward_hook(leave))
+
+    def _follow(self, path: str, output: Any, trace: Trace) -> None:
+        """After a stack's last block, where another stack is still to come."""
+        ends = any(column.blocks[-1] == path for column in self.found)
+        to_come = any(self.blocks.keys().isdisjoint(column.blocks) for column in self.found)
+        result = result_of(output)
+        if ends and to_come and result is not None:
+            self.memories.follow(path, result, trace)
 
     def _understand(self, path: str, stream: Node, output: Any, trace: Trace) -> None:
         seen = _Seen(stream.value.shape[-1], len(self.blocks))
@@ -126,10 +142,21 @@ class _Watcher:
         try:
             if again:
                 raise UnrecognisedError(path, "shared block", "the model calls it more than once")
-            seen.parts = _parts(path, stream, output, trace, self.model)
+            call = _call(path, stream, output, trace, self.model)
+            seen.memory = self._memory(call)
+            seen.parts = call.parts
         except UnrecognisedError as error:
             where = error.where if error.where.startswith(path) else path
             seen.missing = Missing(where, error.what, error.why)
+
+    def _memory(self, call: BlockCall) -> Memory | None:
+        if call.memory is None:
+            return None
+        found = self.memories.of(call.memory)
+        if found is None:
+            why = "what it reads is not the output of a stack seen here, normed or not"
+            raise UnrecognisedError(call.memory, "cross-attention", why)
+        return found
 
 
 def _is_small(module: nn.Module) -> bool:
@@ -138,11 +165,11 @@ def _is_small(module: nn.Module) -> bool:
     return flat and next(module.children(), None) is None
 
 
-def _parts(path: str, stream: Node, output: Any, trace: Trace, model: nn.Module) -> BlockParts:
+def _call(path: str, stream: Node, output: Any, trace: Trace, model: nn.Module) -> BlockCall:
     result = result_of(output)
     if result is None or result.shape != stream.value.shape:
         raise UnrecognisedError(path, "output", "not shaped like the stream that goes in")
-    return block_parts(stream, trace.node(result), model)
+    return block_call(stream, trace.node(result), model)
 
 
 def _stacks(
@@ -158,7 +185,21 @@ def _stacks(
             stacks.append(_stack(called, seen))
     if not found:
         missing.append(Missing("model", "blocks", "no row of alike modules holding matrices found"))
-    return _named_apart(stacks, missing), tuple(missing)
+    named = _named_apart(stacks, missing)
+    memories = [(b, s.memory) for b, s in seen.items() if s.memory is not None]
+    return tuple(_connected(stack, named, memories) for stack in named), tuple(missing)
+
+
+def _connected(
+    stack: StackParts, stacks: tuple[StackParts, ...], memories: list[tuple[str, Memory]]
+) -> StackParts:
+    """The stack, with what it reads, and what stands between it and those that read it."""
+    read = next((m.block for block, m in memories if block in stack.blocks), None)
+    reads = next((s.name for s in stacks if s.blocks[-1] == read), None)
+    own = next((m for _, m in memories if m.block == stack.blocks[-1]), None)
+    if own is None:
+        return replace(stack, reads=reads)
+    return replace(stack, reads=reads, final_norm=own.norm, final_p_drop=own.p_drop)
 
 
 def _uncalled(column: Column, n_called: int) -> list[Missing]:

@@ -18,7 +18,7 @@ from .graph import (
 from .linears import TRANSPOSES, LinearCall
 from .masks import Sight, let_through, sight
 from .numbers import close
-from .packed_attention import OP, packed_input, packed_parts
+from .packed_attention import OP, packed_inputs, packed_parts
 from .parts import AttentionParts, LinearPart
 from .projection import Projection, projection
 from .trace import Node
@@ -44,30 +44,41 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
-    """One use of self-attention, with its projections."""
+    """One use of attention: what queries are read from, and keys and values if something else."""
 
     input: Node
     parts: AttentionParts
+    memory: Node | None = None
 
 
 def attention_call(output: LinearCall, model: nn.Module) -> AttentionCall | None:
     """Attention whose output projection is `output`; None where something else feeds it."""
     mixed = strip(output.input, VIEWS)
     if mixed.op == OP:
-        return AttentionCall(packed_input(mixed), packed_parts(mixed, output.part()))
+        reads, memory = packed_inputs(mixed)
+        return _call(reads, memory, packed_parts(mixed, output.part()))
     core = _core(mixed)
     if core is None:
         return None
     query, key, value = (projection(n, model) for n in (core.query, core.key, core.value))
     _check(core, query, key, value)
-    return AttentionCall(query.input, _parts(core, query, key, value, output.part()))
+    return _call(query.input, key.input, _parts(core, query, key, value, output.part()))
+
+
+def _call(reads: Node, memory: Node, parts: AttentionParts) -> AttentionCall:
+    if memory is reads:
+        return AttentionCall(reads, parts)
+    if parts.causal or parts.window is not None or parts.rotary is not None:
+        why = "known is one without mask, window or rotation"
+        raise UnrecognisedError(memory, "cross-attention", why)
+    return AttentionCall(reads, parts, memory)
 
 
 def _check(core: Core, query: Projection, key: Projection, value: Projection) -> None:
     """Raise where the theory has no word for what is done to queries, keys and values."""
-    if not (query.input is key.input is value.input):
+    if key.input is not value.input:
         raise UnrecognisedError(
-            core.query, "cross-attention", "queries and keys are read from different streams"
+            core.key, "attention input", "keys and values read different streams"
         )
     if query.rotary != key.rotary:
         raise UnrecognisedError(core.query, "rotary embedding", "queries and keys turn differently")

@@ -12,7 +12,7 @@ from .attention import AttentionCall, attention_call
 from .feed_forward import FeedForwardCall, feed_forward_call
 from .graph import UnrecognisedError, strip
 from .norms import NormCall, norm_call
-from .parts import BlockParts, NormPart
+from .parts import BlockParts, CrossParts, NormPart
 from .residual import parallel_steps, residual_step
 from .trace import Node
 
@@ -34,23 +34,50 @@ class Sublayer:
     out_norm: NormPart | None = None
 
 
-def block_parts(stream: Node, output: Node, model: nn.Module) -> BlockParts:
+@dataclass(frozen=True, slots=True)
+class BlockCall:
+    """One use of a block, and the other stack's output it reads, or None."""
+
+    parts: BlockParts
+    memory: Node | None
+
+
+def block_call(stream: Node, output: Node, model: nn.Module) -> BlockCall:
     """Read a block backwards from its output; raises UnrecognisedError where it is another."""
-    both = _parallel(stream, output, model)
-    if both is not None:
-        return _block(*both)
-    last = _sublayer(output, model)
-    first = _sublayer(last.stream, model)
-    if strip(first.stream) is not stream:
+    steps = _parallel(stream, output, model) or _serial(stream, output, model)
+    if len({step.placement for step in steps}) != 1:
+        raise UnrecognisedError(output, "norm placement", "differs between the block's branches")
+    first, last = steps[0], steps[-1]
+    middle = steps[1] if len(steps) == 3 else None
+    if isinstance(first.branch, AttentionCall) and first.branch.memory is not None:
+        raise UnrecognisedError(output, "cross-attention", "known is one after self-attention")
+    cross, memory = _cross(middle) if middle else (None, None)
+    return BlockCall(_block(first, last, cross), memory)
+
+
+def _serial(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, ...]:
+    """The block's residual steps, two or three, first to last."""
+    steps: list[Sublayer] = []
+    node = output
+    while strip(node) is not stream or len(steps) < 2:
+        if len(steps) == 3:
+            why = "known is attention, to itself or also to another stack, then feed-forward"
+            raise UnrecognisedError(node, "more residual steps", why)
+        steps.append(_sublayer(node, model))
+        node = steps[-1].stream
+    return tuple(steps[::-1])
+
+
+def _cross(step: Sublayer) -> tuple[CrossParts, Node]:
+    if not isinstance(step.branch, AttentionCall) or step.branch.memory is None:
         raise UnrecognisedError(
-            first.stream, "more than two residual steps", "known is attention, then feed-forward"
+            step.stream, "more than two residual steps", "known is attention, then feed-forward"
         )
-    if first.placement != last.placement:
-        raise UnrecognisedError(output, "norm placement", "differs between the block's two halves")
-    return _block(first, last)
+    parts = CrossParts(step.branch.parts, step.norm, step.residual, step.out_norm)
+    return parts, step.branch.memory
 
 
-def _block(first: Sublayer, last: Sublayer) -> BlockParts:
+def _block(first: Sublayer, last: Sublayer, cross: CrossParts | None) -> BlockParts:
     if not isinstance(first.branch, AttentionCall) or not isinstance(last.branch, FeedForwardCall):
         raise UnrecognisedError(
             last.stream, "order of branches", "known is attention first, then feed-forward"
@@ -65,6 +92,7 @@ def _block(first: Sublayer, last: Sublayer) -> BlockParts:
         feed_forward_residual=last.residual,
         attention_out_norm=first.out_norm,
         feed_forward_out_norm=last.out_norm,
+        cross=cross,
     )
 
 

@@ -14,7 +14,7 @@ import dslm.spec as theory
 
 from .architecture import architecture
 from .kernels import kernel
-from .moments import measure
+from .moments import Connection, connections, measure
 from .parts import Architecture, StackParts
 from .replay import call_arguments, eager, result_of, stream_of, undisturbed
 
@@ -37,11 +37,14 @@ def describe(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> theory.Mode
         name = type(model).__name__
         raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
     streams = _run(model, known, args, kwargs)
-    blocks = measure(known, model)
+    blocks, links = measure(known, model), connections(known, model)
     mask = _padding(kwargs)
     return theory.ModelSpec(
         family=known.family,
-        stacks={s.name: _stack(s, blocks[s.name], streams[s.name], mask) for s in known.stacks},
+        stacks={
+            s.name: _stack(s, blocks[s.name], links[s.name], streams[s.name], mask)
+            for s in known.stacks
+        },
         missing=known.missing,
         batch_size=_batch_size(streams),
         n_params=known.n_params,
@@ -119,6 +122,7 @@ def _padding(kwargs: Mapping[str, Any]) -> Tensor | None:
 def _stack(
     stack: StackParts,
     blocks: tuple[theory.Block | None, ...],
+    link: Connection,
     streams: _Streams,
     mask: Tensor | None,
 ) -> theory.Stack:
@@ -130,6 +134,9 @@ def _stack(
         blocks=blocks,
         input_kernel=kernel(streams.first, mask),
         top_gradient_kernel=None if streams.grad is None else kernel(streams.grad, mask),
+        reads=link.reads,
+        final_norm=link.final_norm,
+        final_p_drop=link.final_p_drop,
     )
 
 

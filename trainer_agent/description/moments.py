@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from .parts import (
     Architecture,
     AttentionParts,
     BlockParts,
+    CrossParts,
     FeedForwardParts,
     LinearPart,
     NormPart,
@@ -42,17 +44,43 @@ def measure(architecture: Architecture, model: nn.Module) -> Blocks:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a stack hangs together with another; fields as in `dslm.spec.Stack`."""
+
+    reads: str | None = None
+    final_norm: theory.Norm | None = None
+    final_p_drop: float = 0.0
+
+
+@torch.no_grad()
+def connections(architecture: Architecture, model: nn.Module) -> dict[str, Connection]:
+    """Each stack's connection, with the final norms' gains of today."""
+    norms = [s.final_norm for s in architecture.stacks if s.final_norm is not None]
+    wanted = [piece for norm in norms for piece in _norm_slices(norm)]
+    moments = _read(dict(eager(model).named_parameters()), wanted)
+    return {
+        s.name: Connection(s.reads, _optional_norm(s.final_norm, moments), s.final_p_drop)
+        for s in architecture.stacks
+    }
+
+
 def _slices(block: BlockParts) -> Iterator[Slice]:
-    attention, feed_forward = block.attention, block.feed_forward
-    linears = [attention.query, attention.key, attention.value, attention.output]
-    linears += [feed_forward.up, feed_forward.down]
+    feed_forward = block.feed_forward
+    linears = [feed_forward.up, feed_forward.down]
+    for attention in block.attentions:
+        linears += [attention.query, attention.key, attention.value, attention.output]
     linears += [feed_forward.gate] if feed_forward.gate else []
     for linear in linears:
         yield _weight(linear)
         if linear.bias:
             yield _bias(linear)
     for norm in block.norms:
-        yield from ((name, WHOLE, 0) for name in (norm.weight, norm.bias) if name)
+        yield from _norm_slices(norm)
+
+
+def _norm_slices(norm: NormPart) -> Iterator[Slice]:
+    yield from ((name, WHOLE, 0) for name in (norm.weight, norm.bias) if name)
 
 
 def _weight(linear: LinearPart) -> Slice:
@@ -94,6 +122,16 @@ def _block(parts: BlockParts, moments: Moments) -> theory.Block:
         feed_forward_residual=parts.feed_forward_residual,
         attention_out_norm=_optional_norm(parts.attention_out_norm, moments),
         feed_forward_out_norm=_optional_norm(parts.feed_forward_out_norm, moments),
+        cross=_cross(parts.cross, moments) if parts.cross else None,
+    )
+
+
+def _cross(parts: CrossParts, moments: Moments) -> theory.CrossAttention:
+    return theory.CrossAttention(
+        attention=_attention(parts.attention, moments),
+        norm=_norm(parts.norm, moments),
+        residual=parts.residual,
+        out_norm=_optional_norm(parts.out_norm, moments),
     )
 
 

@@ -34,19 +34,17 @@ def packed_argument(node: Node, name: str) -> Node | None:
     return strip(value) if isinstance(value, Node) else None
 
 
-def packed_input(node: Node) -> Node:
-    """The stream all three of query, key and value are views of."""
+def packed_inputs(node: Node) -> tuple[Node, Node]:
+    """The streams that queries, and that keys and values are views of."""
     given = [packed_argument(node, name) for name in NAMES[:3]]
-    streams = [strip(n, VIEWS) for n in given if n is not None]
-    if len({id(s) for s in streams}) != 1:
-        raise UnrecognisedError(
-            node, "cross-attention", "queries and keys are read from different streams"
-        )
-    if given[0] is streams[0]:
+    query, key, value = (n and strip(n, VIEWS) for n in given)
+    if query is None or key is None or key is not value:
+        raise UnrecognisedError(node, "attention input", "keys and values read different streams")
+    if given[0] is query:
         raise UnrecognisedError(
             node, "sequence first", "streams are read as (batch, seq, d_model): batch_first=True"
         )
-    return streams[0]
+    return query, key
 
 
 def packed_parts(node: Node, output: LinearPart) -> AttentionParts:

@@ -79,6 +79,16 @@ class FeedForwardParts:
 
 
 @dataclass(frozen=True, slots=True)
+class CrossParts:
+    """Attention to another stack's output; fields as in `dslm.spec.CrossAttention`."""
+
+    attention: AttentionParts
+    norm: NormPart
+    residual: theory.Residual
+    out_norm: NormPart | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BlockParts:
     """One block: attention and feed-forward on the residual stream; as `dslm.spec.Block`."""
 
@@ -91,19 +101,22 @@ class BlockParts:
     feed_forward_residual: theory.Residual
     attention_out_norm: NormPart | None = None
     feed_forward_out_norm: NormPart | None = None
+    cross: CrossParts | None = None
 
     @property
     def norms(self) -> tuple[NormPart, ...]:
         """Its norms, each once."""
-        found = (
-            self.attention_norm,
-            self.attention.query_norm,
-            self.attention.key_norm,
-            self.attention_out_norm,
-            self.feed_forward_norm,
-            self.feed_forward_out_norm,
-        )
+        found = [self.attention_norm, self.attention_out_norm]
+        found += [self.feed_forward_norm, self.feed_forward_out_norm]
+        found += [self.cross.norm, self.cross.out_norm] if self.cross else []
+        for attention in self.attentions:
+            found += [attention.query_norm, attention.key_norm]
         return tuple(dict.fromkeys(norm for norm in found if norm is not None))
+
+    @property
+    def attentions(self) -> tuple[AttentionParts, ...]:
+        """Its attention layers: the one to itself, then the one to another stack."""
+        return (self.attention, self.cross.attention) if self.cross else (self.attention,)
 
     @property
     def causal(self) -> bool:
@@ -121,12 +134,17 @@ class StackParts:
             (batch, seq, d_model) argument; its output, or the first tensor of it, is the next.
         parts: what was understood of each; None where `Architecture.missing` says why.
         d_model: width of the stream.
+        reads: name of the stack whose output its cross-attention sees, or None.
+        final_norm, final_p_drop: between this stack's last block and one that reads it.
     """
 
     name: str
     blocks: tuple[str, ...]
     parts: tuple[BlockParts | None, ...]
     d_model: int
+    reads: str | None = None
+    final_norm: NormPart | None = None
+    final_p_drop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,13 +74,14 @@ class Trace(TorchFunctionMode):
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.path: list[str] = []
         self.recording = False
+        self.limit: int | None = None
         self.nodes: list[Node] = []
         self.of_tensor: dict[int, Node] = {}
 
-    def begin(self, path: str, stream: Tensor) -> Node:
-        """Start a graph whose input is `stream`."""
+    def begin(self, path: str, stream: Tensor, limit: int | None = None) -> Node:
+        """Start a graph whose input is `stream`; it stops growing at `limit` nodes."""
         self.nodes, self.of_tensor, self.path = [], {}, [path]
-        self.recording = True
+        self.recording, self.limit = True, limit
         return self._add(Node("input", stream, path, 0), stream)
 
     def end(self) -> None:
@@ -92,9 +93,10 @@ class Trace(TorchFunctionMode):
         """Name the calls that follow."""
         self.path.append(path)
 
-    def leave_module(self) -> None:
-        """Go back to naming the module around it."""
-        self.path.pop()
+    def leave_module(self, path: str) -> None:
+        """Go back to naming the module around it; one entered before `begin` is not named."""
+        if self.path[-1] == path:
+            self.path.pop()
 
     def collapse(self, path: str, inputs: tuple[Any, ...], output: Any) -> None:
         """Note a small module made of unknown calls as one node: its numbers tell what it is."""
@@ -150,6 +152,8 @@ class Trace(TorchFunctionMode):
         node.order = len(self.nodes)
         self.nodes.append(node)
         self.of_tensor[id(tensor)] = node
+        if self.limit is not None and len(self.nodes) >= self.limit:
+            self.recording = False
         return node
 
 
