@@ -48,7 +48,7 @@ def client(app: FastAPI, http: httpx.AsyncClient) -> ApiClient:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server with pages, on a free port, in a thread."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("site"), port=0)
+    settings = Settings(data_dir=tmp_path_factory.mktemp("site"), port=0, lost_contact_s=3600)
     app = create_app(settings)
     mount(app)
     with bind(settings) as listener:
