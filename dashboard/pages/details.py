@@ -11,6 +11,9 @@ from dashboard import formats
 from dashboard.api_client import Json
 
 
+COUNTED = 2**40  # numbers below it count frames
+
+
 def details(run: Json) -> list[Any]:
     """Cards of the details tab."""
     return [
@@ -55,10 +58,15 @@ def _account(health: Mapping[str, Any]) -> list[str]:
     }
     return [
         "samples every step" if every == 1 else f"samples every {every} steps",
-        f"stored up to frame {formats.count(health.get('durable'))}",
+        *_stored(health.get("durable")),
         *(words.format(health[name]) for name, words in said.items() if health.get(name)),
         *([f"silent: {', '.join(health['silent'])}"] if health.get("silent") else []),
     ]
+
+
+def _stored(mark: int | None) -> list[str]:
+    # A resumed run's frames are numbered past all that went before, by time: that tells nobody.
+    return [f"stored up to frame {formats.count(mark)}"] if (mark or 0) < COUNTED else []
 
 
 def _facts(run: Json) -> list[tuple[str, str]]:

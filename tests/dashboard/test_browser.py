@@ -227,6 +227,17 @@ def test_known_alerts_stay_silent_and_new_ones_are_told_once(page: Page) -> None
     expect(page.locator(".toast")).to_have_class(["toast toast-critical"])
 
 
+def test_columns_of_the_list_stay_in_line_whatever_a_row_holds(page: Page, push: Push) -> None:
+    run = SyntheticRun.new("with-badges", spec(6))
+    push(run, range(25), broken_from=20)
+    page.goto("/")
+    page.locator(f'[data-run="{run.run_id}"] .badge').first.wait_for()
+
+    lefts = """rows => rows.map(row =>
+        [...row.children].map(cell => cell.getBoundingClientRect().left))"""
+    assert len({tuple(row) for row in page.locator(".run-row").evaluate_all(lefts)}) == 1
+
+
 def test_comparison_says_which_steps_a_run_lacks(page: Page, push: Push, pre: SyntheticRun) -> None:
     short = SyntheticRun.new("short", spec(6, placement="post"))
     push(short, range(10), end=True)
