@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from dslm.components.moments import (
     require_zero_mean,
 )
 from dslm.duals.partition import Concentration, concentration
+from dslm.spec import Floats
 
 
 def softmax(logits: Moments, *, seq_len: int) -> Moments:
@@ -88,7 +90,12 @@ def attention(x: Moments, head: Head) -> Moments:
     .. math:: \sigma_{out}^2 = d\sigma_v^2\sigma^2\left(r(1 - D) + \frac{D}{1-p}\right), \quad
         cov_{out} = d\sigma_v^2\sigma^2(r(1 - D') + D')
 
-    with D and D' the chance that one query, or two, meet the same token.
+    with D and D' the chance that one query, or two, meet the same token, and on top
+
+    .. math:: d\sigma_v^2\sigma^2\,(1-r)(1-D)^2\,c/d
+
+    with c = s for the variance, rs for the covariance, s the variance of one query's scores: of d
+    random features a query prefers tokens along its own direction, and that direction adds up.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0.
@@ -99,8 +106,9 @@ def attention(x: Moments, head: Head) -> Moments:
     gain = head.d_model * head.value_var * x.var
     r, found = x.corr_l, head.weights(x)
     own, shared = float(found.own), float(found.shared(r * found.variance))
-    var = gain * (r * (1 - own) + own / (1 - head.p_drop))
-    cov = gain * (r * (1 - shared) + shared)
+    along = (1 - r) * (1 - own) ** 2 * float(found.variance) / head.d_model
+    var = gain * (r * (1 - own) + own / (1 - head.p_drop) + along)
+    cov = gain * (r * (1 - shared) + shared + r * along)
     return Moments(mean=0.0, var=var, corr_l=min(cov / var, 1.0) if var > 0 else 0.0)
 
 
@@ -116,8 +124,10 @@ def attention_backward(g: GradMoments, x: Moments, head: Head) -> GradMoments:
         k = \kappa\dot D + (L-1) r_g r (1-r)\dot D'
 
     and :math:`d_v\sigma_v^2\sigma_g^2\,s((1-r)^2 r_g \dot D' - k/(L-1))` to the covariance: a
-    row of score gradients :math:`a_{ij}(e_{ij} - \bar e_i)` adds up to 0. The reference leaves
-    this path out.
+    row of score gradients :math:`a_{ij}(e_{ij} - \bar e_i)` adds up to 0. Values and keys are of
+    the same d features, so the queries also get :math:`s(1-r)^2(1-D)^2/d`, times :math:`r_g` in
+    the covariance. D' and its derivative are means over a correlation that scatters around r by
+    :math:`(1-r^2)\sqrt{1/d + 1/d_k}`. The reference leaves this path out.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0.
@@ -127,7 +137,7 @@ def attention_backward(g: GradMoments, x: Moments, head: Head) -> GradMoments:
     require_zero_mean(x, "attention")
     n, r, found = head.seq_len, x.corr_l, head.weights(x)
     gain = head.d_value * head.value_var * g.var
-    own, shared = float(found.own), float(found.shared(r * found.variance))
+    own, shared = float(found.own), _over_correlations(found.shared, r, head, found)
     values = own / (1 - head.p_drop) + (n - 1) * g.corr_l * shared
     queries, queries_cov, keys = _through_scores(g, x, head, found)
     var = gain * (values + queries + keys)
@@ -142,7 +152,19 @@ def _through_scores(
 ) -> tuple[float, float, float]:
     """Return the queries' variance and covariance and the keys' variance, over the gain."""
     n, r, s = head.seq_len, x.corr_l, head.score_var(x)
-    slope, shared_slope = float(found.slope), float(found.shared_slope(r * found.variance))
+    slope, shared = float(found.slope), _over_correlations(found.shared_slope, r, head, found)
+    together = _over_correlations(lambda c: c * found.shared_slope(c), r, head, found)
     kept = 1 / (1 - head.p_drop) - r
-    keys = kept * slope + (n - 1) * g.corr_l * r * (1 - r) * shared_slope
-    return s * (1 - r) * kept * slope, s * (1 - r) ** 2 * g.corr_l * shared_slope, s * keys
+    along = (1 - r) ** 2 * (1 - float(found.own)) ** 2 / head.d_model
+    keys = kept * slope + (n - 1) * g.corr_l * (1 - r) * together / float(found.variance)
+    queries = (1 - r) * kept * slope + along
+    return s * queries, s * g.corr_l * ((1 - r) ** 2 * shared + along), s * keys
+
+
+def _over_correlations(
+    function: Callable[[Floats], Floats], r: float, head: Head, found: Concentration
+) -> float:
+    """Mean of a function of two queries' score covariance over their random correlation."""
+    scatter = (1 - r**2) * (1 / head.d_model + 1 / head.d_key) ** 0.5
+    nodes = np.clip(r + scatter * np.sqrt(3) * np.array([-1.0, 0.0, 1.0]), -1.0, 1.0)
+    return float(function(nodes * found.variance) @ np.array([1, 4, 1])) / 6

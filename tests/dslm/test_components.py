@@ -207,6 +207,38 @@ def test_attention_with_cold_scores_averages() -> None:
     assert below.var == pytest.approx(G.var * (1 + (n - 1) * G.corr_l) / n, rel=1e-6)
 
 
+def test_attention_of_few_features_matches_simulation_both_ways(rng: np.random.Generator) -> None:
+    head = Head(96, 64, 32, 64, 0.36 / 64, 0.36 / 64, 1 / 64)
+    x, g = Moments(0.0, 2.5, 0.2), GradMoments(1.0, 0.3)
+    n, d = head.seq_len, head.d_model
+    seen = []
+    for _ in range(60):
+        w_q, w_k, w_v = (
+            rng.standard_normal((d, m)) * math.sqrt(v)
+            for m, v in ((32, head.query_var), (32, head.key_var), (d, head.value_var))
+        )
+        u, h = (
+            math.sqrt(m.var)
+            * (
+                math.sqrt(m.corr_l) * rng.standard_normal((1, d))
+                + math.sqrt(1 - m.corr_l) * rng.standard_normal((n, d))
+            )
+            for m in (x, g)
+        )
+        q, k, v = u @ w_q, u @ w_k, u @ w_v
+        a = np.exp(q @ k.T / math.sqrt(32))
+        a /= a.sum(axis=1, keepdims=True)
+        e = h @ v.T
+        s = a * (e - (a * e).sum(axis=1, keepdims=True)) / math.sqrt(32)
+        below = a.T @ h @ w_v.T + s @ k @ w_q.T + s.T @ q @ w_k.T
+        seen.append((np.square(a @ v).mean(), np.square(below).mean()))
+
+    out_var, below_var = np.mean(seen, axis=0)
+    # 60 draws of 64 features: about 3 %
+    assert theory.attention(x, head).var == pytest.approx(out_var, rel=0.08)
+    assert theory.attention_backward(g, x, head).var == pytest.approx(below_var, rel=0.1)
+
+
 def test_residual_adds_variances_and_covariances() -> None:
     out = theory.residual(X, Moments(0.0, 4.0, 1.0), lam=0.6, beta=0.8)
     below = theory.residual_backward(G, GradMoments(2.0, 1.0), lam=0.6, beta=0.8)
