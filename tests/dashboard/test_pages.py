@@ -4,6 +4,7 @@ import json
 
 import httpx
 import pytest
+from dash import no_update
 from plotly.utils import PlotlyJSONEncoder
 
 from benchmarks.synthetic_run import SyntheticRun, send, spec
@@ -54,6 +55,29 @@ async def test_client_has_no_profile_of_a_run_without_steps(
     await send(http, run, [])
 
     assert await client.profile(run.run_id) is None
+
+
+async def test_client_reads_past_a_page_and_stops_at_the_limit(
+    client: ApiClient, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dashboard.api_client.LARGEST_PAGE", 2)
+    for number in range(5):
+        await send(http, SyntheticRun.new(f"run-{number}", spec(2)), [])
+
+    assert [one["name"] for one in await client.runs(limit=9)] == [f"run-{n}" for n in "43210"]
+    assert len(await client.runs(limit=3)) == 3
+
+
+async def test_client_asks_a_job_to_describe_itself_while_it_runs(
+    client: ApiClient, http: httpx.AsyncClient, pre: SyntheticRun
+) -> None:
+    assert (await client.describe(pre.run_id))["id"]
+    await send(http, pre, [], declare=False, end=True)
+
+    with pytest.raises(ApiError) as refused:
+        await client.describe(pre.run_id)
+
+    assert refused.value.status == 409
 
 
 async def test_client_without_a_server_says_so() -> None:
@@ -109,6 +133,16 @@ def test_empty_list_shows_the_snippet_with_this_servers_address() -> None:
     shown = text_of(run_list([], [], filtered=False, origin="http://127.0.0.1:4242"))
 
     assert "trainer_agent.watch" in shown and "http://127.0.0.1:4242" in shown
+
+
+def test_longer_list_offers_the_older_runs() -> None:
+    listed = {"status": "running", "alerts": {}, "sparkline": [1.0], "placement": "pre"}
+    fields = dict.fromkeys(("last_loss", "last_step", "last_seen", "project", "architecture"))
+    found = [{**fields, **listed, "id": n, "name": n, "tags": [], "project": "p"} for n in "abc"]
+
+    assert "runs-more" in text_of(run_list(found, [], filtered=True, origin="", shown=2))
+    assert "runs-more" not in text_of(run_list(found, [], filtered=True, origin="", shown=3))
+    assert (runs.show_more(1, 100), runs.show_more(None, 100)) == (200, no_update)
 
 
 def test_filtered_list_without_a_match_does_not_pretend_there_are_no_runs() -> None:
