@@ -1,4 +1,9 @@
-"""Predictions from today's weights after some training, beside those from the first weights."""
+"""Predictions from today's weights after some training, beside those from the first weights.
+
+Second moments of the weights say what scale alone does. Training also lines weights up with what
+they read: after 200 steps GPT-2's first feed-forward layer puts out tens of times what matrices of
+that size would for random directions, and no second moment holds that.
+"""
 
 from __future__ import annotations
 
