@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer_agent import ranks
 from trainer_agent.capture.accumulator import SCALE_SLOT, Sums
 from trainer_agent.capture.frame_values import frame_values, silent_places, unscaled
 from trainer_agent.capture.moments import COUNT
@@ -73,27 +74,32 @@ class Agent:
     ) -> None:
         self.run_id = options.run_id or uuid.uuid4().hex
         self._options = options
-        self.rank = options.rank
         self._guard = Guard()
         self._recorder = Recorder(self._guard)
         inner = eager(model)
         self._probe = Probe(inner, plan_by_structure(inner), self._recorder)
         self._description = SelfDescription(inner, self._probe, self._recorder)
-        self._sender = Sender(
-            options,
-            self.run_id,
-            transport=transport,
-            health=self._health,
-            on_command=self._obey,
-            guard=self._guard,
-            pace=pace,
+        self._ranks = ranks.join(self._guard)
+        self.rank = options.rank if self._ranks is None else self._ranks.rank
+        self._sender: Sender | ranks.Follower = (
+            Sender(
+                options,
+                self.run_id,
+                transport=transport,
+                health=self._health,
+                on_command=self._obey,
+                guard=self._guard,
+                pace=pace,
+            )
+            if self.speaks
+            else ranks.Follower(self._guard)
         )
         self._layouts: dict[tuple[Plan, tuple[str, ...]], RunDeclaration] = {}
         self._names: dict[str, None] = dict.fromkeys(OWN_SCALARS)
         self._fired: NDArray[np.bool_] | None = None
         self._silent: tuple[str, ...] = ()
         self._describe_at = FIRST_AGAIN
-        self._step = 0
+        self._step = self._samples = 0
         self._closed = False
         self._scale = LossScale(scaler)
         self._optimizer = OptimizerView(optimizer, self._scale, self._recorder)
@@ -103,6 +109,11 @@ class Agent:
         self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
         _open.add(self)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process sends: in a job of several, rank 0 does for all of them."""
+        return self._ranks is None or self._ranks.rank == 0
 
     @property
     def url(self) -> str:
@@ -140,6 +151,11 @@ class Agent:
                 self._finish_sample(given, ended)
         self._optimizer.step_over()
         self._step += 1
+        if self._ranks is not None:
+            self._ranks.decide()
+            if not self._ranks.together and not self.speaks:
+                self._close(RunEnd(status="finished"), 0.0)
+                return
         cost_s = self._clock.work_over(ended)
         if sampled:
             self._choose_interval(cost_s)
@@ -205,11 +221,21 @@ class Agent:
     def _finish_sample(self, given: Mapping[str, Scalar | None], ended: float) -> None:
         plan, accumulator = self._probe.plan, self._recorder.accumulator
         scalars = self._all_scalars(given)
-        readers = [accumulator.scalar(slot, value) for slot, value in enumerate(scalars.values())]
+        readers = {
+            name: accumulator.scalar(slot, value)
+            for slot, (name, value) in enumerate(scalars.items())
+        }
         overhead = self._clock.share_since_frame(ended)
         scale = accumulator.scalar(SCALE_SLOT, self._scale.take())
         take = partial(_unscaled, plan, accumulator.take(), scale)
-        values = partial(self._values, plan, take, readers, overhead)
+        outline = ranks.Outline(
+            self._step,
+            plan,
+            every=0 if self._sampler.fixed else self._sampler.wish(),
+            loss_given=given.get("loss") is not None,
+        )
+        whole = partial(ranks.whole, self._ranks, outline, take, readers)
+        values = partial(self._values, plan, whole, overhead)
         declaration = self._declaration(plan, tuple(scalars))
         self._sender.offer(Sample(self._step, time.time(), declaration, values))
         self._describe()
@@ -234,14 +260,13 @@ class Agent:
     def _values(
         self,
         plan: Plan,
-        take: Callable[[], Sums],
-        scalars: Sequence[Callable[[Sums], float]],
+        whole: Callable[[], tuple[Sums, dict[str, float]]],
         overhead: float,
     ) -> NDArray[np.float32]:
         """The frame's values; runs in the sender thread and waits for the device."""
-        sums = take()
+        sums, scalars = whole()
         self._note_silence(plan, sums)
-        return frame_values(plan, sums, [*(read(sums) for read in scalars), overhead])
+        return frame_values(plan, sums, [*scalars.values(), overhead])
 
     def _note_silence(self, plan: Plan, sums: Sums) -> None:
         fired = sums.moments[:, COUNT] > 0
@@ -266,7 +291,14 @@ class Agent:
         return known
 
     def _choose_interval(self, cost_s: float) -> None:
-        self._sampler.sample_over(max(cost_s, self._device_clock.extra_s()))
+        cost_s = max(cost_s, self._device_clock.extra_s())
+        self._samples += 1
+        if self._ranks is not None and self._ranks.together and not self._sampler.fixed:
+            # What was agreed two samples ago: all have heard it by now, and nobody waits.
+            agreed = self._ranks.interval_after(self._samples - 3) if self._samples > 2 else None
+            self._sampler.sample_over(cost_s, agreed or self._sampler.every)
+            return
+        self._sampler.sample_over(cost_s)
         if self._sampler.impatient and self._probe.drop_costliest_site():
             self._sampler.cheaper()
 

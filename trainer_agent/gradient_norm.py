@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -9,7 +11,11 @@ from torch.optim import Optimizer
 
 @torch.no_grad()
 def gradient_norm(optimizer: Optimizer) -> Tensor | None:
-    """2-norm over every parameter's gradient, on the device; None where there is none."""
+    """2-norm over every parameter's gradient, on the device; None where there is none.
+
+    Of sharded gradients each process sees a part: its squares count once for every shard, so
+    that the mean of the squared norms over the processes is the square of the whole norm.
+    """
     gradients = [
         parameter.grad
         for group in optimizer.param_groups
@@ -19,7 +25,24 @@ def gradient_norm(optimizer: Optimizer) -> Tensor | None:
     if not gradients:
         return None
     # In float32: squares of half-precision gradients overflow or vanish.
-    norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
+    norms = torch._foreach_norm([_local(one) for one in gradients], 2, dtype=torch.float32)
     together = torch.stack([norm.to(norms[0].device) for norm in norms])
+    shards = [_shards(one) for one in gradients]
+    if set(shards) != {1}:
+        together *= torch.tensor(shards, device=together.device).sqrt()
     total: Tensor = torch.linalg.vector_norm(together)
     return total
+
+
+def _local(gradient: Any) -> Tensor:
+    local: Tensor = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+    return local
+
+
+def _shards(gradient: Any) -> int:
+    if not hasattr(gradient, "to_local"):
+        return 1
+    shards = 1
+    for size, placement in zip(gradient.device_mesh.shape, gradient.placements, strict=True):
+        shards *= size if placement.is_shard() else 1
+    return shards

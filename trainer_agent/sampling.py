@@ -22,13 +22,14 @@ class Sampler:
 
     Attributes:
         every: sampling interval in steps now in force.
+        fixed: whether it stays as it is.
         impatient: whether the budget allows less than a sample a minute.
     """
 
     def __init__(self, every: int | None, overhead: float) -> None:
         self.every = every or 1
         self.impatient = False
-        self._fixed, self._overhead = every is not None, overhead
+        self.fixed, self._overhead = every is not None, overhead
         self._seen, self._next = 0, 0
         self._costs: deque[float] = deque(maxlen=5)
         self._lengths: deque[float] = deque(maxlen=9)
@@ -36,7 +37,7 @@ class Sampler:
 
     def sampled(self, step: int) -> bool:
         """Whether step number `step`, the next to run, is sampled."""
-        if self._fixed:
+        if self.fixed:
             return step % self.every == 0
         return self._seen < FIRST_STEPS or self._seen >= self._next
 
@@ -46,11 +47,14 @@ class Sampler:
         self._lengths.append(max(length_s - spent_s, 1e-9))
         self._balance_s += self._overhead * length_s - spent_s
 
-    def sample_over(self, cost_s: float) -> None:
-        """Note what one sample takes, apart from what happens once, and choose the interval."""
+    def sample_over(self, cost_s: float, agreed: int | None = None) -> None:
+        """Note what one sample takes, apart from what happens once, and choose the interval.
+
+        `agreed` is the interval that several processes have agreed on.
+        """
         self._costs.append(cost_s)
-        if not self._fixed:
-            self.follow(self.wish())
+        if not self.fixed:
+            self._follow(agreed or self.wish())
 
     def wish(self) -> int:
         """The interval that the budget asks for now."""
@@ -62,7 +66,7 @@ class Sampler:
         self.impatient = ideal > 1 and ideal * length_s > PATIENCE_S
         return min(max(ideal, self.every // 2, 1), self.every * 2)
 
-    def follow(self, every: int) -> None:
+    def _follow(self, every: int) -> None:
         """Let the next sample be `every` steps after the one that is just over."""
         if self._seen >= FIRST_STEPS:
             self.every = every

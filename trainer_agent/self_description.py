@@ -36,6 +36,18 @@ WITHOUT_DROPOUT = (
 )
 
 
+SHARDED = Missing(
+    "model",
+    "sharded parameters",
+    "a forward pass of the agent's own would be a collective, which other processes might not join",
+)
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    flat = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+    return flat or any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
 def plan_by_structure(model: nn.Module) -> Plan:
     """Blocks as the module tree shows them, before the model has been called."""
     stacks: dict[str, StackPlan] = {}
@@ -137,6 +149,9 @@ class SelfDescription:
                 self._notes.connections = connections(self._known, eager(self._model))
 
     def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if _is_sharded(self._model):
+            self._failure = SHARDED
+            return
         try:
             with self._probe.unseen(), self._first_inputs():
                 known = architecture(self._model, args, kwargs)

@@ -95,5 +95,6 @@ def watch(
         )
     transport = partial(HttpTransport, options.server, options.key)
     agent = Agent(model, options, optimizer=optimizer, scaler=scaler, transport=transport)
-    print(f"evenkeel: {agent.url}", flush=True)
+    if agent.speaks:
+        print(f"evenkeel: {agent.url}", flush=True)
     return agent
