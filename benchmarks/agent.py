@@ -1,12 +1,15 @@
 """What the agent costs a training job, as ratios of steps taken in turn in one process.
 
 Each round takes one step of every job, one after the other, and compares it with the bare job's
-step of the same round; the median over rounds is printed. The server runs in a process of its own.
+step of the same round; the median over rounds is printed, and beside it what all rounds together
+took ("all CPU"), which is what counts where only some steps are sampled. The server runs in a
+process of its own.
 "CPU" counts processor time of the whole job, its sender thread included: on a machine that does
 other things, too, it says more than the clock.
 
     python -m benchmarks.agent
     python -m benchmarks.agent --batch 8 --context 256    # the size named in the targets
+    python -m benchmarks.agent --layers 24 --width 64 --batch 16 --context 64    # the demo's
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ from torch import Tensor, nn
 import trainer_agent
 from examples.byte_gpt import ByteGPT, Sizes, loss_of
 from trainer_agent import Agent
+
+# The first step also describes the model, and a budget samples the first four at any cost.
+WARM_UP = 4
 
 IMPORT = """
 import time, torch
@@ -79,13 +85,13 @@ def job(
 
 
 def watched(
-    url: str, folder: str, every: int
+    url: str, folder: str, every: int | None
 ) -> Callable[[nn.Module, torch.optim.Optimizer], Agent]:
     def watch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Agent:
         return trainer_agent.watch(
             model,
             project="benchmark",
-            run=f"every {every}",
+            run=f"every {every}" if every else "default budget",
             optimizer=optimizer,
             server=url,
             every=every,
@@ -154,11 +160,11 @@ def served(folder: str) -> Iterator[str]:
 
 def compare(jobs: list[Job], arguments: argparse.Namespace) -> None:
     shape = (arguments.batch, arguments.context + 1)
-    for ids in (torch.randint(256, shape) for _ in range(arguments.rounds + 2)):
+    for ids in (torch.randint(256, shape) for _ in range(arguments.rounds + WARM_UP)):
         for one in jobs:
             one.step(ids)
-    for one in jobs:  # two steps to warm up; the first also describes the model
-        del one.steps[:2], one.cpu[:2], one.calls[:2]
+    for one in jobs:
+        del one.steps[:WARM_UP], one.cpu[:WARM_UP], one.calls[:WARM_UP]
 
 
 def over(mine: list[float], bare: list[float]) -> str:
@@ -167,12 +173,19 @@ def over(mine: list[float], bare: list[float]) -> str:
     return f"{100 * (statistics.median(ratios) - 1):+.1f} %"
 
 
+def over_all(mine: list[float], bare: list[float]) -> str:
+    """What all rounds together take more than the bare job's, in percent."""
+    return f"{100 * (sum(mine) / sum(bare) - 1):+.1f} %"
+
+
 def report(jobs: list[Job]) -> None:
     bare = jobs[0]
-    print(f"\n{'job':<28}{'ms':>8}{'clock':>10}{'CPU':>10}   agent.step, µs: median, worst")
+    heads = f"{'job':<28}{'ms':>8}{'clock':>10}{'CPU':>10}{'all CPU':>10}"
+    print(f"\n{heads}   agent.step, µs: median, worst")
     for one in jobs:
         clock, cpu = over(one.steps, bare.steps), over(one.cpu, bare.cpu)
         line = f"{one.name:<28}{1e3 * statistics.median(one.steps):>8.0f}{clock:>10}{cpu:>10}"
+        line += f"{over_all(one.cpu, bare.cpu):>10}"
         if one.agent is not None:
             calls = [1e6 * spent for spent in one.calls]
             line += f"   {statistics.median(calls):.0f}, {max(calls):.0f}"
@@ -207,6 +220,7 @@ def main(argv: list[str] | None = None) -> None:
         jobs = [
             job("bare", sizes, lambda *_: None),
             job("agent, every step", sizes, watched(url, folder, 1)),
+            job("agent, default budget", sizes, watched(url, folder, None)),
             job("agent, all steps unsampled", sizes, watched(url, folder, 1_000_000)),
             job("hooks with .item()", sizes, naive_hooks),
         ]

@@ -81,11 +81,9 @@ def watch(
         model, optimizer: as ``accelerator.prepare`` returned them.
         given: the other arguments of `trainer_agent.watch`.
     """
-    agent: Agent | None = None
-    if accelerator.is_main_process:
-        # Accelerate's optimizer is a shell that knows no hooks.
-        inner = getattr(optimizer, "optimizer", optimizer)
-        agent = watch_model(accelerator.unwrap_model(model), optimizer=inner, **given)
+    # Accelerate's optimizer is a shell that knows no hooks.
+    inner = getattr(optimizer, "optimizer", optimizer)
+    agent = watch_model(accelerator.unwrap_model(model), optimizer=inner, **given)
     watched = AcceleratedAgent(accelerator, agent)
     accelerator.register_for_checkpointing(watched)
     return watched

@@ -46,8 +46,6 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the module, or go on with the run of the checkpoint that was loaded."""
-        if not trainer.is_global_zero:
-            return
         # Lightning computes gradients inside the optimizer's step, where the agent's own look
         # at them would come too early; so it is not given the optimizer.
         self.agent = watch(

@@ -44,8 +44,6 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Watch the model, or go on with the run of the checkpoint that was loaded."""
         self._end(RuntimeError("training was started anew"))
-        if not state.is_world_process_zero:
-            return
         model: nn.Module = kwargs["model"]
         optimizer = kwargs.get("optimizer")
         self.agent = watch(
