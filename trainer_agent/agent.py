@@ -48,6 +48,7 @@ from wire import Command, Health, RunDeclaration, RunEnd
 
 logger = logging.getLogger("evenkeel")
 EXIT_TIMEOUT_S = 5.0
+SETTLE_TIMEOUT_S = 5.0
 Scalar = float | Tensor
 _open: WeakSet[Agent] = WeakSet()
 
@@ -173,7 +174,13 @@ class Agent:
         return self._close(RunEnd(status="finished"), timeout_s)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that a restarted job goes on with this run."""
+        """What a checkpoint keeps, so that a restarted job goes on with this run.
+
+        Steps before a checkpoint are never recorded again, so this waits, for seconds at most,
+        until they are on disk.
+        """
+        with self._guard.at("state_dict"):
+            self._sender.settle(SETTLE_TIMEOUT_S)
         return {"run_id": self.run_id, "step": self._step, "last_seq": self._sender.last_seq}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from dash import html
 from dashboard import formats
 from dashboard.api_client import Json
 
-
 COUNTED = 2**40  # numbers below it count frames
 
 

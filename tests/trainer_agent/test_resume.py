@@ -13,6 +13,7 @@ import trainer_agent
 from tests.trainer_agent.delivery.test_arrival import watched
 from tests.trainer_agent.receiving_server import Store, serving
 from trainer_agent import Agent
+from trainer_agent.delivery.spool import Spool
 from trainer_agent.options import WatchError
 
 HEX = "0123456789abcdef" * 2
@@ -125,3 +126,18 @@ def test_a_run_resumed_late_is_described_once(tmp_path: Path) -> None:
 
         assert agent._describe_at > 5000
         agent.close()
+
+
+def test_a_checkpoint_waits_until_its_steps_are_on_disk(tmp_path: Path) -> None:
+    agent = watched("http://127.0.0.1:9", tmp_path)  # nobody listens there
+
+    train(agent, *range(300))
+    state = agent.state_dict()
+
+    (path,) = tmp_path.glob("*.spool")
+    spool = Spool(path, limit_bytes=1 << 20)
+    kept = spool.read(after=0, max_frames=1000, max_bytes=1 << 20)
+    spool.close()
+    agent.close(timeout_s=0.1)
+    assert [frame.step for frame in kept] == list(range(300))
+    assert state["last_seq"] == 300

@@ -81,6 +81,8 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._courier: Courier | None = None
         self._overflow = 0
+        self._offered = self._kept = 0  # one is the training thread's, one the sender's
+        self._progress = threading.Condition()
         self._layouts_kept: set[str] = set()
         self._deadline: float | None = None
         self._arrived = False
@@ -119,11 +121,20 @@ class Sender:
             self._start_again_after_fork()
         if len(self._queue) >= QUEUE_LIMIT:
             self._overflow += isinstance(self._queue.popleft(), Sample)
+            self._offered -= 1
         self._queue.append(parcel)
+        self._offered += 1
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="evenkeel-sender", daemon=True)
             self._thread.start()
         self._wake.set()
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until all that was offered is on disk; returns whether it is."""
+        if self._thread is None or self._pid != os.getpid():
+            return True
+        with self._progress:
+            return self._progress.wait_for(lambda: self._kept >= self._offered, timeout_s)
 
     def close(self, end: RunEnd, *, timeout_s: float) -> bool:
         """Send what is left and the run's end; returns whether all of it arrived in time.
@@ -134,8 +145,8 @@ class Sender:
             return True  # the run is the parent's
         if self._thread is None:
             return True  # nothing was ever sampled: there is no run
-        self._deadline = time.monotonic() + timeout_s
         self.offer(end)
+        self._deadline = time.monotonic() + timeout_s
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
@@ -184,9 +195,9 @@ class Sender:
         while True:
             if self._wake.wait(rest_s):
                 self._wake.clear()
+            closing = self._deadline is not None  # then the end is in the queue by now
             with self._guard.at("spool"):
                 self._keep_all(spool, courier)
-            closing = self._deadline is not None
             if closing:
                 courier.hurry()
             rest_s = courier.round()
@@ -202,6 +213,9 @@ class Sender:
             parcel = self._queue.popleft()
             with self._guard.at("packing"):
                 self._keep(parcel, spool, courier)
+            with self._progress:
+                self._kept += 1
+                self._progress.notify_all()
 
     def _keep(
         self,

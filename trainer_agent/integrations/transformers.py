@@ -57,6 +57,7 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
         kept = state.stateful_callbacks.get(KEPT_AS) if state.global_step else None
         if kept is not None:
             self.agent.load_state_dict(kept)
+        state.stateful_callbacks[KEPT_AS] = self.agent.state_dict()
         self._losses.listen(model)
         self._logged = None
 
@@ -68,7 +69,13 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
             loss = self._losses.take(args)
             # A loss that is not the model's own is seen in the Trainer's log alone.
             self.agent.step(self._logged if loss is None else loss, step=state.global_step - 1)
-            state.stateful_callbacks[KEPT_AS] = self.agent.state_dict()
+            self._keep(state, control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Be ready for a checkpoint."""
+        self._keep(state, control)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -92,6 +99,10 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
         trace: TracebackType | None,
     ) -> None:
         self._end(error)
+
+    def _keep(self, state: TrainerState, control: TrainerControl) -> None:
+        if self.agent is not None and control.should_save:
+            state.stateful_callbacks[KEPT_AS] = self.agent.state_dict()
 
     def _end(self, error: BaseException | None) -> None:
         self._losses.stop()
