@@ -41,6 +41,21 @@ def vit() -> nn.Module:
     return from_config("ViT", "ForImageClassification", **plain_sizes(SHAPE), **shape)
 
 
+def bart() -> nn.Module:
+    """Post-LN encoder and decoder, the decoder reading the encoder."""
+    sizes = {
+        f"{side}_{name}": value
+        for side in ("encoder", "decoder")
+        for name, value in (
+            ("layers", SHAPE.layers),
+            ("attention_heads", SHAPE.heads),
+            ("ffn_dim", 4 * SHAPE.width),
+        )
+    }
+    ids = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    return from_config("Bart", "ForConditionalGeneration", d_model=SHAPE.width, **sizes, **ids)
+
+
 def _gated(family: str) -> Callable[[], nn.Module]:
     return lambda: from_config(family, "ForCausalLM", **gated_sizes(SHAPE))
 
@@ -60,4 +75,5 @@ FAMILIES = (
     Case("OLMo 2 (branch norm)", _gated("Olmo2")),
     Case("RoBERTa", _plain("Roberta", "ForMaskedLM"), batch="masked"),
     Case("ViT", vit, batch="images"),
+    Case("BART", bart),
 )
