@@ -19,7 +19,8 @@ def attention(memory: Kernel, weights: AttentionWeights, layer: Attention) -> Ke
 
     Source: arXiv 2403.09635, Table 1 (attention) in the uniform limit; kernels derived here.
     """
-    return linear(attend(weights, linear(memory, layer.value)), layer.output)
+    values = linear(memory, layer.value)
+    return linear(attend(weights, values, layer.value.d_in), layer.output)
 
 
 def attention_backward(

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dslm.kernels.grid import dense, multiply
+from dslm.kernels.grid import add, dense, multiply
 from dslm.kernels.linear import linear
 from dslm.kernels.norm import norm_backward
 from dslm.kernels.scores import cap_slope, key_kernel, query_kernel, raw_keys, raw_queries
-from dslm.kernels.sharpness import Sharpness
+from dslm.kernels.sharpness import Sharpness, rooted, spread_over_keys
 from dslm.kernels.visibility import Visibility, visibility
 from dslm.spec import Attention, Floats, Kernel
 
@@ -33,15 +33,24 @@ def query_gradient(
     """
     parts = _centred_values(x, memory, layer)
     key = key_kernel(memory, layer)
-    keys = dense(key) * cap_slope(query_kernel(x, layer), key, layer)
+    slope = cap_slope(query_kernel(x, layer), key, layer)
+    keys = dense(key) * slope
     mean = parts.mean_over_keys
     product = mean(mean(parts.values * keys, 0), 1)
     cross = mean(parts.averages * mean(keys, 1), 0)
     inner = product - cross - cross.T + parts.grand * mean(mean(keys, 0), 1)
     diagonal = g.diagonal * np.diagonal(inner)
     uniform = replace(g, diagonal=diagonal, off_diagonal=g.off_diagonal * inner, mean=0.0)
-    normed = multiply(uniform, sharp.score_gradients())
+    sharpened = multiply(uniform, sharp.score_gradients())
+    normed = add(sharpened, multiply(g, _along(key, memory, slope, sharp, layer)))
     return norm_backward(normed, raw_queries(x, layer), layer.query_norm, layer.d_head)
+
+
+def _along(key: Kernel, memory: Kernel, slope: float, sharp: Sharpness, layer: Attention) -> Kernel:
+    """Return the share of values and keys that are of the same random features."""
+    seen = sharp.seen
+    both = spread_over_keys(linear(memory, layer.value), seen) * spread_over_keys(key, seen)
+    return multiply(sharp.coherence(layer.key.d_in), rooted(both * slope))
 
 
 def key_gradient(

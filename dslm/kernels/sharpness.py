@@ -31,6 +31,7 @@ class Sharpness:
         queries: the kernel Q.
         own, pairs: of a query with itself, (cells,), and of two queries, (cells, cells).
         covariance, pair_covariance: c of the same.
+        seen: which keys each query sees.
     """
 
     queries: Kernel
@@ -38,12 +39,34 @@ class Sharpness:
     pairs: Concentration
     covariance: Floats
     pair_covariance: Floats
+    seen: Visibility
 
     def tempered(self) -> Kernel:
         r"""Return Q so that :math:`e^c/(e^c + n - 1)` is the chance of two queries to meet."""
         diagonal = self.queries.diagonal * _temper(self.own, self.covariance)
         off_diagonal = self.queries.off_diagonal * _temper(self.pairs, self.pair_covariance)
         return replace(self.queries, diagonal=diagonal, off_diagonal=off_diagonal)
+
+    def coherence(self, d_model: int) -> Kernel:
+        r"""Return what keys that point along a query add up to: :math:`(1-D_i)(1-D_{i'})/d`.
+
+        The kernel of tokens of d random features scatters around its mean by :math:`1/\sqrt d`,
+        and weights pick the tokens along a query. Their sum is coherent: per unit of score
+        covariance and of the values' spread it has this energy, where independent tokens have D.
+
+        Source: derived here, by Stein's lemma; exact to first order in 1/d for Gaussian features.
+        """
+        left = 1 - np.minimum(self.own.own, 1.0)
+        off_diagonal = np.outer(left, left) / d_model
+        return replace(
+            self.queries, diagonal=left**2 / d_model, off_diagonal=off_diagonal, mean=0.0
+        )
+
+    def covariances(self) -> Kernel:
+        """Return c as a kernel over queries."""
+        return replace(
+            self.queries, diagonal=self.covariance, off_diagonal=self.pair_covariance, mean=0.0
+        )
 
     def score_gradients(self) -> Kernel:
         """Return the energy of score gradients over that with uniform weights."""
@@ -67,7 +90,7 @@ def sharpness(queries: Kernel, keys: Kernel, seen: Visibility, d_head: float) ->
     variance = np.sqrt(np.outer(own.variance, own.variance))
     pairs = Concentration(variance, own.count[wider], own.own[wider], own.slope[wider])
     pair_covariance = queries.off_diagonal * np.sqrt(np.outer(unit, unit))
-    return Sharpness(queries, own, pairs, queries.diagonal * unit, pair_covariance)
+    return Sharpness(queries, own, pairs, queries.diagonal * unit, pair_covariance, seen)
 
 
 def _spread_and_count(keys: Kernel, seen: Visibility) -> tuple[Floats, Floats]:
@@ -83,6 +106,18 @@ def _spread_and_count(keys: Kernel, seen: Visibility) -> tuple[Floats, Floats]:
         count = 1 + np.nan_to_num(spread**2 / energy, nan=np.inf, posinf=np.inf)
     most = np.maximum(n, 1.1)
     return spread, np.clip(np.where(energy > 0, count, most), 1.1, most)
+
+
+def spread_over_keys(kernel: Kernel, seen: Visibility) -> Floats:
+    """Return (query cells,) the mean diagonal less the mean over all pairs of keys seen."""
+    n = seen.keys(np.ones_like(seen.key_sizes))
+    mean = np.diagonal(seen.keys(seen.keys(dense(kernel), 0), 1)) / n**2
+    return np.asarray(np.maximum(seen.keys(kernel.diagonal) / n - mean, 0.0))
+
+
+def rooted(spread: Floats) -> Kernel:
+    """Return the kernel of geometric means of (cells,) values."""
+    return Kernel(spread, np.sqrt(np.outer(spread, spread)), np.ones(len(spread), dtype=np.int64))
 
 
 def _temper(found: Concentration, covariance: Floats) -> Floats:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dslm.kernels.chebyshev import Interpolation, interpolation
-from dslm.kernels.grid import affine
+from dslm.kernels.grid import add, affine, multiply
 from dslm.kernels.scores import capped_keys, key_kernel, query_kernel
-from dslm.kernels.sharpness import Sharpness, sharpness
+from dslm.kernels.sharpness import Sharpness, rooted, sharpness, spread_over_keys
 from dslm.kernels.visibility import Visibility, visibility
 from dslm.spec import Attention, Floats, Kernel
 
@@ -68,16 +68,23 @@ def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Attent
     return replace(weights, total=total)
 
 
-def attend(weights: AttentionWeights, values: Kernel) -> Kernel:
+def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
     r"""Kernel of the attended values, :math:`\sum_{jk} E[a_{ij} a_{i'k}] K_{jk}`.
 
     Dropout on the weights, independent for every (i, j), adds p/(1-p) of the j=k part to i=i'.
+    The tokens' `d_model` features add `Sharpness.coherence` times the values' spread and the
+    scores' covariance.
     """
     summed, own = _key_sums(weights, values)
     dropped = weights.p_drop / (1 - weights.p_drop) * own
     total = weights.total
     diagonal = (summed.diagonal + dropped) / total.diagonal
-    return replace(summed, diagonal=diagonal, off_diagonal=summed.off_diagonal / total.off_diagonal)
+    mixed = replace(
+        summed, diagonal=diagonal, off_diagonal=summed.off_diagonal / total.off_diagonal
+    )
+    sharp = weights.sharpness
+    along = multiply(sharp.covariances(), sharp.coherence(d_model))
+    return add(mixed, multiply(along, rooted(spread_over_keys(values, weights.seen))))
 
 
 def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:

@@ -34,12 +34,17 @@ class Visibility:
         """Return, for each query cell, the sum of `values` over the keys it sees."""
         if not self._partial:
             return _whole(values, self.key_sizes, len(self.query_sizes), axis)
+        if self.window is None:
+            return _upto(values, self.key_sizes, axis)
         return _between(values, self.key_sizes, *self._keys_seen(), axis=axis)
 
     def queries(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each key cell, the sum of `values` over the queries that see it."""
         if not self._partial:
             return _whole(values, self.query_sizes, len(self.key_sizes), axis)
+        if self.window is None:
+            after = _upto(np.flip(values, axis), self.query_sizes[::-1], axis)
+            return np.flip(after, axis)
         return _between(values, self.query_sizes, *self._queries_seeing(), axis=axis)
 
     def key_pairs(self, matrix: Floats) -> Floats:
@@ -103,6 +108,14 @@ def _whole(values: Floats, sizes: Floats, n: int, axis: int) -> Floats:
     total = np.expand_dims(np.tensordot(sizes, values, axes=(0, axis)), axis)
     shape = (*values.shape[:axis], n, *values.shape[axis + 1 :])
     return np.broadcast_to(total, shape)
+
+
+def _upto(values: Floats, sizes: Floats, axis: int) -> Floats:
+    """Sum along `axis` up to the middle of each cell's tokens, half of a token more."""
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    w = sizes.reshape(shape)
+    return np.asarray(np.cumsum(w * values, axis=axis) - (w - 1) / 2 * values)
 
 
 def _between(values: Floats, sizes: Floats, start: Floats, end: Floats, *, axis: int) -> Floats:

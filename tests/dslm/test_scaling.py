@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dslm
-from dslm import Norm, SpecError
+from dslm import Norm, Residual, SpecError
 from tests.dslm.specs import kernel, predict, spec_of, stack, with_input
 
 
@@ -42,6 +42,49 @@ def test_amplitudes_follow_two_over_depth_and_stay_sane_when_shallow() -> None:
     assert dslm.residual_amplitudes(1) == pytest.approx((math.sqrt(0.5), math.sqrt(0.5)))
     with pytest.raises(SpecError):
         dslm.residual_amplitudes(0)
+
+
+def scaled(n_layers: int, placement: str = "pre", **residual: float) -> dslm.StackPrediction:
+    one = stack(n_layers, 16, 64, placement=placement, std=0.12, causal=False)
+    blocks = []
+    for index, block in enumerate(one.blocks):
+        assert block is not None
+        gain = residual.get("norm_gain", 0.0) * (index + 1) ** -0.5 or 1.0
+        norm = replace(block.attention_norm, eps=0.0, gain_mean=gain)
+        amplitudes = Residual(residual.get("lam", 1.0), residual.get("beta", 1.0))
+        blocks.append(
+            replace(
+                block,
+                attention_norm=norm,
+                feed_forward_norm=norm,
+                attention_residual=amplitudes,
+                feed_forward_residual=amplitudes,
+            )
+        )
+    return predict(replace(one, blocks=tuple(blocks)))
+
+
+def test_deepnorm_is_a_post_ln_branch_scaled_down() -> None:
+    alpha = (2 * 8) ** 0.25
+    up, down = scaled(8, "post", lam=alpha), scaled(8, "post", beta=1 / alpha)
+    np.testing.assert_allclose(up.forward.correlation, down.forward.correlation)
+    np.testing.assert_allclose(up.backward.variance, down.backward.variance)
+
+
+@pytest.mark.parametrize("beta", ["gpt2", "depth_mup"])
+def test_branches_of_one_over_root_depth_end_at_the_same_variance(beta: str) -> None:
+    ends = []
+    for n_layers in (12, 48):
+        share = 2 * n_layers if beta == "gpt2" else n_layers
+        ends.append(scaled(n_layers, beta=share**-0.5).forward.variance[-1])
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)
+
+
+def test_layer_norm_scaling_makes_the_stream_grow_with_the_logarithm_of_depth() -> None:
+    plain = np.diff(scaled(64).forward.variance)
+    damped = np.diff(scaled(64, norm_gain=1.0).forward.variance)
+    assert plain[-1] == pytest.approx(plain[31], rel=0.1)
+    assert damped[-1] < 0.6 * damped[31]
 
 
 def test_deepscale_refuses_a_block_that_is_not_understood() -> None:
