@@ -228,6 +228,10 @@ class Follower:
         """Nothing is numbered here."""
         return True
 
+    def settle(self, timeout_s: float) -> bool:  # noqa: ARG002
+        """Nothing is kept here."""
+        return True
+
     def _put(self, work: Callable[[], Any] | None) -> None:
         with self._wake:
             self._queue.append(work)
