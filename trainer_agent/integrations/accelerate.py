@@ -21,10 +21,10 @@ class AcceleratedAgent:
     It is registered for checkpoints: ``accelerator.load_state`` goes on with their run.
 
     Attributes:
-        agent: the process' own agent; None in every process but the main one.
+        agent: the process' own agent.
     """
 
-    def __init__(self, accelerator: Accelerator, agent: Agent | None) -> None:
+    def __init__(self, accelerator: Accelerator, agent: Agent) -> None:
         self.agent = agent
         self._accelerator = accelerator
         self._losses = StepLoss()
@@ -39,24 +39,21 @@ class AcceleratedAgent:
             step: number of the optimizer step, where it is not one more than the last.
             scalars: further numbers of the step.
         """
-        if self.agent is None:
-            return
         self._losses.add(loss)
         if self._accelerator.sync_gradients:
             self.agent.step(self._losses.take_mean(), step=step, **scalars)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """End the run; returns whether everything arrived."""
-        return self.agent is None or self.agent.close(timeout_s)
+        return self.agent.close(timeout_s)
 
     def state_dict(self) -> dict[str, Any]:
         """What ``accelerator.save_state`` keeps of the run."""
-        return {} if self.agent is None else self.agent.state_dict()
+        return self.agent.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the run of a checkpoint."""
-        if self.agent is not None and state:
-            self.agent.load_state_dict(state)
+        self.agent.load_state_dict(state)
 
     def __enter__(self) -> AcceleratedAgent:
         return self
@@ -67,8 +64,7 @@ class AcceleratedAgent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.agent is not None:
-            self.agent.__exit__(kind, error, trace)
+        self.agent.__exit__(kind, error, trace)
 
 
 def watch(
