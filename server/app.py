@@ -34,6 +34,7 @@ from server.profiles import export
 from server.profiles.packing import pack
 from server.runs import endpoints as runs
 from server.runs.watchdog import watch
+from server.schemas import Failure
 from server.settings import Settings
 
 API = "/api/v1"
@@ -83,7 +84,7 @@ def _route(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(access.router)
     for part in (ingest, runs, profiles, export, predictions, alerts, live):
-        app.include_router(part.router, prefix=API)
+        app.include_router(part.router, prefix=API, responses={"4XX": {"model": Failure}})
     app.include_router(_unknown)
 
 
