@@ -31,7 +31,7 @@ class Recipe:
     name: str
     variant: str = "pre-ln"
     layers: int = 24
-    steps: int = 140
+    steps: int = 160
     seed: int = 0
     rate: float = 3e-4
     jump_at: int | None = None  # from this step on the learning rate is 300 times too high
