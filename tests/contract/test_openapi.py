@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from server.app import create_app
 from server.settings import Settings
+from tests.services.serving import running
 
 
-def test_every_operation_says_the_one_form_of_its_errors(tmp_path: Path) -> None:
-    described = create_app(Settings(data_dir=tmp_path)).openapi()
+async def test_every_operation_says_the_one_form_of_its_errors(embedded: Settings) -> None:
+    async with running(create_app(embedded)) as client:
+        described = (await client.get("/api/v1/openapi.json")).json()
 
     operations = {
         f"{verb} {path}": operation["responses"]
