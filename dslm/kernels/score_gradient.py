@@ -36,7 +36,8 @@ def query_gradient(
     slope = cap_slope(query_kernel(x, layer), key, layer)
     keys = dense(key) * slope
     mean = parts.mean_over_keys
-    product = mean(mean(parts.values * keys, 0), 1)
+    both = dense(multiply(linear(memory, layer.value), key)) * slope
+    product = mean(mean(both, 0), 1)
     cross = mean(parts.averages * mean(keys, 1), 0)
     inner = product - cross - cross.T + parts.grand * mean(mean(keys, 0), 1)
     diagonal = g.diagonal * np.diagonal(inner)
@@ -77,9 +78,10 @@ def key_gradient(
     first = total(joint, 0)
     own = total(total(joint, 0), 1)
     cross = total(parts.averages * first, 1)
-    off_diagonal = parts.values * own - cross - cross.T + total(total(joint * parts.grand, 0), 1)
-    on_values = linear(memory, layer.value).diagonal - np.diagonal(parts.values)
-    diagonal = np.diagonal(off_diagonal) + on_values * np.diagonal(own)
+    values = linear(memory, layer.value)  # not dense: a cell's own entry is of its pairs j≠k
+    averaged = total(total(joint * parts.grand, 0), 1) - cross - cross.T
+    off_diagonal = values.off_diagonal * own + averaged
+    diagonal = values.diagonal * np.diagonal(own) + np.diagonal(averaged)
     normed = Kernel(diagonal, off_diagonal, memory.cell_sizes)
     return norm_backward(normed, raw_keys(memory, layer), layer.key_norm, layer.d_head)
 

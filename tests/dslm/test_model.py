@@ -141,6 +141,19 @@ def test_coarse_cells_predict_what_single_tokens_do(causal: bool) -> None:
     np.testing.assert_allclose(rough.backward.variance, fine.backward.variance, rtol=1e-2)
 
 
+def test_cells_lose_nothing_where_positions_do_not_matter() -> None:
+    one = stack(3, 64, placement="post", causal=False, std=0.12)
+    sizes = np.array([16, 32, 15, 1])
+    coarse = Kernel(np.ones(4), np.full((4, 4), 0.3), sizes)
+
+    fine, rough = predict(one), predict(with_input(one, coarse))
+
+    # exp is interpolated within 1e-5 over the range of the entries, which the cells narrow
+    np.testing.assert_allclose(rough.backward.variance, fine.backward.variance, rtol=1e-5)
+    np.testing.assert_allclose(rough.backward.correlation, fine.backward.correlation, atol=1e-5)
+    np.testing.assert_allclose(rough.forward.correlation, fine.forward.correlation, atol=1e-5)
+
+
 def test_long_sequences_are_merged_into_cells_at_little_error() -> None:
     from dslm.kernels import grid
 
