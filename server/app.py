@@ -105,7 +105,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts: Parts = app.state.parts
     try:
         await migration.prepare(parts.settings, parts.database)
-        async with parts.delivery.running(), workers.running(_turns(app), parts.metrics):
+        working = workers.running(_turns(app), parts.metrics, parts.database.serves)
+        async with parts.delivery.running(), working:
             yield
     finally:
         await parts.bus.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from threading import Thread
 from typing import Any
 from weakref import WeakSet
@@ -46,6 +47,7 @@ class Database:
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
         self._writer = asyncio.Lock() if self.is_sqlite else None
         self._threads: WeakSet[Thread] = WeakSet()
+        self._inside: Counter[asyncio.Task[Any] | None] = Counter()
         if self.is_sqlite:
             event.listen(engine.sync_engine, "connect", self._note_thread)
 
@@ -57,14 +59,36 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A session that only reads."""
-        async with self._sessions() as session:
-            yield session
+        with self._noted():
+            async with self._sessions() as session:
+                yield session
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed when the block ends, rolled back when it raises."""
-        async with self._writer or nullcontext(), self._sessions.begin() as session:
-            yield session
+        async with self._writer or nullcontext():
+            with self._noted():
+                async with self._sessions.begin() as session:
+                    yield session
+
+    def serves(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `task` is inside a session.
+
+        Cancelled there, it would leave its cursor in a reference cycle with the traceback, and
+        SQLite keeps the lock of a closed connection until the cursor is collected, too.
+        """
+        return self._inside[task] > 0
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        self._inside[task] += 1
+        try:
+            yield
+        finally:
+            self._inside[task] -= 1
+            if not self._inside[task]:
+                del self._inside[task]
 
     async def ping(self) -> None:
         """Raise unless the database answers."""

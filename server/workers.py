@@ -13,7 +13,8 @@ from server.metrics import Metrics
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
-CANCEL_AGAIN_S = 0.2
+CANCEL_AGAIN_S = 0.1
+PATIENCE_S = 5.0  # a database that is away keeps a worker for longer
 
 T = TypeVar("T")
 
@@ -33,29 +34,41 @@ async def persist(name: str, attempt: Callable[[], Awaitable[T]], metrics: Metri
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
 
-async def forever(name: str, turn: Callable[[], Awaitable[None]], metrics: Metrics) -> None:
-    """Take turns until cancelled."""
-    while True:
+async def _take_turns(
+    name: str, turn: Callable[[], Awaitable[None]], metrics: Metrics, ending: asyncio.Event
+) -> None:
+    while not ending.is_set():
         await persist(name, turn, metrics)
 
 
 @asynccontextmanager
 async def running(
-    turns: dict[str, Callable[[], Awaitable[None]]], metrics: Metrics
+    turns: dict[str, Callable[[], Awaitable[None]]],
+    metrics: Metrics,
+    busy: Callable[[asyncio.Task[None]], bool],
 ) -> AsyncIterator[None]:
-    """Run these workers for as long as the context is open."""
+    """Run these workers for as long as the context is open.
+
+    At its end a worker that is `busy` is given `PATIENCE_S` to get to where it can be cancelled.
+    """
+    ending = asyncio.Event()
     tasks = [
-        asyncio.create_task(forever(name, turn, metrics), name=name) for name, turn in turns.items()
+        asyncio.create_task(_take_turns(name, turn, metrics, ending), name=name)
+        for name, turn in turns.items()
     ]
     try:
         yield
     finally:
-        await _end(set(tasks))
+        ending.set()
+        await _end(set(tasks), busy)
 
 
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
+async def _end(tasks: set[asyncio.Task[None]], busy: Callable[[asyncio.Task[None]], bool]) -> None:
     """Cancel until all have ended: a client that is just connecting may swallow the first."""
+    loop = asyncio.get_running_loop()
+    impatient_at = loop.time() + PATIENCE_S
     while tasks:
         for task in tasks:
-            task.cancel()
+            if not busy(task) or loop.time() > impatient_at:
+                task.cancel()
         _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
