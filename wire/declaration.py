@@ -10,7 +10,7 @@ from wire.layout import Layout
 from wire.version import WIRE_VERSION
 
 
-class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Health(msgspec.Struct, frozen=True):
     """The agent's own account of what it lost and what it costs, cumulative since its start.
 
     Attributes:
@@ -34,7 +34,7 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropped_sites: tuple[str, ...] = ()
 
 
-class RunDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RunDeclaration(msgspec.Struct, frozen=True):
     """Body of ``PUT /api/v1/runs/{run_id}``: idempotent, the agent chooses the run's id.
 
     Attributes:
@@ -60,7 +60,7 @@ class RunDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wire_version: int = WIRE_VERSION
 
 
-class SpecRevision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SpecRevision(msgspec.Struct, frozen=True):
     """Body of ``PUT /api/v1/runs/{run_id}/spec``: the model's weight moments at a later step.
 
     The first revision of a run (its lowest step) is the one "at initialisation" refers to.
@@ -70,7 +70,7 @@ class SpecRevision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spec: dict[str, Any]
 
 
-class RunEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RunEnd(msgspec.Struct, frozen=True):
     """Body of ``POST /api/v1/runs/{run_id}/end``."""
 
     status: Literal["finished", "failed"]

@@ -14,7 +14,7 @@ MEDIA_TYPE = "application/vnd.evenkeel.frames+msgpack"
 MAX_FRAMES = 4096
 
 
-class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class Frame(msgspec.Struct, frozen=True, array_like=True):
     """The values of one sampled optimizer step.
 
     Attributes:
@@ -45,7 +45,7 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
         return np.frombuffer(self.values, dtype="<f4")
 
 
-class FrameBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FrameBatch(msgspec.Struct, frozen=True):
     """Frames of one rank, in ascending `seq`; empty is a heartbeat that asks for the mark.
 
     Attributes:

@@ -14,7 +14,7 @@ MAX_SERIES = 4096
 MAX_VALUES = 1 << 20
 
 
-class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Series(msgspec.Struct, frozen=True):
     """One vector over depth.
 
     Attributes:
@@ -35,7 +35,7 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.stack}/{self.site}/{self.quantity}"
 
 
-class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+class Layout(msgspec.Struct, frozen=True, dict=True):
     """The ordered series of a frame. Content-addressed: equal layouts have equal `hash`."""
 
     series: tuple[Series, ...]

@@ -97,7 +97,4 @@ def field_of(error: BaseException) -> str:
     text = str(error)
     if "at `$" in text:
         return text.partition("at `$")[2].rstrip("`").lstrip(".") or "body"
-    for opening in ("missing required field `", "unknown field `"):
-        if opening in text:
-            return text.partition(opening)[2].partition("`")[0]
-    return "body"
+    return text.partition("missing required field `")[2].partition("`")[0] or "body"

@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 
 from wire import (
     WIRE_VERSION,
+    Command,
     Frame,
     FrameBatch,
+    FramesReceipt,
     Health,
+    Layout,
+    RunDeclaration,
+    RunEnd,
+    RunReceipt,
+    Series,
+    SpecRevision,
     WireError,
     decode_batch,
     encode_batch,
@@ -87,12 +95,43 @@ def test_a_body_that_is_no_batch_is_refused(body: bytes) -> None:
     assert refusal(body).field == "wire_version"
 
 
-def test_an_unknown_field_is_refused() -> None:
+def test_a_newer_writers_fields_are_passed_over() -> None:
+    sent = batch(frame(1))
+    known = msgspec.msgpack.decode(encode_batch(sent))
+    (packed,) = known["frames"]
+    newer = known | {"extra": 1, "health": known["health"] | {"extra": 1}}
+
+    read = decode_batch(msgspec.msgpack.encode(newer | {"frames": [[*packed, "extra"]]}))
+
+    assert read == sent
+
+
+def test_an_older_writers_absent_fields_have_their_defaults() -> None:
     known = msgspec.msgpack.decode(encode_batch(batch()))
+    older = known | {"health": {"dropped": 2}}
 
-    error = refusal(msgspec.msgpack.encode(known | {"extra": 1}))
+    assert decode_batch(msgspec.msgpack.encode(older)).health == Health(dropped=2)
 
-    assert "extra" in str(error)
+
+JSON_MESSAGES = [
+    RunDeclaration("p", "r", Layout((Series("", "loss", "value", 1),))),
+    SpecRevision(0, {}),
+    RunEnd("finished"),
+    RunReceipt("0" * 32, {}, "/"),
+    FramesReceipt(1, 1, 0, [Command("a", "describe")]),
+]
+
+
+@pytest.mark.parametrize("sent", JSON_MESSAGES, ids=lambda one: type(one).__name__)
+def test_either_side_passes_over_the_others_newer_fields(sent: msgspec.Struct) -> None:
+    newer = msgspec.to_builtins(sent) | {"extra": 1}
+    for nested in ("layout", "commands"):
+        if isinstance(newer.get(nested), dict):
+            newer[nested] |= {"extra": 1}
+        elif nested in newer:
+            newer[nested] = [one | {"extra": 1} for one in newer[nested]]
+
+    assert msgspec.json.decode(msgspec.json.encode(newer), type=type(sent)) == sent
 
 
 @given(st.binary(max_size=200))
