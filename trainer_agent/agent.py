@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from trainer_agent import ranks
-from trainer_agent.capture.accumulator import SCALE_SLOT, Sums
-from trainer_agent.capture.frame_values import frame_values, silent_places, unscaled
-from trainer_agent.capture.moments import COUNT
-from trainer_agent.capture.plan import OWN_SCALARS, Plan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.delivery.courier import Pace
-from trainer_agent.delivery.sender import Description, Sample, Sender
+from trainer_agent.delivery.sender import Description, Sender
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.replay import eager
 from trainer_agent.device_clock import DeviceClock
+from trainer_agent.framing import Framing, Scalar, Sources
 from trainer_agent.guard import Guard
 from trainer_agent.loss_scale import LossScale
 from trainer_agent.optimizer_view import OptimizerView
@@ -43,13 +36,11 @@ from trainer_agent.self_description import (
     plan_by_structure,
 )
 from trainer_agent.spending import SpendingClock
-from trainer_agent.version import package_version
-from wire import Command, Health, RunDeclaration, RunEnd
+from wire import Command, Health, RunEnd
 
 logger = logging.getLogger("evenkeel")
 EXIT_TIMEOUT_S = 5.0
 SETTLE_TIMEOUT_S = 5.0
-Scalar = float | Tensor
 _open: WeakSet[Agent] = WeakSet()
 
 
@@ -95,18 +86,25 @@ class Agent:
             if self.speaks
             else ranks.Follower(self._guard)
         )
-        self._layouts: dict[tuple[Plan, tuple[str, ...]], RunDeclaration] = {}
-        self._names: dict[str, None] = dict.fromkeys(OWN_SCALARS)
-        self._fired: NDArray[np.bool_] | None = None
-        self._silent: tuple[str, ...] = ()
         self._describe_at = FIRST_AGAIN
         self._step = self._samples = 0
         self._closed = False
         self._scale = LossScale(scaler)
         self._optimizer = OptimizerView(optimizer, self._scale, self._recorder)
-        self._started_at = time.time()
         self._sampler = Sampler(options.every, options.overhead)
         self._clock, self._device_clock = SpendingClock(self._recorder), DeviceClock()
+        self._framing = Framing(
+            options,
+            Sources(
+                self._probe,
+                self._recorder,
+                self._optimizer,
+                self._scale,
+                self._clock,
+                self._sampler,
+            ),
+            self._ranks,
+        )
         self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
         _open.add(self)
@@ -226,25 +224,7 @@ class Agent:
         self._close(_end_of(getattr(sys, "last_value", None)), EXIT_TIMEOUT_S)
 
     def _finish_sample(self, given: Mapping[str, Scalar | None], ended: float) -> None:
-        plan, accumulator = self._probe.plan, self._recorder.accumulator
-        scalars = self._all_scalars(given)
-        readers = {
-            name: accumulator.scalar(slot, value)
-            for slot, (name, value) in enumerate(scalars.items())
-        }
-        overhead = self._clock.share_since_frame(ended)
-        scale = accumulator.scalar(SCALE_SLOT, self._scale.take())
-        take = partial(_unscaled, plan, accumulator.take(), scale)
-        outline = ranks.Outline(
-            self._step,
-            plan,
-            every=0 if self._sampler.fixed else self._sampler.wish(),
-            loss_given=given.get("loss") is not None,
-        )
-        whole = partial(ranks.whole, self._ranks, outline, take, readers)
-        values = partial(self._values, plan, whole, overhead)
-        declaration = self._declaration(plan, tuple(scalars))
-        self._sender.offer(Sample(self._step, time.time(), declaration, values))
+        self._sender.offer(self._framing.sample(self._step, given, ended))
         self._describe()
         if self._guard.failures:
             self._probe.drop_failing()
@@ -257,45 +237,6 @@ class Agent:
             self._description.ask()
         while self._step + self._sampler.every >= self._describe_at:
             self._describe_at *= TIMES_LATER
-
-    def _all_scalars(self, given: Mapping[str, Scalar | None]) -> dict[str, Scalar | None]:
-        """What was given and what the agent reads by itself, in an order that never changes."""
-        merged = {**self._optimizer.scalars(), **given}
-        self._names.update(dict.fromkeys(merged))
-        return {name: merged.get(name) for name in self._names}
-
-    def _values(
-        self,
-        plan: Plan,
-        whole: Callable[[], tuple[Sums, dict[str, float]]],
-        overhead: float,
-    ) -> NDArray[np.float32]:
-        """The frame's values; runs in the sender thread and waits for the device."""
-        sums, scalars = whole()
-        self._note_silence(plan, sums)
-        return frame_values(plan, sums, [*scalars.values(), overhead])
-
-    def _note_silence(self, plan: Plan, sums: Sums) -> None:
-        fired = sums.moments[:, COUNT] > 0
-        if self._fired is not None and len(self._fired) == len(fired):
-            fired |= self._fired
-        self._fired, self._silent = fired, silent_places(plan, fired)
-
-    def _declaration(self, plan: Plan, names: tuple[str, ...]) -> RunDeclaration:
-        known = self._layouts.get((plan, names))
-        if known is None:
-            options = self._options
-            known = RunDeclaration(
-                project=options.project,
-                name=options.run,
-                layout=plan.layout(names).validate(),
-                tags=options.tags,
-                config=dict(options.config),
-                started_at=self._started_at,
-                agent_version=package_version(),
-            )
-            self._layouts[plan, names] = known
-        return known
 
     def _choose_interval(self, cost_s: float) -> None:
         cost_s = max(cost_s, self._device_clock.extra_s())
@@ -315,7 +256,7 @@ class Agent:
             resent=self._sender.resent,
             failures=self._guard.failures,
             first_failure=self._guard.first_failure,
-            silent=self._silent,
+            silent=self._framing.silent,
             overhead=self._clock.share_since_start(),
             every=self._sampler.every,
             dropped_sites=tuple(self._probe.dropped_sites),
@@ -324,12 +265,6 @@ class Agent:
     def _obey(self, command: Command) -> None:
         if command.kind == "describe":
             self._description.ask()
-
-
-def _unscaled(plan: Plan, take: Callable[[], Sums], scale: Callable[[Sums], float]) -> Sums:
-    sums = take()
-    factor = scale(sums)
-    return sums if math.isnan(factor) else unscaled(plan, sums, factor)
 
 
 def is_open(run_id: str, rank: int) -> bool:

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from trainer_agent.agent import Agent, Scalar
+from trainer_agent.agent import Agent
+from trainer_agent.framing import Scalar
 from trainer_agent.integrations.step_loss import StepLoss
 from trainer_agent.watching import watch as watch_model
 
