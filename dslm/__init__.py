@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dslm.embedding import embedding_kernel, same_token_probability
 from dslm.errors import AssumptionError, SpecError
+from dslm.kernels.cells import cell_sizes
 from dslm.model import predict
 from dslm.prediction import Curve, Prediction, StackPrediction
 from dslm.scaling import (
@@ -60,6 +61,7 @@ __all__ = [
     "Stack",
     "StackPrediction",
     "apply_scaling",
+    "cell_sizes",
     "deepscale",
     "embedding_kernel",
     "predict",

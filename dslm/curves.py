@@ -6,7 +6,7 @@ import numpy as np
 
 from dslm.bands import Spread
 from dslm.kernels.block import Layer
-from dslm.kernels.grid import correlation, on_grid, variance
+from dslm.kernels.grid import correlation, prepare, variance
 from dslm.kernels.stack import Gradients
 from dslm.prediction import Curve, StackPrediction
 from dslm.spec import Floats, Missing, Stack
@@ -17,7 +17,7 @@ ROUNDING = 1e-4  # float32 sums over a batch, as measurements are made
 
 def forward_curve(stack: Stack, layers: list[Layer], spread: Spread) -> Curve:
     """Return the stream's curve; NaN past the last layer understood."""
-    kernels = [on_grid(stack.input_kernel)] + [layer[-1].y for layer in layers]
+    kernels = [prepare(stack.input_kernel)] + [layer[-1].y for layer in layers]
     values = np.array([variance(kernel) for kernel in kernels])
     correlations = np.array([correlation(kernel) for kernel in kernels])
     n = len(stack.blocks) + 1 - len(kernels)

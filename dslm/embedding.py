@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dslm.errors import SpecError
-from dslm.kernels.grid import dropout
+from dslm.kernels.cells import cell_sizes
+from dslm.kernels.grid import dropout, prepare
 from dslm.kernels.norm import centre, norm
 from dslm.spec import Kernel, Norm
 
@@ -49,7 +50,7 @@ def embedding_kernel(
     then the norm after the tables where there is one (BERT), then dropout.
 
     Args:
-        seq_len: L; the kernel has one cell per position.
+        seq_len: L; the kernel has the cells of `cell_sizes`, one per position up to 128.
         vocabulary: number of ids.
         token_var, position_var, segment_var: variance of each table's entries.
         p_drop: dropout on the sum.
@@ -66,10 +67,10 @@ def embedding_kernel(
     if not 0 <= p_drop < 1:
         raise SpecError("p_drop", "give a dropout probability from 0 to below 1")
     alike = same_token_probability(vocabulary, zipf_exponent) * token_var
-    off = np.full((seq_len, seq_len), alike + SAME_SEGMENT * segment_var)
-    diagonal = np.full(seq_len, token_var + position_var + segment_var)
-    np.fill_diagonal(off, diagonal)
-    kernel = Kernel(diagonal, off, np.ones(seq_len, dtype=np.int64))
+    sizes = cell_sizes(seq_len)
+    off = np.full((len(sizes), len(sizes)), alike + SAME_SEGMENT * segment_var)
+    diagonal = np.full(len(sizes), token_var + position_var + segment_var)
+    kernel = prepare(Kernel(diagonal, off, sizes))
     if layer_norm is not None:
         kernel = norm(centre(kernel, layer_norm, d_model), layer_norm)
     return dropout(kernel, p_drop)

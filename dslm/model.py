@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from dslm.bands import backward_spread, forward_spread
 from dslm.curves import backward_curve, forward_curve, missing_numbers
 from dslm.kernels.block import Layer, SubLayer
+from dslm.kernels.cells import stack_on_cells
 from dslm.kernels.grid import add, mean_diagonal
 from dslm.kernels.scores import score_variance
 from dslm.kernels.stack import Gradients, memory_of, stack_backward, stack_forward
@@ -37,16 +40,18 @@ def predict(spec: ModelSpec) -> Prediction:
     """
     validate(spec)
     missing = list(spec.missing)
+    stacks = {name: stack_on_cells(stack) for name, stack in spec.stacks.items()}
+    spec = replace(spec, stacks=stacks)
     with np.errstate(all="ignore"):  # overflow is reported in `missing`, not as a warning
         layers = _forward(spec)
         gradients = _backward(spec, layers)
-        stacks = {
+        found = {
             name: _stack_prediction(stack, layers[name], gradients[name], spec.batch_size)
             for name, stack in spec.stacks.items()
         }
         for name, stack in spec.stacks.items():
-            missing += missing_numbers(name, stacks[name], stack, len(layers[name]))
-    return Prediction(stacks=stacks, missing=tuple(missing))
+            missing += missing_numbers(name, found[name], stack, len(layers[name]))
+    return Prediction(stacks=found, missing=tuple(missing))
 
 
 def _forward(spec: ModelSpec) -> dict[str, list[Layer]]:

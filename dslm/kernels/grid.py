@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from dslm.spec import Floats, Kernel
 
-FINE_CELLS = 64  # positions kept one by one: a causal mask changes most from one to the next
-MAX_CELLS = 256
 PairFunction = Callable[[Floats, Floats, Floats], Floats]
 
 
@@ -22,19 +20,6 @@ def prepare(kernel: Kernel) -> Kernel:
     single = np.flatnonzero(kernel.cell_sizes == 1)
     off_diagonal[single, single] = diagonal[single]
     return replace(kernel, diagonal=diagonal, off_diagonal=off_diagonal)
-
-
-def on_grid(kernel: Kernel) -> Kernel:
-    """Return `kernel`, prepared, on at most ``MAX_CELLS`` cells.
-
-    The first ``FINE_CELLS`` stay as they are, later ones are merged evenly.
-    """
-    n_cells = len(kernel.cell_sizes)
-    if n_cells <= MAX_CELLS:
-        return prepare(kernel)
-    late = np.linspace(FINE_CELLS, n_cells, MAX_CELLS - FINE_CELLS + 1)[:-1]
-    starts = np.concatenate([np.arange(FINE_CELLS), np.round(late).astype(np.int64)])
-    return merge_cells(prepare(kernel), starts)
 
 
 def merge_cells(kernel: Kernel, starts: NDArray[np.int64]) -> Kernel:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dslm.kernels.alignment import ISOTROPIC
 from dslm.kernels.block import Layer, block_backward, block_forward
-from dslm.kernels.grid import add, dropout, on_grid
+from dslm.kernels.grid import add, dropout, prepare
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.spec import Kernel, Stack
 
@@ -16,7 +16,7 @@ from dslm.spec import Kernel, Stack
 def stack_forward(stack: Stack, memory: Kernel | None = None) -> list[Layer]:
     """Return the layers up to the first that is not understood, or that reads a memory unknown."""
     layers: list[Layer] = []
-    x = on_grid(stack.input_kernel)
+    x = prepare(stack.input_kernel)
     for block in stack.blocks:
         if block is None or (block.cross is not None and memory is None):
             break
@@ -29,7 +29,7 @@ def memory_of(stack: Stack, layers: list[Layer]) -> Kernel | None:
     """Return the kernel that a stack reading this one sees; None where it is not known."""
     if len(layers) < len(stack.blocks):
         return None
-    top = layers[-1][-1].y if layers else on_grid(stack.input_kernel)
+    top = layers[-1][-1].y if layers else prepare(stack.input_kernel)
     normed = norm(centre(top, stack.final_norm, stack.d_model), stack.final_norm)
     return dropout(normed, stack.final_p_drop)
 
@@ -69,12 +69,12 @@ def stack_backward(stack: Stack, layers: list[Layer], arriving: Kernel | None = 
 def top_gradient(stack: Stack, layers: list[Layer], arriving: Kernel | None) -> Kernel:
     """Return the measured kernel, else what arrives from above, else one of independent tokens."""
     if stack.top_gradient_kernel is not None:
-        return on_grid(stack.top_gradient_kernel)
+        return prepare(stack.top_gradient_kernel)
     if arriving is not None and len(layers) == len(stack.blocks):
-        g, top = dropout(arriving, stack.final_p_drop), on_grid(stack.input_kernel)
+        g, top = dropout(arriving, stack.final_p_drop), prepare(stack.input_kernel)
         top = centre(layers[-1][-1].y if layers else top, stack.final_norm, stack.d_model)
         return norm_backward(g, top, stack.final_norm, stack.d_model, random_length=True)
     x = stack.input_kernel
     n = len(x.cell_sizes)
     none = np.zeros((n, n))
-    return on_grid(replace(x, diagonal=np.ones(n), off_diagonal=none, mean=0.0))
+    return prepare(replace(x, diagonal=np.ones(n), off_diagonal=none, mean=0.0))

@@ -154,17 +154,6 @@ def test_cells_lose_nothing_where_positions_do_not_matter() -> None:
     np.testing.assert_allclose(rough.forward.correlation, fine.forward.correlation, atol=1e-5)
 
 
-def test_long_sequences_are_merged_into_cells_at_little_error() -> None:
-    from dslm.kernels import grid
-
-    long = stack(4, 300)
-    few = grid.on_grid(long.input_kernel)
-
-    assert len(few.cell_sizes) == grid.MAX_CELLS
-    assert grid.n_tokens(few) == 300
-    assert grid.mean_off_diagonal(few) == pytest.approx(0.3)
-
-
 def test_prediction_stops_at_a_block_that_is_not_understood() -> None:
     one = stack(4)
     missing = dslm.Missing("decoder.blocks[2]", "MoE", "routing is outside the theory")
