@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from dslm.diagnosis import (
+    Diagnosis,
+    StackDiagnosis,
+    diagnose,
+    with_deepscale,
+    with_depth,
+    with_placement,
+)
 from dslm.embedding import embedding_kernel, same_token_probability
 from dslm.errors import AssumptionError, SpecError
 from dslm.kernels.cells import cell_sizes
@@ -46,6 +54,7 @@ __all__ = [
     "BlockScaling",
     "CrossAttention",
     "Curve",
+    "Diagnosis",
     "FeedForward",
     "Kernel",
     "Linear",
@@ -59,10 +68,12 @@ __all__ = [
     "Scaling",
     "SpecError",
     "Stack",
+    "StackDiagnosis",
     "StackPrediction",
     "apply_scaling",
     "cell_sizes",
     "deepscale",
+    "diagnose",
     "embedding_kernel",
     "predict",
     "prediction_from_json",
@@ -72,4 +83,7 @@ __all__ = [
     "spec_from_json",
     "spec_to_json",
     "validate",
+    "with_deepscale",
+    "with_depth",
+    "with_placement",
 ]

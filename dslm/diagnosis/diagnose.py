@@ -1,0 +1,97 @@
+"""A whole model's diagnosis."""
+
+from __future__ import annotations
+
+import math
+
+from dslm.diagnosis import words
+from dslm.diagnosis.advice import advise, gradient_factor
+from dslm.diagnosis.deeper import Ladder, correlation_trend, ladders
+from dslm.diagnosis.formats import format_reports
+from dslm.diagnosis.growth import fit_growth
+from dslm.diagnosis.report import Diagnosis, Placed, StackDiagnosis, TopGradient
+from dslm.diagnosis.sharpness import largest_scores
+from dslm.errors import SpecError
+from dslm.model import predict
+from dslm.prediction import Prediction
+from dslm.spec import ModelSpec, Stack
+
+
+def diagnose(
+    spec: ModelSpec,
+    *,
+    prediction: Prediction | None = None,
+    top_gradient_std: float | None = None,
+    search_depth: int | None = None,
+) -> Diagnosis:
+    """Say what the theory's curves mean for a model.
+
+    Per stack: the law that the stream's variance and its gradient follow over depth, where the
+    token correlation passes 0.99, what fp16, bf16 and fp8 hold, the largest attention scores,
+    and DeepScaleLM's scales with the reasons for them, if any. Depths beyond the model's own come
+    from predictions of the same blocks repeated: up to four times, or 96 layers if that is more.
+
+    Args:
+        spec: the model, from `trainer_agent.describe` or built by hand.
+        prediction: what `predict(spec)` returned, to save computing it again.
+        top_gradient_std: standard deviation of an entry of the gradient at the last block,
+            where it is known. Else the loss is taken as a mean over the tokens of the batch
+            whose gradient at each token's vector has norm 1/tokens.
+        search_depth: deepest stack looked at.
+
+    Raises:
+        SpecError: if the spec describes no possible model, or `top_gradient_std` is not positive.
+    """
+    if top_gradient_std is not None and not 0 < top_gradient_std < math.inf:
+        raise SpecError("top_gradient_std", "give a positive standard deviation")
+    prediction = predict(spec) if prediction is None else prediction
+    rungs = ladders(spec, prediction.stacks, search_depth)
+    stacks = {
+        name: _stack(stack, rungs[name], _top_gradient(stack, spec.batch_size, top_gradient_std))
+        for name, stack in spec.stacks.items()
+    }
+    return Diagnosis(stacks, prediction)
+
+
+def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
+    own, n, placed = ladder.stacks[0], len(stack.blocks), placement(stack)
+    variance, gradient = fit_growth(own.forward.variance), fit_growth(own.backward.variance)
+    trend, scores = correlation_trend(ladder), largest_scores(stack, own.score_variance)
+    factor, formats = gradient_factor(own), format_reports(ladder, top)
+    advice = advise(stack, factor, trend, scores, formats)
+    sentences = (
+        words.gradient_sentence(placed, own, gradient),
+        words.variance_sentence(own, variance),
+        words.correlation_sentence(trend, n),
+        words.scores_sentence(scores),
+        words.precision_sentence(formats, n),
+        words.advice_sentence(advice),
+    )
+    return StackDiagnosis(
+        placement=placed,
+        n_layers=n,
+        d_model=stack.d_model,
+        seq_len=int(stack.input_kernel.cell_sizes.sum()),
+        sentences=sentences,
+        variance=variance,
+        gradient=gradient,
+        gradient_factor=factor,
+        correlation=trend,
+        scores=scores,
+        top_gradient=top,
+        formats=formats,
+        advice=advice,
+    )
+
+
+def placement(stack: Stack) -> Placed:
+    """Return where the norms of a stack's blocks stand."""
+    found = {block.placement for block in stack.blocks if block is not None}
+    return found.pop() if len(found) == 1 else "mixed"
+
+
+def _top_gradient(stack: Stack, batch_size: int, given: float | None) -> TopGradient:
+    if given is not None:
+        return TopGradient(given, "given")
+    tokens = batch_size * int(stack.input_kernel.cell_sizes.sum())
+    return TopGradient(1 / (tokens * math.sqrt(stack.d_model)), "assumed")

@@ -1,0 +1,114 @@
+"""What a diagnosis says, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from dslm.diagnosis.deeper import CorrelationTrend, Crossing
+from dslm.diagnosis.growth import Growth
+from dslm.diagnosis.precision import Outside
+from dslm.diagnosis.sharpness import ScoreScale
+from dslm.prediction import Prediction
+from dslm.scaling import Scaling
+from dslm.spec import Missing
+
+Placed = Literal["pre", "post", "sandwich", "branch", "parallel", "mixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopGradient:
+    """The absolute scale of the gradient at a stack's last block.
+
+    Attributes:
+        std: standard deviation of an entry of dLoss/d(output of the last block).
+        source: ``"given"`` by the caller, or ``"assumed"``: a loss averaged over the batch's
+            tokens whose gradient at each token's vector has norm 1/tokens.
+    """
+
+    std: float
+    source: Literal["given", "assumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class FormatReport:
+    """What one number format does to one stack's unscaled entries.
+
+    Attributes:
+        name: of the format.
+        activations, gradients: layers of this stack that it does not hold.
+        loss_scale: power of two on the loss that brings every layer's gradient into the normal
+            range; None where no single one does.
+        activation_overflow: where the stream grows beyond the largest value.
+        gradient_imprecise: depth over which the gradient leaves the normal range, at the top
+            gradient's scale.
+        gradient_span: depth at which no single loss scale holds all layers any more.
+    """
+
+    name: str
+    activations: Outside
+    gradients: Outside
+    loss_scale: float | None
+    activation_overflow: Crossing
+    gradient_imprecise: Crossing
+    gradient_span: Crossing
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """DeepScaleLM's scales for a stack, and whether it needs them.
+
+    Attributes:
+        reasons: what is wrong without; empty where nothing is.
+        scaling: the scales; None where they cannot be given.
+        refusal: why they cannot; empty otherwise.
+    """
+
+    reasons: tuple[str, ...]
+    scaling: Scaling | None
+    refusal: str = ""
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is a reason to scale."""
+        return bool(self.reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class StackDiagnosis:
+    """One stack's diagnosis; a part is None where the curve it reads is not predicted.
+
+    Attributes:
+        sentences: the diagnosis in words, most important first.
+        variance, gradient: laws of the stream's variance and of its gradient's, over layers
+            1 to N.
+        gradient_factor: largest over smallest standard deviation of the gradient, layers 1 to N.
+    """
+
+    placement: Placed
+    n_layers: int
+    d_model: int
+    seq_len: int
+    sentences: tuple[str, ...]
+    variance: Growth | None
+    gradient: Growth | None
+    gradient_factor: float | None
+    correlation: CorrelationTrend | None
+    scores: ScoreScale | None
+    top_gradient: TopGradient
+    formats: tuple[FormatReport, ...]
+    advice: Advice
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A model's diagnosis, with the prediction it was read from."""
+
+    stacks: Mapping[str, StackDiagnosis]
+    prediction: Prediction
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What could not be predicted."""
+        return self.prediction.missing

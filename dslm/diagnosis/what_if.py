@@ -1,0 +1,117 @@
+"""The same model otherwise: another placement of its norms, another depth, DeepScaleLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from dslm.errors import SpecError
+from dslm.kernels.grid import mean_diagonal, prepare
+from dslm.scaling import apply_scaling, deepscale
+from dslm.spec import Block, Kernel, ModelSpec, Stack
+
+MAX_LAYERS = 10_000
+
+
+def with_placement(spec: ModelSpec, placement: Literal["pre", "post"]) -> ModelSpec:
+    """Return `spec` with every norm before its branch, or after the sum.
+
+    Each branch keeps its weights and its norm's gain. A stream that becomes Post-LN starts at
+    unit variance, as if its embedding were normalised (BERT), and has no norm at its end.
+
+    Raises:
+        SpecError: if a block is not understood, attends to another stack, or is placed other
+            than ``"pre"`` or ``"post"``.
+    """
+
+    def placed(stack: Stack, path: str) -> Stack:
+        blocks = tuple(
+            replace(_movable(block, f"{path}.blocks[{index}]"), placement=placement)
+            for index, block in enumerate(stack.blocks)
+        )
+        moved = replace(stack, blocks=blocks)
+        if placement == "pre" or blocks == stack.blocks:
+            return moved
+        return replace(moved, input_kernel=unit(stack.input_kernel), final_norm=None)
+
+    return _each_stack(spec, placed)
+
+
+def with_depth(spec: ModelSpec, n_layers: int) -> ModelSpec:
+    """Return `spec` with `n_layers` blocks in every stack.
+
+    The first blocks are kept, and begun again from block 0 when they run out, so a pattern
+    (local, global, local …) goes on where the depth is a multiple of its period. Weights and
+    residual scales stay as they are, also where an initialisation would set them by depth.
+
+    Raises:
+        SpecError: if the depth is no number from 1 to 10,000, or a block is not understood.
+    """
+    if not 1 <= n_layers <= MAX_LAYERS:
+        raise SpecError("layers", f"give a depth from 1 to {MAX_LAYERS:,}, not {n_layers}")
+
+    def repeated(stack: Stack, path: str) -> Stack:
+        for index, block in enumerate(stack.blocks):
+            _understood(block, f"{path}.blocks[{index}]")
+        n = len(stack.blocks)
+        if n == 0:
+            raise SpecError(f"{path}.blocks", "give at least one block to repeat")
+        return replace(stack, blocks=tuple(stack.blocks[i % n] for i in range(n_layers)))
+
+    return _each_stack(spec, repeated)
+
+
+def with_deepscale(spec: ModelSpec) -> ModelSpec:
+    """Return `spec` with DeepScaleLM's weights and residual scales and an input of unit variance.
+
+    Raises:
+        SpecError: if a block is not understood, or one stack reads another.
+    """
+
+    def scaled(stack: Stack, path: str) -> Stack:
+        for index, block in enumerate(stack.blocks):
+            _alone(_understood(block, f"{path}.blocks[{index}]"), f"{path}.blocks[{index}]")
+        start = replace(stack, input_kernel=unit(stack.input_kernel), reads=None)
+        return apply_scaling(start, deepscale(start))
+
+    return _each_stack(spec, scaled)
+
+
+def unit(kernel: Kernel) -> Kernel:
+    """Return `kernel` divided by its mean second moment."""
+    prepared = prepare(kernel)
+    size = mean_diagonal(prepared)
+    if not size > 0:
+        raise SpecError("input_kernel.diagonal", "give an input that is not all zero")
+    return replace(
+        prepared,
+        diagonal=prepared.diagonal / size,
+        off_diagonal=prepared.off_diagonal / size,
+        mean=float(prepared.mean / size**0.5),
+    )
+
+
+def _each_stack(spec: ModelSpec, change: Callable[[Stack, str], Stack]) -> ModelSpec:
+    stacks = {name: change(stack, f"stacks.{name}") for name, stack in spec.stacks.items()}
+    return replace(spec, stacks=stacks)
+
+
+def _understood(block: Block | None, path: str) -> Block:
+    if block is None:
+        raise SpecError(path, "it is not understood; a what-if needs every block")
+    return block
+
+
+def _alone(block: Block, path: str) -> Block:
+    if block.cross is not None:
+        raise SpecError(f"{path}.cross", "ask what-if of a stack without cross-attention")
+    return block
+
+
+def _movable(block: Block | None, path: str) -> Block:
+    found = _alone(_understood(block, path), path)
+    if found.placement not in ("pre", "post"):
+        fix = f"norms placed {found.placement!r} have no Pre-LN or Post-LN form here"
+        raise SpecError(f"{path}.placement", fix)
+    return found

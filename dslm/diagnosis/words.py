@@ -1,0 +1,175 @@
+"""The diagnosis in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from dslm.diagnosis.deeper import CorrelationTrend, Crossing
+from dslm.diagnosis.growth import Growth
+from dslm.diagnosis.report import Advice, FormatReport
+from dslm.diagnosis.sharpness import ScoreScale
+from dslm.prediction import StackPrediction
+from dslm.scaling import Scaling
+from dslm.spec import Floats
+
+PLACED = {
+    "pre": "Pre-LN",
+    "post": "Post-LN",
+    "sandwich": "Sandwich-LN",
+    "branch": "Branch-LN",
+    "parallel": "Parallel Pre-LN",
+    "mixed": "Norms of several placements",
+}
+STEEP = 20.0  # per layer; 1 + bl is then bl within 5 % from layer 1 on
+
+
+def gradient_sentence(placed: str, own: StackPrediction, law: Growth | None) -> str:
+    """How the gradient's norm changes on its way down through the stack."""
+    curve = own.backward.variance
+    if not np.isfinite(curve).all():
+        return f"{PLACED[placed]}: the gradient is not predicted at every layer."
+    bottom = min(1, len(curve) - 1)
+    times = math.sqrt(curve[bottom])
+    found = f"at layer {bottom} it is {times:.3g} times that of layer {len(curve) - 1}"
+    return f"{PLACED[placed]}: the gradient's norm {_gradient_law(law)}; {found}."
+
+
+def _gradient_law(law: Growth | None) -> str:
+    if law is None or not law.fits:
+        return _no_law(law)
+    if law.law == "exponential":
+        verb = "shrinks" if law.rate > 0 else "grows"
+        factor = math.exp(abs(law.rate) / 2)
+        return f"{verb} by a factor of {factor:.3f} per layer on its way down (exponential)"
+    if law.law == "hyperbolic":
+        return f"grows toward the input as 1/√({_one_plus(law)}) at layer l (hyperbolic)"
+    if law.law == "linear":
+        return f"shrinks toward the input as √({_one_plus(law)}) at layer l (linear variance)"
+    return "is the same at every layer (constant)"
+
+
+def _one_plus(law: Growth) -> str:
+    return "l" if law.rate > STEEP else f"1 + {law.rate:.2g}·l"
+
+
+def _no_law(law: Growth | None) -> str:
+    if law is None:
+        return "follows no law that so few layers would show"
+    near = law.law if law.law != "exponential" else f"exponential, {_factor(law)} per layer"
+    return f"follows no law of the four within 10 % (nearest: {near}; {100 * law.error:.0f} % off)"
+
+
+def _factor(law: Growth) -> str:
+    return f"a factor of {law.factor**0.5:.3f} in norm"
+
+
+def variance_sentence(own: StackPrediction, law: Growth | None) -> str:
+    """How the stream's variance changes with depth."""
+    curve = own.forward.variance
+    known = np.flatnonzero(np.isfinite(curve))
+    if len(known) == 0 or known[-1] == 0:
+        return "The stream's variance is not predicted."
+    return f"The stream's variance {_variance_law(law)}, {_span(curve, int(known[-1]))}."
+
+
+def _span(curve: Floats, last: int) -> str:
+    said = f"{curve[1]:.3g} at layer 1, {curve[last]:.3g} at layer {last}"
+    return said if last == len(curve) - 1 else f"{said}, not predicted above"
+
+
+def _variance_law(law: Growth | None) -> str:
+    if law is None or not law.fits:
+        return _no_law(law)
+    if law.law == "exponential":
+        return f"changes by a factor of {law.factor:.4g} per layer (exponential)"
+    return {
+        "constant": "is the same at every layer (constant)",
+        "linear": "grows linearly with depth",
+        "hyperbolic": f"falls as 1/({_one_plus(law)}) at layer l (hyperbolic)",
+    }[law.law]
+
+
+def correlation_sentence(trend: CorrelationTrend | None, n_layers: int) -> str:
+    """Whether tokens become one vector, and where."""
+    if trend is None:
+        return "Token correlation is not predicted."
+    if trend.rank_loss.within(n_layers):
+        return (
+            f"Token correlation passes 0.99 at layer {trend.rank_loss.depth} of {n_layers}: "
+            "from there on all tokens are one vector."
+        )
+    if trend.rank_loss.depth is not None:
+        return (
+            f"Token correlation stays below 0.99 in these {n_layers} layers; "
+            f"repeated deeper, it would pass it at layer {trend.rank_loss.depth}."
+        )
+    where = f"settles at {trend.limit:.3f}" if trend.settled else f"is {trend.limit:.3f}"
+    return (
+        f"Token correlation {where} after {trend.rank_loss.searched} layers "
+        f"and does not pass 0.99{'' if trend.settled else ', though it still moves'}."
+    )
+
+
+def scores_sentence(scores: ScoreScale | None) -> str:
+    """What the largest attention scores mean."""
+    if scores is None:
+        return "Attention scores are not predicted."
+    return (
+        f"Attention scores reach a standard deviation of {scores.std:.3g} (layer {scores.layer}): "
+        f"{scores.meaning}, about {scores.effective_keys:.3g} of {scores.keys:.4g} keys share "
+        "the weight."
+    )
+
+
+def precision_sentence(formats: tuple[FormatReport, ...], n_layers: int) -> str:
+    """What fp16 and bf16 make of this stack's entries."""
+    parts = [part for one in formats[:2] for part in _leaving(one, n_layers)]
+    if not parts:
+        return "fp16 and bf16 hold its activations and gradients as they are."
+    return f"Number formats: {'; '.join(parts)}."
+
+
+def _leaving(report: FormatReport, n_layers: int) -> Iterator[str]:
+    if report.activation_overflow.within(n_layers):
+        yield f"activations overflow {report.name} at layer {report.activation_overflow.depth}"
+    if report.gradient_span.within(n_layers):
+        depth = report.gradient_span.depth
+        yield f"no single loss scale holds the gradients of {depth} layers in {report.name}"
+    elif report.loss_scale is not None and report.loss_scale > 1:
+        yield f"gradients need a loss scale of {report.loss_scale:.4g} in {report.name}"
+
+
+def advice_sentence(advice: Advice) -> str:
+    """Which scaling is recommended, or that none is needed."""
+    if not advice.needed:
+        return "No rescaling is needed at this depth."
+    why = "; ".join(advice.reasons)
+    if advice.scaling is None:
+        return f"It needs rescaling ({why}), but DeepScaleLM cannot be given: {advice.refusal}."
+    scaling = advice.scaling
+    return (
+        f"Recommended: DeepScaleLM with lambda {scaling.lam:.4f}, beta {scaling.beta:.4f} "
+        f"(lambda² {scaling.lam**2:.4f}, beta² {scaling.beta**2:.4f}), because {why}."
+    )
+
+
+def scaling_line(scaling: Scaling) -> str:
+    """The standard deviations of a scaling in one line; ranges over layers."""
+    names = ("query", "key", "value", "output", "up", "gate", "down")
+    spans = []
+    for name in names:
+        found = [value for block in scaling.blocks if (value := getattr(block, name)) is not None]
+        if found:
+            low, high = f"{min(found):.4g}", f"{max(found):.4g}"
+            spans.append(f"{name} {low if low == high else f'{low} to {high}'}")
+    return f"embedding {scaling.embedding:.4g}, " + ", ".join(spans)
+
+
+def crossing_words(crossing: Crossing, n_layers: int) -> str:
+    """A crossing in a few characters: a layer, ``> 96``, or a depth the stack does not have."""
+    if crossing.depth is None:
+        return f"> {crossing.searched}"
+    return f"{crossing.depth}" if crossing.within(n_layers) else f"({crossing.depth})"
