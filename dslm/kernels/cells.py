@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dslm.kernels.grid import merge_cells, prepare
-from dslm.spec import Kernel, Stack
+from dslm.spec import Block, Kernel, Stack
 
 ONE_BY_ONE = 128  # tokens up to which every position keeps a cell of its own
 FIRST = 4  # tokens that always do: a class token, or what starts every text
@@ -43,20 +45,33 @@ def cell_sizes(seq_len: int, *, causal: bool = True, window: int | None = None) 
     return np.add.reduceat(ones, _starts(ones, causal, window))
 
 
+def block_cells(blocks: Sequence[Block | None], seq_len: int) -> Sizes:
+    """Return the `cell_sizes` of a stack: causal if a block is, its narrowest window."""
+    return cell_sizes(seq_len, **_sight(blocks))
+
+
 def stack_on_cells(stack: Stack) -> Stack:
     """Return `stack` with its kernels prepared, on no more cells than `cell_sizes` has."""
     kernel = prepare(stack.input_kernel)
-    attentions = [block.attention for block in stack.blocks if block is not None]
-    windows = [a.window for a in attentions if a.window is not None]
-    starts = _starts(
-        kernel.cell_sizes, any(a.causal for a in attentions), min(windows, default=None)
-    )
+    starts = _starts(kernel.cell_sizes, **_sight(stack.blocks))
     top = stack.top_gradient_kernel
     return replace(
         stack,
         input_kernel=_merged(kernel, starts),
         top_gradient_kernel=None if top is None else _merged(prepare(top), starts),
     )
+
+
+class _Sight(TypedDict):
+    causal: bool
+    window: int | None
+
+
+def _sight(blocks: Sequence[Block | None]) -> _Sight:
+    attentions = [block.attention for block in blocks if block is not None]
+    windows = [a.window for a in attentions if a.window is not None]
+    causal = any(a.causal for a in attentions)
+    return _Sight(causal=causal, window=min(windows, default=None))
 
 
 def _merged(kernel: Kernel, starts: Sizes) -> Kernel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 import dslm.spec as theory
+from dslm.kernels.cells import block_cells
 
 from .architecture import architecture
 from .kernels import kernel
@@ -129,11 +131,12 @@ def _stack(
     assert streams.first is not None  # the architecture pass saw this block called
     fits = mask is not None and mask.shape == streams.first.shape[:2]
     mask = mask if fits else None
+    cells = partial(block_cells, blocks)
     return theory.Stack(
         d_model=stack.d_model,
         blocks=blocks,
-        input_kernel=kernel(streams.first, mask),
-        top_gradient_kernel=None if streams.grad is None else kernel(streams.grad, mask),
+        input_kernel=kernel(streams.first, mask, cells),
+        top_gradient_kernel=None if streams.grad is None else kernel(streams.grad, mask, cells),
         reads=link.reads,
         final_norm=link.final_norm,
         final_p_drop=link.final_p_drop,

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+import dslm
 from dslm.spec import Kernel
 
-MAX_CELLS = 256
+Sizes = NDArray[np.int64]
 
 
 @torch.no_grad()
-def kernel(x: Tensor, mask: Tensor | None = None) -> Kernel:
+def kernel(
+    x: Tensor, mask: Tensor | None = None, cells: Callable[[int], Sizes] = dslm.cell_sizes
+) -> Kernel:
     """Kernel of x (batch, seq, features), over batch and features; one copy to the host.
 
-    Up to 256 tokens each has its own cell; longer sequences use 129 to 256 cells. `mask`
-    (batch, seq) is true, or 1, at real tokens; positions no sequence fills are left out.
+    `cells` says how many tokens share each cell of a sequence of given length. `mask` (batch, seq)
+    is true, or 1, at real tokens; positions no sequence fills are left out.
     """
     _check(x, mask)
-    width = math.ceil(x.shape[1] / MAX_CELLS)
-    weight = torch.ones(x.shape[:2], device=x.device) if mask is None else mask.to(x.device).float()
+    x, weight = _filled(x.detach(), mask)
+    sizes = cells(x.shape[1])
     # where, not a product: padding may hold NaN, and NaN * 0 is NaN
-    values = torch.where(weight.unsqueeze(-1) > 0, x.detach().float(), 0.0)
-    sums = _cell_sums(values, width)
-    counts = _cell_sums(weight.unsqueeze(-1), width)
-    squares = _cell_sums(values.square().mean(-1, keepdim=True), width).sum((0, 2))
+    values = torch.where(weight.unsqueeze(-1) > 0, x.float(), 0.0)
+    sums = _cell_sums(values, sizes)
+    counts = _cell_sums(weight.unsqueeze(-1), sizes)
+    squares = _cell_sums(values.square().mean(-1, keepdim=True), sizes).sum((0, 2))
     packed = torch.cat(
         [
             (_gram(sums) / x.shape[-1]).flatten(),
             _gram(counts).flatten(),
             squares,
             counts.sum((0, 2)),
-            _tokens_seen(weight, width),
             values.mean(-1).sum().reshape(1),
         ]
     )
     with np.errstate(invalid="ignore"):  # Inf and NaN are measured values
-        return _assemble(packed.cpu().double().numpy())
+        return _assemble(packed.cpu().double().numpy(), sizes)
 
 
 def _check(x: Tensor, mask: Tensor | None) -> None:
@@ -49,11 +52,30 @@ def _check(x: Tensor, mask: Tensor | None) -> None:
         raise ValueError(f"mask must be shaped {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
 
 
-def _cell_sums(values: Tensor, width: int) -> Tensor:
-    """Sum (batch, seq, f) over runs of `width` tokens: (batch, cells, f)."""
-    batch, seq, features = values.shape
-    padded = torch.nn.functional.pad(values, (0, 0, 0, -seq % width))
-    return padded.reshape(batch, -1, width, features).sum(2)
+def _filled(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The positions that a sequence fills, and (batch, seq) weights, 1 at real tokens."""
+    if mask is None:
+        return x, torch.ones(x.shape[:2], device=x.device)
+    weight = mask.to(x.device).float()
+    seen = (weight.sum(0) > 0).nonzero().flatten()
+    if not len(seen):
+        raise ValueError("mask: no token is real; give a batch that holds at least one")
+    return x[:, seen], weight[:, seen]
+
+
+def _cell_sums(values: Tensor, sizes: Sizes) -> Tensor:
+    """Sum (batch, seq, f) over each cell's tokens: (batch, cells, f)."""
+    first = np.flatnonzero(np.diff(sizes, prepend=0))  # cells of one size are summed at once
+    counts = np.diff(first, append=len(sizes))
+    widths = sizes[first]
+    parts = torch.split(values, (counts * widths).tolist(), dim=1)
+    return torch.cat(
+        [
+            torch.unflatten(p, 1, (-1, w)).sum(2)
+            for p, w in zip(parts, widths.tolist(), strict=True)
+        ],
+        1,
+    )
 
 
 def _gram(sums: Tensor) -> Tensor:
@@ -62,30 +84,22 @@ def _gram(sums: Tensor) -> Tensor:
     return flat @ flat.T
 
 
-def _tokens_seen(weight: Tensor, width: int) -> Tensor:
-    """Positions of each cell that at least one sequence fills."""
-    seen = (weight.sum(0) > 0).float()
-    return _cell_sums(seen.reshape(1, -1, 1), width).flatten()
-
-
-def _assemble(packed: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Kernel:
+def _assemble(packed: NDArray[np.float64], sizes: Sizes) -> Kernel:
     """Turn sums into means over pairs of different tokens."""
-    cells = round((math.sqrt(9 + 8 * (len(packed) - 1)) - 3) / 4)  # 2 c² + 3 c + 1 numbers
-    products, pairs = packed[: 2 * cells**2].reshape(2, cells, cells)
-    squares, tokens, sizes = packed[2 * cells**2 : -1].reshape(3, cells)
+    n = len(sizes)
+    products, pairs = packed[: 2 * n**2].reshape(2, n, n)
+    squares, tokens = packed[2 * n**2 : -1].reshape(2, n)
     # a cell's products with itself hold each token's square once
-    own = np.diag_indices(cells)
+    own = np.diag_indices(n)
     products[own] -= squares
     pairs[own] -= tokens
-    kept = sizes > 0
-    products, pairs = products[np.ix_(kept, kept)], pairs[np.ix_(kept, kept)]
-    diagonal = squares[kept] / tokens[kept]
     # pairs of cells that no sequence fills both; or a one-token cell's own entry, never read
     typical = products.sum() / max(pairs.sum(), 1.0)
-    off_diagonal = np.divide(products, pairs, out=np.full_like(products, typical), where=pairs > 0)
     return Kernel(
-        diagonal=diagonal,
-        off_diagonal=off_diagonal,
-        cell_sizes=sizes[kept].astype(np.int64),
+        diagonal=squares / tokens,
+        off_diagonal=np.divide(
+            products, pairs, out=np.full_like(products, typical), where=pairs > 0
+        ),
+        cell_sizes=sizes,
         mean=float(packed[-1] / tokens.sum()),
     )

@@ -61,12 +61,26 @@ def test_kernel_equals_sums_over_token_pairs(
     assert got.mean == pytest.approx(float(x.mean()), abs=1e-5)
 
 
-@pytest.mark.parametrize(("seq", "cells"), [(256, 256), (257, 129), (512, 256), (513, 171)])
-def test_kernel_of_long_sequences_keeps_129_to_256_cells(seq: int, cells: int) -> None:
-    got = kernel(torch.randn(1, seq, 2))
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 1000))
+def test_kernel_on_any_cells_equals_sums_over_token_pairs(sizes: list[int], seed: int) -> None:
+    x = torch.randn(2, sum(sizes), 3, generator=torch.Generator().manual_seed(seed)) + 0.5
 
-    assert len(got.cell_sizes) == cells
-    assert got.cell_sizes.sum() == seq
+    got = kernel(x, cells=lambda _: np.array(sizes, dtype=np.int64))
+
+    assert got.cell_sizes.tolist() == sizes
+    assert_matches(got, x, torch.ones(2, sum(sizes)))
+
+
+def test_kernel_starts_its_cells_at_the_first_real_token() -> None:
+    torch.manual_seed(0)
+    x, mask = torch.randn(2, 200, 3), torch.ones(2, 200)
+    mask[:, :60] = 0
+
+    got, bare = kernel(x, mask), kernel(x[:, 60:])
+
+    assert got.cell_sizes.tolist() == bare.cell_sizes.tolist()
+    np.testing.assert_array_equal(got.off_diagonal, bare.off_diagonal)
 
 
 def test_kernel_of_coarse_cells_equals_sums_over_token_pairs() -> None:
@@ -102,5 +116,7 @@ def test_kernel_passes_what_is_not_finite_on() -> None:
 def test_kernel_names_the_shape_it_needs() -> None:
     with pytest.raises(ValueError, match="batch, seq, features"):
         kernel(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="no token is real"):
+        kernel(torch.zeros(3, 4, 2), torch.zeros(3, 4))
     with pytest.raises(ValueError, match="mask must be shaped"):
         kernel(torch.zeros(3, 4, 2), torch.ones(4, 3))
