@@ -68,6 +68,21 @@ class RunNotFound(MonitorError):
         )
 
 
+class RevisionNotFound(MonitorError):
+    """No spec of this run's model is stored for this step."""
+
+    status = 404
+    code = "revision_not_found"
+
+    def __init__(self, run_id: str, steps: list[int]) -> None:
+        listed = ", ".join(map(str, steps))
+        super().__init__(
+            f"run {run_id} has no description of its model for this step",
+            field="step",
+            fix=f"ask for one of {listed}" if steps else "wait until its agent has described it",
+        )
+
+
 class NotFound(MonitorError):
     """Nothing lives at this address."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from server.access.dependencies import ReadableRun
 from server.parts import Serving
 from server.predictions import service
-from server.predictions.schemas import Predictions
+from server.predictions.schemas import Predictions, SpecAnswer
 
 router = APIRouter(tags=["predictions"])
 
@@ -16,3 +18,13 @@ router = APIRouter(tags=["predictions"])
 async def show_predictions(run: ReadableRun, parts: Serving) -> Predictions:
     """Theory's curves: the first revision is at initialisation, the last is today's."""
     return await service.show(parts.database, run["id"])
+
+
+@router.get("/runs/{run_id}/spec")
+async def show_spec(
+    run: ReadableRun,
+    parts: Serving,
+    step: Annotated[int | None, Query(ge=0, le=service.MAX_STEP)] = None,
+) -> SpecAnswer:
+    """The model's description of a revision's `step`; the newest when absent."""
+    return await service.spec(parts.database, run["id"], step)

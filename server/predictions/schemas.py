@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from server.runs.schemas import MissingInfo
 from server.schemas import Answer
@@ -44,3 +44,11 @@ class Predictions(Answer):
     """Every revision, ascending by step."""
 
     revisions: list[PredictionAnswer]
+
+
+class SpecAnswer(Answer):
+    """The model as its agent described it: `spec` is what `dslm.spec_from_json` reads."""
+
+    step: int
+    label: Label
+    spec: dict[str, Any]

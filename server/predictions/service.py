@@ -15,7 +15,7 @@ import dslm
 from server.bus import BusFull
 from server.bus.protocol import SPECS
 from server.database import Database, Row
-from server.errors import InvalidField
+from server.errors import InvalidField, RevisionNotFound
 from server.parts import Parts
 from server.predictions.repository import PredictionRepository
 from server.predictions.schemas import (
@@ -23,6 +23,7 @@ from server.predictions.schemas import (
     Label,
     PredictionAnswer,
     Predictions,
+    SpecAnswer,
     StackCurves,
 )
 from server.runs.schemas import MissingInfo
@@ -63,6 +64,23 @@ async def show(database: Database, run_id: str) -> Predictions:
     return Predictions(revisions=[_answer(row, index) for index, row in enumerate(rows)])
 
 
+async def spec(database: Database, run_id: str, step: int | None) -> SpecAnswer:
+    """The description of the model at a revision's step; the newest for None.
+
+    Raises:
+        RevisionNotFound: if there is none.
+    """
+    async with database.reading() as session:
+        repository = PredictionRepository(session)
+        steps = await repository.steps(run_id)
+        wanted = step if step is not None or not steps else steps[-1]
+        packed = None if wanted is None else await repository.spec(run_id, wanted)
+    if wanted is None or packed is None:
+        raise RevisionNotFound(run_id, steps)
+    label = _label(steps.index(wanted))
+    return SpecAnswer(step=wanted, label=label, spec=unpack_spec(packed))
+
+
 async def at_initialisation(database: Database, run_id: str) -> dslm.Prediction | None:
     """The prediction from the run's first weights, once it is ready."""
     async with database.reading() as session:
@@ -80,18 +98,21 @@ def ready(rows: Sequence[Row]) -> dict[int, dslm.Prediction]:
 
 
 def _answer(row: Row, index: int) -> PredictionAnswer:
-    label: Label = "at initialisation" if index == 0 else "from today's weights"
     found = None if row["prediction"] is None else dslm.prediction_from_json(row["prediction"])
     stacks = {} if found is None else found.stacks
     missing = () if found is None else found.missing
     return PredictionAnswer(
         step=row["step"],
-        label=label,
+        label=_label(index),
         state=row["state"],
         reason=row["reason"],
         stacks={name: _curves(one) for name, one in stacks.items()},
         missing=[MissingInfo(where=m.where, what=m.what, why=m.why) for m in missing],
     )
+
+
+def _label(index: int) -> Label:
+    return "at initialisation" if index == 0 else "from today's weights"
 
 
 def _curves(stack: dslm.StackPrediction) -> StackCurves:

@@ -81,6 +81,28 @@ async def test_later_revision_is_todays_and_changes_nothing_at_initialisation(ag
     assert (await agent.get("/steps"))["revision_steps"] == [0, 50]
 
 
+async def test_spec_is_given_back_as_it_came_and_says_of_which_weights(agent: Agent):
+    first, last = (dslm.spec_to_json(post_ln(N_LAYERS, weight_var=v)) for v in (0.02, 0.1))
+    await agent.declare(spec=first)
+    await _revise(agent, 50, last)
+
+    newest, initial = await agent.get("/spec"), await agent.get("/spec", step=0)
+
+    assert newest == {"step": 50, "label": "from today's weights", "spec": last}
+    assert initial == {"step": 0, "label": "at initialisation", "spec": first}
+
+
+async def test_spec_that_is_not_there_is_a_404_that_lists_those_that_are(agent: Agent):
+    await agent.declare(spec=None)
+    nothing = await agent.client.get(agent.path("/spec"))
+    await _revise(agent, 50, dslm.spec_to_json(post_ln(N_LAYERS)))
+    other = await agent.client.get(agent.path("/spec"), params={"step": 7})
+
+    assert (nothing.status_code, other.status_code) == (404, 404)
+    assert "wait until its agent" in nothing.json()["error"]["fix"]
+    assert other.json()["error"]["fix"] == "ask for one of 50"
+
+
 async def test_spec_that_cannot_be_read_is_a_failed_revision_and_frames_go_on(agent: Agent):
     spec = dslm.spec_to_json(post_ln(N_LAYERS))
     del spec["stacks"]["decoder"]["d_model"]
