@@ -67,7 +67,7 @@ def attention_excess(
     Source: derived here.
     """
     seen = visibility(x, x, layer)
-    n_seen = seen.keys(np.ones_like(seen.key_sizes))
+    n_seen = seen.n_seen
     attended = seen.keys(dense(x), 0) / n_seen[:, None]
     spread = seen.queries(dense(g) / n_seen[None, :], 1)
     gain = layer.value.d_in * layer.value.weight_var * layer.output.d_in * layer.output.weight_var

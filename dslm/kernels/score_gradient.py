@@ -108,7 +108,7 @@ class _CentredValues:
 
 def _centred_values(x: Kernel, memory: Kernel, layer: Attention) -> _CentredValues:
     seen = visibility(x, memory, layer)
-    n_seen = seen.keys(np.ones_like(seen.key_sizes))
+    n_seen = seen.n_seen
     values = dense(linear(memory, layer.value))
     averages = seen.keys(values, 1) / n_seen[None, :]
     grand = seen.keys(averages, 0) / n_seen[:, None]

@@ -76,7 +76,7 @@ def score_variance(x: Kernel, memory: Kernel, attention: Attention) -> float:
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
     seen = visibility(x, memory, attention)
-    n_seen = seen.keys(np.ones_like(seen.key_sizes))
+    n_seen = seen.n_seen
     mean_square = seen.keys(keys.diagonal) / n_seen
     squared_mean = np.diagonal(seen.keys(seen.keys(dense(keys), 0), 1)) / n_seen**2
     spread = queries.diagonal * np.maximum(mean_square - squared_mean, 0.0)

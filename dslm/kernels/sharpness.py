@@ -94,7 +94,7 @@ def sharpness(queries: Kernel, keys: Kernel, seen: Visibility, d_head: float) ->
 
 
 def _spread_and_count(keys: Kernel, seen: Visibility) -> tuple[Floats, Floats]:
-    n = seen.keys(np.ones_like(seen.key_sizes))
+    n = seen.n_seen
     matrix = dense(keys)
     averages = seen.keys(matrix, 1) / n[None, :]
     mean = np.diagonal(seen.keys(averages, 0)) / n
@@ -110,7 +110,7 @@ def _spread_and_count(keys: Kernel, seen: Visibility) -> tuple[Floats, Floats]:
 
 def spread_over_keys(kernel: Kernel, seen: Visibility) -> Floats:
     """Return (query cells,) the mean diagonal less the mean over all pairs of keys seen."""
-    n = seen.keys(np.ones_like(seen.key_sizes))
+    n = seen.n_seen
     mean = np.diagonal(seen.keys(seen.keys(dense(kernel), 0), 1)) / n**2
     return np.asarray(np.maximum(seen.keys(kernel.diagonal) / n - mean, 0.0))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from dslm.kernels.ranges import Ranges
 from dslm.spec import Attention, Floats, Kernel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Visibility:
     """Which keys each query sees, on grids of cells.
 
@@ -30,13 +32,18 @@ class Visibility:
     causal: bool
     window: int | None = None
 
+    @cached_property
+    def n_seen(self) -> Floats:
+        """Return (query cells,) how many keys a query sees."""
+        return self.keys(np.ones_like(self.key_sizes))
+
     def keys(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each query cell, the sum of `values` over the keys it sees."""
         if not self._partial:
             return _whole(values, self.key_sizes, len(self.query_sizes), axis)
         if self.window is None:
             return _upto(values, self.key_sizes, axis)
-        return _between(values, self.key_sizes, *self._keys_seen(), axis=axis)
+        return self._keys_seen.sums(values, axis)
 
     def queries(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each key cell, the sum of `values` over the queries that see it."""
@@ -45,7 +52,7 @@ class Visibility:
         if self.window is None:
             after = _upto(np.flip(values, axis), self.query_sizes[::-1], axis)
             return np.flip(after, axis)
-        return _between(values, self.query_sizes, *self._queries_seeing(), axis=axis)
+        return self._queries_seeing.sums(values, axis)
 
     def key_pairs(self, matrix: Floats) -> Floats:
         """Sum over keys j≠k where the row's query sees j and the column's sees k."""
@@ -62,46 +69,56 @@ class Visibility:
         if not self._partial:
             n = len(self.query_sizes)
             return np.broadcast_to(self.key_sizes @ values, (n, n))
-        return _shared(values, self.key_sizes, *self._keys_seen())
+        return self._keys_seen.shared(values)
 
     def common_queries(self, values: Floats) -> Floats:
         """Sum (cells,) `values` over the queries that see both the row's and the column's key."""
         if not self._partial:
             n = len(self.key_sizes)
             return np.broadcast_to(self.query_sizes @ values, (n, n))
-        return _shared(values, self.query_sizes, *self._queries_seeing())
+        return self._queries_seeing.shared(values)
 
     @property
     def _partial(self) -> bool:
         return self.causal or self.window is not None
 
-    def _keys_seen(self) -> tuple[Floats, Floats]:
-        """Return (start, end) in tokens of what each query cell sees."""
+    @cached_property
+    def _keys_seen(self) -> Ranges:
+        """In tokens, what each query cell sees."""
         last = np.cumsum(self.key_sizes)
         if not self.causal:
             return self._to_either_side(last)
         end = last - (self.key_sizes - 1) / 2
         start = np.zeros_like(end) if self.window is None else np.maximum(end - self.window, 0.0)
-        return start, end
+        return Ranges(self.key_sizes, start, end)
 
-    def _queries_seeing(self) -> tuple[Floats, Floats]:
+    @cached_property
+    def _queries_seeing(self) -> Ranges:
         last = np.cumsum(self.query_sizes)
         if not self.causal:
             return self._to_either_side(last)
         start = last - (self.query_sizes + 1) / 2
         end = np.full_like(start, last[-1])
-        return start, end if self.window is None else np.minimum(start + self.window, last[-1])
+        if self.window is not None:
+            end = np.minimum(start + self.window, last[-1])
+        return Ranges(self.query_sizes, start, end)
 
-    def _to_either_side(self, last: Floats) -> tuple[Floats, Floats]:
+    def _to_either_side(self, last: Floats) -> Ranges:
         assert self.window is not None
         centre, reach = last - self.key_sizes / 2, self.window + 0.5
-        return np.maximum(centre - reach, 0.0), np.minimum(centre + reach, last[-1])
+        start, end = np.maximum(centre - reach, 0.0), np.minimum(centre + reach, last[-1])
+        return Ranges(self.key_sizes, start, end)
 
 
 def visibility(x: Kernel, memory: Kernel, attention: Attention) -> Visibility:
     """Return what the queries, on the cells of `x`, see of the keys, on those of `memory`."""
-    key_sizes, query_sizes = (k.cell_sizes.astype(np.float64) for k in (memory, x))
-    return Visibility(key_sizes, query_sizes, attention.causal, attention.window)
+    keys, queries = (k.cell_sizes.astype(np.float64).tobytes() for k in (memory, x))
+    return _visibility(keys, queries, attention.causal, attention.window)
+
+
+@lru_cache(maxsize=8)  # layers share their masks
+def _visibility(keys: bytes, queries: bytes, causal: bool, window: int | None) -> Visibility:
+    return Visibility(np.frombuffer(keys), np.frombuffer(queries), causal, window)
 
 
 def _whole(values: Floats, sizes: Floats, n: int, axis: int) -> Floats:
@@ -114,40 +131,9 @@ def _upto(values: Floats, sizes: Floats, axis: int) -> Floats:
     """Sum along `axis` up to the middle of each cell's tokens, half of a token more."""
     shape = [1] * values.ndim
     shape[axis] = -1
-    w = sizes.reshape(shape)
-    return np.asarray(np.cumsum(w * values, axis=axis) - (w - 1) / 2 * values)
-
-
-def _between(values: Floats, sizes: Floats, start: Floats, end: Floats, *, axis: int) -> Floats:
-    """Sum along `axis` from each start to each end, in tokens; parts of cells count in part."""
-    total = _running(values, sizes, axis)
-    upper = _at(total, sizes, end, axis)
-    return upper - _at(total, sizes, start, axis) if start.any() else upper
-
-
-def _shared(values: Floats, sizes: Floats, start: Floats, end: Floats) -> Floats:
-    """Sum over what the row's and the column's ranges share."""
-    upper, lower = np.minimum.outer(end, end), np.maximum.outer(start, start)
-    total = _running(values, sizes, 0)
-    upto = np.concatenate([[0.0], np.cumsum(sizes)])
-    found = np.interp(np.maximum(upper, lower), upto, total) - np.interp(lower, upto, total)
-    return np.asarray(found)
-
-
-def _running(values: Floats, sizes: Floats, axis: int) -> Floats:
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    pad = [(0, 0)] * values.ndim
-    pad[axis] = (1, 0)
-    return np.pad(np.cumsum(sizes.reshape(shape) * values, axis=axis), pad)
-
-
-def _at(total: Floats, sizes: Floats, where: Floats, axis: int) -> Floats:
-    """Return running totals at token positions, linear within a cell."""
-    last = np.cumsum(sizes)
-    cell = np.minimum(np.searchsorted(last, where, side="right"), len(sizes) - 1)
-    share = (where - (last[cell] - sizes[cell])) / sizes[cell]
-    lower, upper = np.take(total, cell, axis), np.take(total, cell + 1, axis)
-    shape = [1] * total.ndim
-    shape[axis] = -1
-    return np.asarray(lower + share.reshape(shape) * (upper - lower))
+    weighted = sizes.reshape(shape) * values
+    total = np.cumsum(weighted, axis=axis)
+    if (sizes > 1).any():
+        weighted *= ((sizes - 1) / (2 * sizes)).reshape(shape)
+        total -= weighted
+    return total
