@@ -71,7 +71,7 @@ class Agent:
         inner = eager(model)
         self._probe = Probe(inner, plan_by_structure(inner), self._recorder)
         self._description = SelfDescription(inner, self._probe, self._recorder)
-        self._ranks = ranks.join(self._guard)
+        self._ranks = ranks.join(self._guard, inner, self._probe.plan, options.pipeline)
         self.rank = options.rank if self._ranks is None else self._ranks.rank
         self._sender: Sender | ranks.Follower = (
             Sender(
@@ -87,10 +87,14 @@ class Agent:
             else ranks.Follower(self._guard)
         )
         self._describe_at = FIRST_AGAIN
+        # Before its first step torch's pipelining runs every stage on memory it has not filled.
+        self._rehearsal = options.pipeline is not None
         self._step = self._samples = 0
         self._closed = False
         self._scale = LossScale(scaler)
-        self._optimizer = OptimizerView(optimizer, self._scale, self._recorder)
+        self._optimizer = OptimizerView(
+            optimizer, self._scale, self._recorder, staged=self._rehearsal
+        )
         self._sampler = Sampler(options.every, options.overhead)
         self._clock, self._device_clock = SpendingClock(self._recorder), DeviceClock()
         self._framing = Framing(
@@ -145,23 +149,27 @@ class Agent:
         if step is not None:
             self._step = step
         self._sampler.step_over(*self._clock.step_over(ended))
+        if self._ranks is not None:
+            self._ranks.decide()
+        if sampled and self._rehearsal:
+            sampled = self._rehearsal = False
+            self._recorder.accumulator.clear()
+            self._description.forget()
         if sampled:
             with self._guard.at("sample"):
                 self._finish_sample(given, ended)
         self._optimizer.step_over()
         self._step += 1
-        if self._ranks is not None:
-            self._ranks.decide()
-            if not self._ranks.together and not self.speaks:
-                self._close(RunEnd(status="finished"), 0.0)
-                return
+        if self._ranks is not None and not self._ranks.together and not self.speaks:
+            self._close(RunEnd(status="finished"), 0.0)
+            return
         cost_s = self._clock.work_over(ended)
         if sampled:
             self._choose_interval(cost_s)
         wanted = self._sampler.sampled(self._step)
         if self._recorder.accumulator.device.type == "cuda":
             self._device_clock.step_over(sampled=sampled, next_sampled=wanted)
-        if wanted != sampled:
+        if wanted != self._recorder.active:
             self._probe.switch(on=wanted)
 
     def close(self, timeout_s: float = 10.0) -> bool:

@@ -83,8 +83,9 @@ class Framing:
             loss_given=given.get("loss") is not None,
         )
         whole = partial(ranks.whole, self._ranks, outline, take, readers)
-        values = partial(self._values, plan, whole, overhead)
-        return Sample(step, time.time(), self._declaration(plan, tuple(scalars)), values)
+        shown = plan if self._ranks is None else self._ranks.widened(plan)
+        values = partial(self._values, shown, whole, overhead)
+        return Sample(step, time.time(), self._declaration(shown, tuple(scalars)), values)
 
     def _all_scalars(self, given: Mapping[str, Scalar | None]) -> dict[str, Scalar | None]:
         """What was given and what the agent reads by itself, in an order that never changes."""

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 @torch.no_grad()
 def gradient_norm(optimizer: Optimizer) -> Tensor | None:
-    """2-norm over every parameter's gradient, on the device; None where there is none.
+    """2-norm over every parameter's gradient, on the device; None where there is none, or where
+    processes have yet to add up what each of them holds of one (sequence parallelism).
 
     Of sharded gradients each process sees a part: its squares count once for every shard, so
     that the mean of the squared norms over the processes is the square of the whole norm.
@@ -22,7 +23,7 @@ def gradient_norm(optimizer: Optimizer) -> Tensor | None:
         for parameter in group["params"]
         if parameter.grad is not None and not parameter.grad.is_sparse
     ]
-    if not gradients:
+    if not gradients or any(map(_is_partial, gradients)):
         return None
     # In float32: squares of half-precision gradients overflow or vanish.
     norms = torch._foreach_norm([_local(one) for one in gradients], 2, dtype=torch.float32)
@@ -37,6 +38,10 @@ def gradient_norm(optimizer: Optimizer) -> Tensor | None:
 def _local(gradient: Any) -> Tensor:
     local: Tensor = gradient.to_local() if hasattr(gradient, "to_local") else gradient
     return local
+
+
+def _is_partial(gradient: Any) -> bool:
+    return any(placement.is_partial() for placement in getattr(gradient, "placements", ()))
 
 
 def _shards(gradient: Any) -> int:

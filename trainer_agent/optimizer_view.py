@@ -19,11 +19,20 @@ class OptimizerView:
     """Reads an optimizer where its job passes by. None is an optimizer of which nothing is known.
 
     The gradient norm is that of the whole step as the last backward pass leaves it, before any
-    clipping; where that moment is not seen (compiled models), as the optimizer finds it.
+    clipping; where that moment is not seen (compiled models), as the optimizer finds it. So it is
+    where the model is `staged`: a pipeline's schedule divides the gradients after the last pass.
     """
 
-    def __init__(self, optimizer: Optimizer | None, scale: LossScale, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer | None,
+        scale: LossScale,
+        recorder: Recorder,
+        *,
+        staged: bool = False,
+    ) -> None:
         self._optimizer, self._scale, self._recorder = optimizer, scale, recorder
+        self._staged = staged
         self._norm: Tensor | None = None
         self._updates = self._steps = 0
         register = getattr(optimizer, "register_step_pre_hook", None)
@@ -32,15 +41,15 @@ class OptimizerView:
         recorder.on_backward_end = self._backward_ends
 
     def step_over(self) -> None:
-        """Count a step."""
+        """Count a step; what it showed is over, too."""
         self._steps += 1
+        self._norm = None
 
     def scalars(self) -> dict[str, Scalar | None]:
         """What the step now ending has shown."""
-        norm, self._norm = self._norm, None
         found: dict[str, Scalar | None] = {
             "learning_rate": self._learning_rate(),
-            "gradient_norm": norm,
+            "gradient_norm": self._norm,
         }
         if self._scale.known:
             found["loss_scale"] = self._scale.in_force()
@@ -64,7 +73,7 @@ class OptimizerView:
         self._scale.note(half=half)
 
     def _backward_ends(self) -> None:
-        if self._optimizer is None:
+        if self._optimizer is None or self._staged:
             return
         started = time.perf_counter()
         with self._recorder.guard.at("gradient_norm"):

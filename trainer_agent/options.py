@@ -41,6 +41,7 @@ class Options:
         overhead: share of the job's time the agent may take.
         spool_limit_bytes: bound of what waits on disk while the server is away.
         run_id: the run to go on with, or None for a new one.
+        pipeline: which stage of how many the model is, or None where it is whole.
     """
 
     project: str
@@ -55,6 +56,7 @@ class Options:
     spool_limit_bytes: int
     rank: int
     run_id: str | None = None
+    pipeline: tuple[int, int] | None = None
 
 
 def read_options(
@@ -71,6 +73,7 @@ def read_options(
     rank: int,
     resume: str | None = None,
     overhead: float | None = None,
+    pipeline: tuple[int, int] | None = None,
 ) -> Options:
     """Check every argument.
 
@@ -92,6 +95,7 @@ def read_options(
         spool_limit_bytes=_require_at_least("spool_limit_bytes", spool_limit_bytes, 65_536),
         rank=_require_at_least("rank", rank, 0),
         run_id=_run_id(resume, project, run),
+        pipeline=_require_pipeline(pipeline),
     )
 
 
@@ -117,6 +121,21 @@ def _require_at_least(argument: str, value: int, lowest: int) -> int:
             argument, f"{value!r} is not usable", fix=f"give a whole number from {lowest}"
         )
     return value
+
+
+def _require_pipeline(pipeline: tuple[int, int] | None) -> tuple[int, int] | None:
+    if pipeline is None:
+        return None
+    try:
+        stage, stages = pipeline
+        usable = 0 <= int(stage) == stage < int(stages) == stages
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise WatchError(
+            "pipeline", f"{pipeline!r} is no stage", fix="give (stage, stages), such as (0, 4)"
+        )
+    return int(stage), int(stages)
 
 
 def _require_share(overhead: float | None, every: int | None) -> float:

@@ -116,6 +116,10 @@ class SelfDescription:
         """Describe the next sampled step."""
         self._wanted = True
 
+    def forget(self) -> None:
+        """Describe the next sampled step instead of the one now ending."""
+        self._notes, self._wanted = None, True
+
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
         notes, self._notes = self._notes, None

@@ -32,6 +32,7 @@ def watch(
     spool_limit_bytes: int = SPOOL_LIMIT_BYTES,
     rank: int = 0,
     resume: str | None = None,
+    pipeline: tuple[int, int] | None = None,
 ) -> Agent:
     """Measure `model` while it trains and send what is measured to the server.
 
@@ -57,6 +58,8 @@ def watch(
             restart repeats (a scheduler's job id), or ``"auto"``: the run of this project and
             name, wherever it ran. Default ``EVENKEEL_RUN_ID``, else a new run. Where a
             checkpoint carries ``agent.state_dict()`` it is not needed.
+        pipeline: which stage of how many `model` is, from 0, where a pipeline spreads the layers
+            over processes; every process watches its own stage, and one run shows all layers.
 
     Raises:
         WatchError: naming the argument that cannot be used, and the fix. Nothing raises later.
@@ -86,6 +89,7 @@ def watch(
         spool_limit_bytes=spool_limit_bytes,
         rank=rank,
         resume=resume,
+        pipeline=pipeline,
     )
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(

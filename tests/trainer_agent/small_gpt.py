@@ -57,8 +57,12 @@ def batch(seed: int, size: int = 3) -> Tensor:
 
 def loss_of(model: nn.Module, ids: Tensor, **kwargs: Any) -> Tensor:
     """Next-token cross-entropy."""
-    logits = model(ids[:, :-1], **kwargs)
-    return functional.cross_entropy(logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1))
+    return loss_of_logits(model(ids[:, :-1], **kwargs), ids[:, 1:])
+
+
+def loss_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of (batch, seq, vocabulary) with (batch, seq)."""
+    return functional.cross_entropy(logits.reshape(-1, VOCAB), targets.reshape(-1))
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, ids: Tensor) -> Tensor:

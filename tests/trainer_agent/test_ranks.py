@@ -14,7 +14,7 @@ import torch
 from tests.trainer_agent import distributed_job
 from tests.trainer_agent.distributed_job import STEPS
 from tests.trainer_agent.recording import recorded
-from tests.trainer_agent.small_gpt import batch, built, loss_of
+from tests.trainer_agent.small_gpt import batch, built, loss_of, train_step
 from trainer_agent.gradient_norm import gradient_norm
 
 _processes = multiprocessing.get_context("forkserver")  # loads torch once for all of them
@@ -63,18 +63,17 @@ def sent(folder: Path) -> dict[str, np.ndarray]:
     return {k.replace("|", "/"): v for k, v in np.load(folder / "frames-0.npz").items()}
 
 
-def in_one_process(folder: Path) -> dict[str, np.ndarray]:
-    """The same first step on the whole batch, by a plain agent, itself tested elsewhere."""
+def in_one_process(folder: Path, step: int = 0) -> dict[str, np.ndarray]:
+    """The same step on the whole batch, by a plain agent, itself tested elsewhere."""
     model, optimizer = built()
     agent, transport = recorded(model, folder, optimizer=optimizer)
-    loss = loss_of(model, batch(0, size=4))
-    loss.backward()
-    agent.step(loss=loss)
+    for number in range(step + 1):
+        agent.step(loss=train_step(model, optimizer, batch(number, size=4)))
     agent.close()
-    return {key: transport.series(key, at=0) for key in transport.declarations[0].layout.slices}
+    return {key: transport.series(key) for key in transport.declarations[0].layout.slices}
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "tensor", "sequence"])
 def test_numbers_are_those_of_the_whole_batch(
     kind: str, run: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -82,18 +81,35 @@ def test_numbers_are_those_of_the_whole_batch(
 
     assert found["steps"].tolist() == list(range(STEPS))
     assert str(found["reason"]) == ""
+    pairs = () if kind == "sequence" else ("correlation",)  # of tokens in different processes
     keys = [
-        *(f"decoder/stream/{what}" for what in ("mean", "variance", "correlation")),
-        *(f"decoder/stream_gradient/{what}" for what in ("variance", "correlation")),
-        "decoder/attention_logits/max",
+        *(f"decoder/stream/{what}" for what in ("mean", "variance", *pairs)),
+        *(f"decoder/stream_gradient/{what}" for what in ("variance", *pairs)),
+        *(() if kind == "sequence" else ("decoder/attention_logits/max", "/gradient_norm/value")),
         "/loss/value",
-        "/gradient_norm/value",
     ]
     for key in keys:
         wanted = expected[key]
         # float32 in another order, and correlations of gradients near zero
         largest = float(np.abs(wanted).max())
         np.testing.assert_allclose(found[key], wanted, rtol=2e-4, atol=2e-4 * largest, err_msg=key)
+
+
+def test_pipeline_shows_the_layers_of_all_its_stages(
+    run: Callable[[str], Path], tmp_path: Path
+) -> None:
+    found, expected = sent(run("pipeline")), in_one_process(tmp_path, step=1)
+
+    assert found["steps"].tolist() == list(range(1, STEPS))  # the first rehearses on no data
+    assert str(found["reason"]) == ""
+    for key in ("mean", "variance", "correlation"):
+        wanted = expected[f"decoder/stream/{key}"]
+        np.testing.assert_allclose(found[f"decoder/stream/{key}"], wanted, rtol=2e-4, atol=2e-5)
+    # A micro-batch's own loss is differentiated: twice the gradient of the mean over both.
+    gradient = found["decoder/stream_gradient/variance"]
+    np.testing.assert_allclose(gradient, 4 * expected["decoder/stream_gradient/variance"], 2e-4)
+    for key in ("/loss/value", "/gradient_norm/value"):
+        np.testing.assert_allclose(found[key], expected[key], 2e-4)
 
 
 def test_ranks_agree_on_the_interval_of_a_budget(run: Callable[[str], Path]) -> None:
@@ -106,7 +122,7 @@ def test_ranks_agree_on_the_interval_of_a_budget(run: Callable[[str], Path]) -> 
 def test_weights_are_bit_identical_and_one_rank_alone_holds_nobody_up(
     run: Callable[[str], Path],
 ) -> None:
-    bare = np.load(run("bare") / "weights-1.npz")
+    bare = np.load(run("ddp-bare") / "weights-1.npz")
     found = sent(run("alone"))
 
     assert "call watch in every process" in str(found["reason"])
@@ -114,6 +130,14 @@ def test_weights_are_bit_identical_and_one_rank_alone_holds_nobody_up(
     for kind in ("ddp", "alone"):
         watched = np.load(run(kind) / "weights-1.npz")
         assert all(np.array_equal(watched[name], bare[name]) for name in bare)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "pipeline"])
+def test_weights_of_split_models_are_bit_identical(kind: str, run: Callable[[str], Path]) -> None:
+    watched, bare = (np.load(run(name) / "weights-1.npz") for name in (kind, f"{kind}-bare"))
+
+    assert watched.files
+    assert all(np.array_equal(watched[name], bare[name]) for name in bare.files)
 
 
 def test_the_norm_in_one_process_is_that_of_all_gradients() -> None:

@@ -21,7 +21,7 @@ def columns(model: nn.Module) -> tuple[Column, ...]:
     found: list[Column] = []
     for path, module in model.named_modules():
         inside = any(_contains(c, path) for c in found)
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and not inside:
+        if _is_row(module) and not inside:
             blocks = _longest_row(path, module)
             found += [Column(path, blocks)] if blocks else []
     found.sort(key=lambda c: -len(c.blocks))
@@ -32,7 +32,14 @@ def _contains(column: Column, path: str) -> bool:
     return any(path.startswith(f"{block}.") for block in column.blocks)
 
 
-def _longest_row(path: str, container: nn.ModuleList | nn.Sequential) -> tuple[str, ...]:
+def _is_row(module: nn.Module) -> bool:
+    """Whether the order of the children means something: pipelines number theirs in a dict."""
+    if isinstance(module, nn.ModuleDict):
+        return all(name.isdigit() for name in module)
+    return isinstance(module, (nn.ModuleList, nn.Sequential))
+
+
+def _longest_row(path: str, container: nn.Module) -> tuple[str, ...]:
     prefix = f"{path}." if path else ""
     rows = groupby(container.named_children(), key=lambda item: _could_be_block(item[1]))
     names = [tuple(prefix + name for name, _ in row) for is_block, row in rows if is_block]

@@ -17,12 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import distributed
+from torch import distributed, nn
 
 from trainer_agent.capture.accumulator import Sums
 from trainer_agent.capture.frame_values import unscaled
 from trainer_agent.capture.plan import Plan
 from trainer_agent.guard import Guard
+from trainer_agent.ranks.replicas import (
+    Replicas,
+    divided,
+    fingerprint,
+    replicas,
+    tensor_parallel,
+    without_pairs,
+)
+from trainer_agent.ranks.stages import Stages, outline, read_outline
 
 COLLECTIVE_TIMEOUT_S = 30.0
 DECISION_TIMEOUT_S = 5.0
@@ -50,12 +59,17 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one process brings to a sample; a loss that was not given is None."""
+    """What one process brings to a sample; a loss that was not given is None.
+
+    Attributes:
+        seen: the fingerprint of what entered its first block.
+    """
 
     outline: Outline
     sums: Sums
     loss: float | None
     gradient_norm: float
+    seen: int = 0
 
 
 def whole(
@@ -69,14 +83,22 @@ def whole(
     scalars = {name: read(sums) for name, read in readers.items()}
     if ranks is not None:
         loss = scalars["loss"] if outline.loss_given else None
-        share = ranks.combine(Share(outline, sums, loss, scalars["gradient_norm"]))
+        seen = fingerprint(outline.plan, sums, ranks.rank)
+        sums, plan = ranks.placed(outline.plan, sums), ranks.widened(outline.plan)
+        mine = Share(replace(outline, plan=plan), sums, loss, scalars["gradient_norm"], seen)
+        share = ranks.combine(mine)
         sums, scalars["gradient_norm"] = share.sums, share.gradient_norm
         scalars["loss"] = float("nan") if share.loss is None else share.loss
     return sums, scalars
 
 
-def join(guard: Guard) -> Ranks | None:
-    """Say that this process of a job of several is watched; None where there is one."""
+def join(
+    guard: Guard, model: nn.Module, plan: Plan, pipeline: tuple[int, int] | None
+) -> Ranks | None:
+    """Say that this process of a job of several is watched; None where there is one.
+
+    `pipeline` is which stage of how many `model` is, or None where every process holds all layers.
+    """
     if not distributed.is_available() or not distributed.is_initialized():
         return None
     size = distributed.get_world_size()
@@ -87,7 +109,9 @@ def join(guard: Guard) -> Ranks | None:
         # A connection of its own: a wait here must not hold up the job's use of the store.
         store = store.clone() if hasattr(store, "clone") else store
         own = distributed.distributed_c10d.PrefixStore(f"evenkeel/{next(_numbers)}", store)
-        return Ranks(own, distributed.get_rank(), size, guard)
+        ranks = Ranks(own, distributed.get_rank(), size, guard, tensor_parallel(model))
+        ranks.enter(plan, pipeline)
+        return ranks
     return None
 
 
@@ -99,16 +123,33 @@ class Ranks:
         together: whether they add up their numbers; if not, rank 0 shows its own.
     """
 
-    def __init__(self, store: Any, rank: int, size: int, guard: Guard) -> None:
+    def __init__(self, store: Any, rank: int, size: int, guard: Guard, split: int = 1) -> None:
         self.rank, self.size = rank, size
         self.together = True
+        self._split = split
+        self._pipeline: tuple[int, int] | None = None
+        self._stages: Stages | None = None
         self._store, self._guard = store, guard
         self._decided = False
         self._group: Any = None
         self._intervals: dict[int, int] = {}
         self._heard = threading.Condition()
         self._combined = 0
-        store.add("watched", 1)
+
+    def enter(self, plan: Plan, pipeline: tuple[int, int] | None) -> None:
+        """Say that this process is watched, and which layers it holds."""
+        self._pipeline = pipeline
+        if pipeline is not None:
+            self._store.set(f"stage/{pipeline[0]}", outline(plan))
+        self._store.add("watched", 1)
+
+    def widened(self, plan: Plan) -> Plan:
+        """The plan of the whole model, of which this process may hold a stage."""
+        return plan if self._stages is None else self._stages.widened(plan)
+
+    def placed(self, plan: Plan, sums: Sums) -> Sums:
+        """Sums of this process's `plan` in the rows of the whole model's."""
+        return sums if self._stages is None else self._stages.spread(plan, sums)
 
     def decide(self) -> None:
         """At the first step's end, when all have been through a backward pass together.
@@ -123,8 +164,18 @@ class Ranks:
             said = self._store.compare_set("decision", "", "together" if all_here else "apart")
             if said != b"together":
                 raise Apart("call watch in every process of the job, not in some")
+            self._stages = self._all_stages()
         except Exception as error:
             self._give_up(error)
+
+    def _all_stages(self) -> Stages | None:
+        if self._pipeline is None:
+            return None
+        own, count = self._pipeline
+        names = [f"stage/{number}" for number in range(count)]
+        if not self._store.check(names):
+            raise Apart(f"of {count} stages some are watched by no process: see watch(pipeline=)")
+        return Stages(own, tuple(read_outline(self._store.get(name)) for name in names))
 
     def interval_after(self, sample: int) -> int | None:
         """The interval agreed with sample number `sample`, from 0; None when not to be had."""
@@ -156,13 +207,8 @@ class Ranks:
         if self._group is None:
             timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
             self._group = distributed.ProcessGroupGloo(self._store, self.rank, self.size, timeout)
-        step, every = share.outline.step, share.outline.every if self.rank == 0 else 0
-        digest = hashlib.blake2b(repr(share.outline.plan).encode(), digest_size=6).digest()
-        plan = int.from_bytes(digest, "big")
-        head = self._reduce([step, -step, plan, -plan, every], distributed.ReduceOp.MAX)
-        if head[0] != -head[1] or head[2] != -head[3]:
-            raise Apart("the processes sample different steps or different models")
-        sums = share.sums
+        every, alike = self._agree(share)
+        sums = self._own_part(share.sums, alike)
         parts = [sums.moments, sums.logits, *map(np.atleast_1d, _extras(share))]
         flat = self._reduce(np.concatenate([part.ravel() for part in parts]))
         moments, logits = np.split(flat[:-3], [sums.moments.size])
@@ -173,13 +219,47 @@ class Ranks:
             logits=logits.reshape(sums.logits.shape),
             logit_max=self._reduce(sums.logit_max, distributed.ReduceOp.MAX),
         )
+        # Gradients are those of the mean of the losses on different data.
+        different = 1 if self._sequences_are_split(alike) else alike.different
+        n_stages = 1 if self._stages is None else len(self._stages.blocks)
         combined = replace(
             share,
-            sums=unscaled(share.outline.plan, whole, self.size),  # of the mean of the ranks' losses
+            sums=unscaled(share.outline.plan, whole, different),
             loss=loss / losses if losses else None,
-            gradient_norm=float(np.sqrt(squares / self.size)),
+            gradient_norm=float(np.sqrt(squares * n_stages / self.size)),
         )
-        return combined, int(head[4])
+        return combined, every
+
+    def _agree(self, share: Share) -> tuple[int, Replicas]:
+        """The interval rank 0 wishes for, and who saw what; raises `Apart`."""
+        step, every = share.outline.step, share.outline.every if self.rank == 0 else 0
+        rows = [(place.stack, place.site, place.n) for place in share.outline.plan.places]
+        digest = hashlib.blake2b(repr(rows).encode(), digest_size=6).digest()
+        plan = int.from_bytes(digest, "big")
+        seen, stages = np.zeros(self.size), np.zeros(self.size)
+        stage = -1 if self._stages is None else self._stages.own
+        seen[self.rank], stages[self.rank] = share.seen, stage + 1
+        told = np.concatenate([[step, -step, plan, -plan, every], seen, stages])
+        head = self._reduce(told, distributed.ReduceOp.MAX)
+        if head[0] != -head[1] or head[2] != -head[3]:
+            raise Apart(
+                "the processes sample different steps, or hold different layers and are not "
+                "told apart by watch(pipeline=)"
+            )
+        seen, stages = np.split(head[5:], 2)
+        return int(head[4]), replicas(seen[stages == stage + 1].tolist(), share.seen)
+
+    def _own_part(self, sums: Sums, found: Replicas) -> Sums:
+        """What this process adds, where others may bring the same tokens or parts of them."""
+        if self._sequences_are_split(found):
+            return without_pairs(sums)
+        if found.alike < self._split:
+            raise Apart("the processes hold parts of each sequence, and several batches")
+        return divided(sums, found.alike)
+
+    def _sequences_are_split(self, found: Replicas) -> bool:
+        """Whether one batch's sequences lie over the processes, as sequence parallelism does."""
+        return self._split == self.size > 1 and found.different == self.size
 
     def _reduce(self, values: Any, how: Any = distributed.ReduceOp.SUM) -> NDArray[np.float64]:
         held = torch.tensor(np.asarray(values), dtype=torch.float64)
@@ -198,54 +278,3 @@ class Ranks:
 def _extras(share: Share) -> tuple[float, float, float]:
     given = share.loss is not None
     return share.loss or 0.0, float(given), share.gradient_norm**2
-
-
-class Follower:
-    """Stands where the sender does in processes that bring their share and send nothing."""
-
-    dropped = resent = last_seq = 0
-    page = ""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self._queue: list[Callable[[], Any] | None] = []
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
-
-    def offer(self, parcel: Any) -> None:
-        """Take a sample; descriptions are rank 0's to send."""
-        if hasattr(parcel, "values"):
-            self._put(parcel.values)
-
-    def close(self, end: object, *, timeout_s: float) -> bool:  # noqa: ARG002
-        """Bring what is left; returns whether that was in time."""
-        self._put(None)
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-        return self._thread is None or not self._thread.is_alive()
-
-    def resume(self, run_id: str, last_seq: int) -> bool:  # noqa: ARG002
-        """Nothing is numbered here."""
-        return True
-
-    def settle(self, timeout_s: float) -> bool:  # noqa: ARG002
-        """Nothing is kept here."""
-        return True
-
-    def _put(self, work: Callable[[], Any] | None) -> None:
-        with self._wake:
-            self._queue.append(work)
-            self._wake.notify()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="evenkeel-ranks", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._queue)
-                work = self._queue.pop(0)
-            if work is None:
-                return
-            with self._guard.at("ranks"):
-                work()

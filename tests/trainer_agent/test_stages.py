@@ -1,0 +1,79 @@
+"""What the processes of a job bring together: who counts once, and whose layers stand where."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trainer_agent.capture.accumulator import LOGIT_COLUMNS, Sums
+from trainer_agent.capture.moments import COLUMNS
+from trainer_agent.capture.plan import Plan, StackPlan
+from trainer_agent.options import WatchError
+from trainer_agent.ranks.replicas import fingerprint, replicas
+from trainer_agent.ranks.stages import Misfit, Stages
+
+
+def plan(n: int) -> Plan:
+    return Plan(
+        (StackPlan("decoder", tuple(f"h.{i}" for i in range(n)), (None,) * n, (None,) * n),)
+    )
+
+
+def sums(of: Plan, value: float) -> Sums:
+    return Sums(
+        moments=np.full((of.rows, COLUMNS), value),
+        logits=np.full((of.logit_rows, LOGIT_COLUMNS), value),
+        logit_max=np.full(of.logit_rows, value),
+        scalars=np.zeros(64),
+    )
+
+
+def test_stages_fill_every_row_of_the_whole_model_once():
+    blocks = ({"decoder": 2}, {"decoder": 1}, {"decoder": 3})
+    parts = [
+        Stages(own, blocks).spread(plan(n), sums(plan(n), 1.0)) for own, n in enumerate((2, 1, 3))
+    ]
+
+    whole = Stages(0, blocks).widened(plan(2))
+
+    assert [place.n for place in whole.places] == [7, 7, 6, 6]
+    assert (sum(part.moments for part in parts) == 1.0).all()
+    assert (sum(part.logits for part in parts) == 1.0).all()
+    assert (np.max([part.logit_max for part in parts], axis=0) == 1.0).all()
+
+
+def test_blocks_of_a_stage_stand_behind_those_of_earlier_stages():
+    stages = Stages(1, ({"decoder": 2}, {"decoder": 3}))
+
+    placed = stages.spread(plan(3), sums(plan(3), 5.0))
+
+    whole = stages.widened(plan(3))
+    assert whole.stacks[0].blocks == ("", "", "h.0", "h.1", "h.2")
+    first = whole.row("decoder", "stream", 0)
+    assert placed.moments[first : first + 6, 0].tolist() == [0, 0, 5, 5, 5, 5]
+
+
+def test_stage_that_holds_other_blocks_than_it_said_is_refused():
+    with pytest.raises(Misfit, match="stage 0 was to hold 2 blocks"):
+        Stages(0, ({"decoder": 2},)).widened(plan(3))
+
+
+def test_equal_inputs_are_one_batch_and_unseen_ones_are_nobody_s():
+    seen, unseen = sums(plan(2), 1.5), sums(plan(2), 0.0)
+
+    found = [
+        fingerprint(plan(2), one, rank) for rank, one in enumerate([seen, seen, unseen, unseen])
+    ]
+
+    assert replicas(found, found[0]).alike == 2
+    assert replicas(found, found[3]).alike == 1
+    assert replicas(found, found[0]).different == 3
+
+
+@pytest.mark.parametrize("given", [(4, 4), (-1, 2), (0,), "0/4", 3, (0.5, 2)])
+def test_pipeline_that_is_no_stage_is_named(given, tmp_path):
+    from tests.trainer_agent.small_gpt import built
+    from trainer_agent import watch
+
+    with pytest.raises(WatchError, match=r"pipeline: .* give \(stage, stages\)"):
+        watch(built()[0], project="p", run="r", spool_dir=tmp_path, pipeline=given)
