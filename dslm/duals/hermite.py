@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -51,19 +51,28 @@ def _series(f: Pointwise, a: Floats, b: Floats, c: Floats) -> Floats:
     h_b, rest_b = _coefficients(f, b)
     total = np.sqrt(rest_a * rest_b) * r
     for n in range(N_ORDERS - 1, 0, -1):
-        total = (total + h_a[n] * h_b[n]) * r
-    return np.asarray(total + h_a[0] * h_b[0])
+        total += h_a[n] * h_b[n]
+        total *= r
+    total += h_a[0] * h_b[0]
+    return np.asarray(total)
 
 
 def _coefficients(f: Pointwise, variance: Floats) -> tuple[Floats, Floats]:
-    """Return h_n, (orders, *shape), and the energy left out, for each distinct variance."""
-    distinct, inverse = np.unique(_rounded(variance), return_inverse=True)
+    """Return h_n, (orders, *shape), and the energy left out; of one value where all are alike."""
+    rounded = _rounded(variance)
+    distinct, inverse = np.unique(rounded, return_inverse=True)
+    h, rest = _distinct_coefficients(f, distinct.tobytes())
+    shape = variance.shape if len(distinct) > 1 else (1,) * variance.ndim
+    index = inverse.reshape(-1)[: math.prod(shape)]
+    return h[:, index].reshape(-1, *shape), rest[index].reshape(shape)
+
+
+@lru_cache(maxsize=8)  # a layer asks for the same variances in rows, in columns and on the diagonal
+def _distinct_coefficients(f: Pointwise, variances: bytes) -> tuple[Floats, Floats]:
     polynomials, weights = _basis()
-    values = f(np.sqrt(distinct)[:, None] * GRID)
+    values = f(np.sqrt(np.frombuffer(variances))[:, None] * GRID)
     h = (polynomials * weights) @ values.T
-    rest = np.maximum(values**2 @ weights - (h**2).sum(axis=0), 0.0)
-    shape = variance.shape
-    return h[:, inverse].reshape(-1, *shape), rest[inverse].reshape(shape)
+    return h, np.maximum(values**2 @ weights - (h**2).sum(axis=0), 0.0)
 
 
 def _rounded(variance: Floats) -> Floats:
