@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dslm.kernels.grid import add, affine
 from dslm.kernels.linear import linear, linear_backward
-from dslm.kernels.score_gradient import key_gradient, query_gradient
+from dslm.kernels.score_gradient import key_gradient, query_gradient, score_terms
 from dslm.kernels.softmax import AttentionWeights, attend, attend_backward
 from dslm.spec import Attention, Kernel
 
@@ -34,9 +34,9 @@ def attention_backward(
     heads = linear_backward(g, layer.output)
     share = layer.n_heads / layer.n_kv_heads
     through_values = affine(attend_backward(weights, heads), share)
-    through_keys = affine(key_gradient(heads, x, memory, weights.sharpness, layer), share)
+    terms = score_terms(x, memory, weights.sharpness, layer)
+    through_keys = affine(key_gradient(heads, terms), share)
     at_memory = add(
         linear_backward(through_values, layer.value), linear_backward(through_keys, layer.key)
     )
-    through_queries = query_gradient(heads, x, memory, weights.sharpness, layer)
-    return linear_backward(through_queries, layer.query), at_memory
+    return linear_backward(query_gradient(heads, terms), layer.query), at_memory

@@ -10,14 +10,68 @@ from dslm.kernels.grid import add, dense, multiply
 from dslm.kernels.linear import linear
 from dslm.kernels.norm import norm_backward
 from dslm.kernels.scores import cap_slope, key_kernel, query_kernel, raw_keys, raw_queries
-from dslm.kernels.sharpness import Sharpness, rooted, spread_over_keys
+from dslm.kernels.sharpness import Sharpness, rooted
 from dslm.kernels.visibility import Visibility, visibility
 from dslm.spec import Attention, Floats, Kernel
 
 
-def query_gradient(
-    g: Kernel, x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention
-) -> Kernel:
+@dataclass(frozen=True, slots=True)
+class ScoreTerms:
+    r"""What the gradients of queries and of keys share.
+
+    Attributes:
+        layer: the attention. queries, keys: what their norms, if any, receive.
+        query, key: the kernels Q and T. slope: what a soft cap leaves of a gradient's energy.
+        values: the value kernel V. averages: (keys, queries) its means over the keys a query sees.
+        grand: (queries, queries) the means of those.
+        key_means: (queries, queries) means of T over the keys that two queries see.
+        seen: which keys each query sees. sharp: how sharp the weights are.
+        gain: the energy of score gradients over that with uniform weights.
+    """
+
+    layer: Attention
+    queries: Kernel
+    keys: Kernel
+    query: Kernel
+    key: Kernel
+    slope: float
+    values: Kernel
+    averages: Floats
+    grand: Floats
+    key_means: Floats
+    seen: Visibility
+    sharp: Sharpness
+    gain: Kernel
+
+    def mean_over_keys(self, matrix: Floats, axis: int) -> Floats:
+        """Return, for each query, the mean of `matrix` along `axis` over the keys it sees."""
+        return _mean(self.seen, matrix, axis)
+
+
+def score_terms(x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention) -> ScoreTerms:
+    """Return the terms for queries from `x` and keys and values from `memory`."""
+    seen = visibility(x, memory, layer)
+    query, key = query_kernel(x, layer), key_kernel(memory, layer)
+    values = linear(memory, layer.value)
+    averages = _mean(seen, dense(values), 1)
+    return ScoreTerms(
+        layer=layer,
+        queries=raw_queries(x, layer),
+        keys=raw_keys(memory, layer),
+        query=query,
+        key=key,
+        slope=cap_slope(query, key, layer),
+        values=values,
+        averages=averages,
+        grand=_mean(seen, averages, 0),
+        key_means=_mean(seen, _mean(seen, dense(key), 1), 0),
+        seen=seen,
+        sharp=sharp,
+        gain=sharp.score_gradients(),
+    )
+
+
+def query_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
     r"""Gradient kernel of the queries, `g` being that of the attended values.
 
     With :math:`e_{ij} = g_i \cdot v_j`, the score gradient is
@@ -31,85 +85,52 @@ def query_gradient(
 
     Source: derived here.
     """
-    parts = _centred_values(x, memory, layer)
-    key = key_kernel(memory, layer)
-    slope = cap_slope(query_kernel(x, layer), key, layer)
-    keys = dense(key) * slope
-    mean = parts.mean_over_keys
-    both = dense(multiply(linear(memory, layer.value), key)) * slope
-    product = mean(mean(both, 0), 1)
-    cross = mean(parts.averages * mean(keys, 1), 0)
-    inner = product - cross - cross.T + parts.grand * mean(mean(keys, 0), 1)
+    mean, layer = terms.mean_over_keys, terms.layer
+    product = mean(mean(dense(multiply(terms.values, terms.key)), 0), 1)
+    cross = mean(terms.averages * mean(dense(terms.key), 1), 0)
+    inner = terms.slope * (product - cross - cross.T + terms.grand * terms.key_means)
     diagonal = g.diagonal * np.diagonal(inner)
     uniform = replace(g, diagonal=diagonal, off_diagonal=g.off_diagonal * inner, mean=0.0)
-    sharpened = multiply(uniform, sharp.score_gradients())
-    normed = add(sharpened, multiply(g, _along(key, memory, slope, sharp, layer)))
-    return norm_backward(normed, raw_queries(x, layer), layer.query_norm, layer.d_head)
+    normed = add(multiply(uniform, terms.gain), multiply(g, _along(terms)))
+    return norm_backward(normed, terms.queries, layer.query_norm, layer.d_head)
 
 
-def _along(key: Kernel, memory: Kernel, slope: float, sharp: Sharpness, layer: Attention) -> Kernel:
+def _along(terms: ScoreTerms) -> Kernel:
     """Return the share of values and keys that are of the same random features."""
-    seen = sharp.seen
-    both = spread_over_keys(linear(memory, layer.value), seen) * spread_over_keys(key, seen)
-    return multiply(sharp.coherence(layer.key.d_in), rooted(both * slope))
+    both = _spread(terms.values, terms.grand, terms) * _spread(terms.key, terms.key_means, terms)
+    coherence = terms.sharp.coherence(terms.layer.key.d_in)
+    return multiply(coherence, rooted(both * terms.slope))
 
 
-def key_gradient(
-    g: Kernel, x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention
-) -> Kernel:
+def _spread(kernel: Kernel, means: Floats, terms: ScoreTerms) -> Floats:
+    """Return (query cells,) `spread_over_keys`, given the means over pairs of keys."""
+    own = terms.mean_over_keys(kernel.diagonal, 0)
+    return np.asarray(np.maximum(own - np.diagonal(means), 0.0))
+
+
+def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
     r"""Gradient kernel of the keys.
 
     .. math:: G^k_{jk} = \sum_{ii'} G_{ii'} Q_{ii'}\, a_{ij} a_{i'k} \tilde V_{jk}
 
     Source: derived here, as `query_gradient`.
     """
-    parts = _centred_values(x, memory, layer)
-    query = query_kernel(x, layer)
-    slope = cap_slope(query, key_kernel(memory, layer), layer)
-    passed = multiply(multiply(g, query), sharp.score_gradients())
-    joint = (
-        dense(passed)
-        * layer.score_scale**2
-        * layer.d_head
-        * slope
-        / np.outer(parts.n_seen, parts.n_seen)
-    )
-    total = parts.seen.queries
+    layer, n = terms.layer, terms.seen.n_seen
+    passed = dense(multiply(multiply(g, terms.query), terms.gain))
+    joint = passed * (layer.score_scale**2 * layer.d_head * terms.slope) / np.outer(n, n)
+    total = terms.seen.queries
     first = total(joint, 0)
-    own = total(total(joint, 0), 1)
-    cross = total(parts.averages * first, 1)
-    values = linear(memory, layer.value)  # not dense: a cell's own entry is of its pairs j≠k
-    averaged = total(total(joint * parts.grand, 0), 1) - cross - cross.T
+    own = total(first, 1)
+    cross = total(terms.averages * first, 1)
+    averaged = total(total(joint * terms.grand, 0), 1) - cross - cross.T
+    values = terms.values  # not dense: a cell's own entry is of its pairs j≠k
     off_diagonal = values.off_diagonal * own + averaged
     diagonal = values.diagonal * np.diagonal(own) + np.diagonal(averaged)
-    normed = Kernel(diagonal, off_diagonal, memory.cell_sizes)
-    return norm_backward(normed, raw_keys(memory, layer), layer.key_norm, layer.d_head)
+    normed = Kernel(diagonal, off_diagonal, values.cell_sizes)
+    return norm_backward(normed, terms.keys, layer.key_norm, layer.d_head)
 
 
-@dataclass(frozen=True, slots=True)
-class _CentredValues:
-    """The value kernel and its averages over the keys that queries see.
-
-    Attributes:
-        values: (keys, keys). averages: (keys, queries). grand: (queries, queries).
-        n_seen: (queries,) keys seen.
-    """
-
-    seen: Visibility
-    n_seen: Floats
-    values: Floats
-    averages: Floats
-    grand: Floats
-
-    def mean_over_keys(self, matrix: Floats, axis: int) -> Floats:
-        shape = (-1, 1) if axis == 0 else (1, -1)
-        return self.seen.keys(matrix, axis) / self.n_seen.reshape(shape)
-
-
-def _centred_values(x: Kernel, memory: Kernel, layer: Attention) -> _CentredValues:
-    seen = visibility(x, memory, layer)
-    n_seen = seen.n_seen
-    values = dense(linear(memory, layer.value))
-    averages = seen.keys(values, 1) / n_seen[None, :]
-    grand = seen.keys(averages, 0) / n_seen[:, None]
-    return _CentredValues(seen, n_seen, values, averages, grand)
+def _mean(seen: Visibility, matrix: Floats, axis: int) -> Floats:
+    shape = [1] * matrix.ndim
+    shape[axis] = -1
+    return seen.keys(matrix, axis) / seen.n_seen.reshape(shape)
