@@ -53,17 +53,19 @@ def forward_spread(layers: list[Layer], batch_size: int) -> Spread:
 
 
 def backward_spread(
-    layers: list[Layer], gradients: tuple[tuple[Kernel, ...], ...], batch_size: int
+    layers: list[Layer],
+    gradients: tuple[tuple[Kernel, ...], ...],
+    batch_size: int,
+    forward: Spread,
 ) -> Spread:
-    """Return the spread of the gradient's moments, given that the top's are known."""
-    forward = forward_spread(layers, batch_size).log_variance
+    """Return the spread of the gradient's moments, given the stream's and that the top's is 0."""
     error, shared = np.zeros((2, 2)), 0.0
     log_variance, corr = [0.0], [0.0]
     for index in range(len(layers) - 1, -1, -1):
         g = gradients[index]
         for sub, above, below in reversed(list(zip(layers[index], g[1:], g, strict=False))):
             error = _below_branch(error, sub, above, below, batch_size)
-            shared += _norm_share(sub, above, below) * forward[index]
+            shared += _norm_share(sub, above, below) * forward.log_variance[index]
         log_variance.append(float(np.hypot(_log_sd(error, g[0]), shared)))
         corr.append(_correlation_sd(error, g[0]))
     return Spread(np.array(log_variance[::-1]), np.array(corr[::-1]))

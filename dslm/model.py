@@ -84,10 +84,11 @@ def _stack_prediction(
     stack: Stack, layers: list[Layer], gradients: Gradients, batch_size: int
 ) -> StackPrediction:
     known = layers if gradients.blocks else []
-    spread = backward_spread(known, gradients.blocks, batch_size)
+    spread = forward_spread(layers, batch_size)
+    back = backward_spread(known, gradients.blocks, batch_size, spread)
     return StackPrediction(
-        forward=forward_curve(stack, layers, forward_spread(layers, batch_size)),
-        backward=backward_curve(stack, gradients, spread),
+        forward=forward_curve(stack, layers, spread),
+        backward=backward_curve(stack, gradients, back),
         score_variance=_over_blocks(stack, [_scores(layer) for layer in layers]),
         attention_variance=_over_blocks(stack, [_branch_variance(x[0]) for x in layers]),
         feed_forward_variance=_over_blocks(stack, [_branch_variance(x[-1]) for x in layers]),

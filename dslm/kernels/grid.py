@@ -48,15 +48,13 @@ def mean_diagonal(kernel: Kernel) -> float:
 
 def mean_off_diagonal(kernel: Kernel) -> float:
     """Return the mean of K_ij over pairs i≠j; NaN for a single token."""
-    return _off_mean(kernel.off_diagonal, kernel)
-
-
-def _off_mean(matrix: Floats, kernel: Kernel) -> float:
     w = kernel.cell_sizes.astype(np.float64)
-    n_pairs = w.sum() ** 2 - w.sum()
-    if n_pairs == 0:
+    n = float(w.sum())
+    if n == 1:
         return float("nan")
-    return float((w @ matrix @ w - w @ np.diagonal(matrix)) / n_pairs)
+    off = kernel.off_diagonal
+    total = w @ (off @ w - np.diagonal(off))  # without each token's own
+    return float(total / (n * n - n))
 
 
 def variance(kernel: Kernel) -> float:
