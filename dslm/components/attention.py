@@ -79,9 +79,13 @@ class Head:
         return self.d_model**2 * self.query_var * self.key_var * x.var**2
 
     def weights(self, x: Moments) -> Concentration:
-        """Return what the weights of one query, or of two, share on tokens of correlation r."""
+        r"""Return what the weights of one query, or of two, share on tokens of correlation r.
+
+        A query's length scatters by its own `d_key` features and by its token's `d_model`.
+        """
         spread = np.array((1 - x.corr_l) * self.score_var(x))
-        return concentration(spread, np.array(float(self.seq_len)), self.d_key)
+        features = 1 / (1 / self.d_key + 1 / self.d_model)
+        return concentration(spread, np.array(float(self.seq_len)), features)
 
 
 def attention(x: Moments, head: Head) -> Moments:
@@ -105,7 +109,7 @@ def attention(x: Moments, head: Head) -> Moments:
     require_zero_mean(x, "attention")
     gain = head.d_model * head.value_var * x.var
     r, found = x.corr_l, head.weights(x)
-    own, shared = float(found.own), float(found.shared(r * found.variance))
+    own, shared = float(found.own), _over_correlations(found.shared, r, head, found)
     along = (1 - r) * (1 - own) ** 2 * float(found.variance) / head.d_model
     var = gain * (r * (1 - own) + own / (1 - head.p_drop) + along)
     cov = gain * (r * (1 - shared) + shared + r * along)

@@ -9,7 +9,8 @@ and :math:`B_k(t) = E[(t e^z)^k e^{-t e^z}]`,
     E\Big(\sum_j a_j^2\Big)^2 = \frac16 \int (n B_4 B_0^{n-1} + n(n-1) B_2^2 B_0^{n-2})
     \frac{dt}{t}
 
-Source: derived here. Exact; tabulated once, within 0.5 % between the nodes.
+Source: derived here. Exact; tabulated once. Between the nodes D and its slope are within 0.6 % for
+s up to 2.5, within 2 % to 5, within 8 % (n near 1e6) to 400.
 """
 
 from __future__ import annotations
@@ -108,19 +109,19 @@ def _lengths(d_head: float) -> tuple[Floats, Floats]:
 
 
 def _looked_up(variance: Floats, count: Floats) -> tuple[Floats, Floats]:
-    """Return D and its slope, bilinear in ln s and ln n of the table's two smooth ratios."""
-    temper, ratio = _table()
+    """Return D and its slope, bilinear in ln s and ln n of the table's two smooth exponents."""
+    temper, steepness = _table()
     (i, u), (j, v) = (
         _weights(LOG_VARIANCES, np.log(variance)),  # held at the first row, cold, below it
         _weights(LOG_COUNTS, np.log(count)),
     )
     found = []
-    for table in (temper, ratio):
+    for table in (temper, steepness):
         left = table[i, j] * (1 - v) + table[i, j + 1] * v
         right = table[i + 1, j] * (1 - v) + table[i + 1, j + 1] * v
         found.append(left * (1 - u) + right * u)
-    pull = np.exp(np.minimum(found[0] * variance, 700.0))
-    return pull / (pull + count - 1), found[1] * (count - 1) / count**2
+    pull, steep = (np.exp(np.minimum(exponent * variance, 700.0)) for exponent in found)
+    return pull / (pull + count - 1), steep * (count - 1) / count**2
 
 
 def _weights(nodes: Floats, at: Floats) -> tuple[np.ndarray, Floats]:
@@ -131,7 +132,9 @@ def _weights(nodes: Floats, at: Floats) -> tuple[np.ndarray, Floats]:
 @cache
 def _table() -> tuple[Floats, Floats]:
     r"""Return (variances, counts) of :math:`\tau`, D being :math:`e^{\tau s}/(e^{\tau s}+n-1)`,
-    and of the slope over its cold limit :math:`(n-1)/n^2`. Both are 1 for cold scores.
+    and of :math:`\tau'`, the slope being :math:`e^{\tau' s}(n-1)/n^2`.
+
+    Both level off for cold scores, so their first row holds below it.
     """
     rows = [_row(float(np.exp(v))) for v in LOG_VARIANCES]
     return np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
@@ -160,4 +163,5 @@ def _row(variance: float) -> tuple[Floats, Floats]:
     n = n[:, 0]
     own = np.minimum(own, 1 - 1e-12)
     temper = np.log(own * (n - 1) / (1 - own)) / variance
-    return np.minimum(temper, 1.0), (own - 2 * cube + squared) * n**2 / (n - 1)
+    slope = np.maximum((own - 2 * cube + squared) * n**2 / (n - 1), 1e-300)
+    return np.minimum(temper, 1.0), np.log(slope) / variance

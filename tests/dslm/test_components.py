@@ -190,6 +190,16 @@ def test_softmax_matches_simulation_both_ways(
     assert backward.var == pytest.approx(g_z.var(), rel=error)
 
 
+@pytest.mark.parametrize("std", [0.003, 0.03, 0.1])
+def test_softmax_gradient_of_cold_logits_has_its_series(std: float) -> None:
+    n, s = 500, std**2
+
+    below = theory.softmax_backward(GradMoments(1.0, 0.0), Moments(0.0, s, 0.0), seq_len=n)
+
+    # E[sum of a²] - 2 E[sum of a³] + E[(sum of a²)²] to first order in s
+    assert below.var == pytest.approx((n - 1) / n**3 * (1 + s), rel=1e-4)
+
+
 def test_softmax_of_equal_logits_is_uniform() -> None:
     out = theory.softmax(Moments(0.0, 5.0, 1.0), seq_len=20)
     assert (out.mean, out.var) == pytest.approx((0.05, 0.0), abs=1e-9)
@@ -231,12 +241,35 @@ def test_attention_of_few_features_matches_simulation_both_ways(rng: np.random.G
         e = h @ v.T
         s = a * (e - (a * e).sum(axis=1, keepdims=True)) / math.sqrt(32)
         below = a.T @ h @ w_v.T + s @ k @ w_q.T + s.T @ q @ w_k.T
-        seen.append((np.square(a @ v).mean(), np.square(below).mean()))
+        seen.append((*energies(a @ v), *energies(below)))
 
-    out_var, below_var = np.mean(seen, axis=0)
+    out_var, out_cov, below_var, below_cov = np.mean(seen, axis=0)
+    out, back = theory.attention(x, head), theory.attention_backward(g, x, head)
     # 60 draws of 64 features: about 3 %
-    assert theory.attention(x, head).var == pytest.approx(out_var, rel=0.08)
-    assert theory.attention_backward(g, x, head).var == pytest.approx(below_var, rel=0.1)
+    assert (out.var, out.cov_l) == pytest.approx((out_var, out_cov), rel=0.08)
+    assert (back.var, back.cov_l) == pytest.approx((below_var, below_cov), rel=0.1)
+
+
+def test_queries_of_few_features_meet_more_than_independent_ones(
+    rng: np.random.Generator,
+) -> None:
+    n, d, d_key = 60, 24, 16
+    x, head = Moments(0.0, 2.0, 0.0), Head(n, d, d_key, d, 0.7 / d, 0.7 / d, 1 / d)
+    seen = []
+    for _ in range(400):
+        u = math.sqrt(x.var) * rng.standard_normal((n, d))
+        q, k = (u @ rng.standard_normal((d, d_key)) * math.sqrt(0.7 / d) for _ in range(2))
+        a = np.exp(q @ k.T / math.sqrt(d_key))
+        seen.append(energies(a / a.sum(axis=1, keepdims=True) @ u))
+
+    # a correlation of scores that scatters by 0.3 meets 1.3 times as often: 400 draws see 2 %
+    assert theory.attention(x, head).cov_l == pytest.approx(np.mean(seen, axis=0)[1], rel=0.08)
+
+
+def energies(y: Floats) -> tuple[float, float]:
+    """Mean of y_i·y_i/d and of y_i·y_j/d, i≠j, of (n, d)."""
+    n, own = len(y), float(np.square(y).mean())
+    return own, float((np.square(y.sum(axis=0)).mean() / n - own) / (n - 1))
 
 
 def test_residual_adds_variances_and_covariances() -> None:

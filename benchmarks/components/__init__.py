@@ -1,0 +1,1 @@
+"""Component formulas against simulation, beside the errors the reference published."""
