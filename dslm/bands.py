@@ -58,11 +58,15 @@ def backward_spread(
     batch_size: int,
     forward: Spread,
 ) -> Spread:
-    """Return the spread of the gradient's moments, given the stream's and that the top's is 0."""
+    """Return the spread of the gradient's moments, given the stream's and that the top's is 0.
+
+    `gradients` are those of the highest blocks.
+    """
     error, shared = np.zeros((2, 2)), 0.0
     log_variance, corr = [0.0], [0.0]
-    for index in range(len(layers) - 1, -1, -1):
-        g = gradients[index]
+    lowest = len(layers) - len(gradients)
+    for index in range(len(layers) - 1, lowest - 1, -1):
+        g = gradients[index - lowest]
         for sub, above, below in reversed(list(zip(layers[index], g[1:], g, strict=False))):
             error = _below_branch(error, sub, above, below, batch_size)
             shared += _norm_share(sub, above, below) * forward.log_variance[index]
@@ -75,10 +79,10 @@ def _after_branch(error: Floats, sub: SubLayer, batch_size: int) -> Floats:
     lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
     v, m = mean_diagonal(sub.x), mean_off_diagonal(sub.x)
     response = _response(sub)
-    to_correlation = np.array([[-m / v**2, 1 / v]])
+    to_correlation = np.array([[-m / v / v, 1 / v]])
     carried = lam2 * np.eye(2) + beta2 * response @ to_correlation
     y = carried @ error @ carried.T
-    y += beta2**2 * _branch_noise(sub, batch_size)
+    y += beta2 * beta2 * _branch_noise(sub, batch_size)
     y += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size)
     return y if sub.place.on_sum is None else _normed(y, sub.summed, sub.y)
 
@@ -107,7 +111,7 @@ def _normed(error: Floats, before: Kernel, after: Kernel) -> Floats:
 
 def _through_norm(before: Kernel, after: Kernel) -> Floats:
     v, m = mean_diagonal(before), mean_off_diagonal(before)
-    return mean_diagonal(after) * np.array([[0.0, 0.0], [-m / v**2, 1 / v]])
+    return mean_diagonal(after) * np.array([[0.0, 0.0], [-m / v / v, 1 / v]])
 
 
 def _branch_noise(sub: SubLayer, batch_size: int) -> Floats:
@@ -168,9 +172,10 @@ def _norm_share(sub: SubLayer, above: Kernel, below: Kernel) -> float:
 
 def _norm_noise(sub: SubLayer, batch_size: int) -> float:
     lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
-    noise = beta2**2 * _branch_noise(sub, batch_size)[0, 0]
+    noise = beta2 * beta2 * _branch_noise(sub, batch_size)[0, 0]
     noise += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size)[0, 0]
-    return float(noise / mean_diagonal(sub.summed) ** 2)
+    whole = mean_diagonal(sub.summed)
+    return float(noise / whole / whole)
 
 
 def _wishart(kernel: Kernel, sub: SubLayer, batch_size: int) -> Floats:

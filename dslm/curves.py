@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+
 import numpy as np
 
 from dslm.bands import Spread
@@ -9,31 +11,52 @@ from dslm.kernels.block import Layer
 from dslm.kernels.grid import correlation, prepare, variance
 from dslm.kernels.stack import Gradients
 from dslm.prediction import Curve, StackPrediction
-from dslm.spec import Floats, Missing, Stack
+from dslm.spec import Block, Floats, Missing, Stack
 
 STANDARD_DEVIATIONS = 2.0  # 95 % of a normal
+OVERFLOW = "the numbers leave what float64 holds, or those given are not finite"
 ROUNDING = 1e-4  # float32 sums over a batch, as measurements are made
 
 
-def forward_curve(stack: Stack, layers: list[Layer], spread: Spread) -> Curve:
-    """Return the stream's curve; NaN past the last layer understood."""
+def forward_curve(stack: Stack, layers: list[Layer], spread: Spread, *, reads_known: bool) -> Curve:
+    """Return the stream's curve; past the last layer known NaN, or infinite from an overflow on."""
     kernels = [prepare(stack.input_kernel)] + [layer[-1].y for layer in layers]
     values = np.array([variance(kernel) for kernel in kernels])
     correlations = np.array([correlation(kernel) for kernel in kernels])
     n = len(stack.blocks) + 1 - len(kernels)
-    return _curve(values, correlations, spread, (0, n))
+    block = stopped_at(stack, len(layers), reads_known=reads_known)
+    given = block is not None and not np.isnan(values[-1]) and not _holds_nan(block)
+    rest = np.inf if given else np.nan
+    return _curve(values, correlations, spread, (0, n), rest)
 
 
 def backward_curve(stack: Stack, gradients: Gradients, spread: Spread) -> Curve:
-    """Return the gradient's curve relative to the top; NaN below the top where nothing is known."""
+    """Return the gradient's curve relative to the top; below it NaN where nothing is known, or
+    infinite from an overflow on.
+    """
     kernels = [block[0] for block in gradients.blocks] + [gradients.top]
     values = np.array([variance(kernel) for kernel in kernels])
     correlations = np.array([correlation(kernel) for kernel in kernels])
     n = len(stack.blocks) + 1 - len(kernels)
-    return _curve(values / values[-1], correlations, spread, (n, 0))
+    rest = np.inf if gradients.overflowed and not np.isnan(values).any() else np.nan
+    return _curve(values / values[-1], correlations, spread, (n, 0), rest)
 
 
-def _curve(values: Floats, correlations: Floats, spread: Spread, padding: tuple[int, int]) -> Curve:
+def stopped_at(stack: Stack, n_known: int, *, reads_known: bool) -> Block | None:
+    """Return the block, understood and with all it reads, whose output is not a finite number."""
+    block = stack.blocks[n_known] if n_known < len(stack.blocks) else None
+    return block if block is None or block.cross is None or reads_known else None
+
+
+def _holds_nan(part: object) -> bool:
+    if is_dataclass(part) and not isinstance(part, type):
+        return any(_holds_nan(getattr(part, field.name)) for field in fields(part))
+    return isinstance(part, float) and np.isnan(part)
+
+
+def _curve(
+    values: Floats, correlations: Floats, spread: Spread, padding: tuple[int, int], rest: float
+) -> Curve:
     factor = np.exp(STANDARD_DEVIATIONS * spread.log_variance + ROUNDING)
     reach = STANDARD_DEVIATIONS * spread.correlation + ROUNDING
     parts = (
@@ -44,34 +67,34 @@ def _curve(values: Floats, correlations: Floats, spread: Spread, padding: tuple[
         np.maximum(correlations - reach, -1.0),
         np.minimum(correlations + reach, 1.0),
     )
-    return Curve(*(np.pad(part, padding, constant_values=np.nan) for part in parts))
+    fills = (rest, rest, rest, np.nan, np.nan, np.nan)
+    return Curve(
+        *(np.pad(a, padding, constant_values=fill) for a, fill in zip(parts, fills, strict=True))
+    )
 
 
 def missing_numbers(
-    name: str, prediction: StackPrediction, stack: Stack, n_known: int
+    name: str, prediction: StackPrediction, stack: Stack, n_known: int, *, reads_known: bool
 ) -> list[Missing]:
     """Return an entry for each direction whose curve stops being a finite number, and for a
     cross-attention to a stack that could not be predicted; `n_known` blocks were.
     """
-    found = []
-    if n_known < len(stack.blocks) and stack.blocks[n_known] is not None:
+    forward, backward = prediction.forward.variance, prediction.backward.variance
+    block = stopped_at(stack, n_known, reads_known=reads_known)
+    if block is None and n_known < len(stack.blocks) and stack.blocks[n_known] is not None:
         where = f"{name}.blocks[{n_known}].cross"
         why = f"the output of the stack it reads, {stack.reads}, is not predicted"
-        found.append(Missing(where=where, what="cross-attention", why=why))
-    forward = prediction.forward.variance
-    for index in range(n_known + 1):
-        if not np.isfinite(forward[index]):
-            found.append(_overflow(name, index, "forward variance", forward[index]))
-            break
-    backward = prediction.backward.variance
-    for index in range(len(backward) - 1, -1, -1):
-        if n_known == len(stack.blocks) and not np.isfinite(backward[index]):
-            found.append(_overflow(name, index, "backward variance", backward[index]))
-            break
+        return [Missing(where=where, what="cross-attention", why=why)]
+    understood = n_known + 1 + (block is not None)
+    found = []
+    for index in np.flatnonzero(~np.isfinite(forward[:understood]))[:1]:
+        found.append(_overflow(name, int(index), "forward variance", forward[index]))
+    if None not in stack.blocks:
+        for index in np.flatnonzero(~np.isfinite(backward))[-1:]:
+            gap = "it needs the whole forward pass, which is not finite" if block else OVERFLOW
+            found.append(_overflow(name, int(index), "backward variance", backward[index], gap))
     return found
 
 
-def _overflow(name: str, index: int, quantity: str, value: float) -> Missing:
-    where = f"{name}.stream[{index}]"
-    why = "the numbers leave what float64 holds, or the weight moments given are not finite"
-    return Missing(where=where, what=f"{quantity} of {value}", why=why)
+def _overflow(name: str, index: int, quantity: str, value: float, why: str = OVERFLOW) -> Missing:
+    return Missing(where=f"{name}.stream[{index}]", what=f"{quantity} of {value}", why=why)

@@ -30,8 +30,9 @@ def predict(spec: ModelSpec) -> Prediction:
 
     Returns:
         Curves of N + 1 values a stack. Past a block that is None the forward curve is NaN, and
-        below it the backward curve; `missing` repeats the spec's and names where a number
-        overflowed.
+        below it the backward curve. From a block on that overflows the forward variance is
+        infinite, and below one whose gradient does the backward variance; `missing` repeats the
+        spec's and names each such place.
 
     Raises:
         SpecError: if the spec describes no possible model.
@@ -45,13 +46,21 @@ def predict(spec: ModelSpec) -> Prediction:
     with np.errstate(all="ignore"):  # overflow is reported in `missing`, not as a warning
         layers = _forward(spec)
         gradients = _backward(spec, layers)
+        known = {name: _reads_known(spec, stack, layers) for name, stack in spec.stacks.items()}
         found = {
-            name: _stack_prediction(stack, layers[name], gradients[name], spec.batch_size)
-            for name, stack in spec.stacks.items()
+            name: _stack_prediction(spec, name, layers[name], gradients[name], known[name])
+            for name in spec.stacks
         }
-        for name, stack in spec.stacks.items():
-            missing += missing_numbers(name, found[name], stack, len(layers[name]))
+    for name, stack in spec.stacks.items():
+        n_known = len(layers[name])
+        missing += missing_numbers(name, found[name], stack, n_known, reads_known=known[name])
     return Prediction(stacks=found, missing=tuple(missing))
+
+
+def _reads_known(spec: ModelSpec, stack: Stack, layers: dict[str, list[Layer]]) -> bool:
+    if stack.reads is None:
+        return True
+    return len(layers[stack.reads]) == len(spec.stacks[stack.reads].blocks)
 
 
 def _forward(spec: ModelSpec) -> dict[str, list[Layer]]:
@@ -81,13 +90,13 @@ def _backward(spec: ModelSpec, layers: dict[str, list[Layer]]) -> dict[str, Grad
 
 
 def _stack_prediction(
-    stack: Stack, layers: list[Layer], gradients: Gradients, batch_size: int
+    spec: ModelSpec, name: str, layers: list[Layer], gradients: Gradients, reads_known: bool
 ) -> StackPrediction:
-    known = layers if gradients.blocks else []
+    stack, batch_size = spec.stacks[name], spec.batch_size
     spread = forward_spread(layers, batch_size)
-    back = backward_spread(known, gradients.blocks, batch_size, spread)
+    back = backward_spread(layers, gradients.blocks, batch_size, spread)
     return StackPrediction(
-        forward=forward_curve(stack, layers, spread),
+        forward=forward_curve(stack, layers, spread, reads_known=reads_known),
         backward=backward_curve(stack, gradients, back),
         score_variance=_over_blocks(stack, [_scores(layer) for layer in layers]),
         attention_variance=_over_blocks(stack, [_branch_variance(x[0]) for x in layers]),

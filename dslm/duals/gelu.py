@@ -43,5 +43,5 @@ class Gelu:
 def _parts(a: Floats, b: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
     scale = (1 + a) * (1 + b)
     both = 0.25 + np.arcsin(np.clip(c / np.sqrt(scale), -1, 1)) / (2 * np.pi)
-    det = scale - c**2
+    det = 1 + a + b + np.maximum(a * b - c**2, 0.0)  # scale - c² without its cancellation
     return both, 1 / (2 * np.pi * np.sqrt(det)), det

@@ -63,9 +63,16 @@ class Sharpness:
         )
 
     def covariances(self) -> Kernel:
-        """Return c as a kernel over queries."""
+        """Return c as a kernel over queries, within the variances for which D is tabulated.
+
+        Past them weights are one-hot, and :math:`(1-D)^2 c` stays where it is.
+        """
+        most = self.pairs.variance
         return replace(
-            self.queries, diagonal=self.covariance, off_diagonal=self.pair_covariance, mean=0.0
+            self.queries,
+            diagonal=np.minimum(self.covariance, self.own.variance),
+            off_diagonal=np.clip(self.pair_covariance, -most, most),
+            mean=0.0,
         )
 
     def score_gradients(self) -> Kernel:

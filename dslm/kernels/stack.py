@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -12,17 +14,39 @@ from dslm.kernels.grid import add, dropout, prepare
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.spec import Kernel, Stack
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
 
 def stack_forward(stack: Stack, memory: Kernel | None = None) -> list[Layer]:
-    """Return the layers up to the first that is not understood, or that reads a memory unknown."""
+    """Return the layers up to the first that is not understood, reads a memory unknown, or
+    leaves what float64 holds.
+    """
     layers: list[Layer] = []
     x = prepare(stack.input_kernel)
     for block in stack.blocks:
         if block is None or (block.cross is not None and memory is None):
             break
-        layers.append(block_forward(x, block, stack.d_model, memory))
-        x = layers[-1][-1].y
+        layer = _within_floats(block_forward, x, block, stack.d_model, memory)
+        if layer is None or not all(_is_finite(sub.y) for sub in layer):
+            break
+        layers.append(layer)
+        x = layer[-1].y
     return layers
+
+
+def _within_floats(
+    function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result | None:
+    """Return None where a power of a plain float raises; in an array it would be infinite."""
+    try:
+        return function(*args, **kwargs)
+    except OverflowError:
+        return None
+
+
+def _is_finite(kernel: Kernel) -> bool:
+    return bool(np.isfinite(kernel.diagonal).all() and np.isfinite(kernel.off_diagonal).all())
 
 
 def memory_of(stack: Stack, layers: list[Layer]) -> Kernel | None:
@@ -40,14 +64,16 @@ class Gradients:
 
     Attributes:
         top: at the last block's output.
-        blocks: for each block those below it, between its branches and above it; empty unless
-            every block is understood.
+        blocks: for each of the highest blocks, those below it, between its branches and above
+            it: none unless every block is understood, all unless `overflowed`.
         memory: at the output of the stack it reads, summed over its blocks; None without one.
+        overflowed: whether the gradient leaves what float64 holds below the last of `blocks`.
     """
 
     top: Kernel
     blocks: tuple[tuple[Kernel, ...], ...]
     memory: Kernel | None = None
+    overflowed: bool = False
 
 
 def stack_backward(stack: Stack, layers: list[Layer], arriving: Kernel | None = None) -> Gradients:
@@ -58,7 +84,9 @@ def stack_backward(stack: Stack, layers: list[Layer], arriving: Kernel | None = 
     g, alignment, memory = top, ISOTROPIC, None
     passed: list[tuple[Kernel, ...]] = []
     for layer in reversed(layers):
-        below = block_backward(g, layer, alignment)
+        below = _within_floats(block_backward, g, layer, alignment)
+        if below is None or not _is_finite(below.stream[0]):
+            return Gradients(top, tuple(passed[::-1]), None, overflowed=True)
         passed.append(below.stream)
         g, alignment = below.stream[0], below.alignment
         if below.memory is not None:
