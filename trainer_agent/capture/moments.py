@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from trainer_agent.capture.kernel import kernel
+
 # Columns of a row.
 COUNT, SUM, SQUARES, PAIRS, PAIR_PRODUCTS, NONFINITE = range(6)
 COLUMNS = 6
@@ -28,8 +30,11 @@ def moment_row(x: Tensor, mask: Tensor | None = None) -> Row:
         mask: (batch, seq), true or non-zero at real tokens; the others are left out.
     """
     x = _three_axes(x.detach())
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return _on_device(x, mask)
+    if x.device.type != "cpu":
+        fused = kernel.row(x, mask) if x.device.type == "cuda" else None
+        return _on_device(x, mask) if fused is None else fused
     unmasked = mask is None or bool(mask.all())
     return _on_host(x) if unmasked else _on_device(x, mask)
 
