@@ -54,6 +54,7 @@ bench-theory: $(VENV)/.installed-dev  ## prediction against measurement: compone
 
 bench-agent: $(VENV)/.installed-dev  ## what the agent costs a training step, beside naive hooks
 	$(BIN)/python -m benchmarks.agent
+	$(BIN)/python -m benchmarks.cuda_kernel
 
 bench-page: $(VENV)/.installed-dev  ## page load and live updates in headless Chromium
 	@.ci/system-packages

@@ -40,7 +40,7 @@ class SmallGPT(nn.Module):
         self.reentrant = checkpointing  # None: no checkpointing
 
     def forward(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             if self.reentrant is None:
                 x = block(x)
