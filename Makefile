@@ -48,9 +48,10 @@ format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-theory: $(VENV)/.installed-dev  ## prediction against measurement: components, then whole models
+bench-theory: $(VENV)/.installed-dev  ## prediction against measurement, and what it costs
 	$(BIN)/python -m benchmarks.components
 	$(BIN)/python -m benchmarks.theory
+	$(BIN)/python -m benchmarks.theory_cost
 
 bench-agent: $(VENV)/.installed-dev  ## what the agent costs a training step, beside naive hooks
 	$(BIN)/python -m benchmarks.agent

@@ -50,7 +50,7 @@ def embedding_kernel(
     then the norm after the tables where there is one (BERT), then dropout.
 
     Args:
-        seq_len: L; the kernel has the cells of `cell_sizes`, one per position up to 128.
+        seq_len: L; the kernel has the cells of `cell_sizes`, one per position up to 64.
         vocabulary: number of ids.
         token_var, position_var, segment_var: variance of each table's entries.
         p_drop: dropout on the sum.

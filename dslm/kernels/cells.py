@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dslm.kernels.grid import merge_cells, prepare
 from dslm.spec import Block, Kernel, Stack
 
-ONE_BY_ONE = 128  # tokens up to which every position keeps a cell of its own
+ONE_BY_ONE = 64  # tokens up to which every position keeps a cell of its own
 FIRST = 4  # tokens that always do: a class token, or what starts every text
 GROWTH = 16  # under a causal mask a cell spans at most 1/GROWTH of the positions before it
 EVEN = 48  # cells of a sequence whose tokens all see each other
@@ -35,7 +35,7 @@ def cell_sizes(seq_len: int, *, causal: bool = True, window: int | None = None) 
     (weights of std 0.05); correlations within 0.005.
 
     Args:
-        seq_len: L, at least 1; up to 128 each token has its own cell.
+        seq_len: L, at least 1; up to 64 each token has its own cell.
         causal: whether a token sees only those up to itself.
         window: how many it sees at most, None for all; as in `Attention.window`.
 
