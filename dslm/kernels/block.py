@@ -8,10 +8,11 @@ from dslm.kernels.alignment import ISOTROPIC, Alignment, alignment_below, attent
 from dslm.kernels.attention import attention, attention_backward
 from dslm.kernels.feed_forward import feed_forward, feed_forward_backward, radial_excess
 from dslm.kernels.grid import add, affine, bounded, dropout, multiply
+from dslm.kernels.lengths import post_ln_lengths, random_lengths
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.kernels.place import Place, cross_place, places
 from dslm.kernels.softmax import AttentionWeights, attention_weights
-from dslm.spec import Attention, Block, FeedForward, Kernel
+from dslm.spec import Attention, Block, FeedForward, Kernel, Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,10 @@ def _sub_layer_backward(
     `alignment` says how isotropic `g` is; it matters only where a norm acts on the stream itself.
     """
     place, residual = sub.place, sub.place.residual
-    inner = norm_backward(g, sub.summed, place.on_sum, place.d_model, alignment=alignment)
+    lengths = None if place.on_sum is None else _lengths_of_sum(sub)
+    inner = norm_backward(
+        g, sub.summed, place.on_sum, place.d_model, alignment=alignment, lengths=lengths
+    )
     through, memory = _through(inner, sub)
     if memory is not None:
         memory = affine(memory, residual.beta**2)
@@ -148,10 +152,28 @@ def _through(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
     """
     place = sub.place
     h = dropout(g, place.residual.p_drop)
-    h = norm_backward(h, sub.raw, place.on_branch, place.d_model, random_length=True)
+    h = _below_norm(h, sub.raw, place.on_branch, place.d_model)
     h, memory = _branch_backward(h, sub)
-    below = norm_backward(h, sub.source, place.on_input, place.d_model, random_length=True)
-    return below, memory
+    return _below_norm(h, sub.source, place.on_input, place.d_model), memory
+
+
+def _below_norm(g: Kernel, x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
+    if layer is None:
+        return g
+    return norm_backward(g, x, layer, d_model, lengths=random_lengths(x, d_model))
+
+
+def _lengths_of_sum(sub: SubLayer) -> Kernel:
+    layer, place = sub.layer, sub.place
+    inner = layer.value.d_out if isinstance(layer, Attention) else layer.up.d_out
+    return post_ln_lengths(
+        sub.x,
+        sub.branch,
+        sub.summed,
+        residual=place.residual,
+        inner=inner,
+        d_model=place.d_model,
+    )
 
 
 def _branch_backward(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:

@@ -8,24 +8,28 @@ import numpy as np
 
 from dslm.duals.piecewise import correlation_of
 from dslm.kernels.alignment import ISOTROPIC, Alignment
-from dslm.kernels.grid import affine
+from dslm.kernels.grid import affine, mean_diagonal, mean_off_diagonal, n_tokens
+from dslm.kernels.lengths import mean_inverse
 from dslm.spec import Floats, Kernel, Norm
 
 
 def centre(x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
     r"""Kernel of `x` less its mean over features, which LayerNorm removes and RMSNorm does not.
 
-    .. math:: C_{ij} = (K_{ij} - \mu^2)(1 - 1/d)
+    .. math:: C_{ij} = (K_{ij} - \mu_0^2)(1 - 1/d), \quad \mu_0^2 = \max(\mu^2 - M/d, 0)
 
-    for features that are random: the mean of d of them holds 1/d of their covariance. A stream
-    that left a LayerNorm is centred already, so Post-LN centres the branch alone.
+    for features that are random around a mean that all share: the mean of d of them holds 1/d
+    of their covariance, and so does, M being that of two different tokens, the square of the
+    mean :math:`\mu` over tokens, which is not to be taken off twice. A stream that left a
+    LayerNorm is centred already, so Post-LN centres the branch alone.
 
     Source: arXiv 2403.09635, Table 1 (LayerNorm covariance). Exact in expectation.
     """
     if layer is None or layer.kind == "rmsnorm":
         return x
     rest = 1 - 1 / d_model
-    return affine(x, rest, -rest * x.mean**2)
+    shared = mean_off_diagonal(x) if n_tokens(x) > 1 else mean_diagonal(x)
+    return affine(x, rest, -rest * max(x.mean**2 - max(shared, 0.0) / d_model, 0.0))
 
 
 def norm(x: Kernel, layer: Norm | None) -> Kernel:
@@ -53,7 +57,7 @@ def norm_backward(
     d_model: int,
     *,
     alignment: Alignment = ISOTROPIC,
-    random_length: bool = False,
+    lengths: Kernel | None = None,
 ) -> Kernel:
     r"""Gradient kernel below a norm whose input kernel is `x`.
 
@@ -67,9 +71,8 @@ def norm_backward(
     from :math:`tr(P_i P_j)/d`; :math:`\phi, \phi_1` are the shares in `alignment`, since a
     gradient that came through a norm already has nothing left along those directions.
 
-    With `random_length`, a token is a sum of random branches rather than what a norm has just
-    left, so :math:`|x_i|^2/d` scatters by 2/d around :math:`C_{ii}` and :math:`E[1/(s_i s_j)]`
-    grows by :math:`1 + (3 + \rho_{ij}^2)/(2d)`, to first order in 1/d.
+    With `lengths`, the relative covariances of :math:`|x_i|^2` over random weights
+    (`dslm.kernels.lengths`), :math:`E[1/(s_i s_j)]` is larger by their second-order term.
 
     Source: arXiv 2403.09635, Table 1 for the leading term; the projection derived here.
     """
@@ -78,9 +81,9 @@ def norm_backward(
     gain = layer.gain_mean**2 + layer.gain_var
     scale = np.sqrt(x.diagonal + layer.eps)
     kept, kept_pairs = _kept_energy(x, scale, layer, d_model, alignment)
-    if random_length:
-        kept = kept + 2 / d_model
-        kept_pairs = kept_pairs + (3 + _cosine(x) ** 2) / (2 * d_model)
+    if lengths is not None:
+        wider, wider_pairs = mean_inverse(lengths)
+        kept, kept_pairs = kept * wider, kept_pairs * wider_pairs
     return replace(
         g,
         diagonal=gain * g.diagonal / scale**2 * kept,

@@ -11,6 +11,7 @@ import numpy as np
 from dslm.kernels.alignment import ISOTROPIC
 from dslm.kernels.block import Layer, block_backward, block_forward
 from dslm.kernels.grid import add, dropout, prepare
+from dslm.kernels.lengths import random_lengths
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.spec import Kernel, Stack
 
@@ -101,7 +102,8 @@ def top_gradient(stack: Stack, layers: list[Layer], arriving: Kernel | None) -> 
     if arriving is not None and len(layers) == len(stack.blocks):
         g, top = dropout(arriving, stack.final_p_drop), prepare(stack.input_kernel)
         top = centre(layers[-1][-1].y if layers else top, stack.final_norm, stack.d_model)
-        return norm_backward(g, top, stack.final_norm, stack.d_model, random_length=True)
+        lengths = random_lengths(top, stack.d_model)
+        return norm_backward(g, top, stack.final_norm, stack.d_model, lengths=lengths)
     x = stack.input_kernel
     n = len(x.cell_sizes)
     none = np.zeros((n, n))

@@ -1,0 +1,80 @@
+"""How far the squared length of a token strays from its expectation over random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dslm.duals.piecewise import correlation_of
+from dslm.kernels.grid import affine
+from dslm.spec import Floats, Kernel, Residual
+
+
+def random_lengths(x: Kernel, d_model: int) -> Kernel:
+    r"""Relative covariance of :math:`|x_i|^2`, :math:`2 \rho_{ij}^2 / d`, of a random sum.
+
+    A token that is a sum of random branches has d independent Gaussian features.
+
+    Source: fourth moments of a Gaussian. Exact for a Gaussian token.
+    """
+    off_diagonal = 2 * _cosine(x) ** 2 / d_model
+    return replace(
+        x, diagonal=np.full_like(x.diagonal, 2 / d_model), off_diagonal=off_diagonal, mean=0.0
+    )
+
+
+def post_ln_lengths(
+    x: Kernel,
+    branch: Kernel,
+    summed: Kernel,
+    *,
+    residual: Residual,
+    inner: int,
+    d_model: int,
+) -> Kernel:
+    r"""Half the relative covariance of :math:`|\lambda x_i + \beta f_i|^2`, x of known length.
+
+    The inner product :math:`x \cdot f` has variance :math:`d K_x K_f`, and a branch of n (`inner`)
+    features a length that scatters by :math:`2 (1/d + 1/n)`:
+
+    .. math:: v_{ij} = \frac{4 \lambda^2\beta^2 K_{x,ij} K_{f,ij} / d
+        + 2 \beta^4 (1/d + 1/n) K_{f,ij}^2}{S_{ii} S_{jj}}
+
+    The weights that made f are those the gradient returns through. Of a gradient h orthogonal
+    to :math:`x + \tau^{1/2} \hat f` (what the norm leaves; :math:`\tau` the branch's share of
+    energy over the stream's) they pass, given :math:`J x = f`, in :math:`x \cdot J^T h =
+    f \cdot h = -x \cdot h` less than a gradient that is independent of them: the residual sum
+    loses :math:`\frac{2 \tau}{d (1+\tau)} + \frac{\tau^2}{1+\tau}(\frac1d + \frac1n)`, which over
+    :math:`1 + \tau` is half of v. So half is left of what the divisor's scatter adds.
+
+    Source: derived here, to first order in 1/d, for a branch of two linear layers on one token;
+    taken for the others. Nothing in the limit of wide layers or of small branches.
+    """
+    lam2, beta2 = residual.lam**2, residual.beta**2
+    rate = beta2**2 * (1 / d_model + 1 / inner)
+
+    def half(own: Floats, through: Floats, sizes: Floats) -> Floats:
+        energy = 2 * lam2 * beta2 / d_model * own * through + rate * through**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.where(sizes > 0, energy / sizes, 0.0))
+
+    s = summed.diagonal
+    diagonal = half(x.diagonal, branch.diagonal, s**2)
+    off_diagonal = half(x.off_diagonal, branch.off_diagonal, np.outer(s, s))
+    return replace(affine(x, 0.0), diagonal=diagonal, off_diagonal=off_diagonal)
+
+
+def mean_inverse(lengths: Kernel) -> tuple[Floats, Floats]:
+    r"""Return what :math:`E[1/(s_i s_j)]` is over its value at the expected lengths.
+
+    .. math:: 1 + v_{ii}, \quad 1 + \tfrac38 (v_{ii} + v_{jj}) + \tfrac14 v_{ij}
+
+    Source: second-order expansion of :math:`(1+\delta_i)^{-1/2} (1+\delta_j)^{-1/2}`.
+    """
+    v = lengths.diagonal
+    return 1 + v, 1 + 0.375 * (v[:, None] + v[None, :]) + lengths.off_diagonal / 4
+
+
+def _cosine(x: Kernel) -> Floats:
+    return np.asarray(correlation_of(x.diagonal[:, None], x.diagonal[None, :], x.off_diagonal))
