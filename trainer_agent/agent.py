@@ -89,7 +89,7 @@ class Agent:
         self._describe_at = FIRST_AGAIN
         # Before its first step torch's pipelining runs every stage on memory it has not filled.
         self._rehearsal = options.pipeline is not None
-        self._step = self._samples = 0
+        self._step = self._samples = self._idle = self._passed = 0
         self._closed = False
         self._scale = LossScale(scaler)
         self._optimizer = OptimizerView(
@@ -139,6 +139,13 @@ class Agent:
             scalars: further numbers to follow; ``learning_rate`` and ``gradient_norm`` replace
                 what the agent reads by itself.
         """
+        if self._idle and (step is None or step == self._step):
+            # Nothing to do until then: every function called here would be read from memory,
+            # which the model's tensors have just filled.
+            self._idle -= 1
+            self._passed += 1
+            self._step += 1
+            return
         if self._closed:
             return
         with self._guard.at("step"):
@@ -148,7 +155,8 @@ class Agent:
         ended, sampled = time.perf_counter(), self._recorder.active
         if step is not None:
             self._step = step
-        self._sampler.step_over(*self._clock.step_over(ended))
+        steps, self._passed, self._idle = self._passed + 1, 0, 0
+        self._sampler.steps_over(steps, *self._clock.step_over(ended))
         if self._ranks is not None:
             self._ranks.decide()
         if sampled and self._rehearsal:
@@ -158,7 +166,7 @@ class Agent:
         if sampled:
             with self._guard.at("sample"):
                 self._finish_sample(given, ended)
-        self._optimizer.step_over()
+        self._optimizer.steps_over(steps)
         self._step += 1
         if self._ranks is not None and not self._ranks.together and not self.speaks:
             self._close(RunEnd(status="finished"), 0.0)
@@ -171,6 +179,8 @@ class Agent:
             self._device_clock.step_over(sampled=sampled, next_sampled=wanted)
         if wanted != self._recorder.active:
             self._probe.switch(on=wanted)
+        if not sampled:  # the step after a sample is timed beside it
+            self._idle = max(self._sampler.unsampled_from(self._step) - 1, 0)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Take the hooks away, send what is left, end the run; returns whether all arrived.
@@ -218,7 +228,7 @@ class Agent:
     def _close(self, end: RunEnd, timeout_s: float) -> bool:
         if self._closed:
             return True
-        self._closed = True
+        self._closed, self._idle = True, 0
         self._recorder.active = False
         with self._guard.at("close"):
             atexit.unregister(self._close_at_exit)

@@ -40,9 +40,9 @@ class OptimizerView:
         recorder.on_backward = self._backward_begins
         recorder.on_backward_end = self._backward_ends
 
-    def step_over(self) -> None:
-        """Count a step; what it showed is over, too."""
-        self._steps += 1
+    def steps_over(self, steps: int) -> None:
+        """Count steps; what the last one showed is over, too."""
+        self._steps += steps
         self._norm = None
 
     def scalars(self) -> dict[str, Scalar | None]:

@@ -41,10 +41,16 @@ class Sampler:
             return step % self.every == 0
         return self._seen < FIRST_STEPS or self._seen >= self._next
 
-    def step_over(self, length_s: float, spent_s: float) -> None:
-        """Note a step: how long it was and how much of that the agent took."""
-        self._seen += 1
-        self._lengths.append(max(length_s - spent_s, 1e-9))
+    def unsampled_from(self, step: int) -> int:
+        """How many steps from number `step` on, the next to run, are surely not sampled."""
+        if self.fixed:
+            return -step % self.every
+        return 0 if self._seen < FIRST_STEPS else max(self._next - self._seen, 0)
+
+    def steps_over(self, steps: int, length_s: float, spent_s: float) -> None:
+        """Note some steps: how long they were together and how much of that the agent took."""
+        self._seen += steps
+        self._lengths.append(max(length_s - spent_s, 1e-9) / steps)
         self._balance_s += self._overhead * length_s - spent_s
 
     def sample_over(self, cost_s: float, agreed: int | None = None) -> None:

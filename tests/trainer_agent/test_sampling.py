@@ -24,7 +24,7 @@ def simulate(
     for step in range(steps):
         wanted = sampler.sampled(step)
         length = work_s + pending + cost_s * wanted
-        sampler.step_over(length, length - work_s)
+        sampler.steps_over(1, length, length - work_s)
         spent, elapsed, pending = spent + length - work_s, elapsed + length, 0.0
         if wanted:
             sampled.append(step)
@@ -77,7 +77,7 @@ def test_a_sample_a_minute_at_most_makes_the_sampler_impatient() -> None:
 
     assert sampler.impatient
     sampler.cheaper()
-    sampler.step_over(10.0, 0.1)
+    sampler.steps_over(1, 10.0, 0.1)
     sampler.sample_over(0.1)
     assert not sampler.impatient
 
@@ -156,3 +156,38 @@ def test_the_device_clock_compares_sampled_steps_with_the_next(
         clock.step_over(sampled=step % 5 == 0, next_sampled=step % 5 == 4)
 
     assert clock.extra_s() == pytest.approx(extra_s)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 50, None])
+def test_steps_passed_over_together_are_those_not_sampled_one_by_one(every: int | None) -> None:
+    one_by_one, together = Sampler(every, 0.01), Sampler(every, 0.01)  # 9.3 steps a sample
+    sampled, _ = simulate(one_by_one, 2_000, work_s=0.01, cost_s=0.00093)
+
+    found, step = [], 0
+    while step < 2_000:
+        passed = max(together.unsampled_from(step), 1)
+        wanted = together.sampled(step)
+        together.steps_over(passed, 0.01 * passed + 0.00093 * wanted, 0.00093 * wanted)
+        if wanted:
+            found.append(step)
+            together.sample_over(0.00093)
+        step += passed
+
+    assert found == sampled
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_an_interval_holds_whether_or_not_the_job_numbers_its_steps(
+    tmp_path: Path, numbered: bool
+) -> None:
+    model, optimizer = built()
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer, every=7)
+
+    for number in range(30):
+        loss = train_step(model, optimizer, batch(number))
+        agent.step(loss=loss, step=number if numbered else None)
+    agent.step(loss=loss, step=69)  # restarted elsewhere: step 70 is sampled
+    agent.step(loss=train_step(model, optimizer, batch(1)))
+    agent.close()
+
+    assert [frame.step for frame in transport.frames] == [0, 7, 14, 21, 28, 70]
