@@ -9,6 +9,7 @@ other things, too, it says more than the clock.
 
     python -m benchmarks.agent
     python -m benchmarks.agent --batch 8 --context 256    # the size named in the targets
+    python -m benchmarks.agent --all-sites    # what each option adds
     python -m benchmarks.agent --layers 24 --width 64 --batch 16 --context 64    # the demo's
 """
 
@@ -26,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +87,7 @@ def job(
 
 
 def watched(
-    url: str, folder: str, every: int | None
+    url: str, folder: str, every: int | None, **more: Any
 ) -> Callable[[nn.Module, torch.optim.Optimizer], Agent]:
     def watch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Agent:
         return trainer_agent.watch(
@@ -96,6 +98,7 @@ def watched(
             server=url,
             every=every,
             spool_dir=folder,
+            **more,
         )
 
     return watch
@@ -119,6 +122,22 @@ def naive_hooks(model: nn.Module, _: torch.optim.Optimizer) -> None:
 
     for name, module in model.named_modules():
         module.register_forward_hook(forward(name))
+
+
+# Each option by itself, then all of them.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "norm_inputs": {"sites": ["norm_inputs"]},
+    "attention_heads": {"sites": ["attention_heads"]},
+    "weights": {"sites": ["weights"]},
+    "updates": {"sites": ["updates"]},
+    "log_z": {"sites": ["log_z"]},
+    "absmax, zeros": {"quantities": ["absmax", "zeros"]},
+    "kurtosis": {"quantities": ["kurtosis"]},
+    "ranges": {"quantities": ["ranges"]},
+    "ranks": {"quantities": ["ranks"]},
+    "all sites": {"sites": "all"},
+    "all sites, all quantities": {"sites": "all", "quantities": "all"},
+}
 
 
 def serve(address: Connection, folder: str) -> None:
@@ -213,6 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--all-sites", action="store_true", help="what each option costs")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     sizes = Sizes(arguments.layers, arguments.width, 4, arguments.context)
@@ -224,6 +244,11 @@ def main(argv: list[str] | None = None) -> None:
             job("agent, all steps unsampled", sizes, watched(url, folder, 1_000_000)),
             job("hooks with .item()", sizes, naive_hooks),
         ]
+        if arguments.all_sites:
+            jobs = jobs[:2] + [
+                job(f"+ {name}", sizes, watched(url, folder, 1, **more))
+                for name, more in OPTIONS.items()
+            ]
         compare(jobs, arguments)
         report(jobs)
         for one in jobs:

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 from trainer_agent import ranks
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
+from trainer_agent.capture.wanted import CustomSite, Wanted
 from trainer_agent.delivery.courier import Pace
 from trainer_agent.delivery.sender import Description, Sender
 from trainer_agent.delivery.transport import Transport
@@ -28,6 +30,7 @@ from trainer_agent.guard import Guard
 from trainer_agent.loss_scale import LossScale
 from trainer_agent.optimizer_view import OptimizerView
 from trainer_agent.options import Options
+from trainer_agent.parameter_view import ParameterView
 from trainer_agent.sampling import Sampler
 from trainer_agent.self_description import (
     FIRST_AGAIN,
@@ -63,13 +66,16 @@ class Agent:
         scaler: Any = None,
         transport: Callable[[], Transport],
         pace: Pace | None = None,
+        custom: tuple[CustomSite, ...] = (),
     ) -> None:
         self.run_id = options.run_id or uuid.uuid4().hex
         self._options = options
         self._guard = Guard()
         self._recorder = Recorder(self._guard)
         inner = eager(model)
-        self._probe = Probe(inner, plan_by_structure(inner), self._recorder)
+        wanted = Wanted(options.quantities, options.sites, custom)
+        plan = replace(plan_by_structure(inner), wanted=wanted)
+        self._probe = Probe(inner, plan, self._recorder)
         self._description = SelfDescription(inner, self._probe, self._recorder)
         self._ranks = ranks.join(self._guard, inner, self._probe.plan, options.pipeline)
         self.rank = options.rank if self._ranks is None else self._ranks.rank
@@ -94,6 +100,11 @@ class Agent:
         self._scale = LossScale(scaler)
         self._optimizer = OptimizerView(
             optimizer, self._scale, self._recorder, staged=self._rehearsal
+        )
+        self._parameters = (
+            ParameterView(inner, optimizer, self._probe, self._recorder)
+            if plan.parameter_places
+            else None
         )
         self._sampler = Sampler(options.every, options.overhead)
         self._clock, self._device_clock = SpendingClock(self._recorder), DeviceClock()
@@ -234,6 +245,8 @@ class Agent:
             atexit.unregister(self._close_at_exit)
             self._probe.remove()
             self._optimizer.remove()
+            if self._parameters is not None:
+                self._parameters.remove()
             return self._sender.close(end, timeout_s=timeout_s)
         return False
 

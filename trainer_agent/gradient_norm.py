@@ -23,10 +23,10 @@ def gradient_norm(optimizer: Optimizer) -> Tensor | None:
         for parameter in group["params"]
         if parameter.grad is not None and not parameter.grad.is_sparse
     ]
-    if not gradients or any(map(_is_partial, gradients)):
+    if not gradients or any(map(is_partial, gradients)):
         return None
     # In float32: squares of half-precision gradients overflow or vanish.
-    norms = torch._foreach_norm([_local(one) for one in gradients], 2, dtype=torch.float32)
+    norms = torch._foreach_norm([local(one) for one in gradients], 2, dtype=torch.float32)
     together = torch.stack([norm.to(norms[0].device) for norm in norms])
     shards = [_shards(one) for one in gradients]
     if set(shards) != {1}:
@@ -35,12 +35,14 @@ def gradient_norm(optimizer: Optimizer) -> Tensor | None:
     return total
 
 
-def _local(gradient: Any) -> Tensor:
-    local: Tensor = gradient.to_local() if hasattr(gradient, "to_local") else gradient
-    return local
+def local(tensor: Any) -> Tensor:
+    """This process' part of a tensor that may be sharded."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
 
 
-def _is_partial(gradient: Any) -> bool:
+def is_partial(gradient: Any) -> bool:
+    """Whether processes have yet to add up what each of them holds of a gradient."""
     return any(placement.is_partial() for placement in getattr(gradient, "placements", ()))
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainer_agent.capture.wanted import GROUPS, QUANTITIES, SITES
+
 DEFAULT_SERVER = "http://127.0.0.1:8321"
 DEFAULT_OVERHEAD = 0.01
 SPOOL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -42,6 +44,7 @@ class Options:
         spool_limit_bytes: bound of what waits on disk while the server is away.
         run_id: the run to go on with, or None for a new one.
         pipeline: which stage of how many the model is, or None where it is whole.
+        sites, quantities: measured beyond the default.
     """
 
     project: str
@@ -57,6 +60,8 @@ class Options:
     rank: int
     run_id: str | None = None
     pipeline: tuple[int, int] | None = None
+    sites: tuple[str, ...] = ()
+    quantities: tuple[str, ...] = ()
 
 
 def read_options(
@@ -74,6 +79,8 @@ def read_options(
     resume: str | None = None,
     overhead: float | None = None,
     pipeline: tuple[int, int] | None = None,
+    sites: Sequence[str] | str = (),
+    quantities: Sequence[str] | str = (),
 ) -> Options:
     """Check every argument.
 
@@ -96,6 +103,8 @@ def read_options(
         rank=_require_at_least("rank", rank, 0),
         run_id=_run_id(resume, project, run),
         pipeline=_require_pipeline(pipeline),
+        sites=_require_sites(sites, pipeline),
+        quantities=_require_known("quantities", quantities, QUANTITIES, GROUPS),
     )
 
 
@@ -151,6 +160,37 @@ def _require_share(overhead: float | None, every: int | None) -> float:
             fix="give a number above 0 up to 1, such as 0.01",
         )
     return float(overhead)
+
+
+def _require_sites(sites: Sequence[str] | str, pipeline: tuple[int, int] | None) -> tuple[str, ...]:
+    found = _require_known("sites", sites, SITES, {"all": SITES})
+    if pipeline is not None and "attention_heads" in found:
+        left = [site for site in SITES if site != "attention_heads"]
+        raise WatchError(
+            "sites",
+            '"attention_heads" is not measured in pipelines, whose stages may differ in heads',
+            fix=f"choose among {', '.join(left)}",
+        )
+    return found
+
+
+def _require_known(
+    argument: str,
+    given: Sequence[str] | str,
+    known: tuple[str, ...],
+    groups: Mapping[str, tuple[str, ...]],
+) -> tuple[str, ...]:
+    """Names with groups written out, in the order of `known`."""
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        if name not in known and name not in groups:
+            raise WatchError(
+                argument,
+                f"{name!r} is not measured",
+                fix=f"choose among {', '.join((*groups, *known))}",
+            )
+    asked = {one for name in names for one in groups.get(name, (name,))}
+    return tuple(one for one in known if one in asked)
 
 
 def _require_tags(tags: Sequence[str]) -> tuple[str, ...]:

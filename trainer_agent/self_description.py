@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from trainer_agent.description import (
     kernel,
     measure,
 )
-from trainer_agent.description.parts import BlockParts
+from trainer_agent.description.parts import BlockParts, NormPart
 from trainer_agent.description.replay import eager
 from trainer_agent.description.stacks import columns
 
@@ -70,7 +70,23 @@ def _stack_plan(stack: StackParts) -> StackPlan:
         attention=tuple(p.attention.output.module if p else None for p in stack.parts),
         feed_forward=tuple(p.feed_forward.down.module if p else None for p in stack.parts),
         projections=tuple(_projections(p) for p in stack.parts),
+        attention_norm=tuple(_module_of(p.attention_norm) if p else None for p in stack.parts),
+        feed_forward_norm=tuple(
+            _module_of(p.feed_forward_norm) if p else None for p in stack.parts
+        ),
+        n_heads=_heads(stack.parts),
     )
+
+
+def _module_of(norm: NormPart) -> str | None:
+    """Path of a norm's module; one without parameters has no name to be found by."""
+    parameter = norm.weight or norm.bias
+    return parameter.rpartition(".")[0] if parameter else None
+
+
+def _heads(blocks: Sequence[BlockParts | None]) -> int:
+    counts = {block.attention.n_heads for block in blocks if block is not None}
+    return counts.pop() if len(counts) == 1 else 0
 
 
 def _projections(block: BlockParts | None) -> tuple[str, ...]:

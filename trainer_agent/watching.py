@@ -11,8 +11,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent, is_open
+from trainer_agent.capture.wanted import CustomSite
+from trainer_agent.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.delivery.http_transport import HttpTransport
+from trainer_agent.description.replay import eager
 from trainer_agent.options import SPOOL_LIMIT_BYTES, WatchError, read_options
+from trainer_agent.self_description import plan_by_structure
 
 
 def watch(
@@ -33,6 +37,9 @@ def watch(
     rank: int = 0,
     resume: str | None = None,
     pipeline: tuple[int, int] | None = None,
+    sites: Sequence[str] | str = (),
+    quantities: Sequence[str] | str = (),
+    custom_sites: Mapping[str, str] | None = None,
 ) -> Agent:
     """Measure `model` while it trains and send what is measured to the server.
 
@@ -60,6 +67,13 @@ def watch(
             checkpoint carries ``agent.state_dict()`` it is not needed.
         pipeline: which stage of how many `model` is, from 0, where a pipeline spreads the layers
             over processes; every process watches its own stage, and one run shows all layers.
+        sites: measured beyond the default, off unless named: ``"norm_inputs"``,
+            ``"attention_heads"``, ``"weights"``, ``"updates"``, ``"log_z"``, or ``"all"``.
+        quantities: of every tensor measured, beyond the default: ``"rms"``, ``"absmax"``,
+            ``"kurtosis"``, ``"zeros"``, ``"nonfinite"``, ``"ranks"``, ``"ranges"``, ``"all"``, or
+            one of a group by its own name.
+        custom_sites: outputs of modules to measure, as names of sites and patterns of module
+            paths: ``{"activation": "blocks.*.mlp.act"}``.
 
     Raises:
         WatchError: naming the argument that cannot be used, and the fix. Nothing raises later.
@@ -90,7 +104,17 @@ def watch(
         rank=rank,
         resume=resume,
         pipeline=pipeline,
+        sites=sites,
+        quantities=quantities,
     )
+    custom: tuple[CustomSite, ...] = ()
+    if custom_sites and pipeline is not None:
+        raise WatchError(
+            "custom_sites", "stages may differ in them", fix="leave it out where pipeline is given"
+        )
+    if custom_sites is not None:
+        inner = eager(model)
+        custom = find_custom_sites(inner, plan_by_structure(inner), custom_sites)
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(
             "resume",
@@ -98,7 +122,9 @@ def watch(
             fix="give each model a resume of its own",
         )
     transport = partial(HttpTransport, options.server, options.key)
-    agent = Agent(model, options, optimizer=optimizer, scaler=scaler, transport=transport)
+    agent = Agent(
+        model, options, optimizer=optimizer, scaler=scaler, transport=transport, custom=custom
+    )
     if agent.speaks:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent

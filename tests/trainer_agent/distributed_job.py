@@ -32,6 +32,8 @@ from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_of_logits
 
 WORLD, STEPS = 2, 12
+EVERYTHING = {"sites": "all", "quantities": "all"}
+STAGED_SITES = ("norm_inputs", "weights", "updates")
 
 
 def wrapped(kind: str, model: SmallGPT) -> nn.Module:
@@ -118,8 +120,8 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     whole = built()[0]
     model = Stage(whole, rank) if staged else wrapped(kind, whole)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    given: dict[str, Any] = {"overhead": 0.05} if kind == "budget" else {}
-    given |= {"pipeline": (rank, WORLD)} if staged else {}
+    given: dict[str, Any] = {"overhead": 0.05} if kind == "budget" else dict(EVERYTHING)
+    given |= {"pipeline": (rank, WORLD), "sites": STAGED_SITES} if staged else {}
     agent, transport = None, RecordingTransport()
     if watched and (kind != "alone" or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)

@@ -9,7 +9,9 @@ import numpy as np
 from torch import nn
 
 from trainer_agent.agent import Agent
+from trainer_agent.custom_sites import custom_sites
 from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
+from trainer_agent.self_description import plan_by_structure
 from wire import (
     Frame,
     FrameBatch,
@@ -74,6 +76,15 @@ def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, Recor
         "spool_limit_bytes": SPOOL_LIMIT_BYTES,
         "rank": 0,
     }
+    patterns = given.pop("custom_sites", {})
+    custom = custom_sites(model, plan_by_structure(model), patterns) if patterns else ()
     options = read_options(**{**asked, **given})
-    agent = Agent(model, options, optimizer=optimizer, scaler=scaler, transport=lambda: transport)
+    agent = Agent(
+        model,
+        options,
+        optimizer=optimizer,
+        scaler=scaler,
+        transport=lambda: transport,
+        custom=custom,
+    )
     return agent, transport

@@ -12,11 +12,21 @@ import pytest
 import torch
 
 from tests.trainer_agent import distributed_job
-from tests.trainer_agent.distributed_job import STEPS
+from tests.trainer_agent.distributed_job import EVERYTHING, STEPS
 from tests.trainer_agent.recording import recorded
-from tests.trainer_agent.small_gpt import batch, built, loss_of, train_step
+from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.gradient_norm import gradient_norm
 
+BEYOND = ("kurtosis", "absmax", "rms", "zeros")
+RANGES = ("fp16_overflow", "fp8_e4m3_underflow")
+PARAMETERS = (
+    "decoder/weights/rms",
+    "/weights/rms",
+    "decoder/weight_gradients/rms",
+    "decoder/updates/ratio",
+    "decoder/updates/second_moment",
+    "/updates/ratio",
+)
 _processes = multiprocessing.get_context("forkserver")  # loads torch once for all of them
 _processes.set_forkserver_preload(["tests.trainer_agent.distributed_job"])
 
@@ -63,12 +73,19 @@ def sent(folder: Path) -> dict[str, np.ndarray]:
     return {k.replace("|", "/"): v for k, v in np.load(folder / "frames-0.npz").items()}
 
 
-def in_one_process(folder: Path, step: int = 0) -> dict[str, np.ndarray]:
+def in_one_process(folder: Path, step: int = 0, *, clip: bool = False) -> dict[str, np.ndarray]:
     """The same step on the whole batch, by a plain agent, itself tested elsewhere."""
     model, optimizer = built()
-    agent, transport = recorded(model, folder, optimizer=optimizer)
+    agent, transport = recorded(model, folder, optimizer=optimizer, **EVERYTHING)
     for number in range(step + 1):
-        agent.step(loss=train_step(model, optimizer, batch(number, size=4)))
+        ids = batch(number, size=4)
+        optimizer.zero_grad()
+        loss = loss_of(model, ids)
+        loss.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        agent.step(loss=loss)
     agent.close()
     return {key: transport.series(key) for key in transport.declarations[0].layout.slices}
 
@@ -77,20 +94,23 @@ def in_one_process(folder: Path, step: int = 0) -> dict[str, np.ndarray]:
 def test_numbers_are_those_of_the_whole_batch(
     kind: str, run: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    found, expected = sent(run(kind)), in_one_process(tmp_path)
+    found, expected = sent(run(kind)), in_one_process(tmp_path, clip=kind in ("ddp", "fsdp"))
 
     assert found["steps"].tolist() == list(range(STEPS))
     assert str(found["reason"]) == ""
     pairs = () if kind == "sequence" else ("correlation",)  # of tokens in different processes
     keys = [
-        *(f"decoder/stream/{what}" for what in ("mean", "variance", *pairs)),
-        *(f"decoder/stream_gradient/{what}" for what in ("variance", *pairs)),
+        *(f"decoder/stream/{what}" for what in ("mean", "variance", *pairs, *BEYOND, *RANGES)),
+        *(f"decoder/stream_gradient/{what}" for what in ("variance", *pairs, *BEYOND)),
         *(() if kind == "sequence" else ("decoder/attention_logits/max", "/gradient_norm/value")),
+        *(PARAMETERS if kind in ("ddp", "fsdp") else ()),
+        "/log_z/mean",
         "/loss/value",
     ]
     for key in keys:
         wanted = expected[key]
-        # float32 in another order, and correlations of gradients near zero
+        # float32 in another order, and correlations of gradients near zero; Adam's first step is
+        # the sign of each gradient, which may turn for one that is nearly zero
         largest = float(np.abs(wanted).max())
         np.testing.assert_allclose(found[key], wanted, rtol=2e-4, atol=2e-4 * largest, err_msg=key)
 
@@ -108,7 +128,8 @@ def test_pipeline_shows_the_layers_of_all_its_stages(
     # A micro-batch's own loss is differentiated: twice the gradient of the mean over both.
     gradient = found["decoder/stream_gradient/variance"]
     np.testing.assert_allclose(gradient, 4 * expected["decoder/stream_gradient/variance"], 2e-4)
-    for key in ("/loss/value", "/gradient_norm/value"):
+    measured = ("decoder/stream/kurtosis", "decoder/weights/rms", "/weights/rms")
+    for key in ("/loss/value", "/gradient_norm/value", *measured):
         np.testing.assert_allclose(found[key], expected[key], 2e-4)
 
 

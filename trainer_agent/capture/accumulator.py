@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,24 +11,54 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer_agent.capture import tails
 from trainer_agent.capture.moments import COLUMNS, Row
 from trainer_agent.capture.plan import Plan
+from trainer_agent.capture.token_rank import rank_sums
 
 # Columns of a row of logit sums; the maximum is kept apart, because it does not add up.
 LOGIT_COUNT, LOGIT_SUM, LOGIT_SQUARES, ENTROPY_COUNT, ENTROPY_SUM = range(5)
 LOGIT_COLUMNS = 5
+# Columns of a row of parameter sums.
+(
+    WEIGHTS,
+    WEIGHT_SQUARES,
+    GRADIENTS,
+    GRADIENT_SQUARES,
+    CHANGED_SQUARES,
+    CHANGES,
+    SECOND_MOMENTS,
+    SECOND_MOMENT_SUM,
+) = range(8)
+PARAMETER_COLUMNS = 8
+# Sums over the logarithm of the partition function.
+LOG_Z_COUNT, LOG_Z_SUM, LOG_Z_SQUARES = range(3)
+LOG_Z_COLUMNS = 3
 SCALAR_SLOTS = 64
 SCALE_SLOT = SCALAR_SLOTS - 1  # the loss scale, which is no series of its own here
+
+Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
     """What the buffer held at the end of a step, on the host."""
 
-    moments: NDArray[np.float64]  # (rows, 6)
-    logits: NDArray[np.float64]  # (logit rows, 5)
-    logit_max: NDArray[np.float64]  # (logit rows,)
-    scalars: NDArray[np.float64]  # (64,)
+    moments: Matrix  # (rows, 6)
+    tails: Matrix  # (rows, 14), or no rows where nothing of it is wanted
+    logits: Matrix  # (logit rows, 5)
+    heads: Matrix  # (logit rows · heads, 5)
+    parameters: Matrix  # (parameter rows, 8)
+    log_z: Matrix  # (1, 3), or no row
+    logit_max: Matrix  # (logit rows,)
+    tail_max: Matrix  # (rows,) or ()
+    head_max: Matrix  # (logit rows · heads,)
+    scalars: Matrix  # (64,)
+
+
+# What adds up over processes, and what the largest of them speaks for.
+ADDITIVE = ("moments", "tails", "logits", "heads", "parameters", "log_z")
+MAXIMA = ("logit_max", "tail_max", "head_max")
 
 
 class Accumulator:
@@ -36,16 +67,23 @@ class Accumulator:
     Attributes:
         device: where it lives.
         wide: its type, float64 where the device has it.
+        parameters: (parameter rows, 8), to be added to.
+        log_z: (1, 3), or no row.
     """
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self.device = device
         self.wide = torch.float32 if device.type == "mps" else torch.float64
-        self._parts = (plan.rows * COLUMNS, plan.logit_rows * LOGIT_COLUMNS, plan.logit_rows)
-        self._flat = torch.zeros(sum(self._parts) + SCALAR_SLOTS, dtype=self.wide, device=device)
-        moments, logits, self._logit_max, self._scalars = _split(self._flat, self._parts)
-        self._moments = moments.view(-1, COLUMNS)
-        self._logits = logits.view(-1, LOGIT_COLUMNS)
+        self._shapes = _shapes(plan)
+        size = sum(math.prod(shape) for shape in self._shapes.values())
+        self._flat = torch.zeros(size, dtype=self.wide, device=device)
+        views = _views(self._flat, self._shapes)
+        self._moments, self._logits = views["moments"], views["logits"]
+        self._scalars = views["scalars"]
+        self._tails, self._heads, self._grams = views["tails"], views["heads"], views["grams"]
+        self.parameters, self.log_z = views["parameters"], views["log_z"]
+        self._n_heads = plan.heads
+        self._logit_max, self._tail_max, self._head_max = (views[name] for name in MAXIMA)
         self.clear()
 
     def add(self, row: int, sums: Row) -> None:
@@ -55,17 +93,41 @@ class Accumulator:
         else:
             self._moments[row].add_(sums.to(self.device, non_blocking=True))
 
+    def add_tails(self, row: int, sums: Tensor, largest: Tensor) -> None:
+        """Add a row of `tail_sums`, and note the largest value."""
+        self._tails[row].add_(sums.to(self._flat))
+        here = self._tail_max[row]
+        torch.maximum(here, largest.to(self._flat), out=here)
+
+    def note_gram(self, row: int, gram: Tensor) -> None:
+        """Keep a `token_gram` in place of the one before."""
+        tokens = len(gram)
+        self._grams[row, :tokens, :tokens].copy_(gram)
+
     def add_logits(self, rows: Sequence[int], sums: Tensor, largest: Tensor) -> None:
-        """Add sums over sampled attention logits, (rows, 5), and note their maxima, (rows,).
+        """Add sums over sampled attention logits, and note their maxima.
 
         No row may come twice in one call.
+
+        Args:
+            rows: one for each layer.
+            sums: (layers, 5), or (layers · heads, 5) where each head is followed.
+            largest: (layers,), or (layers · heads,).
         """
         first, n = rows[0], len(rows)
+        each = len(sums) // n
         if list(rows) != list(range(first, first + n)):
             for at, row in enumerate(rows):
-                self.add_logits([row], sums[at : at + 1], largest[at : at + 1])
+                mine = slice(at * each, (at + 1) * each)
+                self.add_logits([row], sums[mine], largest[mine])
             return
         # A slice, not an index: an index made on the host would have to wait for the device.
+        if each == self._n_heads:
+            of_heads = slice(first * each, (first + n) * each)
+            self._heads[of_heads].add_(sums.to(self._flat))
+            here = self._head_max[of_heads]
+            torch.maximum(here, largest.to(self._flat), out=here)
+            sums, largest = sums.view(n, each, -1).sum(1), largest.view(n, each).amax(1)
         self._logits[first : first + n].add_(sums.to(self._flat))
         here = self._logit_max[first : first + n]
         torch.maximum(here, largest.to(self._flat), out=here)
@@ -88,35 +150,51 @@ class Accumulator:
         """Start the next step."""
         self._on_host: list[tuple[int, tuple[float, ...]]] = []
         self._flat.zero_()
-        self._logit_max.fill_(float("-inf"))
+        for largest in (self._logit_max, self._head_max):
+            largest.fill_(float("-inf"))
 
     def take(self) -> Callable[[], Sums]:
         """Copy the buffer without waiting and clear it; the result waits, in any thread."""
         host, wait = _copy(self._flat)
         rows = self._on_host
         self.clear()
-        parts = self._parts
+        shapes = self._shapes
 
         def finish() -> Sums:
             wait()
-            flat = host.double()
-            moments, logits, logit_max, scalars = _split(flat, parts)
-            summed = moments.view(-1, COLUMNS).numpy()
+            found = {name: one.numpy() for name, one in _views(host.double(), shapes).items()}
             for row, sums in rows:
-                summed[row] += sums
-            return Sums(
-                moments=summed,
-                logits=logits.view(-1, LOGIT_COLUMNS).numpy(),
-                logit_max=logit_max.numpy(),
-                scalars=scalars.numpy(),
-            )
+                found["moments"][row] += sums
+            grams = found.pop("grams")
+            if len(grams):
+                found["tails"][:, tails.RANKED :] += rank_sums(grams)
+            return Sums(**found)
 
         return finish
 
 
-def _split(flat: Tensor, parts: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    moments, logits, logit_max, scalars = torch.split(flat, [*parts, SCALAR_SLOTS])
-    return moments, logits, logit_max, scalars
+def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    heads, costly = plan.logit_rows * plan.heads, plan.wanted.costly
+    tail_rows = plan.rows if costly else 0
+    tokens = tails.SAMPLED_TOKENS
+    return {
+        "moments": (plan.rows, COLUMNS),
+        "logits": (plan.logit_rows, LOGIT_COLUMNS),
+        "logit_max": (plan.logit_rows,),
+        "scalars": (SCALAR_SLOTS,),
+        "tails": (tail_rows, tails.COLUMNS),
+        "tail_max": (tail_rows,),
+        "heads": (heads, LOGIT_COLUMNS),
+        "head_max": (heads,),
+        "parameters": (plan.parameter_rows, PARAMETER_COLUMNS),
+        "log_z": (len(plan.log_z_places), LOG_Z_COLUMNS),
+        "grams": (tail_rows if costly & set(tails.RANK_COLUMNS) else 0, tokens, tokens),
+    }
+
+
+def _views(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    parts = torch.split(flat, [math.prod(shape) for shape in shapes.values()])
+    return {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
 
 
 def _copy(flat: Tensor) -> tuple[Tensor, Callable[[], None]]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer_agent.capture import accumulator as columns
-from trainer_agent.capture import moments
-from trainer_agent.capture.accumulator import Sums
+from trainer_agent.capture import moments, tails
+from trainer_agent.capture.accumulator import Matrix, Sums
 from trainer_agent.capture.plan import Place, Plan
 
 Vector = NDArray[np.float64]
@@ -18,7 +18,12 @@ Vector = NDArray[np.float64]
 
 def frame_values(plan: Plan, sums: Sums, scalars: Sequence[float]) -> NDArray[np.float32]:
     """Values in the order of ``plan.layout(...)``; `scalars` ends with the overhead."""
-    parts = [_site(place, sums)[quantity] for place, quantity in _series(plan)]
+    known: dict[Place, Mapping[str, Vector]] = {}
+    parts: list[Vector] = []
+    for place, quantity in plan.series:
+        if place not in known:
+            known[place] = _site(plan, place, sums)
+        parts.append(known[place][quantity])
     parts.append(np.array(scalars, dtype=np.float64))
     with np.errstate(over="ignore"):
         return np.concatenate(parts).astype(np.float32)
@@ -35,27 +40,43 @@ def silent_places(plan: Plan, fired: NDArray[np.bool_]) -> tuple[str, ...]:
 
 
 def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
-    """The sums as they would be without the scale that the gradients carry."""
+    """The sums as they would be without the scale that the gradients carry.
+
+    Shares lost to a number format stay as they are: they speak of the tensors the job computes.
+    """
     divisors = np.ones(moments.COLUMNS)
     divisors[moments.SUM] = scale
     divisors[[moments.SQUARES, moments.PAIR_PRODUCTS]] = scale**2
-    rows = sums.moments.copy()
+    powers = np.ones(tails.COLUMNS)
+    powers[tails.CUBES], powers[tails.FOURTHS] = scale**3, scale**4
+    rows, beyond, largest = sums.moments.copy(), sums.tails.copy(), sums.tail_max.copy()
     for place in plan.places:
         if place.site == "stream_gradient":
-            rows[place.first : place.first + place.n] /= divisors
-    return replace(sums, moments=rows)
+            mine = slice(place.first, place.first + place.n)
+            rows[mine] /= divisors
+            beyond[mine] /= powers
+            largest[mine] /= scale
+    return replace(sums, moments=rows, tails=beyond, tail_max=largest)
 
 
-def _series(plan: Plan) -> list[tuple[Place, str]]:
-    places = (*plan.places, *plan.logit_places)
-    return [(place, quantity) for place in places for quantity in place.quantities]
-
-
-def _site(place: Place, sums: Sums) -> Mapping[str, Vector]:
+def _site(plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
     rows = slice(place.first, place.first + place.n)
-    if place.site == "attention_logits":
-        return logit_statistics(sums.logits[rows], sums.logit_max[rows])
-    return statistics(sums.moments[rows])
+    match place.kind:
+        case "logits":
+            return logit_statistics(sums.logits[rows], sums.logit_max[rows])
+        case "head":
+            by_head = sums.heads.reshape(-1, plan.heads, columns.LOGIT_COLUMNS)
+            largest = sums.head_max.reshape(-1, plan.heads)
+            return logit_statistics(by_head[rows, place.head], largest[rows, place.head])
+        case "parameters":
+            whole = sums.parameters.sum(0, keepdims=True)
+            return parameter_statistics(place.site, sums.parameters[rows] if place.stack else whole)
+        case "log_z":
+            return log_z_statistics(sums.log_z)
+    found = statistics(sums.moments[rows])
+    if len(sums.tails):
+        found |= tail_statistics(sums.moments[rows], sums.tails[rows], sums.tail_max[rows])
+    return found
 
 
 def statistics(rows: NDArray[np.float64]) -> dict[str, Vector]:
@@ -68,12 +89,64 @@ def statistics(rows: NDArray[np.float64]) -> dict[str, Vector]:
         covariance = rows[:, moments.PAIR_PRODUCTS] / rows[:, moments.PAIRS] - mean**2
         correlation = covariance / variance
         nonfinite = rows[:, moments.NONFINITE] / count
+        rms = np.sqrt(rows[:, moments.SQUARES] / count)
     return {
         "mean": mean,
         "variance": variance,
         "correlation": np.where(np.isinf(correlation), np.nan, correlation),
         "nonfinite": nonfinite,
+        "rms": rms,
     }
+
+
+def tail_statistics(rows: Matrix, beyond: Matrix, largest: Vector) -> dict[str, Vector]:
+    r"""Largest value, kurtosis, token ranks and shares, NaN where unseen.
+
+    Kurtosis is :math:`E[(x - \mu)^4] / \sigma^4`: 3 for a Gaussian.
+    """
+    with np.errstate(all="ignore"):
+        count = rows[:, moments.COUNT]
+        mean, second = rows[:, moments.SUM] / count, rows[:, moments.SQUARES] / count
+        third, fourth = beyond[:, tails.CUBES] / count, beyond[:, tails.FOURTHS] / count
+        central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
+        kurtosis = central / (second - mean**2) ** 2
+        shares = {name: beyond[:, at] / count for name, at in tails.RANGE_COLUMNS.items()}
+        zeros = beyond[:, tails.ZEROS] / count
+        ranks = {
+            name: beyond[:, at] / beyond[:, tails.RANKED] for name, at in tails.RANK_COLUMNS.items()
+        }
+    return {
+        "absmax": np.where(count > 0, largest, np.nan),
+        "kurtosis": np.where(np.isinf(kurtosis), np.nan, kurtosis),
+        "zeros": zeros,
+        **ranks,
+        **shares,
+    }
+
+
+def parameter_statistics(site: str, rows: Matrix) -> dict[str, Vector]:
+    """RMS of weights or gradients, or the update relative to the weights and the second moment."""
+    with np.errstate(all="ignore"):
+        if site == "updates":
+            second_moment = rows[:, columns.SECOND_MOMENT_SUM] / rows[:, columns.SECOND_MOMENTS]
+            ratio = np.sqrt(rows[:, columns.CHANGES] / rows[:, columns.CHANGED_SQUARES])
+            return {"ratio": ratio, "second_moment": second_moment}
+        count, squares = (
+            (columns.WEIGHTS, columns.WEIGHT_SQUARES)
+            if site == "weights"
+            else (columns.GRADIENTS, columns.GRADIENT_SQUARES)
+        )
+        return {"rms": np.sqrt(rows[:, squares] / rows[:, count])}
+
+
+def log_z_statistics(rows: Matrix) -> dict[str, Vector]:
+    """Mean of log Z and of its square over the sampled tokens, NaN where unseen."""
+    with np.errstate(all="ignore"):
+        count = rows[:, columns.LOG_Z_COUNT]
+        return {
+            "mean": rows[:, columns.LOG_Z_SUM] / count,
+            "mean_square": rows[:, columns.LOG_Z_SQUARES] / count,
+        }
 
 
 def logit_statistics(rows: NDArray[np.float64], largest: Vector) -> dict[str, Vector]:

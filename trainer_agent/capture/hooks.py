@@ -100,6 +100,34 @@ class AfterBranch(Hook):
                 self._recorder.branch(self._stack, self._site, self._index, x)
 
 
+class BeforeNorm(Hook):
+    """Forward pre-hook of a norm: its input is a site of its own."""
+
+    def __init__(self, recorder: Recorder, stack: str, site: str, index: int) -> None:
+        self._recorder, self._stack, self._site, self._index = recorder, stack, site, index
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Count the norm's input."""
+        if self._recorder.wants(module):
+            x = first_stream((*args, *kwargs.values()))
+            if x is not None:
+                self._recorder.branch(self._stack, self._site, self._index, x)
+
+
+class AfterHead(Hook):
+    """Forward hook of the module that makes the final logits."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
+        """Count log Z."""
+        if self._recorder.wants(module):
+            logits = first_stream(output)
+            if logits is not None:
+                self._recorder.final_logits(logits)
+
+
 class BeforeAttention(Hook):
     """Forward hook of a projection: the attention call comes next."""
 

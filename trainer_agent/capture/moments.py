@@ -29,7 +29,7 @@ def moment_row(x: Tensor, mask: Tensor | None = None) -> Row:
         x: (batch, seq, features), or (seq, features) for one sequence; any floating type.
         mask: (batch, seq), true or non-zero at real tokens; the others are left out.
     """
-    x = _three_axes(x.detach())
+    x = three_axes(x.detach())
     if torch.compiler.is_compiling():
         return _on_device(x, mask)
     if x.device.type != "cpu":
@@ -45,7 +45,8 @@ def moment_sums(x: Tensor, mask: Tensor | None = None) -> Tensor:
     return row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.float64)
 
 
-def _three_axes(x: Tensor) -> Tensor:
+def three_axes(x: Tensor) -> Tensor:
+    """The tensor as (batch, seq, features)."""
     if x.ndim == 3:
         return x
     if x.ndim < 2:

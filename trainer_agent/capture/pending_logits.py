@@ -13,8 +13,9 @@ LIMIT = 1 << 16
 class PendingLogits:
     """Holds calls until the forward pass ends, within a bound."""
 
-    def __init__(self, accumulator: Accumulator) -> None:
-        self._accumulator = accumulator
+    def __init__(self, accumulator: Accumulator, heads: int = 0) -> None:
+        """Follow each of so many heads of a layer, or all of them together."""
+        self._accumulator, self._heads = accumulator, heads
         self._rows: list[int] = []
         self._held: list[Sampled] = []
         self._size = 0
@@ -34,5 +35,8 @@ class PendingLogits:
         rows, held = self._rows, self._held
         self._rows, self._held, self._size = [], [], 0
         if held:
-            sums, largest = logit_sums(logits_of(held), self._accumulator.wide)
+            logits = logits_of(held)
+            if logits.shape[2] == self._heads:
+                logits = logits.transpose(1, 2).flatten(0, 1)  # a head is summed like a layer
+            sums, largest = logit_sums(logits, self._accumulator.wide)
             self._accumulator.add_logits(rows, sums, largest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -17,17 +18,22 @@ from trainer_agent.capture.hooks import (
     AfterAttention,
     AfterBlock,
     AfterBranch,
+    AfterHead,
     AfterModel,
     BeforeAttention,
     BeforeBlock,
     BeforeModel,
+    BeforeNorm,
 )
+from trainer_agent.capture.log_z import head_of
 from trainer_agent.capture.padding import padding_masks
-from trainer_agent.capture.plan import Plan, StackPlan
+from trainer_agent.capture.plan import NORM_INPUTS, Plan, StackPlan
 from trainer_agent.capture.recorder import ONCE, Recorder, in_backward
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
 DISPENSABLE = ("attention_logits", "attention", "feed_forward")
+# Stands for every quantity that the user added, which go first.
+QUANTITIES = "quantities"
 
 Begin = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
 
@@ -51,18 +57,25 @@ class Probe:
             model.register_forward_hook(AfterModel(self._end_pass), always_call=True),
         ]
         self._handles: dict[str, list[RemovableHandle]] = {}
+        self._wanted = plan.wanted
         self.dropped_sites: list[str] = []
         self._parked: list[tuple[RemovableHandle, Any]] = []
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
-        """Measure the places of `plan` from now on."""
+        """Measure the places of `plan` from now on, and what the first plan wanted beyond."""
         self._detach()
-        self.plan = plan
+        self.plan = plan = replace(plan, wanted=self._wanted)
         self._windowed = _has_windows(plan, self._model)
         self._recorder.follow(plan, _device_of(self._model))
+        if QUANTITIES in self.dropped_sites:
+            self._recorder.give_up_quantities()
         for stack in plan.stacks:
             self._attach(stack)
+        for custom in plan.wanted.custom:
+            self._attach_branches(custom.stack, custom.name, custom.paths)
+        if plan.log_z_places:
+            self._attach_head()
 
     def switch(self, *, on: bool) -> None:
         """Measure from here on, or not. While off, the hooks are away where that is safe."""
@@ -89,8 +102,13 @@ class Probe:
 
     def drop_costliest_site(self) -> bool:
         """Give up the costliest of the sites one can do without; whether there was one."""
+        if self._wanted.costly and QUANTITIES not in self.dropped_sites:
+            self.dropped_sites.append(QUANTITIES)
+            self._recorder.give_up_quantities()
+            return True
         spent = self._recorder.spent_s
-        left = [site for site in DISPENSABLE if site not in self.dropped_sites]
+        named = (*NORM_INPUTS, *(custom.name for custom in self._wanted.custom), "log_z")
+        left = [site for site in (*named, *DISPENSABLE) if site not in self.dropped_sites]
         if not left:
             return False
         site = max(left, key=lambda one: spent[one])
@@ -140,8 +158,11 @@ class Probe:
                 block.register_forward_hook(after),
             ]
             self._attach_window(stack, index)
-        self._attach_branches(stack, "attention", stack.attention)
-        self._attach_branches(stack, "feed_forward", stack.feed_forward)
+        self._attach_branches(stack.name, "attention", stack.attention)
+        self._attach_branches(stack.name, "feed_forward", stack.feed_forward)
+        if "norm_inputs" in self._wanted.sites:
+            self._attach_norms(stack, NORM_INPUTS[0], stack.attention_norm)
+            self._attach_norms(stack, NORM_INPUTS[1], stack.feed_forward_norm)
 
     def _attach_window(self, stack: StackPlan, index: int) -> None:
         """Look for the attention call only where it can be: each torch call looked at costs."""
@@ -155,12 +176,29 @@ class Probe:
             output.register_forward_pre_hook(after),
         ]
 
-    def _attach_branches(self, stack: StackPlan, site: str, paths: tuple[str | None, ...]) -> None:
+    def _attach_branches(self, stack: str, site: str, paths: tuple[str | None, ...]) -> None:
         for index, path in enumerate(paths):
             if path is not None and site not in self.dropped_sites:
-                after = AfterBranch(self._recorder, stack.name, site, index)
+                after = AfterBranch(self._recorder, stack, site, index)
                 handle = self._model.get_submodule(path).register_forward_hook(after)
+                self._handles[f"{stack}/{site}[{index}]"] = [handle]
+
+    def _attach_norms(self, stack: StackPlan, site: str, paths: tuple[str | None, ...]) -> None:
+        for index, path in enumerate(paths):
+            norm = None if path is None else self._model.get_submodule(path)
+            # A norm computed by the block itself, of a parameter it holds, is no module.
+            if norm is not None and not any(norm.children()) and site not in self.dropped_sites:
+                before = BeforeNorm(self._recorder, stack.name, site, index)
+                handle = norm.register_forward_pre_hook(before, with_kwargs=True)
                 self._handles[f"{stack.name}/{site}[{index}]"] = [handle]
+
+    def _attach_head(self) -> None:
+        blocks = tuple(path for stack in self.plan.stacks for path in stack.blocks)
+        path = head_of(self._model, blocks)
+        if path is not None and "log_z" not in self.dropped_sites:
+            after = AfterHead(self._recorder)
+            handle = self._model.get_submodule(path).register_forward_hook(after)
+            self._handles["/log_z[0]"] = [handle]
 
     def _begin_pass(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         recorder = self._recorder

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from trainer_agent.capture.accumulator import Accumulator
 from trainer_agent.capture.attention_logits import Sampled
+from trainer_agent.capture.log_z import log_z_sums
 from trainer_agent.capture.moments import moment_row
 from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.plan import Plan
+from trainer_agent.capture.tails import tail_sums, token_gram
+from trainer_agent.capture.wanted import RANKS
 from trainer_agent.guard import Guard
 
 # What a description costs is charged here: it does not recur with every sample.
@@ -82,12 +85,16 @@ class Recorder:
         """Start empty, with the rows of `plan`."""
         self._plan = plan
         self.accumulator = Accumulator(plan, device)
-        self._pending = PendingLogits(self.accumulator)
+        self._pending = PendingLogits(self.accumulator, plan.heads)
         self._passes = {stack.name: _Pass() for stack in plan.stacks}
         self._tops = {stack.name: len(stack.blocks) for stack in plan.stacks}
         self._rows = {
             (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
         }
+        self._passes[""] = _Pass()
+        self._last = plan.stacks[-1].name if plan.stacks else ""
+        self._tails = plan.wanted.costly - set(RANKS)
+        self._grams = bool(plan.wanted.costly & set(RANKS))
 
     @property
     def eager(self) -> bool:
@@ -108,6 +115,7 @@ class Recorder:
         self._ran = True
         if index == 0 and not in_backward():
             self._passes[stack].number += 1
+            self._passes[""].number += 1
 
     def leave_block(self) -> None:
         """The running block is over: attention calls are nobody's."""
@@ -130,12 +138,12 @@ class Recorder:
         """Count what a branch adds to the stream."""
         row = self._rows[stack, site] + index
         if torch.compiler.is_compiling():
-            self.accumulator.add(row, moment_row(x, fitting(self.masks.get(stack), x)))
+            self._count(row, x, self._mask(stack, x))
             return
         started = time.perf_counter()
         try:
             if self._passes[stack].first_time(site, index):
-                self.accumulator.add(row, moment_row(x, fitting(self.masks.get(stack), x)))
+                self._count(row, x, self._mask(stack, x))
                 self._half |= x.dtype == torch.float16
         except Exception as error:
             self.guard.note(f"{stack}/{site}[{index}]", error)
@@ -160,9 +168,36 @@ class Recorder:
             self._pending.flush()
         self.spend("attention_logits", started)
 
+    def final_logits(self, logits: Tensor) -> None:
+        """Count log Z of what the model's head gives, (batch, seq, vocabulary)."""
+        mask = self._mask("", logits)
+        if torch.compiler.is_compiling():
+            self.accumulator.log_z[0].add_(log_z_sums(logits, mask))
+            return
+        started = time.perf_counter()
+        with self.guard.at("log_z"):
+            sums = log_z_sums(logits, mask)
+            self.accumulator.log_z[0].add_(sums.to(self.accumulator.log_z))
+        self.spend("log_z", started)
+
+    def _mask(self, stack: str, x: Tensor) -> Tensor | None:
+        return fitting(self.masks.get(stack or self._last), x)
+
+    def _count(self, row: int, x: Tensor, mask: Tensor | None) -> None:
+        sums = moment_row(x, mask)
+        self.accumulator.add(row, sums)
+        if self._tails:
+            self.accumulator.add_tails(row, *tail_sums(x, mask, sums, self._tails))
+        if self._grams:
+            self.accumulator.note_gram(row, token_gram(x, mask, self.accumulator.wide))
+
+    def give_up_quantities(self) -> None:
+        """Take no sums beyond the moments from now on."""
+        self._tails, self._grams = frozenset(), False
+
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
-        mask = fitting(self.masks.get(stack), x)
-        self.accumulator.add(self._rows[stack, "stream"] + index, moment_row(x, mask))
+        mask = self._mask(stack, x)
+        self._count(self._rows[stack, "stream"] + index, x, mask)
         self._half |= x.dtype == torch.float16
         if index == 0:
             self.on_input(stack, x.detach(), mask)
@@ -172,8 +207,7 @@ class Recorder:
     def _gradient(self, stack: str, index: int, g: Tensor, mask: Tensor | None) -> None:
         started = time.perf_counter()
         try:
-            row = self._rows[stack, "stream_gradient"] + index
-            self.accumulator.add(row, moment_row(g, mask))
+            self._count(self._rows[stack, "stream_gradient"] + index, g, mask)
             self._follow_backward()
             if index == self._tops[stack]:
                 self.on_top_gradient(stack, g.detach(), mask)
@@ -192,16 +226,11 @@ class Recorder:
     def _trace_stream(self, stack: str, index: int, x: Tensor) -> None:
         # Inside a compiled graph there is no clock, no guard and no listener, only the sums.
         self.compiled = True
-        mask = fitting(self.masks.get(stack), x)
-        accumulator = self.accumulator
-        accumulator.add(self._rows[stack, "stream"] + index, moment_row(x, mask))
+        mask = self._mask(stack, x)
+        self._count(self._rows[stack, "stream"] + index, x, mask)
         if x.requires_grad:
             row = self._rows[stack, "stream_gradient"] + index
-
-            def count(g: Tensor) -> None:
-                accumulator.add(row, moment_row(g, mask))
-
-            _on_gradient(x, count)
+            _on_gradient(x, lambda g: self._count(row, g, mask))
 
 
 _engine: Any = torch.autograd.Variable._execution_engine

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import distributed, nn
 
-from trainer_agent.capture.accumulator import Sums
+from trainer_agent.capture.accumulator import ADDITIVE, MAXIMA, Sums
 from trainer_agent.capture.frame_values import unscaled
 from trainer_agent.capture.plan import Plan
 from trainer_agent.guard import Guard
@@ -209,16 +209,10 @@ class Ranks:
             self._group = distributed.ProcessGroupGloo(self._store, self.rank, self.size, timeout)
         every, alike = self._agree(share)
         sums = self._own_part(share.sums, alike)
-        parts = [sums.moments, sums.logits, *map(np.atleast_1d, _extras(share))]
-        flat = self._reduce(np.concatenate([part.ravel() for part in parts]))
-        moments, logits = np.split(flat[:-3], [sums.moments.size])
+        flat = self._reduce(np.concatenate([_packed(sums, ADDITIVE), _extras(share)]))
+        largest = self._reduce(_packed(sums, MAXIMA), distributed.ReduceOp.MAX)
         loss, losses, squares = flat[-3:]
-        whole = replace(
-            sums,
-            moments=moments.reshape(sums.moments.shape),
-            logits=logits.reshape(sums.logits.shape),
-            logit_max=self._reduce(sums.logit_max, distributed.ReduceOp.MAX),
-        )
+        whole = _unpacked(_unpacked(sums, ADDITIVE, flat[:-3]), MAXIMA, largest)
         # Gradients are those of the mean of the losses on different data.
         different = 1 if self._sequences_are_split(alike) else alike.different
         n_stages = 1 if self._stages is None else len(self._stages.blocks)
@@ -233,8 +227,10 @@ class Ranks:
     def _agree(self, share: Share) -> tuple[int, Replicas]:
         """The interval rank 0 wishes for, and who saw what; raises `Apart`."""
         step, every = share.outline.step, share.outline.every if self.rank == 0 else 0
-        rows = [(place.stack, place.site, place.n) for place in share.outline.plan.places]
-        digest = hashlib.blake2b(repr(rows).encode(), digest_size=6).digest()
+        of = share.outline.plan
+        rows = [(place.stack, place.site, place.n) for place in of.places]
+        wanted = of.wanted.sites, of.wanted.quantities, of.heads
+        digest = hashlib.blake2b(repr((rows, wanted)).encode(), digest_size=6).digest()
         plan = int.from_bytes(digest, "big")
         seen, stages = np.zeros(self.size), np.zeros(self.size)
         stage = -1 if self._stages is None else self._stages.own
@@ -273,6 +269,18 @@ class Ranks:
             self.together = False
             self._heard.notify_all()
         self._guard.note("ranks", error)
+
+
+def _packed(sums: Sums, names: Sequence[str]) -> NDArray[np.float64]:
+    return np.concatenate([getattr(sums, name).ravel() for name in names])
+
+
+def _unpacked(sums: Sums, names: Sequence[str], flat: NDArray[np.float64]) -> Sums:
+    """The sums with these of their arrays in place of their own."""
+    own = [getattr(sums, name) for name in names]
+    parts = np.split(flat, np.cumsum([one.size for one in own])[:-1])
+    shaped = [part.reshape(one.shape) for part, one in zip(parts, own, strict=True)]
+    return replace(sums, **dict(zip(names, shaped, strict=True)))
 
 
 def _extras(share: Share) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from trainer_agent.capture import moments
-from trainer_agent.capture.accumulator import Sums
+from trainer_agent.capture.accumulator import ADDITIVE, Sums
 from trainer_agent.capture.plan import Plan
 
 
@@ -78,4 +78,8 @@ def without_pairs(sums: Sums) -> Sums:
 
 def divided(sums: Sums, by: int) -> Sums:
     """The sums of one of `by` processes that bring the same."""
-    return sums if by == 1 else replace(sums, moments=sums.moments / by, logits=sums.logits / by)
+    if by == 1:
+        return sums
+    # Not of parameters: where processes split matrices, each brings its own part of them.
+    alike = {name: getattr(sums, name) / by for name in ADDITIVE if name != "parameters"}
+    return replace(sums, **alike)

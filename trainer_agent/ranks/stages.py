@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainer_agent.capture.accumulator import Sums
+from trainer_agent.capture.accumulator import Matrix, Sums
 from trainer_agent.capture.plan import Place, Plan, StackPlan
 
 BLOCKS = Mapping[str, int]  # how many blocks of each stack
@@ -37,7 +37,7 @@ class Stages:
             if name not in own or len(own[name].blocks) != n:
                 raise Misfit(f"stage {self.own} was to hold {n} blocks of the {name}")
         names = sorted({name for stage in self.blocks for name in stage}, reverse=True)
-        return Plan(tuple(self._whole(name, own.get(name)) for name in names))
+        return Plan(tuple(self._whole(name, own.get(name)) for name in names), plan.wanted)
 
     def _whole(self, name: str, own: StackPlan | None) -> StackPlan:
         before, n = self._before(name), sum(stage.get(name, 0) for stage in self.blocks)
@@ -57,14 +57,18 @@ class Stages:
         What leaves one stage enters the next: it is counted where it enters.
         """
         whole = self.widened(plan)
-        moments = np.zeros((whole.rows, sums.moments.shape[1]))
-        logits = np.zeros((whole.logit_rows, sums.logits.shape[1]))
-        largest = np.full(whole.logit_rows, -np.inf)
-        for own, there in self._rows(plan.places, whole):
-            moments[there] = sums.moments[own]
-        for own, there in self._rows(plan.logit_places, whole):
-            logits[there], largest[there] = sums.logits[own], sums.logit_max[own]
-        return replace(sums, moments=moments, logits=logits, logit_max=largest)
+        tensors = list(self._rows(plan.places, whole))
+        blocks = list(self._rows(plan.logit_places, whole))
+        outside = [(slice(plan.logit_rows, None), slice(whole.logit_rows, None))]
+        return replace(
+            sums,
+            moments=_placed(sums.moments, tensors, whole.rows),
+            tails=_placed(sums.tails, tensors, whole.rows),
+            tail_max=_placed(sums.tail_max, tensors, whole.rows),
+            logits=_placed(sums.logits, blocks, whole.logit_rows),
+            logit_max=_placed(sums.logit_max, blocks, whole.logit_rows, empty=-np.inf),
+            parameters=_placed(sums.parameters, blocks + outside, whole.parameter_rows),
+        )
 
     def _rows(self, places: Sequence[Place], whole: Plan) -> Iterator[tuple[slice, slice]]:
         for place in places:
@@ -72,6 +76,14 @@ class Stages:
             n = place.n if self._is_last(place.stack) else min(place.n, blocks)
             first = whole.row(place.stack, place.site, self._before(place.stack))
             yield slice(place.first, place.first + n), slice(first, first + n)
+
+
+def _placed(own: Matrix, rows: Sequence[tuple[slice, slice]], n: int, empty: float = 0.0) -> Matrix:
+    """Rows of one array at their places among `n`; an array that is not measured stays empty."""
+    found = np.full((n if len(own) else 0, *own.shape[1:]), empty)
+    for here, there in rows if len(own) else ():
+        found[there] = own[here]
+    return found
 
 
 def outline(plan: Plan) -> str:
