@@ -103,16 +103,46 @@ def export(
 
 @app.command()
 def predict(
-    config: Annotated[Path, typer.Argument(help="A transformers config.json.")],
-    context: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = 128,
+    config: Annotated[
+        Path | None, typer.Argument(help="A transformers config.json, or the folder it is in.")
+    ] = None,
+    *,
+    run: Annotated[str | None, typer.Option(help="Id of a server's run, in its place.")] = None,
+    server: ServerUrl = DEFAULT_URL,
+    key: ServerKey = None,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens per sequence; 128 unless given.")
+    ] = None,
+    weights: Annotated[
+        Literal["init", "today", "both"] | None, typer.Option(help="Which of a run's models.")
+    ] = None,
+    what_if: Annotated[
+        list[str] | None, typer.Option(help="pre-ln, post-ln, deepscale or layers=N; repeatable.")
+    ] = None,
+    top_gradient: Annotated[
+        float | None, typer.Option(help="Std of the gradient at the last block, where known.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Also write the curves as HTML.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw: .html or .png.")] = None,
 ) -> None:
-    """Predict the moments of a model at initialisation from its config; no run needed."""
-    from evenkeel.prediction import predict_config
+    """Say what theory predicts of a config or a run, and what is wrong with it, in words."""
+    from evenkeel.prediction.command import Asked
+    from evenkeel.prediction.command import predict as answer
 
     with one_clear_line():
-        predict_config(config, context=context, as_json=as_json, plot=plot)
+        asked = Asked(
+            config=config,
+            run=run,
+            server=server,
+            key=key,
+            context=context,
+            weights=weights,
+            what_if=tuple(what_if or ()),
+            top_gradient=top_gradient,
+            as_json=as_json,
+            plot=plot,
+        )
+        answer(asked)
 
 
 @app.command()

@@ -39,7 +39,8 @@ def advise(
     if formats[0].activation_overflow.within(n):
         reasons.append(f"the stream overflows fp16 at layer {formats[0].activation_overflow.depth}")
     try:
-        return Advice(tuple(reasons), deepscale(stack))
+        with np.errstate(all="ignore"):  # weights that overflow are measured, not used
+            return Advice(tuple(reasons), deepscale(stack))
     except SpecError as error:
         return Advice(tuple(reasons), None, str(error))
 

@@ -87,6 +87,8 @@ def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
 def placement(stack: Stack) -> Placed:
     """Return where the norms of a stack's blocks stand."""
     found = {block.placement for block in stack.blocks if block is not None}
+    if not found:
+        return "unknown"
     return found.pop() if len(found) == 1 else "mixed"
 
 

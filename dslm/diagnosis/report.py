@@ -14,7 +14,7 @@ from dslm.prediction import Prediction
 from dslm.scaling import Scaling
 from dslm.spec import Missing
 
-Placed = Literal["pre", "post", "sandwich", "branch", "parallel", "mixed"]
+Placed = Literal["pre", "post", "sandwich", "branch", "parallel", "mixed", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
+
 from dslm.errors import SpecError
 from dslm.kernels.grid import mean_diagonal, prepare
 from dslm.scaling import apply_scaling, deepscale
@@ -73,7 +75,8 @@ def with_deepscale(spec: ModelSpec) -> ModelSpec:
         for index, block in enumerate(stack.blocks):
             _alone(_understood(block, f"{path}.blocks[{index}]"), f"{path}.blocks[{index}]")
         start = replace(stack, input_kernel=unit(stack.input_kernel), reads=None)
-        return apply_scaling(start, deepscale(start))
+        with np.errstate(all="ignore"):  # weights that overflow are replaced
+            return apply_scaling(start, deepscale(start))
 
     return _each_stack(spec, scaled)
 

@@ -22,6 +22,7 @@ PLACED = {
     "branch": "Branch-LN",
     "parallel": "Parallel Pre-LN",
     "mixed": "Norms of several placements",
+    "unknown": "Norms of unknown placement",
 }
 STEEP = 20.0  # per layer; 1 + bl is then bl within 5 % from layer 1 on
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 
@@ -101,30 +100,6 @@ def test_doctor_names_what_is_wrong_and_ends_with_one(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "ok    install" in result.stdout
     assert "FAIL  server" in result.stdout
-
-
-def test_predict_prints_a_curve_a_layer_and_null_for_nothing(tmp_path: Path) -> None:
-    config = tmp_path / "config.json"
-    sizes = {"n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 300, "n_positions": 32}
-    ids = {"bos_token_id": 0, "eos_token_id": 0}
-    config.write_text(json.dumps({"model_type": "gpt2"} | sizes | ids))
-
-    table = run("predict", config, "--context", "16")
-    numbers = json.loads(run("predict", config, "--context", "16", "--json").stdout)
-
-    stream = numbers["stacks"]["decoder"]["stream"]
-    assert [line.split()[0] for line in table.stdout.splitlines()[2:]] == ["0", "1", "2", "3"]
-    assert len(stream["variance"]) == 4
-    assert stream["variance"] == sorted(stream["variance"])  # Pre-LN grows
-    assert numbers["missing"] == []
-
-
-def test_predict_refuses_a_config_that_is_none(tmp_path: Path) -> None:
-    config = tmp_path / "config.json"
-    config.write_text("{}")
-
-    assert "model_type" in refusal("predict", config)
-    assert "cannot read" in refusal("predict", tmp_path / "absent.json")
 
 
 def test_runs_and_export_say_what_a_server_does_not_have(tmp_path: Path) -> None:

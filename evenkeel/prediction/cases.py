@@ -1,0 +1,110 @@
+"""What is predicted: a model from one set of weights, as it is or otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import dslm
+from server.errors import StartError
+
+Weights = Literal["initialisation", "today"]
+CHOICES = "use pre-ln, post-ln, deepscale or layers=N"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One model that the theory is asked about.
+
+    Attributes:
+        name: what tables, plots and JSON call it.
+        weights: whose moments it has; a what-if carries those it started from.
+        step: optimizer step of the weights; None for a config.
+        what_if: the changes made, as typed; empty for the model as it is.
+        notes: what a reader must know of how it was made.
+    """
+
+    name: str
+    spec: dslm.ModelSpec
+    weights: Weights
+    step: int | None = None
+    what_if: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """The changes that ``--what-if`` asks for; they are made in this order."""
+
+    layers: int | None = None
+    placement: Literal["pre", "post"] | None = None
+    deepscale: bool = False
+
+    @property
+    def typed(self) -> tuple[str, ...]:
+        """The changes as they are typed."""
+        placed = (f"{self.placement}-ln",) if self.placement else ()
+        deeper = (f"layers={self.layers}",) if self.layers else ()
+        return deeper + placed + (("deepscale",) if self.deepscale else ())
+
+
+def parse_what_if(asked: Sequence[str]) -> WhatIf:
+    """Read the values of ``--what-if``.
+
+    Raises:
+        StartError: naming a value that is unknown, or contradicts one before it.
+    """
+    found = WhatIf()
+    for one in asked:
+        change = _parse(one.strip().lower(), one)
+        if set(change) & _set_fields(found):
+            raise StartError(f"--what-if {one}: it is asked twice; give each change once")
+        found = replace(found, **change)  # type: ignore[arg-type]
+    return found
+
+
+def _set_fields(what_if: WhatIf) -> set[str]:
+    empty = WhatIf()
+    names = ("layers", "placement", "deepscale")
+    return {name for name in names if getattr(what_if, name) != getattr(empty, name)}
+
+
+def _parse(text: str, typed: str) -> dict[str, object]:
+    if text in ("pre-ln", "post-ln"):
+        return {"placement": text.removesuffix("-ln")}
+    if text == "deepscale":
+        return {"deepscale": True}
+    name, _, number = text.partition("=")
+    if name == "layers" and number.isdecimal() and int(number) > 0:
+        return {"layers": int(number)}
+    raise StartError(f"--what-if {typed}: {CHOICES}")
+
+
+def changed(case: Case, what_if: WhatIf) -> Case:
+    """The case after these changes.
+
+    Raises:
+        StartError: naming what the model has that a change makes no sense for.
+    """
+    spec, notes = case.spec, list(case.notes)
+    try:
+        if what_if.layers is not None:
+            spec = dslm.with_depth(spec, what_if.layers)
+            notes.append(_depth_note(case, what_if.layers))
+        if what_if.placement is not None:
+            spec = dslm.with_placement(spec, what_if.placement)
+        if what_if.deepscale:
+            spec = dslm.with_deepscale(spec)
+    except dslm.SpecError as error:
+        raise StartError(f"--what-if {', '.join(what_if.typed)}: {error}") from error
+    name = f"{case.name}, what if {', '.join(what_if.typed)}"
+    kept = tuple(note for note in notes if note)
+    return replace(case, name=name, spec=spec, what_if=what_if.typed, notes=kept)
+
+
+def _depth_note(case: Case, layers: int) -> str:
+    depths = {len(stack.blocks) for stack in case.spec.stacks.values()}
+    if depths == {layers}:
+        return ""
+    return f"{layers} layers: the blocks are repeated with the weight scales they have"

@@ -1,0 +1,82 @@
+"""Cases as JSON: the schema of docs/predict.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+import dslm
+from evenkeel.prediction.cases import Case
+
+VERSION = 1
+
+
+def document(source: Mapping[str, str], found: list[tuple[Case, dslm.Diagnosis]]) -> dict[str, Any]:
+    """Everything that `evenkeel predict --json` prints."""
+    cases = [case_numbers(case, diagnosis) for case, diagnosis in found]
+    return {"version": VERSION, "source": dict(source), "cases": cases}
+
+
+def case_numbers(case: Case, diagnosis: dslm.Diagnosis) -> dict[str, Any]:
+    """One case: what it is, and its stacks' curves and diagnoses."""
+    return {
+        "name": case.name,
+        "weights": case.weights,
+        "step": case.step,
+        "what_if": list(case.what_if),
+        "notes": list(case.notes),
+        "family": case.spec.family,
+        "n_params": case.spec.n_params,
+        "batch_size": case.spec.batch_size,
+        "stacks": {
+            name: stack_numbers(stack, diagnosis.prediction.stacks[name])
+            for name, stack in diagnosis.stacks.items()
+        },
+        "missing": plain(diagnosis.missing),
+    }
+
+
+def stack_numbers(stack: dslm.StackDiagnosis, curves: dslm.StackPrediction) -> dict[str, Any]:
+    """One stack: sizes, curves, diagnosis."""
+    sizes = {name: getattr(stack, name) for name in SIZES}
+    return sizes | {
+        "stream": plain(curves.forward),
+        "stream_gradient": plain(curves.backward),
+        "score_variance": plain(curves.score_variance),
+        "diagnosis": {
+            name: _with_properties(getattr(stack, name))
+            for name in stack.__dataclass_fields__
+            if name not in SIZES
+        },
+    }
+
+
+SIZES = ("placement", "n_layers", "d_model", "seq_len")
+PROPERTIES = ("fits", "factor", "meaning", "needed")
+
+
+def _with_properties(value: object) -> Any:
+    """A part's fields, and what it says of itself beside them."""
+    written = plain(value)
+    if isinstance(written, dict):
+        for name in PROPERTIES:
+            if hasattr(value, name):
+                written[name] = plain(getattr(value, name))
+    return written
+
+
+def plain(value: object) -> Any:
+    """A value as JSON holds it; null for a number that is not finite."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, np.ndarray):
+        return [plain(one) for one in value.tolist()]
+    if isinstance(value, tuple | list):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

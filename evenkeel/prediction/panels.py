@@ -1,0 +1,53 @@
+"""What a plot shows, whichever library draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dslm
+from dslm.spec import Floats
+from evenkeel.prediction.cases import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One set of axes; `quantity` names a curve of `Line`."""
+
+    title: str
+    label: str
+    log: bool
+    quantity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One stack of one case, over layers 0 to N."""
+
+    name: str
+    variance: Floats
+    correlation: Floats
+    gradient: Floats
+
+
+PANELS = (
+    Panel("Forward variance", "σ²ₓ", True, "variance"),
+    Panel("Token correlation", "rₓ", False, "correlation"),
+    Panel("Gradient variance, last layer = 1", "σ²(g), relative", True, "gradient"),
+)
+# dark enough for white paper, and told apart by the colour-blind
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+RANK_LOSS = 0.99
+
+
+def lines_of(found: list[tuple[Case, dslm.Diagnosis]]) -> Iterator[Line]:
+    """Every stack of every case."""
+    for case, diagnosis in found:
+        for name, curves in diagnosis.prediction.stacks.items():
+            several = len(diagnosis.stacks) > 1
+            yield Line(
+                f"{case.name}, {name}" if several else case.name,
+                curves.forward.variance,
+                curves.forward.correlation,
+                curves.backward.variance,
+            )

@@ -1,0 +1,122 @@
+"""Cases on a terminal of 100 columns: the diagnosis in words, formats, then layer by layer."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+import dslm
+from dslm.diagnosis import Crossing, crossing_words, scaling_line
+from evenkeel.prediction.cases import Case
+
+WIDTH = 100
+MOST_ROWS = 33
+CASES_A_TABLE = 2
+LAYER = f"{'layer':>6}"
+COLUMNS = f"{'variance':>13}{'correlation':>13}{'gradient':>13}"
+HEADS = (
+    ("format", "activations", "gradient leaves", "loss scale", "no loss scale", "layers whose"),
+    ("", "overflow at", "normal range at", "needed", "suffices at", "gradient is 0"),
+)
+LEGEND = (
+    "Depths are in layers, those of a gradient counted from the top of a stack. (n): only if its "
+    "blocks were repeated to n layers; > n: not found down to n layers."
+)
+
+Found = tuple[Case, dslm.Diagnosis]
+
+
+def lines(found: list[Found]) -> Iterator[str]:
+    """Everything that `evenkeel predict` prints."""
+    for case, diagnosis in found:
+        for name, stack in diagnosis.stacks.items():
+            yield from _words(case, name, stack)
+    yield from textwrap.wrap(LEGEND, WIDTH)
+    yield ""
+    for name in found[0][1].stacks:
+        yield from _curves(name, found)
+    for case, diagnosis in found:
+        for one in diagnosis.missing:
+            said = f"not predicted ({case.name}): {one.where} ({one.what}): {one.why}"
+            yield from textwrap.wrap(said, WIDTH, subsequent_indent="  ")
+
+
+def _words(case: Case, name: str, stack: dslm.StackDiagnosis) -> Iterator[str]:
+    sizes = f"{stack.n_layers} layers x {stack.d_model}, {stack.seq_len} tokens"
+    yield from textwrap.wrap(f"{case.name}: {name}, {sizes}", WIDTH)
+    for sentence in stack.sentences + case.notes:
+        yield from _item(sentence)
+    if stack.advice.scaling is not None and stack.advice.needed:
+        yield from _item(f"DeepScaleLM's standard deviations: {scaling_line(stack.advice.scaling)}")
+    yield ""
+    yield from _formats(stack)
+    yield ""
+
+
+def _item(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
+
+
+def _formats(stack: dslm.StackDiagnosis) -> Iterator[str]:
+    n = stack.n_layers
+    yield from map(_row, HEADS)
+    for one in stack.formats:
+        scale = "none" if one.loss_scale is None else f"{one.loss_scale:.4g}"
+        yield _row(
+            (
+                one.name,
+                crossing_words(one.activation_overflow, n),
+                _from_top(one.gradient_imprecise, n),
+                scale,
+                _from_top(one.gradient_span, n),
+                str(len(one.gradients.flushed)),
+            )
+        )
+    yield from textwrap.wrap(_top(stack), WIDTH)
+
+
+def _from_top(crossing: Crossing, n_layers: int) -> str:
+    return "the top" if crossing.depth == 0 else crossing_words(crossing, n_layers)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"{cells[0]:<10}" + "".join(f"{cell:>17}" for cell in cells[1:])
+
+
+def _top(stack: dslm.StackDiagnosis) -> str:
+    top = stack.top_gradient
+    if top.source == "given":
+        return f"Gradient at the top: {top.std:.3g} an entry, as given."
+    return (
+        f"Gradient at the top: {top.std:.3g} an entry, assumed (a mean loss over the batch's "
+        "tokens, a gradient of norm 1 at each); --top-gradient gives the measured one."
+    )
+
+
+def _curves(name: str, found: list[Found]) -> Iterator[str]:
+    """The stack layer by layer, two cases side by side."""
+    for first in range(0, len(found), CASES_A_TABLE):
+        beside = found[first : first + CASES_A_TABLE]
+        curves = [diagnosis.prediction.stacks[name] for _, diagnosis in beside]
+        deepest = max(len(one.forward.variance) for one in curves) - 1
+        every = -(-(deepest + 1) // MOST_ROWS)
+        for mark, (case, _) in zip("AB", beside, strict=False):
+            yield from textwrap.wrap(f"{mark}: {case.name}", WIDTH)
+        heads = [f"{mark:>39}" for mark, _ in zip("AB", beside, strict=False)]
+        yield f"{name:<6}" + "".join(heads)
+        yield LAYER + COLUMNS * len(beside)
+        for layer in sorted({*range(0, deepest + 1, every), 1, deepest}):
+            yield (f"{layer:>6}" + "".join(_values(one, layer) for one in curves)).rstrip()
+        if every > 1:
+            yield f"every {every} layers; --json has all"
+        yield ""
+
+
+def _values(curves: dslm.StackPrediction, layer: int) -> str:
+    if layer >= len(curves.forward.variance):
+        return " " * len(COLUMNS)
+    forward, backward = curves.forward, curves.backward
+    return (
+        f"{forward.variance[layer]:>13.4g}{forward.correlation[layer]:>13.4f}"
+        f"{backward.variance[layer]:>13.4g}"
+    )

@@ -1,0 +1,134 @@
+"""Configs described without their weight, against the same models built whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import dslm
+import trainer_agent
+from dslm.kernels.grid import correlation, mean_diagonal
+from evenkeel.prediction.config import zipf_ids
+from evenkeel.prediction.light_model import described, with_few_ids, with_layers
+from server.errors import StartError
+
+NARROW = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_layer": 4, "n_embd": 64, "n_head": 4, "n_positions": 32},
+    "bert": NARROW | {"num_hidden_layers": 3},
+    "roberta": NARROW | {"num_hidden_layers": 3},
+    "llama": NARROW | {"num_hidden_layers": 3, "num_key_value_heads": 2},
+    "gemma2": NARROW | {"num_hidden_layers": 5, "num_key_value_heads": 2, "head_dim": 16},
+    "bart": {
+        "d_model": 64,
+        "encoder_layers": 3,
+        "decoder_layers": 2,
+        "encoder_ffn_dim": 128,
+        "decoder_ffn_dim": 128,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+    },
+}
+
+
+def settings(family: str) -> dict[str, Any]:
+    return {"model_type": family} | CONFIGS[family]
+
+
+def whole(family: str) -> dslm.ModelSpec:
+    """The model as transformers builds it, described on the ids that a light one stands for."""
+    config = transformers.AutoConfig.for_model(**settings(family))
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(config).train()
+    ids = torch.from_numpy(zipf_ids(config.vocab_size, 32, (0, 1, 2)))
+    batch = {"input_ids": ids}
+    if config.is_encoder_decoder:
+        batch["decoder_input_ids"] = ids
+    return trainer_agent.describe(model, batch)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_light_model_has_the_moments_of_the_whole_one(family: str) -> None:
+    expected = whole(family)
+
+    found, _ = described(settings(family), 32)
+
+    assert found.n_params == expected.n_params and found.missing == expected.missing
+    for name, stack in expected.stacks.items():
+        light = found.stacks[name]
+        assert len(light.blocks) == len(stack.blocks)
+        for one, other in zip(light.blocks, stack.blocks, strict=True):
+            assert one is not None and other is not None
+            assert one.attention.window == other.attention.window
+            # matrices of at least 64 × 32 entries: 6 standard errors of a variance are 19 %
+            for part in ("query", "key", "value", "output"):
+                a, b = getattr(one.attention, part), getattr(other.attention, part)
+                assert a.weight_var == pytest.approx(b.weight_var, rel=0.19)
+            down = other.feed_forward.down.weight_var
+            assert one.feed_forward.down.weight_var == pytest.approx(down, rel=0.15)
+        same = mean_diagonal(stack.input_kernel)  # rows of 64, fewer than 256 of them distinct
+        assert mean_diagonal(light.input_kernel) == pytest.approx(same, rel=0.1)
+        alike = correlation(stack.input_kernel)
+        # BERT's tokens share one segment's row: 64 entries, whose variance scatters by 18 %
+        scatter = 0.15 if "bert" in family else 0.05
+        assert correlation(light.input_kernel) == pytest.approx(alike, abs=scatter)
+
+
+def test_initialisation_that_scales_with_depth_sees_the_whole_depth() -> None:
+    found, notes = described(settings("gpt2"), 32, layers=50)
+
+    blocks = found.stacks["decoder"].blocks
+    assert len(blocks) == 50
+    assert blocks[49] is not None
+    # GPT-2 draws what adds to the stream with std 0.02/√(2N); 64 × 64 entries: 3 % at 1.3 sigma
+    assert blocks[49].attention.output.weight_var == pytest.approx(4e-4 / 100, rel=0.1)
+    assert notes == ("1 of 50 blocks were built; the others have the moments of their kind",)
+
+
+def test_blocks_that_depend_on_their_number_are_all_built() -> None:
+    found, notes = described(settings("gpt2") | {"scale_attn_by_inverse_layer_idx": True}, 32)
+
+    blocks = found.stacks["decoder"].blocks
+    assert notes == ()
+    assert [round(1 / one.attention.score_scale) for one in blocks if one] == [4, 8, 12, 16]
+
+
+def test_pattern_of_layers_goes_on_at_another_depth() -> None:
+    types = ["full_attention", "full_attention", "sliding_attention"]
+    changed = with_layers(settings("gemma2") | {"num_hidden_layers": 3, "layer_types": types}, 7)
+
+    assert changed["num_hidden_layers"] == 7
+    assert changed["layer_types"] == [*types, *types, "full_attention"]
+
+
+def test_few_ids_keep_which_tokens_are_equal() -> None:
+    config = {"model_type": "gpt2", "vocab_size": 50_257}
+
+    few, ids = with_few_ids(config, 64)
+
+    drawn = zipf_ids(50_257, 64, (50_256,))
+    assert few["vocab_size"] < 600
+    equal = drawn[:, :, None] == drawn[:, None, :]
+    np.testing.assert_array_equal(ids[:, :, None] == ids[:, None, :], equal)
+    assert few["eos_token_id"] < few["vocab_size"] and int(ids.max()) < few["eos_token_id"]
+
+
+def test_model_without_a_vocabulary_is_refused() -> None:
+    with pytest.raises(StartError, match="vocab_size"):
+        described({"model_type": "vit"}, 32)
+
+
+def test_context_beyond_the_positions_names_the_option() -> None:
+    with pytest.raises(StartError, match=r"--context 33: the model has 32 positions"):
+        described(settings("gpt2"), 33)
+
+
+def test_model_too_wide_to_build_is_refused_before_it_is_built() -> None:
+    huge = settings("llama") | {"hidden_size": 65_536, "intermediate_size": 262_144}
+
+    with pytest.raises(StartError, match="parameters must be built"):
+        described(huge | {"num_attention_heads": 512}, 32)

@@ -1,0 +1,229 @@
+"""``evenkeel predict`` as a user types it: words, tables, JSON and plots."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import dslm
+from evenkeel.cli import app
+from evenkeel.prediction.cases import Case, changed, parse_what_if
+from evenkeel.prediction.numbers import document
+from evenkeel.prediction.panels import lines_of
+from evenkeel.prediction.plot import write_plot
+from evenkeel.prediction.table import WIDTH, lines
+from server.errors import StartError
+from tests.e2e.jobs import Server
+from tests.services.agent import LAYOUT
+from tests.services.process import free_port
+from tests.services.specs import post_ln
+from wire import RunDeclaration
+
+RUN = "a" * 32
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["predict", *(str(one) for one in arguments)])
+
+
+def refusal(*arguments: str | Path) -> str:
+    """The one line of a command that must end with exit code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "config.json"
+    sizes = {"n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 300, "n_positions": 32}
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    path.write_text(json.dumps({"model_type": "gpt2"} | sizes | ids))
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with one run, whose model was described at steps 0 and 50."""
+    server = Server(tmp_path_factory.mktemp("server"), free_port())
+    server.start()
+    first, last = (dslm.spec_to_json(post_ln(4, weight_var=v)) for v in (0.02, 0.1))
+    declared = RunDeclaration(project="p", name="r", layout=LAYOUT, spec=first)
+    try:
+        with httpx.Client(base_url=f"{server.url}/api/v1/runs/") as client:
+            client.put(RUN, content=msgspec.json.encode(declared)).raise_for_status()
+            client.put(f"{RUN}/spec", json={"step": 50, "spec": last}).raise_for_status()
+            empty = RunDeclaration(project="p", name="empty", layout=LAYOUT)
+            client.put("b" * 32, content=msgspec.json.encode(empty)).raise_for_status()
+        yield server.url
+    finally:
+        server.stop()
+
+
+def case(n_layers: int = 4) -> Case:
+    return Case("it", post_ln(n_layers), "initialisation")
+
+
+def diagnosed(*cases: Case) -> list[tuple[Case, dslm.Diagnosis]]:
+    return [(one, dslm.diagnose(one.spec, search_depth=0)) for one in cases]
+
+
+def test_config_is_diagnosed_in_words_then_layer_by_layer(config: Path) -> None:
+    plot = config.parent / "curves.png"
+
+    shown = run(config.parent, "--context", "16", "--plot", plot).stdout.splitlines()
+
+    assert shown[0] == "gpt2 at initialisation: decoder, 3 layers x 32, 16 tokens"
+    assert shown[1].startswith("- Pre-LN: the gradient's norm ")
+    table = shown[shown.index("A: gpt2 at initialisation") + 3 :]
+    assert [line.split()[0] for line in table if line] == ["0", "1", "2", "3"]
+    assert plot.stat().st_size > 10_000
+
+
+def test_what_if_is_shown_beside_the_model_as_it_is(config: Path) -> None:
+    asked = ("--what-if", "layers=5", "--what-if", "post-ln")
+
+    numbers = json.loads(run(config, "--context", "16", "--json", *asked).stdout)
+
+    own, other = (one["stacks"]["decoder"] for one in numbers["cases"])
+    assert numbers["cases"][1]["what_if"] == ["layers=5", "post-ln"]
+    assert (own["placement"], own["n_layers"]) == ("pre", 3)
+    assert (other["placement"], other["n_layers"]) == ("post", 5)
+    assert len(other["stream"]["variance"]) == 6
+    assert own["stream"]["variance"] == sorted(own["stream"]["variance"])  # Pre-LN grows
+
+
+def test_run_is_shown_at_initialisation_and_from_todays_weights(url: str) -> None:
+    numbers = json.loads(run("--run", RUN, "--server", url, "--json").stdout)
+
+    found = [(one["name"], one["weights"], one["step"]) for one in numbers["cases"]]
+    assert found == [
+        ("r at initialisation (step 0)", "initialisation", 0),
+        ("r from today's weights (step 50)", "today", 50),
+    ]
+    for one, weight_var in zip(numbers["cases"], (0.02, 0.1), strict=True):
+        expected = dslm.predict(post_ln(4, weight_var=weight_var)).stacks["decoder"].backward
+        shown = one["stacks"]["decoder"]["stream_gradient"]["variance"]
+        np.testing.assert_allclose(shown, expected.variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("weights", "step"), [("init", 0), ("today", 50)])
+def test_one_of_a_runs_models_can_be_asked_for(url: str, weights: str, step: int) -> None:
+    asked = ("--run", RUN, "--server", url, "--weights", weights, "--what-if", "deepscale")
+
+    numbers = json.loads(run(*asked, "--json").stdout)
+
+    assert [one["step"] for one in numbers["cases"]] == [step, step]
+    assert numbers["cases"][1]["what_if"] == ["deepscale"]
+
+
+def test_run_that_is_not_there_or_not_described_is_one_line(url: str) -> None:
+    assert "no run" in refusal("--run", "f" * 32, "--server", url)
+    assert "run_id" in refusal("--run", "no-id", "--server", url)
+    assert "has not described" in refusal("--run", "b" * 32, "--server", url)
+    away = f"http://127.0.0.1:{free_port()}"
+    assert "evenkeel serve" in refusal("--run", RUN, "--server", away)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "--run"),
+        (("{config}", "--run", RUN), "--run"),
+        (("--run", RUN, "--context", "16"), "--context"),
+        (("{config}", "--weights", "today"), "--weights"),
+        (("{config}", "--top-gradient", "-1"), "--top-gradient"),
+        (("{config}", "--top-gradient", "nan"), "--top-gradient"),
+        (("{config}", "--plot", "curves.svg"), "--plot curves.svg: end it in .html or .png"),
+        (("{config}", "--plot", "absent/curves.png"), "--plot"),
+        (("{config}", "--what-if", "middle-ln"), "use pre-ln, post-ln, deepscale or layers=N"),
+        (("{config}", "--what-if", "layers=many"), "use pre-ln, post-ln, deepscale or layers=N"),
+        (("{config}", "--what-if", "layers=0"), "use pre-ln, post-ln, deepscale or layers=N"),
+        (("{config}", "--what-if", "pre-ln", "--what-if", "post-ln"), "twice"),
+        (("{config}", "--context", "64"), "--context 64: the model has 32 positions"),
+        (("absent.json",), "cannot read absent.json"),
+    ],
+)
+def test_bad_option_is_one_line_that_names_it(
+    config: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    assert named in refusal(*(one.format(config=config) for one in arguments))
+
+
+def test_config_that_is_none_is_one_line_that_names_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+
+    path.write_text("{}")
+    assert "model_type" in refusal(path)
+    path.write_text('{"model_type": "no-such-model"}')
+    assert "transformers cannot build it" in refusal(path)
+    path.write_text("{")
+    assert "is not JSON" in refusal(path)
+
+
+def test_what_if_that_makes_no_sense_names_the_block() -> None:
+    spec = post_ln(2)
+    stack = spec.stacks["decoder"]
+    gap = dslm.ModelSpec("custom", {"decoder": dslm.Stack(64, (None,), stack.input_kernel)})
+
+    with pytest.raises(StartError, match=r"--what-if layers=9: stacks.decoder.blocks\[0\]"):
+        changed(Case("it", gap, "initialisation"), parse_what_if(["layers=9"]))
+
+
+def test_table_fits_a_hundred_columns_however_deep() -> None:
+    deep = changed(case(), parse_what_if(["layers=200", "pre-ln"]))
+    today = Case("a run of a rather long name from today's weights (step 123456)", *_today())
+
+    shown = list(lines(diagnosed(case(), deep, today)))
+
+    assert max(map(len, shown)) <= WIDTH
+    assert any(line.startswith("   200 ") for line in shown)
+    assert len(shown) < 140  # 200 layers are thinned
+
+
+def _today() -> tuple[dslm.ModelSpec, Any]:
+    return post_ln(3, weight_var=0.1), "today"
+
+
+def test_numbers_hold_nothing_that_json_does_not() -> None:
+    overflowing = Case("it", post_ln(4, weight_var=1e300), "initialisation")
+
+    written = document({"config": "x"}, diagnosed(overflowing))
+
+    json.dumps(written, allow_nan=False)
+    assert written["cases"][0]["missing"]
+
+
+@pytest.mark.parametrize("ending", [".html", ".png"])
+def test_plot_is_of_the_kind_its_name_ends_in(tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"curves{ending}"
+    other = changed(case(), parse_what_if(["pre-ln"]))
+
+    write_plot(list(lines_of(diagnosed(case(), other))), target)
+
+    start = target.read_bytes()
+    if ending == ".png":
+        assert start[:8] == b"\x89PNG\r\n\x1a\n"
+        width, height = (int.from_bytes(start[at : at + 4], "big") for at in (16, 20))
+        assert width > 1500 and height > 500
+    else:
+        assert b"what if pre-ln" in start
+        assert b"cdn.plot.ly" not in start.split(b"Plotly.newPlot")[-1]
+
+
+def test_png_without_matplotlib_says_what_to_install(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    assert "pip install 'evenkeel[plot]'" in refusal(config, "--plot", tmp_path / "x.png")
