@@ -14,6 +14,7 @@ from dslm.embedding import embedding_kernel, same_token_probability
 from dslm.errors import AssumptionError, SpecError
 from dslm.kernels.cells import cell_sizes
 from dslm.model import predict
+from dslm.position_bias import alibi, alibi_slopes
 from dslm.prediction import Curve, Prediction, StackPrediction
 from dslm.scaling import (
     BlockScaling,
@@ -40,6 +41,7 @@ from dslm.spec import (
     ModelSpec,
     Norm,
     Placement,
+    PositionBias,
     Residual,
     Rotary,
     Stack,
@@ -62,6 +64,7 @@ __all__ = [
     "ModelSpec",
     "Norm",
     "Placement",
+    "PositionBias",
     "Prediction",
     "Residual",
     "Rotary",
@@ -70,6 +73,8 @@ __all__ = [
     "Stack",
     "StackDiagnosis",
     "StackPrediction",
+    "alibi",
+    "alibi_slopes",
     "apply_scaling",
     "cell_sizes",
     "deepscale",

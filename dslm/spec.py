@@ -58,10 +58,37 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """Rotary position embedding on the first `fraction` of each head's features."""
+    """Rotary position embedding on the first `fraction` of each head's features.
+
+    Attributes:
+        theta: base; pair k of n turns by theta^(-k/n) radians a token.
+        fraction: share of a head's features that turn.
+        frequencies: the pairs' radians a token instead, where they are scaled (linear, dynamic,
+            YaRN, Llama 3); `theta` is then not read.
+        scale: factor on cosine and sine, so on the features that turn (YaRN's attention factor).
+    """
 
     theta: float = 10_000.0
     fraction: float = 1.0
+    frequencies: tuple[float, ...] | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PositionBias:
+    """A number added to the scores by distance, head by head: ALiBi, T5's relative bias.
+
+    Attributes:
+        distances: (points,) the query's position less the key's, in tokens, increasing.
+        values: (groups, points) the bias there, for groups of heads that have the same; linear
+            between the points, and continued beyond the first and the last. Only differences
+            over the keys that a query sees matter.
+        heads: (groups,) heads in each group.
+    """
+
+    distances: tuple[int, ...]
+    values: tuple[tuple[float, ...], ...]
+    heads: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +107,8 @@ class Attention:
         soft_cap: c where scores become c·tanh(score/c) (Gemma 2), or None.
         window: tokens seen at most: itself and those before it (causal), or this many to either
             side of itself; None for all.
+        prefix: first tokens of a causal sequence that every token sees (prefix-LM); 0 for none.
+        position_bias: what is added to the scores by distance, or None. Not soft-capped.
     """
 
     query: Linear
@@ -97,6 +126,8 @@ class Attention:
     key_norm: Norm | None = None
     soft_cap: float | None = None
     window: int | None = None
+    prefix: int = 0
+    position_bias: PositionBias | None = None
 
 
 @dataclass(frozen=True, slots=True)

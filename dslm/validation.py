@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import get_args
 
 import numpy as np
@@ -18,7 +19,9 @@ from dslm.spec import (
     ModelSpec,
     Norm,
     Placement,
+    PositionBias,
     Residual,
+    Rotary,
     Stack,
 )
 
@@ -69,8 +72,9 @@ def _validate_cross(block: Block, stack: Stack, read: Stack, path: str) -> None:
     assert cross is not None
     attention = cross.attention
     _validate_attention(attention, stack.d_model, f"{path}.attention", read.d_model)
-    serial = not attention.causal and attention.window is None and attention.rotary is None
-    fix = "cross-attention has no mask, window or rotation"
+    serial = not attention.causal and attention.window is None
+    serial = serial and attention.rotary is None and attention.position_bias is None
+    fix = "cross-attention has no mask, window, rotation or position bias"
     _require(serial, f"{path}.attention", fix)
     _require(block.placement != "parallel", path, "use serial blocks around cross-attention")
     _validate_norm(cross.norm, f"{path}.norm")
@@ -139,10 +143,37 @@ def _validate_score_shape(attention: Attention, path: str) -> None:
     cap, window = attention.soft_cap, attention.window
     _require(cap is None or cap > 0, f"{path}.soft_cap", "give a positive cap or None")
     _require(window is None or window >= 1, f"{path}.window", "give at least 1 token or None")
+    fix = "give a number of tokens, of a causal attention without a window, or 0"
+    unmasked = attention.causal and window is None
+    prefixed = attention.prefix == 0 or (attention.prefix > 0 and unmasked)
+    _require(prefixed, f"{path}.prefix", fix)
     if attention.rotary is not None:
-        _require(attention.rotary.theta > 0, f"{path}.rotary.theta", "give a positive base")
-        in_unit = 0 <= attention.rotary.fraction <= 1
-        _require(in_unit, f"{path}.rotary.fraction", "give a share from 0 to 1")
+        _validate_rotary(attention.rotary, attention.d_head, f"{path}.rotary")
+    if attention.position_bias is not None:
+        _validate_bias(attention.position_bias, attention.n_heads, f"{path}.position_bias")
+
+
+def _validate_rotary(rotary: Rotary, d_head: int, path: str) -> None:
+    _require(rotary.theta > 0, f"{path}.theta", "give a positive base")
+    _require(0 <= rotary.fraction <= 1, f"{path}.fraction", "give a share from 0 to 1")
+    _require(math.isfinite(rotary.scale), f"{path}.scale", "give a finite factor")
+    if rotary.frequencies is not None:
+        n = max(int(rotary.fraction * d_head) // 2, 1)
+        good = len(rotary.frequencies) == n and all(map(math.isfinite, rotary.frequencies))
+        _require(good, f"{path}.frequencies", f"give {n} finite numbers, one a pair of features")
+
+
+def _validate_bias(bias: PositionBias, n_heads: int, path: str) -> None:
+    distances, n = bias.distances, len(bias.distances)
+    rising = n >= 1 and all(a < b for a, b in pairwise(distances))
+    _require(rising, f"{path}.distances", "give at least one distance, in increasing order")
+    n_groups = len(bias.heads)
+    counted = all(h >= 1 for h in bias.heads) and sum(bias.heads) == n_heads
+    _require(counted, f"{path}.heads", f"give numbers of heads that add up to {n_heads}")
+    shaped = len(bias.values) == n_groups and all(len(row) == n for row in bias.values)
+    finite = all(math.isfinite(value) for row in bias.values for value in row)
+    fix = f"give {n_groups} rows of {n} finite numbers"
+    _require(shaped and finite, f"{path}.values", fix)
 
 
 def _validate_feed_forward(ff: FeedForward, d_model: int, path: str) -> None:

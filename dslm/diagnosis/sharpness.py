@@ -68,7 +68,8 @@ def keys_seen(attention: Attention, seq_len: int) -> float:
     position = np.arange(seq_len)
     reach = attention.window if attention.window is not None else seq_len
     if attention.causal:
-        return float(np.minimum(position + 1, reach).mean())
+        seen = np.maximum(np.minimum(position + 1, reach), min(attention.prefix, seq_len))
+        return float(seen.mean())
     either_side = np.minimum(position, reach) + np.minimum(seq_len - 1 - position, reach)
     return float(1 + either_side.mean())
 

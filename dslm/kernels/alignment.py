@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dslm.kernels.grid import add, dense, mean_diagonal, mean_off_diagonal, multiply
-from dslm.kernels.visibility import visibility
-from dslm.spec import Attention, Kernel
+from dslm.kernels.sight import Sight, sights
+from dslm.spec import Attention, Floats, Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,18 @@ def attention_excess(
 
     Source: derived here.
     """
-    seen = visibility(x, x, layer)
-    n_seen = seen.n_seen
-    attended = seen.keys(dense(x), 0) / n_seen[:, None]
-    spread = seen.queries(dense(g) / n_seen[None, :], 1)
     gain = layer.value.d_in * layer.value.weight_var * layer.output.d_in * layer.output.weight_var
-    cross = gain * attended * spread
+    crossed = [share * _crossed(g, x, seen) for share, seen in sights(x, x, layer)]
+    cross = gain * np.sum(crossed, axis=0)
     both = Kernel(2 * np.diagonal(cross), cross + cross.T, x.cell_sizes)
     passed = add(multiply(branch, g), multiply(x, through))
     return add(passed, both, 1.0, -1.0)
+
+
+def _crossed(g: Kernel, x: Kernel, seen: Sight) -> Floats:
+    attended = seen.keys(dense(x), 0) / seen.n_seen[:, None]
+    spread = seen.queries(dense(g) / seen.n_seen[None, :], 1)
+    return np.asarray(attended * spread)
 
 
 def _share(part: float, whole: float) -> float:

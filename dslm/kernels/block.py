@@ -11,7 +11,7 @@ from dslm.kernels.grid import add, affine, bounded, dropout, multiply
 from dslm.kernels.lengths import post_ln_lengths, random_lengths
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.kernels.place import Place, cross_place, places
-from dslm.kernels.softmax import AttentionWeights, attention_weights
+from dslm.kernels.softmax import Heads, attention_weights
 from dslm.spec import Attention, Block, FeedForward, Kernel, Norm
 
 
@@ -40,7 +40,7 @@ class SubLayer:
     branch: Kernel
     summed: Kernel
     y: Kernel
-    weights: AttentionWeights | None
+    weights: Heads | None
     memory: Kernel | None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dslm.kernels.grid import merge_cells, prepare
+from dslm.position_bias import reach
 from dslm.spec import Block, Kernel, Stack
 
 ONE_BY_ONE = 64  # tokens up to which every position keeps a cell of its own
@@ -46,7 +47,10 @@ def cell_sizes(seq_len: int, *, causal: bool = True, window: int | None = None) 
 
 
 def block_cells(blocks: Sequence[Block | None], seq_len: int) -> Sizes:
-    """Return the `cell_sizes` of a stack: causal if a block is, its narrowest window."""
+    """Return the `cell_sizes` of a stack: causal if a block is, its narrowest window.
+
+    A position bias has a window, too: the keys over which its steepest head spreads.
+    """
     return cell_sizes(seq_len, **_sight(blocks))
 
 
@@ -70,6 +74,7 @@ class _Sight(TypedDict):
 def _sight(blocks: Sequence[Block | None]) -> _Sight:
     attentions = [block.attention for block in blocks if block is not None]
     windows = [a.window for a in attentions if a.window is not None]
+    windows += [reach(a.position_bias) for a in attentions if a.position_bias is not None]
     causal = any(a.causal for a in attentions)
     return _Sight(causal=causal, window=min(windows, default=None))
 

@@ -6,12 +6,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dslm.kernels.grid import add, dense, multiply
+from dslm.kernels.grid import add, affine, dense, multiply
 from dslm.kernels.linear import linear
 from dslm.kernels.norm import norm_backward
-from dslm.kernels.scores import cap_slope, key_kernel, query_kernel, raw_keys, raw_queries
+from dslm.kernels.scores import (
+    cap_slope,
+    key_kernel,
+    query_kernel,
+    raw_keys,
+    raw_queries,
+    rotary_gain,
+)
 from dslm.kernels.sharpness import Sharpness, rooted
-from dslm.kernels.visibility import Visibility, visibility
+from dslm.kernels.sight import Sight
 from dslm.spec import Attention, Floats, Kernel
 
 
@@ -39,7 +46,7 @@ class ScoreTerms:
     averages: Floats
     grand: Floats
     key_means: Floats
-    seen: Visibility
+    seen: Sight
     sharp: Sharpness
     gain: Kernel
 
@@ -50,7 +57,7 @@ class ScoreTerms:
 
 def score_terms(x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention) -> ScoreTerms:
     """Return the terms for queries from `x` and keys and values from `memory`."""
-    seen = visibility(x, memory, layer)
+    seen = sharp.seen
     query, key = query_kernel(x, layer), key_kernel(memory, layer)
     values = linear(memory, layer.value)
     averages = _mean(seen, dense(values), 1)
@@ -92,7 +99,13 @@ def query_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
     diagonal = g.diagonal * np.diagonal(inner)
     uniform = replace(g, diagonal=diagonal, off_diagonal=g.off_diagonal * inner, mean=0.0)
     normed = add(multiply(uniform, terms.gain), multiply(g, _along(terms)))
+    normed = _unrotated(normed, layer)
     return norm_backward(normed, terms.queries, layer.query_norm, layer.d_head)
+
+
+def _unrotated(g: Kernel, layer: Attention) -> Kernel:
+    """Return the gradient before the rotation, which changes energies only where it is scaled."""
+    return g if layer.rotary is None else affine(g, rotary_gain(layer.rotary))
 
 
 def _along(terms: ScoreTerms) -> Kernel:
@@ -126,11 +139,11 @@ def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
     values = terms.values  # not dense: a cell's own entry is of its pairs j≠k
     off_diagonal = values.off_diagonal * own + averaged
     diagonal = values.diagonal * np.diagonal(own) + np.diagonal(averaged)
-    normed = Kernel(diagonal, off_diagonal, values.cell_sizes)
+    normed = _unrotated(Kernel(diagonal, off_diagonal, values.cell_sizes), layer)
     return norm_backward(normed, terms.keys, layer.key_norm, layer.d_head)
 
 
-def _mean(seen: Visibility, matrix: Floats, axis: int) -> Floats:
+def _mean(seen: Sight, matrix: Floats, axis: int) -> Floats:
     shape = [1] * matrix.ndim
     shape[axis] = -1
     return seen.keys(matrix, axis) / seen.n_seen.reshape(shape)

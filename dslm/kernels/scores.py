@@ -10,7 +10,7 @@ from dslm.duals.hermite import gaussian_mean
 from dslm.kernels.grid import affine, dense, map_pairs, mean_diagonal, n_tokens
 from dslm.kernels.linear import linear
 from dslm.kernels.norm import centre, norm
-from dslm.kernels.visibility import visibility
+from dslm.kernels.sight import sight_without_bias
 from dslm.spec import Attention, Floats, Kernel, Rotary
 
 
@@ -72,10 +72,13 @@ def _mean_square(queries: Kernel, keys: Kernel) -> float:
 
 
 def score_variance(x: Kernel, memory: Kernel, attention: Attention) -> float:
-    """Return the variance of one query's scores over the keys it sees, averaged over queries."""
+    """Return the variance of one query's scores over the keys it sees, averaged over queries.
+
+    That of q·k: what a position bias adds is the same in every sequence, and left out.
+    """
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
-    seen = visibility(x, memory, attention)
+    seen = sight_without_bias(x, memory, attention)
     n_seen = seen.n_seen
     mean_square = seen.keys(keys.diagonal) / n_seen
     squared_mean = np.diagonal(seen.keys(seen.keys(dense(keys), 0), 1)) / n_seen**2
@@ -97,9 +100,15 @@ def _rotated(kernel: Kernel, attention: Attention) -> Kernel:
     if attention.rotary is None:
         return kernel
     turned = kernel.off_diagonal * _cosines(kernel, attention)
+    diagonal = kernel.diagonal * rotary_gain(attention.rotary)
     single = np.flatnonzero(kernel.cell_sizes == 1)
-    turned[single, single] = kernel.diagonal[single]
-    return Kernel(kernel.diagonal, turned, kernel.cell_sizes, kernel.mean)
+    turned[single, single] = diagonal[single]
+    return Kernel(diagonal, turned, kernel.cell_sizes, kernel.mean)
+
+
+def rotary_gain(rotary: Rotary) -> float:
+    """Return what the rotation does to the mean energy of a head's features; 1 unless scaled."""
+    return 1.0 if rotary.scale == 1 else 1 + rotary.fraction * (rotary.scale**2 - 1)
 
 
 def _cosines(kernel: Kernel, attention: Attention) -> Floats:
@@ -120,14 +129,23 @@ def mean_cosine(cell_sizes: bytes, rotary: Rotary, d_head: int) -> Floats:
     """
     w = np.frombuffer(cell_sizes, dtype=np.int64).astype(np.float64)
     centres = np.cumsum(w) - w / 2
-    n_frequencies = max(int(rotary.fraction * d_head) // 2, 1)
-    frequencies = rotary.theta ** (-np.arange(n_frequencies) / n_frequencies)
-    damped = np.sin(np.outer(w, frequencies / 2)) / np.outer(w, np.sin(frequencies / 2))
+    frequencies = rotary_frequencies(rotary, d_head)
+    n_frequencies = len(frequencies)
+    half = np.where(frequencies == 0, 1e-12, frequencies / 2)
+    damped = np.sin(np.outer(w, half)) / np.outer(w, np.sin(half))
     angle = np.outer(centres, frequencies)
     parts = np.concatenate([damped * np.cos(angle), damped * np.sin(angle)], axis=1)
     cosine = parts @ parts.T / n_frequencies
     own = (w * np.diagonal(cosine) - 1) / np.maximum(w - 1, 1)
     np.fill_diagonal(cosine, np.where(w > 1, own, 1.0))
-    turned = (1 - rotary.fraction) + rotary.fraction * cosine
+    turned = (1 - rotary.fraction) + rotary.fraction * rotary.scale**2 * cosine
     turned.flags.writeable = False
     return np.asarray(turned)
+
+
+def rotary_frequencies(rotary: Rotary, d_head: int) -> Floats:
+    """Return (pairs,) the radians that each pair of a head's features turns from token to token."""
+    if rotary.frequencies is not None:
+        return np.array(rotary.frequencies, dtype=np.float64)
+    n_frequencies = max(int(rotary.fraction * d_head) // 2, 1)
+    return np.asarray(rotary.theta ** (-np.arange(n_frequencies) / n_frequencies))

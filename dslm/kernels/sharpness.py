@@ -17,7 +17,7 @@ import numpy as np
 
 from dslm.duals.partition import Concentration, concentration
 from dslm.kernels.grid import dense, multiply
-from dslm.kernels.visibility import Visibility
+from dslm.kernels.sight import Sight
 from dslm.spec import Floats, Kernel
 
 COLD = 1e-4  # share of the variance below which the covariance's first-order limit is used
@@ -39,7 +39,7 @@ class Sharpness:
     pairs: Concentration
     covariance: Floats
     pair_covariance: Floats
-    seen: Visibility
+    seen: Sight
 
     def tempered(self) -> Kernel:
         r"""Return Q so that :math:`e^c/(e^c + n - 1)` is the chance of two queries to meet."""
@@ -82,7 +82,7 @@ class Sharpness:
         return replace(self.queries, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
 
 
-def sharpness(queries: Kernel, keys: Kernel, seen: Visibility, d_head: float) -> Sharpness:
+def sharpness(queries: Kernel, keys: Kernel, seen: Sight, d_head: float) -> Sharpness:
     r"""Return the sharpness of weights on keys of kernel T.
 
     With :math:`\tilde T` the kernel T less its row and column means over the keys seen, and
@@ -100,7 +100,7 @@ def sharpness(queries: Kernel, keys: Kernel, seen: Visibility, d_head: float) ->
     return Sharpness(queries, own, pairs, queries.diagonal * unit, pair_covariance, seen)
 
 
-def _spread_and_count(keys: Kernel, seen: Visibility) -> tuple[Floats, Floats]:
+def _spread_and_count(keys: Kernel, seen: Sight) -> tuple[Floats, Floats]:
     n = seen.n_seen
     matrix = dense(keys)
     averages = seen.keys(matrix, 1) / n[None, :]
@@ -115,7 +115,7 @@ def _spread_and_count(keys: Kernel, seen: Visibility) -> tuple[Floats, Floats]:
     return spread, np.clip(np.where(energy > 0, count, most), 1.1, most)
 
 
-def spread_over_keys(kernel: Kernel, seen: Visibility) -> Floats:
+def spread_over_keys(kernel: Kernel, seen: Sight) -> Floats:
     """Return (query cells,) the mean diagonal less the mean over all pairs of keys seen."""
     n = seen.n_seen
     mean = np.diagonal(seen.keys(seen.keys(dense(kernel), 0), 1)) / n**2

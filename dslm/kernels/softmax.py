@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from dslm.kernels.chebyshev import Interpolation, interpolation
 from dslm.kernels.grid import add, affine, multiply
 from dslm.kernels.scores import capped_keys, key_kernel, query_kernel
 from dslm.kernels.sharpness import Sharpness, rooted, sharpness, spread_over_keys
-from dslm.kernels.visibility import Visibility, visibility
+from dslm.kernels.sight import Sight, sights
 from dslm.spec import Attention, Floats, Kernel
 
 
@@ -35,22 +35,44 @@ class AttentionWeights:
         own: interpolation of exp in T_jj; (m, cells).
         total: the normaliser Z, as a kernel over queries.
         p_drop: dropout on the weights.
+        share: of the heads that these are the weights of.
     """
 
     queries: Kernel
     sharpness: Sharpness
-    seen: Visibility
+    seen: Sight
     pairs: Interpolation
     own: Interpolation
     total: Kernel
     p_drop: float
+    share: float = 1.0
 
 
-def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> AttentionWeights:
+Heads = tuple[AttentionWeights, ...]  # groups of heads that see alike; their shares add up to 1
+
+
+def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Heads:
     """Return the weights' pair moments for queries from `x` and keys from `memory`."""
+    found = sights(x, memory, attention)
+    return tuple(_weights(x, memory, attention, seen, share) for share, seen in found)
+
+
+def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> Kernel:
+    """Return the mean over heads of what `of` gives for a group's weights."""
+    total = of(heads[0])
+    if len(heads) == 1:
+        return total
+    total = affine(total, heads[0].share)
+    for group in heads[1:]:
+        total = add(total, of(group), 1.0, group.share)
+    return total
+
+
+def _weights(
+    x: Kernel, memory: Kernel, attention: Attention, seen: Sight, share: float
+) -> AttentionWeights:
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
-    seen = visibility(x, memory, attention)
     d_head = np.inf if attention.query_norm is not None else attention.d_head
     sharp = sharpness(queries, keys, seen, d_head)
     queries = sharp.tempered()
@@ -63,6 +85,7 @@ def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Attent
         own=interpolation(keys.diagonal, largest),
         total=queries,
         p_drop=attention.p_drop,
+        share=share,
     )
     total, _ = _key_sums(weights, affine(keys, 0.0, 1.0))
     return replace(weights, total=total)

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dslm import Attention, Block, FeedForward, Kernel, Linear, Norm, Residual, Stack
+from dslm.kernels.scores import rotary_frequencies
+from dslm.position_bias import bias_at
 
 Floats = NDArray[np.float64]
 Back = Callable[[Floats], Floats]
@@ -191,9 +193,11 @@ def attention(
 
     q, q_back = maybe_normed(layer.query_norm, split(x @ w[0], layer.n_heads))
     k, k_back = maybe_normed(layer.key_norm, split(read @ w[1], layer.n_kv_heads))
+    (q, q_turn), (k, k_turn) = turned(layer, q), turned(layer, k)
     k = np.repeat(k, group, axis=1)
     v = np.repeat(split(read @ w[2], layer.n_kv_heads), group, axis=1)
     scores, slope = capped(q @ k.swapaxes(-1, -2) * layer.score_scale, layer.soft_cap)
+    scores = scores + bias_of(layer, q.shape[2], k.shape[2])
     scores = np.where(visible(layer, q.shape[2], k.shape[2]), scores, -np.inf)
     a = np.exp(scores - scores.max(-1, keepdims=True))
     a /= a.sum(-1, keepdims=True)
@@ -202,8 +206,8 @@ def attention(
         g_out = split(g @ w[3].T, layer.n_heads)
         e = g_out @ v.swapaxes(-1, -2)
         s = a * (e - (a * e).sum(-1, keepdims=True)) * slope * layer.score_scale
-        g_q = join(q_back(s @ k)) @ w[0].T
-        g_k = join(k_back(gathered(s.swapaxes(-1, -2) @ q))) @ w[1].T
+        g_q = join(q_back(q_turn(s @ k))) @ w[0].T
+        g_k = join(k_back(k_turn(gathered(s.swapaxes(-1, -2) @ q)))) @ w[1].T
         g_read = g_k + join(gathered(a.swapaxes(-1, -2) @ g_out)) @ w[2].T
         return (g_q + g_read, NOTHING) if memory is None else (g_q, g_read)
 
@@ -224,8 +228,33 @@ def visible(layer: Attention, n_queries: int, n_keys: int) -> Floats:
     back = np.arange(n_queries)[:, None] - np.arange(n_keys)[None, :]
     window = layer.window
     if layer.causal:
-        return (back >= 0) & (back < (window or n_keys))
+        past = (back >= 0) & (back < (window or n_keys))
+        return past | (np.arange(n_keys) < layer.prefix)
     return np.abs(back) <= (window or n_keys + n_queries)
+
+
+def bias_of(layer: Attention, n_queries: int, n_keys: int) -> Floats:
+    """Every head's bias, (heads, queries, keys)."""
+    if layer.position_bias is None:
+        return np.zeros((1, 1, 1))
+    back = np.arange(n_queries)[:, None] - np.arange(n_keys)[None, :]
+    return np.repeat(bias_at(layer.position_bias, back), layer.position_bias.heads, axis=0)
+
+
+def turned(layer: Attention, x: Floats) -> tuple[Floats, Back]:
+    """Queries or keys (batch, heads, seq, d_head) after the rotary embedding."""
+    if layer.rotary is None:
+        return x, unchanged
+    rates = rotary_frequencies(layer.rotary, layer.d_head)
+    half = len(rates)
+    angle = np.outer(np.arange(x.shape[2]), rates)
+    turn = layer.rotary.scale * np.exp(1j * angle)
+
+    def apply(y: Floats, by: NDArray[np.complex128]) -> Floats:
+        pairs = (y[..., :half] + 1j * y[..., half : 2 * half]) * by
+        return np.concatenate([pairs.real, pairs.imag, y[..., 2 * half :]], axis=-1)
+
+    return apply(x, turn), lambda h: apply(h, turn.conj())
 
 
 def activation(name: str, u: Floats) -> tuple[Floats, Floats]:

@@ -1,0 +1,84 @@
+r"""Biases on attention scores by distance: ALiBi's, and groups of heads with alike ones.
+
+ALiBi subtracts :math:`m_h |i-j|`, with slopes :math:`m_h` that fall geometrically over the heads.
+A bias of any form is held as points on its curve over distance, see `dslm.spec.PositionBias`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from dslm.spec import Floats, PositionBias
+
+MOST_GROUPS = 8  # groups of heads that a prediction tells apart; a layer's cost grows with it
+
+
+def alibi(slopes: Sequence[float]) -> PositionBias:
+    r"""Return ALiBi's bias :math:`-m_h |i-j|`, one slope a head.
+
+    Source: Press et al., arXiv 2108.12409.
+    """
+    values = tuple((-float(m), 0.0, -float(m)) for m in slopes)
+    return PositionBias((-1, 0, 1), values, (1,) * len(values))
+
+
+def alibi_slopes(n_heads: int) -> tuple[float, ...]:
+    r"""Return ALiBi's slopes :math:`2^{-8h/n}`, h from 1 to n heads.
+
+    For n that is no power of two, those of the power below, then every other one of twice it.
+
+    Source: Press et al., arXiv 2108.12409, and the code published with it.
+    """
+    low = 2 ** int(np.log2(n_heads))
+    slopes = [2.0 ** (-8 * h / low) for h in range(1, low + 1)]
+    slopes += [2.0 ** (-4 * h / low) for h in range(1, 2 * low, 2)][: n_heads - low]
+    return tuple(slopes)
+
+
+def bias_at(bias: PositionBias, distance: Floats) -> Floats:
+    """Return (groups, *distance's shape) the bias at those distances."""
+    x = np.array(bias.distances, dtype=np.float64)
+    at = np.asarray(distance, dtype=np.float64)
+    return np.stack([_on_line(at, x, np.array(row)) for row in bias.values])
+
+
+def _on_line(at: Floats, x: Floats, y: Floats) -> Floats:
+    found = np.interp(at, x, y)
+    if len(x) > 1:
+        first, last = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
+        found = np.where(at < x[0], y[0] + (at - x[0]) * first, found)
+        found = np.where(at > x[-1], y[-1] + (at - x[-1]) * last, found)
+    return np.asarray(found)
+
+
+@lru_cache(maxsize=16)
+def few_groups(bias: PositionBias) -> PositionBias:
+    """Return `bias` in at most ``MOST_GROUPS`` groups of heads; those alike share their mean.
+
+    Heads are alike that see nearly as far: they are ordered by it, and neighbours joined.
+    """
+    if len(bias.heads) <= MOST_GROUPS:
+        return bias
+    order = np.argsort(_spread(bias), kind="stable")
+    joined = np.array_split(order, MOST_GROUPS)
+    heads, values = np.array(bias.heads), np.array(bias.values)
+    means = [np.average(values[group], axis=0, weights=heads[group]) for group in joined]
+    return PositionBias(
+        bias.distances,
+        tuple(tuple(row.tolist()) for row in means),
+        tuple(int(heads[group].sum()) for group in joined),
+    )
+
+
+def reach(bias: PositionBias) -> int:
+    """Return over how many past keys the narrowest head spreads, at least 1."""
+    return max(int(_spread(bias).min()), 1)
+
+
+def _spread(bias: PositionBias) -> Floats:
+    """Return (groups,) over how many past keys a bias spreads, of the first 256."""
+    weights = np.exp(bias_at(bias, np.arange(256.0)))
+    return np.asarray(weights.sum(axis=1) ** 2 / np.square(weights).sum(axis=1))

@@ -1,0 +1,203 @@
+"""Biases by distance, prefixes and scaled rotations: against random models and brute sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dslm
+from dslm import PositionBias, Rotary, SpecError, alibi, alibi_slopes
+from dslm.kernels.sight import sights
+from dslm.kernels.weighting import Weighting
+from dslm.position_bias import MOST_GROUPS, bias_at, few_groups
+from tests.dslm.simulation import bias_of, visible
+from tests.dslm.specs import block, predict, spec_of, stack
+from tests.dslm.test_attention_kinds import (
+    D_MODEL,
+    SEQ_LEN,
+    Floats,
+    one_draw,
+    with_attention,
+    worst,
+)
+
+# four heads: one that sees near alone, two alike, one that prefers what is far; bumps as learned
+BUMPS = PositionBias((-31, -4, 0, 3, 31), ((1, -2, 0, 1, 2), (0, 1, 1, -1, -3)), (1, 3))
+YARN = Rotary(frequencies=(1.0, 0.3, *(0.02,) * 14), scale=1.3)
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "alibi": ({}, {"position_bias": alibi(alibi_slopes(4))}),
+    "alibi, hot": ({"std": 0.16}, {"position_bias": alibi(alibi_slopes(4))}),
+    "learned curve, both sides": ({"causal": False}, {"position_bias": BUMPS}),
+    "learned curve, causal, Post-LN": ({"placement": "post"}, {"position_bias": BUMPS}),
+    "prefix and bias": ({}, {"prefix": 12, "position_bias": BUMPS}),
+    "scaled rotation": ({"std": 0.12}, {"rotary": YARN}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_matches_random_models(kind: str, rng: np.random.Generator) -> None:
+    how, changed = KINDS[kind]
+    one = with_attention(stack(3, SEQ_LEN, D_MODEL, **how), **changed)
+
+    drawn = [one_draw(one, rng) for _ in range(3)]
+
+    shifts = [p.forward.correlation - m.correlation for p, m in drawn]
+    assert worst([(p.forward.variance, m.variance) for p, m in drawn]) < 0.08
+    assert worst([(p.backward.variance, m.grad_variance) for p, m in drawn]) < 0.12
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.04
+
+
+def brute(layer: dslm.Attention, n: int) -> Floats:
+    """W of every token pair, rows scaled as the weighting's."""
+    w = np.exp(bias_of(layer, n, n)[0]) * visible(layer, n, n)
+    return np.asarray(w * (w.sum(1) / np.square(w).sum(1))[:, None])
+
+
+def seen_on(sizes: list[int], layer: dslm.Attention) -> Weighting:
+    ones = np.ones((len(sizes), len(sizes)))
+    x = dslm.Kernel(ones[0], ones, np.array(sizes, dtype=np.int64))
+    ((_, seen),) = sights(x, x, layer)
+    assert isinstance(seen, Weighting)
+    return seen
+
+
+def layer_with(**changed: Any) -> dslm.Attention:
+    return replace(block().attention, n_heads=1, **changed)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(1, 24),
+    steps=st.lists(st.floats(-3, 3), min_size=2, max_size=4),
+    causal=st.booleans(),
+    prefix=st.integers(0, 8),
+)
+def test_sums_on_single_tokens_are_brute_sums(
+    n: int, steps: list[float], causal: bool, prefix: int
+) -> None:
+    bias = PositionBias(tuple(range(len(steps))), (tuple(steps),), (1,))
+    layer = layer_with(position_bias=bias, causal=causal, prefix=prefix * causal)
+    w = brute(layer, n)
+    seen, v = seen_on([1] * n, layer), np.random.default_rng(n).standard_normal((n, n))
+
+    np.testing.assert_allclose(seen.keys(v), w @ v, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(seen.queries(v, 1), v @ w, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(seen.common_keys(v[0]), (w * v[0]) @ w.T, rtol=1e-9, atol=1e-9)
+    apart = w.T @ (v - np.diag(np.diagonal(v))) @ w
+    np.testing.assert_allclose(seen.query_pairs(v), apart, rtol=1e-9, atol=1e-9)
+
+
+def test_sums_over_wide_cells_are_means_of_brute_sums() -> None:
+    sizes = [1, 1, 3, 6, 9, 12]
+    layer = layer_with(position_bias=alibi((0.2,)))
+    starts = np.cumsum([0, *sizes[:-1]])
+    w = np.exp(bias_of(layer, 32, 32)[0]) * visible(layer, 32, 32)
+
+    sums = np.add.reduceat(np.add.reduceat(w, starts, 0), starts, 1) / np.array(sizes)[:, None]
+    squares = np.add.reduceat(np.add.reduceat(w**2, starts, 0), starts, 1)
+    squares /= np.array(sizes)[:, None]
+
+    scale = (sums.sum(1) / squares.sum(1))[:, None]
+    seen = seen_on(sizes, layer)
+    np.testing.assert_allclose(seen.key_sums, sums * scale, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(seen.key_squares, squares * scale**2, rtol=1e-9, atol=1e-12)
+
+
+RATES = tuple((100.0 ** (-np.arange(16) / 16)).tolist())
+FLAT = PositionBias((0, 1), ((0.7, 0.7),), (4,))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ({"position_bias": FLAT}, {}),
+        ({"position_bias": FLAT, "window": 5}, {"window": 5}),
+        ({"position_bias": FLAT, "causal": False}, {"causal": False}),
+        ({"prefix": 32}, {"causal": False}),
+        ({"rotary": Rotary(500.0, frequencies=RATES)}, {"rotary": Rotary(100.0)}),
+    ],
+)
+def test_limits_are_what_they_were_without(a: dict[str, Any], b: dict[str, Any]) -> None:
+    x, y = (predict(with_attention(stack(3, std=0.1), **changed)) for changed in (a, b))
+    np.testing.assert_allclose(x.forward.variance, y.forward.variance, rtol=1e-9)
+    np.testing.assert_allclose(x.forward.correlation, y.forward.correlation, rtol=1e-9)
+    np.testing.assert_allclose(x.backward.variance, y.backward.variance, rtol=1e-9)
+
+
+def test_a_steep_bias_leaves_each_token_to_itself() -> None:
+    one = with_attention(stack(1), position_bias=alibi((50.0,) * 4))
+    gain = (128 * 0.08**2) ** 2
+    assert predict(one).attention_variance[0] == pytest.approx(gain, rel=1e-4)
+
+
+def test_a_bias_spread_over_keys_alone_means_the_same() -> None:
+    """BLOOM adds slope * key position: the same but for a number a query's keys share."""
+    one, other = alibi((0.5,) * 4), PositionBias((0, 31), ((0.0, -15.5),), (4,))
+    x, y = (predict(with_attention(stack(2), position_bias=b)) for b in (one, other))
+    np.testing.assert_allclose(x.forward.variance, y.forward.variance, rtol=1e-9)
+
+
+def test_joining_alike_heads_changes_little() -> None:
+    """Sixteen slopes in eight groups, within 0.1 % of each head by itself."""
+    bias = alibi(alibi_slopes(16))
+    few = few_groups(bias)
+    one = with_attention(stack(1), n_heads=16, n_kv_heads=16, d_head=8)
+
+    x = predict(with_attention(one, position_bias=few))
+    shares = [
+        predict(with_attention(one, position_bias=replace(bias, values=(row,) * 16)))
+        for row in bias.values
+    ]
+
+    assert (len(few.heads), sum(few.heads)) == (MOST_GROUPS, 16)
+    exact = np.mean([s.attention_variance[0] for s in shares])
+    assert x.attention_variance[0] == pytest.approx(exact, rel=1e-3)
+
+
+def test_alibi_slopes_are_the_papers() -> None:
+    assert alibi_slopes(8) == tuple(2.0**-h for h in range(1, 9))
+    assert alibi_slopes(3) == (2.0**-4, 2.0**-8, 2.0**-2)
+    assert bias_at(alibi((0.5,)), np.array([-4.0, 0.0, 6.0]))[0].tolist() == [-2.0, 0.0, -3.0]
+
+
+def test_positions_of_a_spec_survive_json_and_may_be_absent() -> None:
+    changed = {"position_bias": BUMPS, "prefix": 3, "rotary": YARN}
+    spec = spec_of(with_attention(stack(1), **changed))
+    body = dslm.spec_to_json(spec)
+    plain = dslm.spec_to_json(spec_of(with_attention(stack(1), rotary=Rotary())))
+    older = plain["stacks"]["decoder"]["blocks"][0]["attention"]
+    del older["position_bias"], older["prefix"]
+    del older["rotary"]["frequencies"], older["rotary"]["scale"]
+
+    restored = dslm.spec_from_json(body).stacks["decoder"].blocks[0]
+    old = dslm.spec_from_json(plain).stacks["decoder"].blocks[0]
+
+    assert restored is not None and old is not None
+    assert restored.attention == with_attention(stack(1), **changed).blocks[0].attention  # type: ignore[union-attr]
+    assert (old.attention.position_bias, old.attention.prefix) == (None, 0)
+    assert old.attention.rotary == Rotary()
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"prefix": 2, "causal": False}, "prefix"),
+        ({"prefix": 2, "window": 4}, "prefix"),
+        ({"prefix": -1}, "prefix"),
+        ({"position_bias": PositionBias((3, 0), ((0.0, 1.0),), (4,))}, "position_bias.distances"),
+        ({"position_bias": PositionBias((0,), ((0.0,),), (3,))}, "position_bias.heads"),
+        ({"position_bias": PositionBias((0, 1), ((0.0,),), (4,))}, "position_bias.values"),
+        ({"position_bias": PositionBias((0,), ((np.nan,),), (4,))}, "position_bias.values"),
+        ({"rotary": Rotary(frequencies=(1.0,))}, "rotary.frequencies"),
+        ({"rotary": Rotary(scale=np.inf)}, "rotary.scale"),
+    ],
+)
+def test_impossible_positions_are_refused_by_field(changed: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        dslm.validate(spec_of(with_attention(stack(1), **changed)))
+    assert raised.value.field == f"stacks.decoder.blocks[0].attention.{field}"
