@@ -67,6 +67,14 @@ class Plan:
     stacks: tuple[StackPlan, ...]
     wanted: Wanted = NOTHING_MORE
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Over the paths of all blocks, and asked for in every sampled step.
+        return hash(self.stacks)
+
     @cached_property
     def places(self) -> tuple[Place, ...]:
         """Sites measured by `moment_sums`, in the order of their rows."""

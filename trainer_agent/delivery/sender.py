@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from trainer_agent.delivery import messages, spool_folder
 from trainer_agent.delivery.courier import Courier, Pace
+from trainer_agent.delivery.forks import forks
 from trainer_agent.delivery.inheritance import Inheritance
 from trainer_agent.delivery.spool import Spool
 from trainer_agent.delivery.transport import Transport
@@ -75,7 +75,7 @@ class Sender:
         self._renew()
 
     def _renew(self) -> None:
-        self._pid = os.getpid()
+        self._forks = forks.count
         self._queue: deque[Parcel] = deque()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -117,7 +117,7 @@ class Sender:
 
     def offer(self, parcel: Parcel) -> None:
         """Hand over a parcel; when the thread is hopelessly behind, the oldest goes."""
-        if self._pid != os.getpid():
+        if self._forks != forks.count:
             self._start_again_after_fork()
         if len(self._queue) >= QUEUE_LIMIT:
             self._overflow += isinstance(self._queue.popleft(), Sample)
@@ -131,7 +131,7 @@ class Sender:
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until all that was offered is on disk; returns whether it is."""
-        if self._thread is None or self._pid != os.getpid():
+        if self._thread is None or self._forks != forks.count:
             return True
         with self._progress:
             return self._progress.wait_for(lambda: self._kept >= self._offered, timeout_s)
@@ -141,7 +141,7 @@ class Sender:
 
         What did not stays in the spool, for the next agent on this machine.
         """
-        if self._pid != os.getpid():
+        if self._forks != forks.count:
             return True  # the run is the parent's
         if self._thread is None:
             return True  # nothing was ever sampled: there is no run
