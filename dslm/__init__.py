@@ -13,6 +13,7 @@ from dslm.diagnosis import (
 from dslm.embedding import embedding_kernel, same_token_probability
 from dslm.errors import AssumptionError, SpecError
 from dslm.kernels.cells import cell_sizes
+from dslm.labels import masked_labels, next_token_labels
 from dslm.model import predict
 from dslm.position_bias import alibi, alibi_slopes
 from dslm.prediction import Curve, Prediction, StackPrediction
@@ -35,7 +36,10 @@ from dslm.spec import (
     Block,
     CrossAttention,
     FeedForward,
+    Head,
+    HeadLayer,
     Kernel,
+    Labels,
     Linear,
     Missing,
     ModelSpec,
@@ -58,7 +62,10 @@ __all__ = [
     "Curve",
     "Diagnosis",
     "FeedForward",
+    "Head",
+    "HeadLayer",
     "Kernel",
+    "Labels",
     "Linear",
     "Missing",
     "ModelSpec",
@@ -80,6 +87,8 @@ __all__ = [
     "deepscale",
     "diagnose",
     "embedding_kernel",
+    "masked_labels",
+    "next_token_labels",
     "predict",
     "prediction_from_json",
     "prediction_to_json",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 
 from dslm.bands import Spread
 from dslm.kernels.block import Layer
 from dslm.kernels.grid import correlation, prepare, variance
+from dslm.kernels.head import HeadPass
 from dslm.kernels.stack import Gradients
 from dslm.prediction import Curve, StackPrediction
 from dslm.spec import Block, Floats, Missing, Stack
@@ -71,6 +72,14 @@ def _curve(
     return Curve(
         *(np.pad(a, padding, constant_values=fill) for a, fill in zip(parts, fills, strict=True))
     )
+
+
+def with_head(prediction: StackPrediction, head: HeadPass | None, scale: float) -> StackPrediction:
+    """Return the prediction with what the head and the loss add to it."""
+    if head is None:
+        return replace(prediction, gradient_scale=scale)
+    variance, loss = head.logit_variance, head.loss
+    return replace(prediction, gradient_scale=scale, logit_variance=variance, loss=loss)
 
 
 def missing_numbers(

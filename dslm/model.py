@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from dslm.bands import backward_spread, forward_spread
-from dslm.curves import backward_curve, forward_curve, missing_numbers
+from dslm.curves import backward_curve, forward_curve, missing_numbers, with_head
 from dslm.kernels.block import Layer, SubLayer
 from dslm.kernels.cells import stack_on_cells
-from dslm.kernels.grid import add, mean_diagonal
+from dslm.kernels.grid import mean_diagonal, variance
+from dslm.kernels.head import HeadPass, head_pass
 from dslm.kernels.scores import score_variance
-from dslm.kernels.stack import Gradients, memory_of, stack_backward, stack_forward
+from dslm.kernels.stack import (
+    Gradients,
+    absolute_scale,
+    memory_of,
+    stack_backward,
+    stack_forward,
+    within_floats,
+)
 from dslm.prediction import Prediction, StackPrediction
 from dslm.spec import Attention, Floats, Kernel, ModelSpec, Stack
 from dslm.validation import validate
@@ -45,10 +54,18 @@ def predict(spec: ModelSpec) -> Prediction:
     spec = replace(spec, stacks=stacks)
     with np.errstate(all="ignore"):  # overflow is reported in `missing`, not as a warning
         layers = _forward(spec)
-        gradients = _backward(spec, layers)
+        heads = {
+            name: within_floats(head_pass, stack, layers[name])
+            for name, stack in spec.stacks.items()
+        }
+        gradients, scales = _backward(spec, layers, heads)
         known = {name: _reads_known(spec, stack, layers) for name, stack in spec.stacks.items()}
         found = {
-            name: _stack_prediction(spec, name, layers[name], gradients[name], known[name])
+            name: with_head(
+                _stack_prediction(spec, name, layers[name], gradients[name], known[name]),
+                heads[name],
+                scales[name],
+            )
             for name in spec.stacks
         }
     for name, stack in spec.stacks.items():
@@ -76,17 +93,25 @@ def _forward(spec: ModelSpec) -> dict[str, list[Layer]]:
     return layers
 
 
-def _backward(spec: ModelSpec, layers: dict[str, list[Layer]]) -> dict[str, Gradients]:
-    """Return each stack's gradients; those that another one reads come after it."""
+def _backward(
+    spec: ModelSpec, layers: dict[str, list[Layer]], heads: dict[str, HeadPass | None]
+) -> tuple[dict[str, Gradients], dict[str, float]]:
+    """Return each stack's gradients, and the variance at its top in absolute units.
+
+    Stacks that another one reads come after it.
+    """
     gradients: dict[str, Gradients] = {}
-    arriving: dict[str, Kernel] = {}
+    scales: dict[str, float] = {}
+    arriving: dict[str, tuple[Kernel, float]] = {}  # and the absolute size of its unit
     for name, stack in sorted(spec.stacks.items(), key=lambda item: item[1].reads is None):
-        gradients[name] = stack_backward(stack, layers[name], arriving.get(name))
-        memory = gradients[name].memory
-        if stack.reads is not None and memory is not None:
-            before = arriving.get(stack.reads)
-            arriving[stack.reads] = memory if before is None else add(before, memory)
-    return gradients
+        head, (memory, unit) = heads[name], arriving.get(name, (None, math.nan))
+        sent = None if head is None else head.gradient
+        found = stack_backward(stack, layers[name], memory, sent)
+        gradients[name] = found
+        scales[name] = absolute_scale(stack, layers[name], memory, unit, sent)
+        if stack.reads is not None and found.memory is not None:
+            arriving[stack.reads] = found.memory, scales[name] / variance(found.top)
+    return gradients, scales
 
 
 def _stack_prediction(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,10 @@ class StackPrediction:
         attention_variance: float64[N], second moment of the attention branch's output, before
             its residual dropout and scale.
         feed_forward_variance: float64[N], the same for the feed-forward branch.
+        gradient_scale: variance of dLoss/d(output of the last block), in absolute units: what
+            `backward.variance` is relative to. NaN where no head is known.
+        logit_variance: of one token's logits over the classes. NaN where no head is known.
+        loss: the expected cross-entropy. NaN where no head is known.
     """
 
     forward: Curve
@@ -44,6 +49,14 @@ class StackPrediction:
     score_variance: Floats
     attention_variance: Floats
     feed_forward_variance: Floats
+    gradient_scale: float = math.nan
+    logit_variance: float = math.nan
+    loss: float = math.nan
+
+    @property
+    def gradient_variance(self) -> Floats:
+        """Variance of dLoss/d(stream) over depth, float64[N+1], in absolute units."""
+        return self.backward.variance * self.gradient_scale
 
 
 @dataclass(frozen=True, slots=True)

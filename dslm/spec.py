@@ -204,6 +204,62 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadLayer:
+    """dropout(norm(activation(linear(x)))) between a stack and the logits, each where given."""
+
+    linear: Linear | None = None
+    activation: Activation = "identity"
+    norm: Norm | None = None
+    p_drop: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a loss counts in a batch, as shares of sequences, on the stack's input cells.
+
+    Ignored labels (-100) are not counted.
+
+    Attributes:
+        weight: dLoss/d(one token's cross-entropy): 1 / labels counted, for a mean over them.
+        counted: diagonal: position i has a label; off it: i and j both have.
+        same: both have, and the same one.
+        same_id: both have, and their input ids are the same; None where that does not matter.
+        label_is_id: i has the id of j as its label, both having one; the mean of (i, j) and
+            (j, i), on the diagonal i's own id. None where that does not matter.
+    """
+
+    weight: float
+    counted: Kernel
+    same: Kernel
+    same_id: Kernel | None = None
+    label_is_id: Kernel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """From the last block's output to a cross-entropy.
+
+    The logits are c·tanh(scale·(W h + b)/c), h being the output after `layers`.
+
+    Attributes:
+        layers: what stands before the logits, the final norm among it.
+        output: to the logits; d_out is the vocabulary or the number of classes.
+        labels: what the loss counts.
+        scale: factor on the logits.
+        soft_cap: c where logits are capped (Gemma 2), or None.
+        tied: how often block 0's input holds the row of `output` that is the token's own id:
+            mean of x·w/(w·w). 0 where embedding and logits share no weights.
+    """
+
+    layers: tuple[HeadLayer, ...]
+    output: Linear
+    labels: Labels
+    scale: float = 1.0
+    soft_cap: float | None = None
+    tied: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """One column of blocks.
 
@@ -213,11 +269,14 @@ class Stack:
             the spec says why, and predictions past it are NaN).
         input_kernel: kernel of block 0's input for the batch described.
         top_gradient_kernel: kernel of dLoss/d(output of the last block), up to a factor; None
-            when no backward pass was seen: tokens' gradients are then taken as independent, or,
-            in a stack that another one reads, as what comes back from that one.
+            when no backward pass was seen: it is then predicted from `head`, or, in a stack that
+            another one reads, is what comes back from that one; with neither, tokens' gradients
+            are taken as independent.
         reads: name of the stack whose output the cross-attention sees, or None.
         final_norm, final_p_drop: the norm on the last block's output and the dropout after it,
             which a stack that reads this one sees.
+        head: what makes logits and a loss of the last block's output, or None: the gradient is
+            then predicted relative to the top alone.
     """
 
     d_model: int
@@ -227,6 +286,7 @@ class Stack:
     reads: str | None = None
     final_norm: Norm | None = None
     final_p_drop: float = 0.0
+    head: Head | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from dslm.spec import (
     Attention,
     Block,
     FeedForward,
+    Head,
     Kernel,
+    Labels,
     Linear,
     ModelSpec,
     Norm,
@@ -49,9 +51,43 @@ def _validate_stack(stack: Stack, path: str) -> None:
         same = np.array_equal(stack.top_gradient_kernel.cell_sizes, stack.input_kernel.cell_sizes)
         field = f"{path}.top_gradient_kernel.cell_sizes"
         _require(same, field, "use the cells of the input kernel")
+    if stack.head is not None:
+        _validate_head(stack.head, stack, f"{path}.head")
     for index, block in enumerate(stack.blocks):
         if block is not None:
             _validate_block(block, stack.d_model, f"{path}.blocks[{index}]")
+
+
+def _validate_head(head: Head, stack: Stack, path: str) -> None:
+    width = stack.d_model
+    for index, layer in enumerate(head.layers):
+        where = f"{path}.layers[{index}]"
+        if layer.linear is not None:
+            _validate_linear(layer.linear, width, layer.linear.d_out, f"{where}.linear")
+            width = layer.linear.d_out
+        known = get_args(Activation)
+        _require(layer.activation in known, f"{where}.activation", f"use one of {', '.join(known)}")
+        if layer.norm is not None:
+            _validate_norm(layer.norm, f"{where}.norm")
+        _validate_probability(layer.p_drop, f"{where}.p_drop")
+    _validate_linear(head.output, width, head.output.d_out, f"{path}.output")
+    _require(head.output.d_out >= 2, f"{path}.output.d_out", "give at least two classes")
+    cap = head.soft_cap
+    _require(cap is None or cap > 0, f"{path}.soft_cap", "give a positive cap or None")
+    for name in ("scale", "tied"):
+        _require(math.isfinite(getattr(head, name)), f"{path}.{name}", "give a finite number")
+    _validate_labels(head.labels, stack.input_kernel, f"{path}.labels")
+
+
+def _validate_labels(labels: Labels, x: Kernel, path: str) -> None:
+    _require(labels.weight > 0, f"{path}.weight", "give 1 / labels for a mean over them")
+    for name in ("counted", "same", "same_id", "label_is_id"):
+        kernel = getattr(labels, name)
+        if kernel is not None:
+            _validate_kernel(kernel, f"{path}.{name}")
+            same = np.array_equal(kernel.cell_sizes, x.cell_sizes)
+            _require(same, f"{path}.{name}.cell_sizes", "use the cells of the input kernel")
+    _require(bool(labels.counted.diagonal.any()), f"{path}.counted", "label at least one token")
 
 
 def _validate_reading(spec: ModelSpec, stack: Stack, path: str) -> None:

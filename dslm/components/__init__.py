@@ -28,6 +28,7 @@ from dslm.components.elementary import (
     residual,
     residual_backward,
 )
+from dslm.components.loss import cross_entropy, cross_entropy_backward
 from dslm.components.moments import GradMoments, Moments
 from dslm.components.norms import (
     layer_norm,
@@ -44,6 +45,8 @@ __all__ = [
     "activation_backward",
     "attention",
     "attention_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
     "dropout",
     "dropout_backward",
     "embedding",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dslm.kernels.grid import merge_cells, prepare
 from dslm.position_bias import reach
-from dslm.spec import Block, Kernel, Stack
+from dslm.spec import Block, Kernel, Labels, Stack
 
 ONE_BY_ONE = 64  # tokens up to which every position keeps a cell of its own
 FIRST = 4  # tokens that always do: a class token, or what starts every text
@@ -63,6 +63,20 @@ def stack_on_cells(stack: Stack) -> Stack:
         stack,
         input_kernel=_merged(kernel, starts),
         top_gradient_kernel=None if top is None else _merged(prepare(top), starts),
+        head=stack.head and replace(stack.head, labels=_labels(stack.head.labels, starts)),
+    )
+
+
+def _labels(labels: Labels, starts: Sizes) -> Labels:
+    def merged(kernel: Kernel | None) -> Kernel | None:
+        return None if kernel is None else _merged(prepare(kernel), starts)
+
+    return replace(
+        labels,
+        counted=_merged(prepare(labels.counted), starts),
+        same=_merged(prepare(labels.same), starts),
+        same_id=merged(labels.same_id),
+        label_is_id=merged(labels.label_is_id),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
@@ -10,7 +11,7 @@ import numpy as np
 
 from dslm.kernels.alignment import ISOTROPIC
 from dslm.kernels.block import Layer, block_backward, block_forward
-from dslm.kernels.grid import add, dropout, prepare
+from dslm.kernels.grid import add, dropout, prepare, variance
 from dslm.kernels.lengths import random_lengths
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.spec import Kernel, Stack
@@ -28,7 +29,7 @@ def stack_forward(stack: Stack, memory: Kernel | None = None) -> list[Layer]:
     for block in stack.blocks:
         if block is None or (block.cross is not None and memory is None):
             break
-        layer = _within_floats(block_forward, x, block, stack.d_model, memory)
+        layer = within_floats(block_forward, x, block, stack.d_model, memory)
         if layer is None or not all(_is_finite(sub.y) for sub in layer):
             break
         layers.append(layer)
@@ -36,7 +37,7 @@ def stack_forward(stack: Stack, memory: Kernel | None = None) -> list[Layer]:
     return layers
 
 
-def _within_floats(
+def within_floats(
     function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result | None:
     """Return None where a power of a plain float raises; in an array it would be infinite."""
@@ -77,15 +78,21 @@ class Gradients:
     overflowed: bool = False
 
 
-def stack_backward(stack: Stack, layers: list[Layer], arriving: Kernel | None = None) -> Gradients:
-    """Return gradient kernels; `arriving` is what the stacks that read this one send back."""
-    top = top_gradient(stack, layers, arriving)
+def stack_backward(
+    stack: Stack, layers: list[Layer], arriving: Kernel | None = None, head: Kernel | None = None
+) -> Gradients:
+    """Return gradient kernels.
+
+    `arriving` is what the stacks that read this one send back, at their memory; `head` what the
+    loss sends, at this stack's output.
+    """
+    top = top_gradient(stack, layers, arriving, head)
     if len(layers) < len(stack.blocks):
         return Gradients(top, ())
     g, alignment, memory = top, ISOTROPIC, None
     passed: list[tuple[Kernel, ...]] = []
     for layer in reversed(layers):
-        below = _within_floats(block_backward, g, layer, alignment)
+        below = within_floats(block_backward, g, layer, alignment)
         if below is None or not _is_finite(below.stream[0]):
             return Gradients(top, tuple(passed[::-1]), None, overflowed=True)
         passed.append(below.stream)
@@ -95,16 +102,39 @@ def stack_backward(stack: Stack, layers: list[Layer], arriving: Kernel | None = 
     return Gradients(top, tuple(passed[::-1]), memory)
 
 
-def top_gradient(stack: Stack, layers: list[Layer], arriving: Kernel | None) -> Kernel:
-    """Return the measured kernel, else what arrives from above, else one of independent tokens."""
+def top_gradient(
+    stack: Stack, layers: list[Layer], arriving: Kernel | None, head: Kernel | None
+) -> Kernel:
+    """Return the measured kernel, else what the loss or the readers send, else independent."""
     if stack.top_gradient_kernel is not None:
         return prepare(stack.top_gradient_kernel)
+    if head is not None and _is_finite(head) and variance(head) > 0:
+        return head
     if arriving is not None and len(layers) == len(stack.blocks):
-        g, top = dropout(arriving, stack.final_p_drop), prepare(stack.input_kernel)
-        top = centre(layers[-1][-1].y if layers else top, stack.final_norm, stack.d_model)
-        lengths = random_lengths(top, stack.d_model)
-        return norm_backward(g, top, stack.final_norm, stack.d_model, lengths=lengths)
+        return at_output(stack, layers, arriving)
     x = stack.input_kernel
     n = len(x.cell_sizes)
     none = np.zeros((n, n))
     return prepare(replace(x, diagonal=np.ones(n), off_diagonal=none, mean=0.0))
+
+
+def at_output(stack: Stack, layers: list[Layer], arriving: Kernel) -> Kernel:
+    """Return the gradient kernel at the last block's output for that at what readers see."""
+    g, top = dropout(arriving, stack.final_p_drop), prepare(stack.input_kernel)
+    top = centre(layers[-1][-1].y if layers else top, stack.final_norm, stack.d_model)
+    lengths = random_lengths(top, stack.d_model)
+    return norm_backward(g, top, stack.final_norm, stack.d_model, lengths=lengths)
+
+
+def absolute_scale(
+    stack: Stack, layers: list[Layer], arriving: Kernel | None, unit: float, head: Kernel | None
+) -> float:
+    """Return the variance of dLoss/d(last block's output); NaN where nothing tells it.
+
+    `unit` is the absolute size of 1 in `arriving`, which is relative to its own stack's top.
+    """
+    if len(layers) < len(stack.blocks):
+        return math.nan
+    if head is not None:
+        return variance(head)
+    return math.nan if arriving is None else unit * variance(at_output(stack, layers, arriving))
