@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dslm.spec import Block, Kernel, Missing, ModelSpec, Stack
+import dslm
+from dslm.spec import Block, Head, Kernel, Missing, ModelSpec, Stack
 from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan, StackPlan
 from trainer_agent.capture.probe import Probe
@@ -248,7 +250,17 @@ def _stack(plan: StackPlan, notes: _Notes) -> Stack:
         reads=link.reads,
         final_norm=link.final_norm,
         final_p_drop=link.final_p_drop,
+        head=_head(link, notes.inputs[plan.name]),
     )
+
+
+def _head(link: Connection, x: Kernel) -> Head | None:
+    """The head with the labels of the batch it was found on; None where that was of another
+    length than the one described now.
+    """
+    head = None if link.head is None else link.head.on(dslm.cell_sizes)
+    same = head is not None and np.array_equal(head.labels.counted.cell_sizes, x.cell_sizes)
+    return head if same else None
 
 
 def _packed(spec: ModelSpec) -> dict[str, Any]:

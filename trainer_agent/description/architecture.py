@@ -14,6 +14,7 @@ from dslm.spec import Missing
 
 from .block import BlockCall, block_call
 from .graph import UnrecognisedError
+from .heads import Heads, padding_of
 from .memories import Memories, Memory
 from .parts import Architecture, BlockParts, StackParts
 from .replay import eager, result_of, stream_of, undisturbed
@@ -38,12 +39,19 @@ def architecture(
     with undisturbed(model), torch.no_grad():
         watcher.run(args, dict(kwargs or {}))
     stacks, missing = _stacks(found, watcher.blocks)
+    stacks = tuple(_with_head(stack, watcher.heads) for stack in stacks)
+    missing += watcher.heads.missing
     return Architecture(
         family=_family(model),
         stacks=stacks,
         missing=missing,
         n_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
+
+
+def _with_head(stack: StackParts, heads: Heads) -> StackParts:
+    first, last = stack.blocks[0], stack.blocks[-1]
+    return replace(stack, head=heads.of(first, last))
 
 
 def _family(model: nn.Module) -> str:
@@ -71,10 +79,12 @@ class _Watcher:
     blocks: dict[str, _Seen] = field(default_factory=dict)
     handles: list[RemovableHandle] = field(default_factory=list)
     inside: tuple[str, Node] | None = None
+    heads: Heads = field(init=False)
     memories: Memories = field(init=False)
 
     def __post_init__(self) -> None:
         self.memories = Memories(self.model)
+        self.heads = Heads(self.model, frozenset(c.blocks[0] for c in self.found))
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Trace the model's blocks while it runs once."""
@@ -82,7 +92,8 @@ class _Watcher:
         try:
             self._hook_modules(trace)
             with trace:
-                self.model(*args, **kwargs)
+                output = self.model(*args, **kwargs)
+            self.heads.understand(output, padding_of(kwargs), trace)
         finally:
             trace.end()
             for handle in self.handles:
@@ -90,6 +101,7 @@ class _Watcher:
 
     def _hook_modules(self, trace: Trace) -> None:
         blocks = {block for column in self.found for block in column.blocks}
+        self.handles += self.heads.hooks(trace.names)
         for path, module in self.model.named_modules():
             watch = self._watch_block if path in blocks else self._watch_inner
             watch(path, module, trace)
@@ -99,6 +111,7 @@ class _Watcher:
             stream = stream_of(args, kwargs)
             self.memories.note((*args, *kwargs.values()), trace)
             if stream is not None:
+                self.heads.note_input(path, stream)
                 self.inside = (path, trace.begin(path, stream))
 
         def leave(_: nn.Module, _args: object, output: Any) -> None:
@@ -132,8 +145,9 @@ class _Watcher:
         ends = any(column.blocks[-1] == path for column in self.found)
         to_come = any(self.blocks.keys().isdisjoint(column.blocks) for column in self.found)
         result = result_of(output)
-        if ends and to_come and result is not None:
-            self.memories.follow(path, result, trace)
+        if ends and result is not None:
+            follow = self.memories.follow if to_come else self.heads.follow
+            follow(path, result, trace)
 
     def _understand(self, path: str, stream: Node, output: Any, trace: Trace) -> None:
         seen = _Seen(stream.value.shape[-1], len(self.blocks))

@@ -15,6 +15,8 @@ import dslm.spec as theory
 from dslm.kernels.cells import block_cells
 
 from .architecture import architecture
+from .head import scalars_of
+from .heads import padding_of
 from .kernels import kernel
 from .moments import Connection, connections, measure
 from .parts import Architecture, StackParts
@@ -40,7 +42,7 @@ def describe(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> theory.Mode
         raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
     streams = _run(model, known, args, kwargs)
     blocks, links = measure(known, model), connections(known, model)
-    mask = _padding(kwargs)
+    mask = padding_of(kwargs)
     return theory.ModelSpec(
         family=known.family,
         stacks={
@@ -107,18 +109,8 @@ def _differentiate(output: Any, streams: dict[str, _Streams]) -> None:
 
 def _loss_of(output: Any) -> Tensor | None:
     """The one differentiable scalar in an output: itself, a field, or an item of it."""
-    items = output.values() if isinstance(output, Mapping) else output
-    items = items if isinstance(output, (tuple, list, Mapping)) else (output,)
-    named = getattr(output, "loss", None)
-    items = (named,) if isinstance(named, Tensor) else items
-    scalars = [v for v in items if isinstance(v, Tensor) and v.numel() == 1 and v.requires_grad]
+    scalars = [value for value in scalars_of(output) if value.requires_grad]
     return scalars[0] if len(scalars) == 1 else None
-
-
-def _padding(kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The batch's (batch, seq) attention mask, where it has one."""
-    mask = kwargs.get("attention_mask")
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 def _stack(
@@ -140,6 +132,7 @@ def _stack(
         reads=link.reads,
         final_norm=link.final_norm,
         final_p_drop=link.final_p_drop,
+        head=None if link.head is None else link.head.on(cells),
     )
 
 

@@ -84,7 +84,7 @@ def _pieces(hidden: Node, call: LinearCall) -> list[Piece]:
 def _activation(hidden: Node, pieces: list[Piece]) -> tuple[Activation, Piece | None, Piece]:
     """Activation, gate (or None) and up, such that the hidden layer's numbers come out."""
     want, *values = (_sample(n.value) for n in (hidden, *(node for _, node in pieces)))
-    named = _named(hidden)
+    named = named_activation(hidden)
     candidates = (named,) if named and len(pieces) == 1 else get_args(Activation)
     best: tuple[float, Activation, int] | None = None
     for name in candidates:
@@ -105,12 +105,24 @@ def _sample(values: Tensor) -> Tensor:
     return flat[:: 1 + len(flat) // SAMPLE]
 
 
-def _named(node: Node) -> Activation | None:
+def named_activation(node: Node) -> Activation | None:
     """What the torch function says by its name; tells apart what low precision cannot."""
     if node.op == "gelu":
         return "gelu_tanh" if argument(node, 1, "approximate", "none") == "tanh" else "gelu"
     names: dict[str, Activation] = {"relu": "relu", "relu_": "relu", "silu": "silu", "tanh": "tanh"}
     return names.get(node.op)
+
+
+def pointwise(node: Node) -> Activation | None:
+    """The activation that a node's call is, by its name or else by its numbers."""
+    named = named_activation(node)
+    if named is not None or node.op != "module":
+        return named
+    x, want = _sample(node.inputs[0].value), _sample(node.value)
+    errors = {name: difference(FUNCTIONS[name](x), want) for name in get_args(Activation)}
+    best = min(errors, key=errors.__getitem__)
+    known = errors[best] <= TOLERANCE.get(node.value.dtype, 1e-4)
+    return best if known and best != "identity" else None
 
 
 def routes_tokens(node: Node) -> bool:

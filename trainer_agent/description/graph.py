@@ -159,20 +159,20 @@ def is_view_of(node: Node, source: Node) -> bool:
 def feature_runs(node: Node, source: Node) -> tuple[Run, ...]:
     """Which last-dimension features of `source` its view `node` takes, as half-open runs."""
     features = torch.arange(source.value.shape[-1], device=source.value.device)
-    index = _replay(node, source, features.expand(source.value.shape))
+    index = replay_views(node, source, features.expand(source.value.shape))
     taken = torch.zeros_like(features, dtype=torch.bool)
     taken[index.flatten()] = True
     return _runs(taken.nonzero().flatten().tolist())
 
 
-def _replay(node: Node, source: Node, value: Tensor) -> Tensor:
-    """Apply to `value` the views that lead from `source` to `node`."""
+def replay_views(node: Node, source: Node, value: Tensor) -> Tensor:
+    """Apply to `value`, shaped like `source`, the views that lead from there to `node`."""
     if node is source:
         return value
     if node.op in {"to", "type", "type_as", "float", "half", "bfloat16", "_to_copy"}:
-        return _replay(node.inputs[0], source, value)  # integers must stay integers
+        return replay_views(node.inputs[0], source, value)  # integers must stay integers
     viewed = _viewed(node)
-    inner = _replay(viewed, source, value)
+    inner = replay_views(viewed, source, value)
 
     def fill(leaf: Any) -> Any:
         if not isinstance(leaf, Node):

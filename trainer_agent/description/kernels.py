@@ -25,13 +25,13 @@ def kernel(
     is true, or 1, at real tokens; positions no sequence fills are left out.
     """
     _check(x, mask)
-    x, weight = _filled(x.detach(), mask)
+    x, weight = filled(x.detach(), mask)
     sizes = cells(x.shape[1])
     # where, not a product: padding may hold NaN, and NaN * 0 is NaN
     values = torch.where(weight.unsqueeze(-1) > 0, x.float(), 0.0)
-    sums = _cell_sums(values, sizes)
-    counts = _cell_sums(weight.unsqueeze(-1), sizes)
-    squares = _cell_sums(values.square().mean(-1, keepdim=True), sizes).sum((0, 2))
+    sums = cell_sums(values, sizes)
+    counts = cell_sums(weight.unsqueeze(-1), sizes)
+    squares = cell_sums(values.square().mean(-1, keepdim=True), sizes).sum((0, 2))
     packed = torch.cat(
         [
             (_gram(sums) / x.shape[-1]).flatten(),
@@ -52,7 +52,7 @@ def _check(x: Tensor, mask: Tensor | None) -> None:
         raise ValueError(f"mask must be shaped {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
 
 
-def _filled(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def filled(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The positions that a sequence fills, and (batch, seq) weights, 1 at real tokens."""
     if mask is None:
         return x, torch.ones(x.shape[:2], device=x.device)
@@ -63,7 +63,7 @@ def _filled(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return x[:, seen], weight[:, seen]
 
 
-def _cell_sums(values: Tensor, sizes: Sizes) -> Tensor:
+def cell_sums(values: Tensor, sizes: Sizes) -> Tensor:
     """Sum (batch, seq, f) over each cell's tokens: (batch, cells, f)."""
     first = np.flatnonzero(np.diff(sizes, prepend=0))  # cells of one size are summed at once
     counts = np.diff(first, append=len(sizes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 import dslm.spec as theory
 
+from .kernels import Sizes
+from .labels import label_kernels
 from .parts import (
     Architecture,
     AttentionParts,
     BlockParts,
     CrossParts,
     FeedForwardParts,
+    HeadPart,
     LinearPart,
     NormPart,
     Run,
@@ -51,6 +54,27 @@ class Connection:
     reads: str | None = None
     final_norm: theory.Norm | None = None
     final_p_drop: float = 0.0
+    head: HeadWeights | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWeights:
+    """A head's weights of today, and its parts."""
+
+    part: HeadPart
+    layers: tuple[theory.HeadLayer, ...]
+    output: theory.Linear
+
+    def on(self, cells: Callable[[int], Sizes]) -> theory.Head:
+        """The head as the theory sees it, its labels on the cells of the input kernel."""
+        return theory.Head(
+            layers=self.layers,
+            output=self.output,
+            labels=label_kernels(self.part.labels, cells),
+            scale=self.part.scale,
+            soft_cap=self.part.soft_cap,
+            tied=self.part.tied,
+        )
 
 
 @torch.no_grad()
@@ -58,9 +82,16 @@ def connections(architecture: Architecture, model: nn.Module) -> dict[str, Conne
     """Each stack's connection, with the final norms' gains of today."""
     norms = [s.final_norm for s in architecture.stacks if s.final_norm is not None]
     wanted = [piece for norm in norms for piece in _norm_slices(norm)]
+    heads = [s.head for s in architecture.stacks if s.head is not None]
+    wanted += [piece for head in heads for piece in _head_slices(head)]
     moments = _read(dict(eager(model).named_parameters()), wanted)
     return {
-        s.name: Connection(s.reads, _optional_norm(s.final_norm, moments), s.final_p_drop)
+        s.name: Connection(
+            s.reads,
+            _optional_norm(s.final_norm, moments),
+            s.final_p_drop,
+            None if s.head is None else _head(s.head, moments),
+        )
         for s in architecture.stacks
     }
 
@@ -72,11 +103,22 @@ def _slices(block: BlockParts) -> Iterator[Slice]:
         linears += [attention.query, attention.key, attention.value, attention.output]
     linears += [feed_forward.gate] if feed_forward.gate else []
     for linear in linears:
-        yield _weight(linear)
-        if linear.bias:
-            yield _bias(linear)
+        yield from _linear_slices(linear)
     for norm in block.norms:
         yield from _norm_slices(norm)
+
+
+def _head_slices(head: HeadPart) -> Iterator[Slice]:
+    yield from _linear_slices(head.output)
+    for layer in head.layers:
+        yield from _linear_slices(layer.linear) if layer.linear else ()
+        yield from _norm_slices(layer.norm) if layer.norm else ()
+
+
+def _linear_slices(linear: LinearPart) -> Iterator[Slice]:
+    yield _weight(linear)
+    if linear.bias:
+        yield _bias(linear)
 
 
 def _norm_slices(norm: NormPart) -> Iterator[Slice]:
@@ -124,6 +166,19 @@ def _block(parts: BlockParts, moments: Moments) -> theory.Block:
         feed_forward_out_norm=_optional_norm(parts.feed_forward_out_norm, moments),
         cross=_cross(parts.cross, moments) if parts.cross else None,
     )
+
+
+def _head(part: HeadPart, moments: Moments) -> HeadWeights:
+    layers = tuple(
+        theory.HeadLayer(
+            linear=_linear(x.linear, moments) if x.linear else None,
+            activation=x.activation,
+            norm=_optional_norm(x.norm, moments),
+            p_drop=x.p_drop,
+        )
+        for x in part.layers
+    )
+    return HeadWeights(part, layers, _linear(part.output, moments))
 
 
 def _cross(parts: CrossParts, moments: Moments) -> theory.CrossAttention:

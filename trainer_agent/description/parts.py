@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 import dslm.spec as theory
 
@@ -125,6 +127,45 @@ class BlockParts:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadLayerPart:
+    """A layer between the last block and the logits; fields as in `dslm.spec.HeadLayer`."""
+
+    linear: LinearPart | None = None
+    activation: theory.Activation = "identity"
+    norm: NormPart | None = None
+    p_drop: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPart:
+    """From the last block's output to the loss; fields as in `dslm.spec.Head`."""
+
+    layers: tuple[HeadLayerPart, ...]
+    output: LinearPart
+    labels: LabelsPart = field(compare=False)  # of a batch, not of the architecture
+    scale: float = 1.0
+    soft_cap: float | None = None
+    tied: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelsPart:
+    """A batch's labels, on the host.
+
+    Attributes:
+        weight: dLoss/d(one token's cross-entropy).
+        labels: (batch, seq) class of each token, -1 where the loss ignores it.
+        ids: (batch, seq) input ids whose rows are the head's weights, or None.
+        mask: (batch, seq), 1 at real tokens, or None.
+    """
+
+    weight: float
+    labels: Tensor
+    ids: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StackParts:
     """One column of blocks.
 
@@ -136,6 +177,7 @@ class StackParts:
         d_model: width of the stream.
         reads: name of the stack whose output its cross-attention sees, or None.
         final_norm, final_p_drop: between this stack's last block and one that reads it.
+        head: from its last block to the loss; None where the forward pass computes no loss.
     """
 
     name: str
@@ -145,6 +187,7 @@ class StackParts:
     reads: str | None = None
     final_norm: NormPart | None = None
     final_p_drop: float = 0.0
+    head: HeadPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
