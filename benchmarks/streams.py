@@ -31,7 +31,7 @@ def measured_stacks(
 ) -> dict[str, Curves]:
     """The same for each of several stacks of blocks, from one pass."""
     streams: dict[str, list[Tensor]] = {name: [] for name in stacks}
-    handles = [h for name, b in stacks.items() for h in _hooks(model, b, streams[name])]
+    handles = [h for name, b in stacks.items() for h in hooks(model, b, streams[name])]
     output = model(**batch)
     for handle in handles:
         handle.remove()
@@ -40,7 +40,9 @@ def measured_stacks(
     return {name: _curves(xs, [next(grads) for _ in xs]) for name, xs in streams.items()}
 
 
-def _hooks(model: nn.Module, blocks: tuple[str, ...], into: list[Tensor]) -> list[Any]:
+def hooks(model: nn.Module, blocks: tuple[str, ...], into: list[Tensor]) -> list[Any]:
+    """Hooks that put the stream around each block into a list; to be removed by the caller."""
+
     def first(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _keep(stream_of(args, kwargs))
 

@@ -11,6 +11,7 @@ ids, and the examples' plain GPTs, whose Xavier weights drive tokens to one vect
 
 ``--families`` prints a 12-layer model of other families, mean over three draws, with the median
 and worst that are aimed at. ``--trained`` predicts from the weights after 200 steps of training.
+``--absolute`` prints the gradient in absolute units, predicted without a backward pass.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import torch
 import dslm
 import trainer_agent
 from benchmarks.streams import Curves, measured_stacks
+from benchmarks.theory_absolute import report_absolute
 from benchmarks.theory_families import FAMILIES
 from benchmarks.theory_models import (
     BATCH,
@@ -145,6 +147,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help="models to run, as the table names them")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--families", action="store_true", help="other families, 12 layers")
+    what.add_argument("--absolute", action="store_true", help="the gradient in absolute units")
     what.add_argument("--trained", action="store_true", help="from the weights after 200 steps")
     return parser.parse_args(argv)
 
@@ -160,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     good = True
     if asked.trained:
         report_trained()
+    elif asked.absolute:
+        report_absolute()
     elif asked.families:
         _head(AIMS)
         for case in chosen:
