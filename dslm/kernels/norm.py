@@ -72,7 +72,8 @@ def norm_backward(
     gradient that came through a norm already has nothing left along those directions.
 
     With `lengths`, the relative covariances of :math:`|x_i|^2` over random weights
-    (`dslm.kernels.lengths`), :math:`E[1/(s_i s_j)]` is larger by their second-order term.
+    (`dslm.kernels.lengths`), :math:`E[1/(s_i s_j)]` is larger by their second-order term; those
+    of :math:`s_i^2` are :math:`\kappa_i \kappa_j` of them.
 
     Source: arXiv 2403.09635, Table 1 for the leading term; the projection derived here.
     """
@@ -82,7 +83,12 @@ def norm_backward(
     scale = np.sqrt(x.diagonal + layer.eps)
     kept, kept_pairs = _kept_energy(x, scale, layer, d_model, alignment)
     if lengths is not None:
-        wider, wider_pairs = mean_inverse(lengths)
+        share = x.diagonal / scale**2
+        off_diagonal = np.outer(share, share) * lengths.off_diagonal
+        of_divisor = replace(
+            lengths, diagonal=share**2 * lengths.diagonal, off_diagonal=off_diagonal
+        )
+        wider, wider_pairs = mean_inverse(of_divisor)
         kept, kept_pairs = kept * wider, kept_pairs * wider_pairs
     return replace(
         g,
