@@ -22,15 +22,18 @@ from dslm.components.attention import (
 from dslm.components.elementary import (
     dropout,
     dropout_backward,
-    embedding,
     linear,
     linear_backward,
     residual,
     residual_backward,
 )
+from dslm.components.embeddings import embedding, patch_embedding
 from dslm.components.loss import cross_entropy, cross_entropy_backward
 from dslm.components.moments import GradMoments, Moments
+from dslm.components.multi_head import multi_head, multi_head_backward
 from dslm.components.norms import (
+    gain,
+    gain_backward,
     layer_norm,
     layer_norm_backward,
     rms_norm,
@@ -50,6 +53,8 @@ __all__ = [
     "dropout",
     "dropout_backward",
     "embedding",
+    "gain",
+    "gain_backward",
     "gated",
     "gated_backward",
     "gelu",
@@ -58,6 +63,9 @@ __all__ = [
     "layer_norm_backward",
     "linear",
     "linear_backward",
+    "multi_head",
+    "multi_head_backward",
+    "patch_embedding",
     "relu",
     "relu_backward",
     "residual",

@@ -73,6 +73,10 @@ class Head:
     def __post_init__(self) -> None:
         require_probability(self.p_drop)
         require_at_least("seq_len", self.seq_len, 2)
+        for name in ("d_model", "d_key", "d_value"):
+            require_at_least(name, getattr(self, name), 1)
+        for name in ("query_var", "key_var", "value_var"):
+            require_at_least(name, getattr(self, name), 0)
 
     def score_var(self, x: Moments) -> float:
         """Return the variance of q·k/√d_key."""

@@ -1,8 +1,6 @@
-"""Embeddings, dense layers, dropout and residual sums."""
+"""Dense layers, dropout and residual sums."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from dslm.components.moments import (
     GradMoments,
@@ -10,28 +8,6 @@ from dslm.components.moments import (
     require_at_least,
     require_probability,
 )
-from dslm.errors import AssumptionError
-
-
-def embedding(table_vars: Sequence[float], same: Sequence[float]) -> Moments:
-    r"""Moments of a sum of embedding tables.
-
-    .. math:: \sigma^2 = \sum_t \sigma_t^2, \quad r \sigma^2 = \sum_t P_t \sigma_t^2
-
-    Args:
-        table_vars: variance of each table's entries.
-        same: for each table, the probability that two tokens look up the same row.
-
-    Raises:
-        AssumptionError: if the lengths differ or a probability is outside [0, 1].
-
-    Source: arXiv 2403.09635, Table 1 (embeddings). Exact in expectation.
-    """
-    if len(table_vars) != len(same) or not all(0 <= p <= 1 for p in same):
-        raise AssumptionError("give one probability from 0 to 1 for each table")
-    var = sum(table_vars)
-    cov = sum(p * v for p, v in zip(same, table_vars, strict=True))
-    return Moments(mean=0.0, var=var, corr_l=cov / var if var > 0 else 0.0)
 
 
 def linear(x: Moments, *, d_in: int, weight_var: float) -> Moments:

@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm without gain."""
+"""LayerNorm and RMSNorm, and the gain and bias after either."""
 
 from __future__ import annotations
 
@@ -66,6 +66,42 @@ def rms_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMoment
     _require_signal(x, d_model, 3)
     corr_l = g.corr_l * (1 - 3 * (1 - x.corr_l**2) / (2 * d_model))
     return GradMoments(var=g.var / x.var * (d_model - 1) / (d_model - 2), corr_l=corr_l)
+
+
+def gain(
+    x: Moments, *, gain_mean: float = 1.0, gain_var: float = 0.0, bias_var: float = 0.0
+) -> Moments:
+    r"""Moments after a gain and a bias of zero mean for each feature, as norms have.
+
+    .. math:: \mu_{out} = E[\gamma]\mu, \quad
+        \sigma_{out}^2 = E[\gamma^2](\sigma^2 + \mu^2) + \sigma_b^2 - \mu_{out}^2, \quad
+        cov_{out} = E[\gamma^2](r\sigma^2 + \mu^2) + \sigma_b^2 - \mu_{out}^2
+
+    All tokens share them, so a bias correlates tokens.
+
+    Raises:
+        AssumptionError: if a variance is negative.
+
+    Source: derived here. Exact for gains and biases independent of x.
+    """
+    require_at_least("gain_var", gain_var, 0)
+    require_at_least("bias_var", bias_var, 0)
+    square, mean = gain_mean**2 + gain_var, gain_mean * x.mean
+    shared = square * x.mean**2 + bias_var - mean**2
+    var = square * x.var + shared
+    return Moments(mean, var, (square * x.cov_l + shared) / var if var > 0 else 0.0)
+
+
+def gain_backward(g: GradMoments, *, gain_mean: float = 1.0, gain_var: float = 0.0) -> GradMoments:
+    r"""Gradient below a gain: times :math:`E[\gamma]^2 + Var\,\gamma`, correlation unchanged.
+
+    Raises:
+        AssumptionError: if the variance is negative.
+
+    Source: derived here. Exact for gradients independent of the gain.
+    """
+    require_at_least("gain_var", gain_var, 0)
+    return GradMoments(var=(gain_mean**2 + gain_var) * g.var, corr_l=g.corr_l)
 
 
 def _normed(x: Moments, d_model: int) -> Moments:

@@ -48,6 +48,8 @@ def kernel(
 def _check(x: Tensor, mask: Tensor | None) -> None:
     if x.ndim != 3:
         raise ValueError(f"x must be shaped (batch, seq, features), got {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"batch: it holds nothing, {tuple(x.shape)}; give at least one token")
     if mask is not None and mask.shape != x.shape[:2]:
         raise ValueError(f"mask must be shaped {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
 

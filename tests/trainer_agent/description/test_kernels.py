@@ -120,3 +120,14 @@ def test_kernel_names_the_shape_it_needs() -> None:
         kernel(torch.zeros(3, 4, 2), torch.zeros(3, 4))
     with pytest.raises(ValueError, match="mask must be shaped"):
         kernel(torch.zeros(3, 4, 2), torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 2), (3, 0, 2), (3, 4, 0)])
+def test_kernel_of_an_empty_batch_names_the_batch(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=r"^batch: it holds nothing"):
+        kernel(torch.zeros(shape))
+
+
+def test_kernel_names_the_mask_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"^mask must be shaped \(3, 4\)"):
+        kernel(torch.zeros(3, 4, 2), torch.ones(3, 5))
