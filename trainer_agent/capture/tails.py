@@ -24,6 +24,10 @@ EFFECTIVE, STABLE = RANKED + 1, RANKED + 2
 COLUMNS = STABLE + 1
 
 SAMPLED_TOKENS = 64
+# Values that stand for all, in evenly spread tokens, where the shares of small ones are counted.
+SAMPLED_VALUES = 1 << 16
+PIECE = 1 << 16
+SAFE = (1e-4, 1e6)  # largest values whose fourth powers float32 holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,11 @@ def tail_sums(
     sums = torch.zeros(COLUMNS, dtype=final, device=x.device)
     if "kurtosis" in wanted:
         sums[CUBES : FOURTHS + 1] = _powers(kept, mask, row, largest)
-    if "zeros" in wanted or any(name in wanted for name in RANGES):
+    if "zeros" in wanted:
         real = torch.as_tensor(row[COUNT], dtype=final, device=x.device)
-        nonzero = torch.count_nonzero(kept)
-        sums[ZEROS] = real - nonzero
-        if any(name in wanted for name in RANGES):
-            sums[FIRST_RANGE:RANKED] = _losses(kept, largest, kept.numel() - nonzero).to(final)
+        sums[ZEROS] = real - torch.count_nonzero(kept)
+    if any(name in wanted for name in RANGES):
+        sums[FIRST_RANGE:RANKED] = _losses(kept, mask, row, largest).to(final)
     return sums, largest
 
 
@@ -92,16 +95,11 @@ def _powers(kept: Tensor, mask: Tensor | None, row: Row, largest: Tensor) -> Ten
     count, total, squares = (
         torch.as_tensor(row[at], dtype=final, device=kept.device) for at in (COUNT, SUM, SQUARES)
     )
-    mean = (total / count.clamp(min=1)).to(kept.dtype)
-    unit = torch.where(largest > 0, largest, torch.ones_like(largest))
-    centred = kept - mean
-    if mask is not None:
-        centred = torch.where(_real(mask, kept), centred, 0.0)
-    flat = centred.div_(unit).reshape(-1)
-    square = flat.square()
-    mu, unit = mean.to(final), unit.to(final)
-    third = torch.dot(square, flat).to(final) * unit**3
-    fourth = torch.dot(square, square).to(final) * unit**4
+    mu = (total / count.clamp(min=1)).to(kept.dtype).to(final)
+    if mask is None and kept.device.type == "cpu" and not torch.compiler.is_compiling():
+        third, fourth = _centred_on_host(kept, float(mu), float(largest))
+    else:
+        third, fourth = _centred(kept, mask, mu, largest)
     first, second = total - count * mu, squares - 2 * mu * total + count * mu**2
     return torch.stack(
         [
@@ -111,21 +109,61 @@ def _powers(kept: Tensor, mask: Tensor | None, row: Row, largest: Tensor) -> Ten
     )
 
 
-def _losses(kept: Tensor, largest: Tensor, zeros: Tensor) -> Tensor:
-    """How many values each format cannot hold, (8,): too large, too small."""
-    size = kept.abs()
+def _centred(
+    kept: Tensor, mask: Tensor | None, mean: Tensor, largest: Tensor
+) -> tuple[Tensor, Tensor]:
+    unit = torch.where(largest > 0, largest, torch.ones_like(largest))
+    centred = kept - mean.to(kept.dtype)
+    if mask is not None:
+        centred = torch.where(_real(mask, kept), centred, 0.0)
+    flat = centred.div_(unit).reshape(-1)
+    square, unit = flat.square(), unit.to(mean)
+    third, fourth = torch.dot(square, flat).to(mean), torch.dot(square, square).to(mean)
+    return third * unit**3, fourth * unit**4
+
+
+def _centred_on_host(kept: Tensor, mean: float, largest: float) -> tuple[float, float]:
+    """The same in pieces that stay in the cache: twice as fast, and no fresh pages each time."""
+    unit = 1.0 if SAFE[0] < largest < SAFE[1] or not 0 < largest < float("inf") else largest
+    flat = kept.reshape(-1)
+    centred, square = flat.new_empty(PIECE), flat.new_empty(PIECE)
+    third = fourth = 0.0
+    for piece in flat.split(PIECE):
+        x, squared = centred[: len(piece)], square[: len(piece)]
+        torch.sub(piece, mean, out=x)
+        if unit != 1.0:
+            x.div_(unit)
+        torch.mul(x, x, out=squared)
+        third += torch.dot(squared, x).item()
+        fourth += torch.dot(squared, squared).item()
+    return third * unit**3, fourth * unit**4
+
+
+def _losses(kept: Tensor, mask: Tensor | None, row: Row, largest: Tensor) -> Tensor:
+    """How many values each format cannot hold, (8,): too large, of all; too small, by a sample."""
     known = None
     if kept.device.type == "cpu" and not torch.compiler.is_compiling():
         known = float(largest)  # no waiting here: most tensors are far from every upper end
+    tokens = kept.reshape(-1, kept.shape[-1])
+    stride = -(-kept.numel() // SAMPLED_VALUES)
+    some = tokens[::stride].abs()
+    # The row's count over the sample's: padding is in neither.
+    seen = torch.ones(len(some)) if mask is None else mask.reshape(-1)[::stride] != 0
+    seen = seen.to(kept.device).sum() * kept.shape[-1]
+    each = torch.as_tensor(row[COUNT], device=kept.device) / seen.clamp(min=1)
+    zeros = torch.count_nonzero(some == 0)
     found = []
     for form in (_FORMATS[name] for name in FORMATS):
-        if known is not None and known < form.too_large:
-            found.append(torch.zeros_like(zeros))
-        else:
-            above = size > form.too_large if form.tie_kept else size >= form.too_large
-            found.append(torch.count_nonzero(above))
-        found.append(torch.count_nonzero(size <= form.too_small) - zeros)
+        found.append(_too_large(kept, form, known).to(each))
+        found.append((torch.count_nonzero(some <= form.too_small) - zeros) * each)
     return torch.stack(found)
+
+
+def _too_large(kept: Tensor, form: _Format, largest: float | None) -> Tensor:
+    if largest is not None and largest < form.too_large:
+        return torch.zeros((), dtype=torch.int64)
+    size = kept.abs()
+    return torch.count_nonzero(size > form.too_large if form.tie_kept else size >= form.too_large)
 
 
 @torch.no_grad()

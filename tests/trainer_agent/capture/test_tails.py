@@ -143,6 +143,21 @@ def test_ranges_are_what_rounding_to_each_format_loses(given_values: list[float]
         assert found[name] == pytest.approx(lost(x, form, end), abs=1e-12), name
 
 
+def test_large_tensors_are_searched_for_small_values_by_sample():
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(8, 128, 256, generator=generator) * 2.0**-10
+    x[3, 5, 7] = 1e5
+    assert x.numel() > 2 * tails.SAMPLED_VALUES
+
+    found = measured([x])
+
+    small = lost(x, "fp8_e4m3", "underflow")
+    # a share p of 65,536 values: standard error sqrt(p (1 - p) / 65,536)
+    error = (small * (1 - small) / tails.SAMPLED_VALUES) ** 0.5
+    assert found["fp8_e4m3_underflow"] == pytest.approx(small, abs=4 * error)
+    assert found["fp16_overflow"] == pytest.approx(1 / x.numel())  # of all values
+
+
 def test_nan_and_inf_are_data():
     x = torch.ones(1, 2, 4)
     x[0, 0, 0], x[0, 1, 0] = torch.inf, torch.nan
