@@ -109,6 +109,11 @@ class ApiClient:
                 return None
             raise
 
+    async def history(self, run_id: str, series: str, max_steps: int) -> Json:
+        """One series over steps, evenly thinned."""
+        params = {"series": series, "max_steps": max_steps}
+        return await self._ask("GET", f"/runs/{run_id}/history", params=params)
+
     async def predictions(self, run_id: str) -> list[Json]:
         """The run's prediction revisions, ascending by step."""
         return list((await self._ask("GET", f"/runs/{run_id}/predictions"))["revisions"])

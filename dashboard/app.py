@@ -17,7 +17,7 @@ from dashboard.api_client import ApiClient
 from dashboard.delivery import PageAddresses, StaticDelivery
 from dashboard.figures import DepthColumn, depth_chart
 from dashboard.figures.quantities import VARIANCE
-from dashboard.pages import alerts, internals, run, runs
+from dashboard.pages import alerts, internals, run, runs, series
 
 HERE = Path(__file__).parent
 FORWARDED = ("authorization", "cookie")
@@ -46,7 +46,7 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
     client = ApiClient(app, url=api_url, credentials=_credentials)
     pages.layout = frame()
     depth_chart(VARIANCE, [DepthColumn()])  # plotly's first figure costs 0.2 s: not a visitor's
-    for part in (routing, runs, run, internals, alerts):
+    for part in (routing, runs, run, internals, series, alerts):
         part.register(pages, client)
     _start_scripts(pages)
     app.add_middleware(PageAddresses, pattern=routing.ADDRESSES)

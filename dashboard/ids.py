@@ -10,7 +10,8 @@ Selectors for a walk through the pages (all are element ids unless written as at
 - run page: ``#run-variance``, ``#run-correlation``, ``#run-gradient``, ``#run-scalars``,
   ``#run-heatmap`` (charts), ``#run-heatmap-canvas``, ``#run-status``,
   ``#run-last-step``, ``#run-alerts``, ``#run-describe``, ``[data-heat]``, ``[data-stack]``,
-  ``[data-why]`` (why a prediction is absent)
+  ``[data-why]`` (why a prediction is absent), ``[data-show]`` (tabs), ``#run-series-site`` and
+  ``#run-series-quantity`` (the choice of a series), ``#run-series``
 - player, on the run and compare pages: ``#player`` (``data-step`` is the step on show,
   ``data-following`` is ``true`` or ``false``), ``#player-play``, ``#player-slider``,
   ``#player-follow``, ``#player-step``
@@ -52,6 +53,9 @@ RUN_SCALARS = "run-scalars"
 RUN_HEATMAP = "run-heatmap"
 RUN_ALERTS = "run-alerts"
 RUN_INTERNALS = "run-internals"
+RUN_SERIES = "run-series"
+RUN_SERIES_SITE = "run-series-site"
+RUN_SERIES_QUANTITY = "run-series-quantity"
 RUN_INTERNALS_STEP = "run-internals-step"
 
 COMPARE_VARIANCE = "compare-variance"

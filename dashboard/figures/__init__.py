@@ -4,6 +4,12 @@ from dashboard.figures.blocks import BLOCK_CHARTS, BlockChart, block_chart
 from dashboard.figures.depth import DepthColumn, depth_chart
 from dashboard.figures.heatmap import heatmap_frame
 from dashboard.figures.scalars import ScalarRun, scalar_chart
+from dashboard.figures.series import (
+    colour_of,
+    series_over_layers,
+    series_over_steps,
+    shown_layers,
+)
 from dashboard.figures.sparkline import sparkline_uri
 
 __all__ = [
@@ -12,8 +18,12 @@ __all__ = [
     "DepthColumn",
     "ScalarRun",
     "block_chart",
+    "colour_of",
     "depth_chart",
     "heatmap_frame",
     "scalar_chart",
+    "series_over_layers",
+    "series_over_steps",
+    "shown_layers",
     "sparkline_uri",
 ]

@@ -56,7 +56,7 @@ def register(app: Dash, client: ApiClient) -> None:
     """Draws the tab for the step on show, while the tab is open."""
 
     async def show_blocks(wanted: Json | None, page: Json) -> Any:
-        if not wanted or page.get("page") != "run":
+        if not wanted or wanted.get("tab") == "series" or page.get("page") != "run":
             return no_update
         try:
             profile = await client.profile(page["runs"][0]["id"], wanted["step"])

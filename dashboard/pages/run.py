@@ -20,6 +20,7 @@ from dashboard.pages.health import health_line
 from dashboard.pages.heatmaps import heatmap, heatmap_switch
 from dashboard.pages.player import player
 from dashboard.pages.profiles import depth_column, stack_of, why_missing
+from dashboard.pages.series import pickers
 
 CHARTS = dict(
     zip(
@@ -70,6 +71,7 @@ def layout(
                 [
                     _tab("Depth", "", tab),
                     _tab("Inside the blocks", "internals", tab),
+                    _tab("All series", "series", tab),
                     _tab("Details", "details", tab),
                     _stacks(run, stack),
                     html.Div([legend(), _describe(run)], className="legends", **_shown("", tab)),
@@ -79,6 +81,7 @@ def layout(
             html.Div(_depth(stack, profile, revisions), className="profiles", **_shown("", tab)),
             html.Div(_timeline(run, stack, alerts), className="timeline", **_shown("", tab)),
             html.Div(id=ids.RUN_INTERNALS, className="profiles blocks", **_shown("internals", tab)),
+            html.Div(pickers(run["layout"]), className="all-series", **_shown("series", tab)),
             html.Div(details(run), className="details", **_shown("details", tab)),
             player(),
         ],

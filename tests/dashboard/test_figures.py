@@ -14,6 +14,9 @@ from dashboard.figures import (
     depth_chart,
     heatmap_frame,
     scalar_chart,
+    series_over_layers,
+    series_over_steps,
+    shown_layers,
     sparkline_uri,
 )
 from dashboard.figures.depth import difference
@@ -170,3 +173,27 @@ def test_sparkline_lifts_the_pen_where_the_loss_is_not_finite() -> None:
 
 def test_sparkline_of_nothing_is_an_empty_picture() -> None:
     assert "path" not in sparkline_uri(["NaN", None])
+
+
+def test_any_series_is_drawn_over_layers_and_over_steps() -> None:
+    values = np.outer(10.0 ** np.arange(4), np.arange(1.0, 14.0))
+
+    depth, steps = series_over_layers("rms", values[0]), series_over_steps(np.arange(4.0), values)
+
+    assert list(depth.data[0].y) == list(values[0])
+    assert depth.layout.yaxis.type == "linear" and steps.layout.yaxis.type == "log"
+    assert [line.name for line in steps.data] == [f"layer {at}" for at in (0, 2, 5, 7, 10, 12)]
+    assert list(steps.data[-1].y) == list(values[:, 12])
+
+
+def test_a_series_of_nothing_but_nan_is_an_empty_chart() -> None:
+    figure = series_over_steps(np.arange(3.0), np.full((3, 2), np.nan))
+
+    assert np.isnan(figure.data[0].y).all()
+
+
+def test_a_series_of_one_value_has_one_line() -> None:
+    assert shown_layers(1) == [0]
+    assert [line.name for line in series_over_steps(np.arange(2.0), np.ones((2, 1))).data] == [
+        "value"
+    ]

@@ -9,7 +9,7 @@ from plotly.utils import PlotlyJSONEncoder
 
 from benchmarks.synthetic_run import SyntheticRun, send, spec
 from dashboard.api_client import ApiClient, ApiError
-from dashboard.pages import alerts, runs
+from dashboard.pages import alerts, runs, series
 from dashboard.pages.run_list import run_list
 from dashboard.routing import page_of
 from tests.services.polling import eventually
@@ -227,3 +227,33 @@ def test_alert_without_scaling_shows_its_advice_alone() -> None:
     shown = text_of(alerts.alert_card({**ALERT, "advice": advice}, with_run=False))
 
     assert "Lower the rate." in shown and "alert-snippet" not in shown
+
+
+async def test_every_series_of_a_run_can_be_chosen_and_is_drawn(
+    client: ApiClient, pre: SyntheticRun
+) -> None:
+    layout = (await client.run(pre.run_id))["layout"]
+    keys = [one["key"] for one in layout]
+    offered = [
+        f"{site['value']}/{quantity['value']}"
+        for site in series.site_options(layout)
+        for quantity in series.quantity_options(keys, site["value"])
+    ]
+    history = await client.history(pre.run_id, "decoder/stream/variance", 10)
+    profile = await client.profile(pre.run_id)
+
+    drawn = text_of(series.series_cards("decoder/stream/variance", history, profile))
+
+    assert sorted(offered) == sorted(keys)
+    assert "stream variance over layers" in drawn and "stream variance over steps" in drawn
+    assert len(history["steps"]) == 10
+
+
+async def test_a_series_of_the_whole_model_is_drawn_over_steps(
+    client: ApiClient, pre: SyntheticRun
+) -> None:
+    history = await client.history(pre.run_id, "/loss/value", 10)
+
+    drawn = text_of(series.series_cards("/loss/value", history, await client.profile(pre.run_id)))
+
+    assert "loss value over steps" in drawn and "over layers" not in drawn

@@ -95,6 +95,8 @@ def _powers(kept: Tensor, mask: Tensor | None, row: Row, largest: Tensor) -> Ten
     count, total, squares = (
         torch.as_tensor(row[at], dtype=final, device=kept.device) for at in (COUNT, SUM, SQUARES)
     )
+    third: float | Tensor
+    fourth: float | Tensor
     mu = (total / count.clamp(min=1)).to(kept.dtype).to(final)
     if mask is None and kept.device.type == "cpu" and not torch.compiler.is_compiling():
         third, fourth = _centred_on_host(kept, float(mu), float(largest))
@@ -128,7 +130,7 @@ def _centred_on_host(kept: Tensor, mean: float, largest: float) -> tuple[float, 
     flat = kept.reshape(-1)
     centred, square = flat.new_empty(PIECE), flat.new_empty(PIECE)
     third = fourth = 0.0
-    for piece in flat.split(PIECE):
+    for piece in torch.split(flat, PIECE):
         x, squared = centred[: len(piece)], square[: len(piece)]
         torch.sub(piece, mean, out=x)
         if unit != 1.0:

@@ -28,8 +28,8 @@
   }
 
   function askInternals(page) {
-    const place = document.querySelector('[data-tab="internals"]'), step = page.player.step;
-    if (place && !place.hidden && step !== null) window.dash_clientside.set_props("run-internals-step", { data: { step, stack: page.stack } });
+    const place = document.querySelector('[data-tab="internals"]:not([hidden]), [data-tab="series"]:not([hidden])'), step = page.player.step;
+    if (place && step !== null) window.dash_clientside.set_props("run-internals-step", { data: { step, stack: page.stack, tab: place.dataset.tab } });
   }
 
   function tellAge(page) {
