@@ -18,10 +18,12 @@ from dslm.model import predict
 from dslm.position_bias import alibi, alibi_slopes
 from dslm.prediction import Curve, Prediction, StackPrediction
 from dslm.scaling import (
+    AttentionScaling,
     BlockScaling,
     Scaling,
     apply_scaling,
     deepscale,
+    deepscale_stacks,
     residual_amplitudes,
 )
 from dslm.serial import (
@@ -50,12 +52,15 @@ from dslm.spec import (
     Rotary,
     Stack,
 )
+from dslm.unit_branches import Amplitudes
 from dslm.validation import validate
 
 __all__ = [
     "Activation",
+    "Amplitudes",
     "AssumptionError",
     "Attention",
+    "AttentionScaling",
     "Block",
     "BlockScaling",
     "CrossAttention",
@@ -85,6 +90,7 @@ __all__ = [
     "apply_scaling",
     "cell_sizes",
     "deepscale",
+    "deepscale_stacks",
     "diagnose",
     "embedding_kernel",
     "masked_labels",

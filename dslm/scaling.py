@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
+from dslm.balance import amplitudes
 from dslm.errors import SpecError
-from dslm.kernels.grid import mean_diagonal, prepare
-from dslm.spec import Block, ModelSpec, Stack
-from dslm.unit_branches import fit_block, with_residuals, with_var
+from dslm.fitting import Fit, fit_stacks
+from dslm.spec import Attention, Block, FeedForward, ModelSpec, Stack
+from dslm.unit_branches import (
+    Amplitudes,
+    attentions,
+    residuals,
+    with_attentions,
+    with_residuals,
+    with_var,
+)
 from dslm.validation import validate
 
 BRANCH_SHARE = 2.0  # k of beta² = k / N^alpha
 DEPTH_EXPONENT = 1.0  # alpha
 MAX_BETA_SQUARED = 0.5  # below 4 blocks 2/N would let the branch outweigh the stream
+Form = Literal["simplified", "per-layer", "kernel", "balanced"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionScaling:
+    """Standard deviations of one attention layer's weight matrices."""
+
+    query: float
+    key: float
+    value: float
+    output: float
 
 
 @dataclass(frozen=True, slots=True)
 class BlockScaling:
-    """Standard deviations of one block's weight matrices; `gate` is None without a gate."""
+    """Standard deviations of one block's weight matrices; `gate` is None without a gate.
+
+    Attributes:
+        cross: those of its cross-attention, or None.
+        residuals: its residual steps, first to last.
+    """
 
     query: float
     key: float
@@ -27,6 +53,8 @@ class BlockScaling:
     up: float
     down: float
     gate: float | None = None
+    cross: AttentionScaling | None = None
+    residuals: tuple[Amplitudes, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +62,10 @@ class Scaling:
     r"""What DeepScaleLM sets.
 
     Attributes:
-        lam, beta: residual amplitudes, x ← lam·x + beta·f(x), lam² + beta² = 1.
+        lam, beta: residual amplitudes, x ← lam·x + beta·f(x), lam² + beta² = 1 (parallel
+            branches: lam² + 2 beta² = 1); where each block has its own, those of even shares.
         embedding: standard deviation of each embedding table.
-        blocks: standard deviations, block by block.
+        blocks: standard deviations and residual steps, block by block.
         head: standard deviation of an untied LM head.
         tied_head_input: factor on the input of a head that shares the embedding's weights.
     """
@@ -49,115 +78,185 @@ class Scaling:
     tied_head_input: float
 
 
-def residual_amplitudes(n_blocks: int) -> tuple[float, float]:
+def residual_amplitudes(
+    n_blocks: int, n_branches: int = 2, *, parallel: bool = False
+) -> tuple[float, float]:
     r"""Return (lam, beta): :math:`\beta^2 = 2/N`, :math:`\lambda^2 = 1 - \beta^2`.
 
-    N counts blocks. Fewer than 4 blocks would give the branch more than half; there it gets half.
+    N counts blocks. A block spends 4/N on its branches however many it has: three of a decoder
+    that reads an encoder get :math:`\beta^2 = 4/(3N)` each. Parallel branches join the stream
+    at once, :math:`\lambda^2 = 1 - 2\beta^2`. Few blocks would give the branch more than the
+    skip; there they get alike (half each; in parallel a third).
 
-    Source: arXiv 2403.09635, §4, k = 2, alpha = 1; the limit is this project's.
+    Source: arXiv 2403.09635, §4, k = 2, alpha = 1; other orders and the limit are this project's.
 
     Raises:
         SpecError: if there is no block.
     """
     if n_blocks < 1:
         raise SpecError("blocks", "give at least one block")
-    beta_squared = min(BRANCH_SHARE / n_blocks**DEPTH_EXPONENT, MAX_BETA_SQUARED)
+    if n_branches < 1:
+        raise SpecError("n_branches", "give at least one branch")
+    beta_squared = 2 * BRANCH_SHARE / n_branches / n_blocks**DEPTH_EXPONENT
+    if parallel:
+        beta_squared = min(beta_squared, 1 / (n_branches + 1))
+        return math.sqrt(1 - n_branches * beta_squared), math.sqrt(beta_squared)
+    beta_squared = min(beta_squared, MAX_BETA_SQUARED)
     return math.sqrt(1 - beta_squared), math.sqrt(beta_squared)
 
 
 def deepscale(
-    spec: Stack | ModelSpec, *, n_embedding_tables: int = 1, p_embedding_drop: float = 0.0
+    spec: Stack | ModelSpec,
+    *,
+    form: Form = "kernel",
+    n_embedding_tables: int = 1,
+    p_embedding_drop: float = 0.0,
 ) -> Scaling:
     r"""Return DeepScaleLM's scales for a stack and the kernel of its input.
 
-    Queries and keys get :math:`\sigma = 1/\sqrt d`. Values and outputs share one standard
-    deviation, up and down another, that give the branch unit variance after its dropout:
+    Scores get unit variance. Values and outputs share one standard deviation, up and down
+    another, that give the branch unit variance after its dropout:
 
     .. math:: \sigma_v^2 \sigma_o^2 d^2 (r_l + (1 - r_l)/L)/(1-p) = 1, \quad
         \sigma_1^2 \sigma_2^2 d\, d_{ff}\, E[\phi^2]/((1-p) E[u^2]) = 1
 
-    The first is met on the position-resolved kernel, layer after layer, rather than on a scalar
-    correlation, so it holds under a causal mask. The second is solved for
-    :math:`\sigma_1 = \sigma_2` and any activation; ReLU's closed form is
-    :math:`d\,d_{ff}\sigma_1^2\sigma_2^2 = 2(1-p)`. A gated branch multiplies two signals, so
-    only its forward variance can be 1: gate and up get unit variance, down the rest, and its
-    backward gain is near 2.
+    The second is solved for :math:`\sigma_1 = \sigma_2` and any activation; ReLU's closed form
+    is :math:`d\,d_{ff}\sigma_1^2\sigma_2^2 = 2(1-p)`. A gated branch multiplies two signals: gate
+    and up get unit variance, down the rest. `form` says how the first is met, and what more:
+
+    - ``"simplified"``: one r for all layers, the input's; one lambda for all branches.
+    - ``"per-layer"``: r by the scalar recursion
+      :math:`r \leftarrow \lambda^2 r + \beta^2 r_{branch}`.
+    - ``"kernel"``: on the position-resolved kernel, layer after layer, so that it holds under a
+      causal mask.
+    - ``"balanced"``: that, and each branch's share of its block solved from the kernel recursion
+      so that what one branch takes from the gradient the other gives (`dslm.balance`).
+
+    A norm on the branch's output (sandwich, branch norm) makes its variance 1 whatever
+    :math:`\sigma`: forward only beta counts, and backward too, since below the norm the gradient
+    is divided by the raw branch's scale and multiplied by it again in the weights. There
+    :math:`\sigma` is set for a raw branch of unit variance, where that norm's eps is nothing and
+    its weights' gradients are of the size of other placements'.
 
     Args:
         spec: a stack, or a spec with a single one; weight moments in it are not used. The input
             kernel's scale is not either: embeddings are assumed to be drawn with `embedding`.
+        form: which of the forms above.
         n_embedding_tables: tables summed into the stream.
         p_embedding_drop: dropout on their sum.
 
     Raises:
-        SpecError: if a block is not understood, or there is not exactly one stack.
+        SpecError: if a block is not understood, there is not exactly one stack, or no such form.
 
-    Source: arXiv 2403.09635, §4, with kernels and general activations derived here.
+    Source: arXiv 2403.09635, §4, with kernels, general activations, other placements and the
+    balanced form derived here.
     """
-    stack = _only_stack(spec)
-    lam, beta = residual_amplitudes(len(stack.blocks))
-    kernel = prepare(stack.input_kernel)
-    size = mean_diagonal(kernel)
-    x = replace(
-        kernel,
-        diagonal=kernel.diagonal / size,
-        off_diagonal=kernel.off_diagonal / size,
-        mean=kernel.mean / math.sqrt(size),
-    )
-    scalings = []
-    for index, block in enumerate(stack.blocks):
-        if block is None:
-            raise SpecError(f"blocks[{index}]", "it is not understood; only whole stacks scale")
-        fitted, x = fit_block(x, with_residuals(block, lam, beta), stack.d_model)
-        scalings.append(_deviations(fitted))
+    model = spec if isinstance(spec, ModelSpec) else ModelSpec("custom", {"decoder": spec})
+    if len(model.stacks) != 1:
+        fix = f"give a model of one stack; this one has {len(model.stacks)}: deepscale_stacks"
+        raise SpecError("stacks", fix)
+    (found,) = deepscale_stacks(model, form=form).values()
     embedding = math.sqrt((1 - p_embedding_drop) / n_embedding_tables)
-    head = 1 / math.sqrt(stack.d_model)
-    return Scaling(lam, beta, embedding, tuple(scalings), head, head / embedding)
+    return replace(found, embedding=embedding, tied_head_input=found.head / embedding)
+
+
+def deepscale_stacks(spec: ModelSpec, *, form: Form = "kernel") -> Mapping[str, Scaling]:
+    """Return DeepScaleLM's scales for every stack of a model, as `deepscale` does for one.
+
+    Each stack's N is its own number of blocks. Cross-attention is fitted on what the other stack
+    puts out. Embeddings are taken as one table without dropout.
+
+    Raises:
+        SpecError: if a block is not understood, or there is no such form.
+    """
+    validate(spec)
+    if form not in get_args(Form):
+        raise SpecError("form", f"use one of {', '.join(get_args(Form))}")
+    for name, stack in spec.stacks.items():
+        _require_whole(stack, f"stacks.{name}." if len(spec.stacks) > 1 else "")
+    even = {name: _even(stack) for name, stack in spec.stacks.items()}
+    fits = fit_stacks(spec, even, form)
+    return {name: _scaling(stack, fits[name]) for name, stack in spec.stacks.items()}
 
 
 def apply_scaling(stack: Stack, scaling: Scaling) -> Stack:
     """Return the stack as it is once its model was initialised with `scaling`."""
     pairs = zip(stack.blocks, scaling.blocks, strict=True)
-    blocks = [
-        _apply_block(with_residuals(block, scaling.lam, scaling.beta), stds)
-        for block, stds in pairs
-        if block is not None
-    ]
+    blocks = [_apply_block(block, stds) for block, stds in pairs if block is not None]
     return replace(stack, blocks=tuple(blocks))
 
 
-def _only_stack(spec: Stack | ModelSpec) -> Stack:
-    model = spec if isinstance(spec, ModelSpec) else ModelSpec("custom", {"decoder": spec})
-    validate(model)
-    if len(model.stacks) != 1:
-        raise SpecError("stacks", f"give a model of one stack; this one has {len(model.stacks)}")
-    return next(iter(model.stacks.values()))
+def _require_whole(stack: Stack, path: str) -> None:
+    if not stack.blocks:
+        raise SpecError(f"{path}blocks", "give at least one block")
+    for index, block in enumerate(stack.blocks):
+        if block is None:
+            fix = "it is not understood; only whole stacks scale"
+            raise SpecError(f"{path}blocks[{index}]", fix)
+
+
+def _even(stack: Stack) -> list[tuple[Amplitudes, ...]]:
+    """The steps of every block where its branches have even shares."""
+    n_blocks = len(stack.blocks)
+    return [_even_steps(block, n_blocks) for block in stack.blocks if block is not None]
+
+
+def _even_steps(block: Block, n_blocks: int) -> tuple[Amplitudes, ...]:
+    n, parallel = len(residuals(block)), block.placement == "parallel"
+    _, beta = residual_amplitudes(n_blocks, n, parallel=parallel)
+    return amplitudes([beta**2] * n, parallel=parallel)
+
+
+def _scaling(stack: Stack, fit: Fit) -> Scaling:
+    first = next(block for block in stack.blocks if block is not None)
+    parallel = first.placement == "parallel"
+    lam, beta = residual_amplitudes(len(stack.blocks), len(residuals(first)), parallel=parallel)
+    head = 1 / math.sqrt(stack.d_model)
+    return Scaling(lam, beta, 1.0, tuple(map(_deviations, fit.blocks)), head, head)
+
+
+def _attention_deviations(layer: Attention) -> AttentionScaling:
+    maps = (layer.query, layer.key, layer.value, layer.output)
+    return AttentionScaling(*(math.sqrt(linear.weight_var) for linear in maps))
 
 
 def _deviations(block: Block) -> BlockScaling:
-    attention, feed_forward = block.attention, block.feed_forward
+    own, cross = _attention_deviations(block.attention), block.cross
+    feed_forward = block.feed_forward
     return BlockScaling(
-        query=math.sqrt(attention.query.weight_var),
-        key=math.sqrt(attention.key.weight_var),
-        value=math.sqrt(attention.value.weight_var),
-        output=math.sqrt(attention.output.weight_var),
+        query=own.query,
+        key=own.key,
+        value=own.value,
+        output=own.output,
         up=math.sqrt(feed_forward.up.weight_var),
         down=math.sqrt(feed_forward.down.weight_var),
         gate=None if feed_forward.gate is None else math.sqrt(feed_forward.gate.weight_var),
+        cross=None if cross is None else _attention_deviations(cross.attention),
+        residuals=tuple(Amplitudes(step.lam, step.beta) for step in residuals(block)),
     )
 
 
 def _apply_block(block: Block, stds: BlockScaling) -> Block:
-    a, ff = block.attention, block.feed_forward
-    attention = replace(
-        a,
-        query=with_var(a.query, stds.query**2),
-        key=with_var(a.key, stds.key**2),
-        value=with_var(a.value, stds.value**2),
-        output=with_var(a.output, stds.output**2),
-    )
-    gate = None if ff.gate is None or stds.gate is None else with_var(ff.gate, stds.gate**2)
-    up, down = with_var(ff.up, stds.up**2), with_var(ff.down, stds.down**2)
+    plain = with_residuals(block, stds.residuals)
+    layers = attentions(plain)
+    scaled = [_apply_attention(layers[0], stds)]
+    if stds.cross is not None:
+        scaled.append(_apply_attention(layers[1], stds.cross))
+    feed_forward = _apply_feed_forward(plain.feed_forward, stds)
+    return replace(with_attentions(plain, scaled), feed_forward=feed_forward)
+
+
+def _apply_attention(layer: Attention, stds: AttentionScaling | BlockScaling) -> Attention:
     return replace(
-        block, attention=attention, feed_forward=replace(ff, up=up, down=down, gate=gate)
+        layer,
+        query=with_var(layer.query, stds.query**2),
+        key=with_var(layer.key, stds.key**2),
+        value=with_var(layer.value, stds.value**2),
+        output=with_var(layer.output, stds.output**2),
     )
+
+
+def _apply_feed_forward(layer: FeedForward, stds: BlockScaling) -> FeedForward:
+    gate = layer.gate if stds.gate is None else layer.gate and with_var(layer.gate, stds.gate**2)
+    up, down = with_var(layer.up, stds.up**2), with_var(layer.down, stds.down**2)
+    return replace(layer, up=up, down=down, gate=gate)

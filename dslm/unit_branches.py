@@ -3,77 +3,188 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dslm.duals import dual_of
-from dslm.kernels.block import block_forward
+from dslm.kernels.block import Layer, block_forward
 from dslm.kernels.grid import mean_diagonal
-from dslm.spec import Activation, Attention, Block, FeedForward, Kernel, Linear, Norm, Residual
+from dslm.spec import (
+    Activation,
+    Attention,
+    Block,
+    CrossAttention,
+    FeedForward,
+    Kernel,
+    Linear,
+    Norm,
+    Residual,
+)
 
 BISECTIONS = 60
+NORMED = frozenset({"sandwich", "branch"})  # a norm stands on the branch's output
 
 
-def fit_block(x: Kernel, block: Block, d_model: int) -> tuple[Block, Kernel]:
-    """Return `block` with branches of unit variance on the stream `x`, and the stream after it."""
-    unit = replace(block, attention=_unit_attention(block.attention))
-    gain = mean_diagonal(block_forward(x, unit, d_model)[0].branch)
-    attention = _times_attention(unit.attention, 1 / gain)
-    feed_forward = _fit_feed_forward(block.feed_forward, block.feed_forward_residual.p_drop)
-    fitted = replace(block, attention=attention, feed_forward=feed_forward)
-    return fitted, block_forward(x, fitted, d_model)[-1].y
+@dataclass(frozen=True, slots=True)
+class Amplitudes:
+    """One residual step, x ← lam·x + beta·f(x)."""
+
+    lam: float
+    beta: float
 
 
-def _fit_feed_forward(layer: FeedForward, p_residual: float) -> FeedForward:
-    kept = (1 - layer.p_drop) * (1 - p_residual)
+def fit_block(
+    x: Kernel, block: Block, d_model: int, memory: Kernel | None = None
+) -> tuple[Block, Layer]:
+    r"""Return `block` with branches of unit variance on the stream `x`, and its forward pass.
+
+    Scores get unit variance, values and outputs what is left. A branch's raw output is
+    homogeneous of degree two in :math:`\sigma_v, \sigma_o`, so one forward pass with unit
+    projections gives the factor; cross-attention takes a second one, since what it reads follows
+    from the branch before it.
+    """
+    fitted = replace(block, feed_forward=_fit_feed_forward(block.feed_forward, _kept(block, -1)))
+    fitted = with_attentions(fitted, [unit_attention(a) for a in attentions(block)])
+    for index in range(len(attentions(block))):
+        layer = block_forward(x, fitted, d_model, memory)
+        gain = mean_diagonal(layer[index].raw) / _kept(block, index)
+        projections = attentions(fitted)
+        projections[index] = times_attention(projections[index], 1 / gain)
+        fitted = with_attentions(fitted, projections)
+    return fitted, block_forward(x, fitted, d_model, memory)
+
+
+def scalar_block(block: Block, averaging: Sequence[float]) -> Block:
+    r"""Return `block` with branches of unit variance by the scalar forms.
+
+    .. math:: \sigma_v^2 \sigma_o^2\, d\, n_h d_h\, \bar r/(1-p) = 1
+
+    `averaging` holds :math:`\bar r`, the variance that uniform attention leaves, per attention.
+
+    Source: arXiv 2403.09635, §4.
+    """
+    fitted = replace(block, feed_forward=_fit_feed_forward(block.feed_forward, _kept(block, -1)))
+    projections = [
+        times_attention(unit_attention(layer), _kept(block, index) * (1 - layer.p_drop) / left)
+        for index, (layer, left) in enumerate(zip(attentions(block), averaging, strict=True))
+    ]
+    return with_attentions(fitted, projections)
+
+
+def attentions(block: Block) -> list[Attention]:
+    """Return the block's attention layers, first to last."""
+    return [block.attention, *([block.cross.attention] if block.cross else [])]
+
+
+def residuals(block: Block) -> list[Residual]:
+    """Return the block's residual steps, first to last."""
+    crossing = [block.cross.residual] if block.cross else []
+    return [block.attention_residual, *crossing, block.feed_forward_residual]
+
+
+def with_attentions(block: Block, layers: Sequence[Attention]) -> Block:
+    """Return `block` with these attention layers."""
+    cross = block.cross and replace(block.cross, attention=layers[1])
+    return replace(block, attention=layers[0], cross=cross)
+
+
+def with_residuals(block: Block, steps: Sequence[Amplitudes]) -> Block:
+    r"""Return `block` with these residual steps and plain norms.
+
+    Gains are 1, but for a norm on a branch's output (sandwich, branch): dropout after it gives
+    the branch :math:`\gamma^2/(1-p)`, so there :math:`\gamma = \sqrt{1-p}`.
+    """
+    first, last = block.attention_residual, block.feed_forward_residual
+    on_branch = block.placement == "branch"
+    return replace(
+        block,
+        attention=_plain_attention(block.attention),
+        attention_norm=_plain(block.attention_norm, first.p_drop * on_branch),
+        attention_out_norm=_optional(block.attention_out_norm, first.p_drop),
+        attention_residual=replace(first, lam=steps[0].lam, beta=steps[0].beta),
+        feed_forward_norm=_plain(block.feed_forward_norm, last.p_drop * on_branch),
+        feed_forward_out_norm=_optional(block.feed_forward_out_norm, last.p_drop),
+        feed_forward_residual=replace(last, lam=steps[-1].lam, beta=steps[-1].beta),
+        cross=_cross(block.cross, steps[1], on_branch) if block.cross else None,
+    )
+
+
+def _cross(cross: CrossAttention, step: Amplitudes, on_branch: bool) -> CrossAttention:
+    residual = replace(cross.residual, lam=step.lam, beta=step.beta)
+    return replace(
+        cross,
+        attention=_plain_attention(cross.attention),
+        norm=_plain(cross.norm, residual.p_drop * on_branch),
+        out_norm=_optional(cross.out_norm, residual.p_drop),
+        residual=residual,
+    )
+
+
+def _plain(norm: Norm, p_drop: float = 0.0) -> Norm:
+    return replace(norm, gain_mean=math.sqrt(1 - p_drop), gain_var=0.0, bias_var=0.0)
+
+
+def _optional(norm: Norm | None, p_drop: float = 0.0) -> Norm | None:
+    return norm and _plain(norm, p_drop)
+
+
+def _plain_attention(layer: Attention) -> Attention:
+    query_norm, key_norm = _optional(layer.query_norm), _optional(layer.key_norm)
+    return replace(layer, query_norm=query_norm, key_norm=key_norm)
+
+
+def _kept(block: Block, index: int) -> float:
+    """What dropout keeps of the branch's raw output; all where a norm stands in between."""
+    return 1.0 if block.placement in NORMED else 1 - residuals(block)[index].p_drop
+
+
+def _fit_feed_forward(layer: FeedForward, kept_after: float) -> FeedForward:
+    kept = (1 - layer.p_drop) * kept_after
     if layer.gate is not None:
-        down = kept / (layer.down.d_in * _second_moment(layer.activation, 1.0))
+        down = kept / (layer.down.d_in * second_moment(layer.activation, 1.0))
         up, gate = with_var(layer.up, 1 / layer.up.d_in), with_var(layer.gate, 1 / layer.up.d_in)
         return replace(layer, up=up, gate=gate, down=with_var(layer.down, down))
     low, high = 1e-6, 1e6
     for _ in range(BISECTIONS):  # in the logarithm of the hidden variance d·sigma_1²
         middle = math.sqrt(low * high)
-        out = layer.down.d_in * middle / layer.up.d_in * _second_moment(layer.activation, middle)
+        out = layer.down.d_in * middle / layer.up.d_in * second_moment(layer.activation, middle)
         low, high = (middle, high) if out < kept else (low, middle)
     shared = math.sqrt(low * high) / layer.up.d_in
     return replace(layer, up=with_var(layer.up, shared), down=with_var(layer.down, shared))
 
 
-def _second_moment(activation: Activation, variance: float) -> float:
+def second_moment(activation: Activation, variance: float, corr: float = 1.0) -> float:
+    r"""Return :math:`E[\phi(u)\phi(v)]` of zero-mean normals of this variance and correlation."""
     v = np.array(variance)
-    return float(dual_of(activation).value(v, v, v))
+    return float(dual_of(activation).value(v, v, corr * v))
 
 
-def with_residuals(block: Block, lam: float, beta: float) -> Block:
-    """Return `block` with these residual amplitudes and plain norms."""
+def unit_attention(layer: Attention) -> Attention:
+    r"""Return `layer` with scores, values and outputs of unit variance on unit inputs.
 
-    def scaled(residual: Residual) -> Residual:
-        return replace(residual, lam=lam, beta=beta)
+    .. math:: d\sigma_q^2 = d\sigma_k^2 = 1/(a \sqrt{d_h})
 
-    def plain(norm: Norm) -> Norm:
-        return replace(norm, gain_mean=1.0, gain_var=0.0, bias_var=0.0)
+    for scores :math:`a\,q \cdot k`; with :math:`a = 1/\sqrt{d_h}` that is the usual 1, with
+    T5's a = 1 it is T5's own initialisation. Norms on queries and keys undo any other choice.
 
-    return replace(
-        block,
-        attention_norm=plain(block.attention_norm),
-        attention_residual=scaled(block.attention_residual),
-        feed_forward_norm=plain(block.feed_forward_norm),
-        feed_forward_residual=scaled(block.feed_forward_residual),
-    )
-
-
-def _unit_attention(layer: Attention) -> Attention:
+    Source: arXiv 2403.09635, §4, for any a derived here.
+    """
+    normed = layer.query_norm is not None or layer.key_norm is not None
+    scale = abs(layer.score_scale) * math.sqrt(layer.d_head)
+    unit = 1.0 if normed or scale == 0 else 1 / scale
     return replace(
         layer,
-        query=with_var(layer.query, 1 / layer.query.d_in),
-        key=with_var(layer.key, 1 / layer.key.d_in),
+        query=with_var(layer.query, unit / layer.query.d_in),
+        key=with_var(layer.key, unit / layer.key.d_in),
         value=with_var(layer.value, 1 / layer.value.d_in),
         output=with_var(layer.output, 1 / layer.output.d_in),
     )
 
 
-def _times_attention(layer: Attention, gain: float) -> Attention:
+def times_attention(layer: Attention, gain: float) -> Attention:
+    """Return `layer` with `gain` times the output variance, half of it on either projection."""
     value, output = layer.value, layer.output
     half = math.sqrt(gain)
     value = with_var(value, value.weight_var * half)

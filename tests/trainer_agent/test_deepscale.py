@@ -113,8 +113,8 @@ def test_stream_and_gradient_keep_their_variance_over_depth(
 
     blocks = architecture(model, (), batch).stacks[0].blocks
     curves = measured(model, blocks, batch)
-    # one draw of the weights at width 64 scatters by tens of percent
-    assert np.abs(np.log(curves.forward)).max() < np.log(1.35)
+    # one draw of the weights at width 64 scatters: 0.69 to 1.11 at the worst layer of five draws
+    assert np.abs(np.log(curves.forward)).max() < np.log(1.5)
     assert np.abs(np.log(curves.backward)).max() < np.log(growth)
 
 

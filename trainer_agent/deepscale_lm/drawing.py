@@ -2,40 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+import dslm
 from trainer_agent.description import BlockParts, LinearPart, NormPart
 
 from .report import Change
 
+ATTENTION = ("query", "key", "value", "output")
+
 
 def linears_of(parts: BlockParts) -> dict[str, LinearPart]:
-    """The block's dense maps by role."""
-    attention, feed_forward = parts.attention, parts.feed_forward
-    found = {
-        "query": attention.query,
-        "key": attention.key,
-        "value": attention.value,
-        "output": attention.output,
-        "up": feed_forward.up,
-        "down": feed_forward.down,
-    }
+    """The block's dense maps by role; cross-attention's begin with "cross"."""
+    found = {role: getattr(parts.attention, role) for role in ATTENTION}
+    if parts.cross is not None:
+        found |= {f"cross {role}": getattr(parts.cross.attention, role) for role in ATTENTION}
+    feed_forward = parts.feed_forward
+    found |= {"up": feed_forward.up, "down": feed_forward.down}
     return found | ({"gate": feed_forward.gate} if feed_forward.gate else {})
 
 
 @torch.no_grad()
-def draw_block(model: nn.Module, parts: BlockParts, stds: Mapping[str, float]) -> Iterator[Change]:
-    """Draw a block's weights, zero its biases, set its norms to one."""
+def draw_block(
+    model: nn.Module, parts: BlockParts, stds: dslm.BlockScaling, readers: Sequence[float]
+) -> Iterator[Change]:
+    """Draw a block's weights, zero its biases, make its norms plain.
+
+    `readers` holds a factor for each branch, on the weights that read the stream.
+    """
     for role, part in linears_of(parts).items():
-        yield draw(model, role, part, stds[role])
+        yield draw(model, role, part, _std_of(stds, role) * _reading(role, readers))
         if part.bias is not None:
             pieces = _pieces(model.get_parameter(part.bias), part, dim=0)
             yield _set(f"{role} bias", part.bias, pieces, 0.0)
-    for norm in (parts.attention_norm, parts.feed_forward_norm):
-        yield from _plain_norm(model, norm)
+    for norm, gain in _norms(parts).items():
+        yield from plain_norm(model, norm, gain)
+
+
+def _std_of(stds: dslm.BlockScaling, role: str) -> float:
+    own, _, crossing = role.rpartition(" ")
+    source = stds.cross if own == "cross" else stds
+    return float(getattr(source, crossing))
+
+
+def _reading(role: str, readers: Sequence[float]) -> float:
+    """The factor on this map; 1 where it does not read the stream."""
+    if role in {"up", "gate"}:
+        return readers[-1]
+    if role == "cross query":
+        return readers[1]
+    return readers[0] if role in {"query", "key", "value"} else 1.0
+
+
+def _norms(parts: BlockParts) -> dict[NormPart, float]:
+    """Each norm's gain: 1, but sqrt(1 - p) on a branch that dropout follows."""
+    gains = dict.fromkeys(parts.norms, 1.0)
+    on_branch = parts.placement == "branch"
+    branches = [
+        (parts.attention_norm, parts.attention_out_norm, parts.attention_residual),
+        (parts.feed_forward_norm, parts.feed_forward_out_norm, parts.feed_forward_residual),
+    ]
+    if parts.cross is not None:
+        branches.append((parts.cross.norm, parts.cross.out_norm, parts.cross.residual))
+    for norm, out_norm, residual in branches:
+        last = norm if on_branch else out_norm
+        if last is not None:
+            gains[last] = math.sqrt(1 - residual.p_drop)
+    return gains
 
 
 def draw(model: nn.Module, role: str, part: LinearPart, std: float) -> Change:
@@ -48,29 +85,36 @@ def draw(model: nn.Module, role: str, part: LinearPart, std: float) -> Change:
 
 
 @torch.no_grad()
-def draw_table(model: nn.Module, path: str, std: float) -> Change:
-    """Draw an embedding table; a padding row stays zero."""
-    table = model.get_submodule(path)
-    assert isinstance(table, nn.Embedding)
-    old = _rms([table.weight])
-    table.weight.normal_(0.0, std)
-    if table.padding_idx is not None:
-        table.weight[table.padding_idx].zero_()
-    return Change("embedding", f"{path}.weight", old, _rms([table.weight]))
-
-
-@torch.no_grad()
 def draw_whole(model: nn.Module, role: str, name: str, std: float) -> Change:
-    """Draw a whole parameter."""
+    """Draw a whole parameter; an embedding's padding row stays zero."""
     parameter = model.get_parameter(name)
+    owner = model.get_submodule(name.rpartition(".")[0])
     old = _rms([parameter])
     parameter.normal_(0.0, std)
+    if isinstance(owner, nn.Embedding) and owner.padding_idx is not None:
+        parameter[owner.padding_idx].zero_()
     return Change(role, name, old, _rms([parameter]))
 
 
-def _plain_norm(model: nn.Module, norm: NormPart) -> Iterator[Change]:
+@torch.no_grad()
+def scale_whole(model: nn.Module, name: str, factor: float) -> float:
+    """Multiply a parameter; returns its root mean square after."""
+    parameter = model.get_parameter(name)
+    parameter.mul_(factor)
+    return _rms([parameter])
+
+
+@torch.no_grad()
+def zero(model: nn.Module, role: str, name: str) -> Change:
+    """Set a parameter to zero."""
+    return _set(role, name, [model.get_parameter(name)], 0.0)
+
+
+@torch.no_grad()
+def plain_norm(model: nn.Module, norm: NormPart, gain: float = 1.0) -> Iterator[Change]:
+    """Set a norm's gain, and its bias to zero."""
     for role, name, value in (
-        ("norm gain", norm.weight, 1.0 - norm.gain_offset),
+        ("norm gain", norm.weight, gain - norm.gain_offset),
         ("norm bias", norm.bias, 0.0),
     ):
         if name is not None:

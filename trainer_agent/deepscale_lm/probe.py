@@ -1,68 +1,75 @@
-"""A batch to look at a model with, and what lies around its blocks: embeddings and head."""
+"""A batch to look at a model with, and whether all of the model is understood on it."""
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dslm.spec import Kernel
-from trainer_agent.description import Architecture, StackParts, architecture, kernel
-from trainer_agent.description.replay import call_arguments, stream_of, undisturbed
+from trainer_agent.description import Architecture, architecture
+from trainer_agent.description.replay import call_arguments
 
 from .report import DeepScaleError
 
 MAX_TOKENS = 64
 SEQUENCES = 4
+Batch = Tensor | Mapping[str, Any]
 
 
-@dataclass(slots=True)
-class Surroundings:
-    """Embeddings summed before the blocks, the head after them, and the stream into block 0.
-
-    Attributes:
-        embeddings: module paths of the tables looked up before block 0.
-        p_drop: dropout on the stream before block 0.
-        head: path of the map to the vocabulary, or None.
-        variance: of the stream into block 0.
-        kernel: of the same.
-    """
-
-    embeddings: list[str] = field(default_factory=list)
-    p_drop: float = 0.0
-    head: str | None = None
-    variance: float = float("nan")
-    kernel: Kernel | None = None
-
-    @property
-    def input_kernel(self) -> Kernel:
-        """The kernel, which a model whose blocks are called has."""
-        assert self.kernel is not None
-        return self.kernel
-
-    @property
-    def table_std(self) -> float:
-        """sqrt((1 - p) / T), for T tables and dropout p after their sum; arXiv 2403.09635, §4."""
-        return math.sqrt((1 - self.p_drop) / len(self.embeddings))
-
-
-def probe_batch(model: nn.Module) -> Tensor:
-    """Random ids, distributed as words are: id k as often as 1/(k+1)."""
+def probe_batch(model: nn.Module) -> Batch:
+    """Random ids, distributed as words are (id k as often as 1/(k+1)), or random images."""
+    if getattr(model, "main_input_name", None) == "pixel_values":
+        return {"pixel_values": _images(model)}
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     if not tables:
         raise DeepScaleError("no nn.Embedding found: pass batch=, what the model's forward takes")
-    seq = min([MAX_TOKENS, *(t.num_embeddings for t in tables if t.num_embeddings >= 8)])
-    odds = 1.0 / torch.arange(1, tables[0].num_embeddings + 1)
+    device = tables[0].weight.device
+    ids = _ids(_vocabulary(model, tables), _length(model, tables)).to(device)
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        return {"input_ids": ids, "decoder_input_ids": ids.flip(0)}
+    return ids
+
+
+def _vocabulary(model: nn.Module, tables: list[nn.Embedding]) -> int:
+    """Size of the table that ids look up: the config's, or the first table."""
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    return size if isinstance(size, int) else tables[0].num_embeddings
+
+
+def _length(model: nn.Module, tables: list[nn.Embedding]) -> int:
+    """As many tokens as the smallest table, or the config, may hold positions for.
+
+    Two fewer: some families count positions from 2.
+    """
+    held = [t.num_embeddings for t in tables if t.num_embeddings >= 8]
+    stated = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    held += [stated] if isinstance(stated, int) else []
+    return max(min([MAX_TOKENS, *(size - 2 for size in held)]), 2)
+
+
+def _ids(vocabulary: int, length: int) -> Tensor:
+    odds = 1.0 / torch.arange(1, vocabulary + 1)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.multinomial(odds, SEQUENCES * seq, replacement=True, generator=generator)
-    return ids.reshape(SEQUENCES, seq).to(tables[0].weight.device)
+    ids = torch.multinomial(odds, SEQUENCES * length, replacement=True, generator=generator)
+    return ids.reshape(SEQUENCES, length)
 
 
-def understood(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> Architecture:
+def _images(model: nn.Module) -> Tensor:
+    """White noise of the size the config gives."""
+    config = getattr(model, "config", None)
+    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(sides, (tuple, list)):
+        raise DeepScaleError("config.image_size is missing: pass batch=, what the forward takes")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(SEQUENCES, channels, *sides, generator=generator)
+    return images.to(next(model.parameters()).device)
+
+
+def understood(model: nn.Module, batch: Batch) -> Architecture:
     """The model's architecture; raises DeepScaleError where any of it is not understood."""
     args, kwargs = call_arguments(batch)
     try:
@@ -75,57 +82,4 @@ def understood(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> Architect
     if found.missing:
         first = found.missing[0]
         raise DeepScaleError(f"{first.where}: {first.what}: {first.why}")
-    if len(found.stacks) != 1:
-        raise DeepScaleError(f"{len(found.stacks)} stacks of blocks: one is supported")
-    _check_placement(found.stacks[0])
     return found
-
-
-def _check_placement(stack: StackParts) -> None:
-    """The residual scales and standard deviations known are those of Pre-LN and Post-LN."""
-    for path, parts in zip(stack.blocks, stack.parts, strict=True):
-        if parts is not None and parts.placement not in {"pre", "post"}:
-            raise DeepScaleError(
-                f"{path}: {parts.placement} norms or branches: DeepScaleLM is for x + f(norm(x)) "
-                "and norm(x + f(x)), attention first"
-            )
-
-
-def surroundings(
-    model: nn.Module, stack: StackParts, batch: Tensor | Mapping[str, Any]
-) -> Surroundings:
-    """Run the model once and note what is called before and after the blocks."""
-    args, kwargs = call_arguments(batch)
-    seen = Surroundings()
-    blocks = [model.get_submodule(path) for path in stack.blocks]
-
-    def into_blocks(
-        _: nn.Module, block_args: tuple[Any, ...], block_kwargs: dict[str, Any]
-    ) -> None:
-        stream = stream_of(block_args, block_kwargs)
-        assert stream is not None  # the architecture pass saw it
-        seen.variance = float(stream.float().var(correction=0))
-        seen.kernel = kernel(stream)
-
-    def called(module: nn.Module, _args: object, _output: object) -> None:
-        path = names[module]
-        if isinstance(module, nn.Embedding) and seen.kernel is None:
-            seen.embeddings += [path] if path not in seen.embeddings else []
-        elif isinstance(module, nn.Dropout) and seen.kernel is None:
-            seen.p_drop = module.p
-        elif isinstance(module, nn.Linear) and seen.kernel is not None:
-            seen.head = path
-
-    names = {module: path for path, module in model.named_modules()}
-    inside = {m for block in blocks for m in block.modules()}
-    kinds = (nn.Embedding, nn.Dropout, nn.Linear)
-    outside = [m for m in names if m not in inside and isinstance(m, kinds)]
-    handles = [m.register_forward_hook(called) for m in outside]
-    handles.append(blocks[0].register_forward_pre_hook(into_blocks, with_kwargs=True))
-    try:
-        with undisturbed(model), torch.no_grad():
-            model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen

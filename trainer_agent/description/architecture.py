@@ -138,7 +138,8 @@ class _Watcher:
                     trace.collapse(path, args, output)
 
         self.handles.append(module.register_forward_pre_hook(enter))
-        self.handles.append(module.register_forward_hook(leave))
+        # first of all hooks: what another one makes of the output is not the module's own
+        self.handles.append(module.register_forward_hook(leave, prepend=True))
 
     def _follow(self, path: str, output: Any, trace: Trace) -> None:
         """After a stack's last block, where another stack is still to come."""

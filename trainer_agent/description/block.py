@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -144,4 +144,8 @@ def _parallel(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, S
             return None
         found.append(Sublayer(stream, branch, pre.part, "parallel", step.residual()))
     found.sort(key=lambda sub: isinstance(sub.branch, FeedForwardCall))
-    return (found[0], found[1]) if len(found) == 2 else None
+    if len(found) != 2:
+        return None
+    first, last = found
+    # one stream, whose factor the attention's residual holds
+    return first, replace(last, residual=replace(last.residual, lam=1.0))

@@ -50,7 +50,9 @@ def test_norm_placement_and_residual_are_read_from_the_sums(placement: str) -> N
 
     assert parts.placement == placement
     assert parts.attention_residual == Residual(lam=0.9, beta=0.5, p_drop=0.1)
-    assert parts.feed_forward_residual == Residual(lam=0.9, beta=0.5, p_drop=0.1)
+    # parallel branches share one stream, whose factor the attention's residual holds
+    second_lam = 1.0 if placement == "parallel" else 0.9
+    assert parts.feed_forward_residual == Residual(lam=second_lam, beta=0.5, p_drop=0.1)
     assert (parts.attention_norm.weight, parts.feed_forward_norm.weight) == (
         "blocks.0.ln1.weight",
         "blocks.0.ln2.weight",

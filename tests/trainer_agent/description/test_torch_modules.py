@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer_agent.deepscale_lm import DeepScaleError, deepscale
 from trainer_agent.description import Architecture, architecture, measure
 
 WIDTH, SEQ = 32, 8
@@ -58,22 +57,3 @@ def test_a_bias_in_the_mask_is_missing() -> None:
 
 def test_sequence_first_streams_are_missing() -> None:
     assert described(encoder(batch_first=False)).missing[0].what == "sequence first"
-
-
-def test_deepscale_refuses_an_output_projection_it_cannot_scale() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tokens = nn.Embedding(50, WIDTH)
-            self.encoder = encoder(layers=8)
-
-        def forward(self, ids: Tensor) -> Tensor:
-            return self.encoder(self.tokens(ids))
-
-    model = Model()
-    before = [p.detach().clone() for p in model.parameters()]
-
-    with pytest.raises(DeepScaleError, match="residual scales do not follow"):
-        deepscale(model)
-
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))

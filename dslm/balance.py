@@ -1,0 +1,71 @@
+"""How much of a block each branch is, so that the gradient keeps its variance as well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dslm.kernels.grid import mean_diagonal
+from dslm.spec import Block, Kernel
+from dslm.unit_branches import Amplitudes, residuals
+
+# of its even share: no branch is scaled out of the model for a flat curve
+LEAST_SHARE, MOST_SHARE = 0.25, 1.5
+STIFFNESS = 10.0  # kappa: what is left of a drift, 1/(1 + kappa |a|²), before shares are cut
+
+
+def backward_gains(block: Block, gradients: Sequence[Kernel]) -> list[float]:
+    r"""Return :math:`b_i`, the gradient variance each branch passes down, per unit arriving.
+
+    Branches have unit variance, so below a step lies :math:`g(\lambda^2 + \beta^2 b)`;
+    parallel ones add to :math:`g(\lambda^2 + \beta_a^2 b_a + \beta_f^2 b_f)`.
+
+    Args:
+        block: with its amplitudes.
+        gradients: kernels below the block, between its steps, above it.
+
+    Source: derived here.
+    """
+    size = [mean_diagonal(kernel) for kernel in gradients]
+    steps = residuals(block)
+    if block.placement != "parallel":
+        pairs = zip(size, size[1:], steps, strict=False)
+        return [(low / high - s.lam**2) / s.beta**2 for low, high, s in pairs]
+    below, through_last = size[0] / size[2], size[1] / size[2] - 1
+    first, last = steps
+    through_first = below - first.lam**2 - through_last
+    return [through_first / first.beta**2, through_last / last.beta**2]
+
+
+def balanced_shares(gains: Sequence[float]) -> list[float]:
+    r"""Return what each branch keeps of its even share; 1 where all gains are 1.
+
+    Over a block the gradient's variance changes by :math:`\sum_i \beta_i^2 (b_i - 1)` to first
+    order. With :math:`a_i = b_i - 1` over S branches and :math:`\beta_i^2 \propto w_i`, the
+    minimum of :math:`|w - 1|^2 + \kappa (w \cdot a)^2`, which weighs that drift against a block
+    unlike the paper's, is
+
+    .. math:: w = 1 - \mu a, \quad \mu = \frac{\kappa \sum_i a_i}{1 + \kappa |a|^2}
+
+    cut to ``LEAST_SHARE`` and ``MOST_SHARE``. A branch that loses gradient is balanced by one
+    that gains; where both lose or both gain, both are scaled down.
+
+    Source: derived here.
+    """
+    slope = np.asarray(gains, dtype=np.float64) - 1
+    step = STIFFNESS * float(slope.sum()) / (1 + STIFFNESS * float(slope @ slope))
+    return [float(w) for w in np.clip(1 - step * slope, LEAST_SHARE, MOST_SHARE)]
+
+
+def amplitudes(squares: Sequence[float], *, parallel: bool) -> tuple[Amplitudes, ...]:
+    r"""Return the steps of a block from its branches' :math:`\beta_i^2`.
+
+    One after the other, :math:`\lambda_i^2 = 1 - \beta_i^2`; in parallel the first carries
+    :math:`\lambda^2 = 1 - \sum \beta_i^2` and the other 1.
+    """
+    if parallel:
+        first, *rest = (math.sqrt(b) for b in squares)
+        return Amplitudes(math.sqrt(1 - sum(squares)), first), *(Amplitudes(1.0, b) for b in rest)
+    return tuple(Amplitudes(math.sqrt(1 - b), math.sqrt(b)) for b in squares)
