@@ -31,6 +31,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed-demo
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@touch $@
+
 demo: $(VENV)/.installed-demo  ## train three transformers and open the live dashboard
 	@$(BIN)/evenkeel demo $(DEMO_ARGS)
 
@@ -53,8 +57,10 @@ bench-theory: $(VENV)/.installed-dev  ## prediction against measurement, and wha
 	$(BIN)/python -m benchmarks.theory
 	$(BIN)/python -m benchmarks.theory_cost
 
-bench-agent: $(VENV)/.installed-dev  ## what the agent costs a training step, beside naive hooks
+bench-agent: $(VENV)/.installed-bench  ## what the agent costs a training step, beside hooks and wandb.watch
 	$(BIN)/python -m benchmarks.agent
+	$(BIN)/python -m benchmarks.agent --long 2000
+	$(BIN)/python -m benchmarks.agent --all-sites --batch 4 --context 128
 	$(BIN)/python -m benchmarks.cuda_kernel
 
 bench-page: $(VENV)/.installed-dev  ## page load and live updates in headless Chromium

@@ -8,7 +8,8 @@ process of its own.
 other things, too, it says more than the clock.
 
     python -m benchmarks.agent
-    python -m benchmarks.agent --batch 8 --context 256    # the size named in the targets
+    python -m benchmarks.agent --long 2000    # the budget, once its start is paid back
+    python -m benchmarks.agent --all-sites    # what each option costs
     python -m benchmarks.agent --all-sites    # what each option adds
     python -m benchmarks.agent --layers 24 --width 64 --batch 16 --context 64    # the demo's
 """
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 import trainer_agent
+from benchmarks.rivals import AfterStep, Wandb, naive_hooks, stacked_hooks
 from examples.byte_gpt import ByteGPT, Sizes, loss_of
 from trainer_agent import Agent
 
@@ -57,6 +60,7 @@ class Job:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     agent: Agent | None = None
+    after: AfterStep | None = None
     steps: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     calls: list[float] = field(default_factory=list)
@@ -71,6 +75,8 @@ class Job:
         called = time.perf_counter()
         if self.agent is not None:
             self.agent.step(loss=loss)
+        if self.after is not None:
+            self.after(loss.detach())
         ended = time.perf_counter()
         self.steps.append(ended - started)
         self.cpu.append(time.process_time() - busy)
@@ -78,12 +84,16 @@ class Job:
 
 
 def job(
-    name: str, sizes: Sizes, watch: Callable[[nn.Module, torch.optim.Optimizer], Agent | None]
+    name: str,
+    sizes: Sizes,
+    watch: Callable[[nn.Module, torch.optim.Optimizer], Agent] | None = None,
+    rival: Callable[[nn.Module], AfterStep] | None = None,
 ) -> Job:
     torch.manual_seed(0)
     model = ByteGPT(sizes, "pre")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-    return Job(name, model, optimizer, watch(model, optimizer))
+    agent = watch(model, optimizer) if watch else None
+    return Job(name, model, optimizer, agent, rival(model) if rival else None)
 
 
 def watched(
@@ -102,26 +112,6 @@ def watched(
         )
 
     return watch
-
-
-def naive_hooks(model: nn.Module, _: torch.optim.Optimizer) -> None:
-    """What people write by hand: mean and variance of every module, brought over one by one."""
-    seen: dict[str, float] = {}
-
-    def note(name: str, x: Tensor) -> None:
-        seen[f"{name}.mean"] = x.mean().item()
-        seen[f"{name}.var"] = x.var().item()
-
-    def forward(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.requires_grad:
-                note(name, output.detach())
-                output.register_hook(lambda g: note(f"{name}.grad", g))
-
-        return hook
-
-    for name, module in model.named_modules():
-        module.register_forward_hook(forward(name))
 
 
 # Each option by itself, then all of them.
@@ -225,36 +215,73 @@ def report_import() -> None:
     )
 
 
+def settle(sizes: Sizes, steps: int, url: str, folder: str) -> None:
+    """What the default budget comes to in a longer job, once its start is paid back."""
+    jobs = [job("bare", sizes), job("agent, default budget", sizes, watched(url, folder, None))]
+    shape = (8, sizes.context + 1)
+    for ids in (torch.randint(256, shape) for _ in range(steps)):
+        for one in jobs:
+            one.step(ids)
+    bare, mine = jobs
+    half = steps // 2
+    print(f"\ndefault budget over {steps} steps of {sizes.layers} x {sizes.width} (target +1 %)")
+    for name, part in (("all steps", slice(None)), ("second half", slice(half, None))):
+        clock, cpu = (
+            over_all(mine.steps[part], bare.steps[part]),
+            over_all(mine.cpu[part], bare.cpu[part]),
+        )
+        print(f"{name:<28}{1e3 * statistics.median(mine.steps[part]):>8.0f}{clock:>10}{cpu:>10}")
+    assert mine.agent is not None
+    mine.agent.close()
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--all-sites", action="store_true", help="what each option costs")
+    parser.add_argument("--long", type=int, default=0, help="steps of a longer, smaller job")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     sizes = Sizes(arguments.layers, arguments.width, 4, arguments.context)
     with tempfile.TemporaryDirectory() as folder, served(folder) as url:
-        jobs = [
-            job("bare", sizes, lambda *_: None),
-            job("agent, every step", sizes, watched(url, folder, 1)),
-            job("agent, default budget", sizes, watched(url, folder, None)),
-            job("agent, all steps unsampled", sizes, watched(url, folder, 1_000_000)),
-            job("hooks with .item()", sizes, naive_hooks),
-        ]
-        if arguments.all_sites:
-            jobs = jobs[:2] + [
-                job(f"+ {name}", sizes, watched(url, folder, 1, **more))
-                for name, more in OPTIONS.items()
-            ]
+        if arguments.long:
+            settle(Sizes(12, 64, 4, 64), arguments.long, url, folder)
+            return
+        rivals = Wandb(folder) if Wandb.installed() and not arguments.all_sites else None
+        jobs = list(_jobs(sizes, url, folder, rivals, options=arguments.all_sites))
         compare(jobs, arguments)
         report(jobs)
         for one in jobs:
             if one.agent is not None:
                 one.agent.close()
+        if rivals is not None:
+            rivals.close()
     report_import()
+
+
+def _jobs(
+    sizes: Sizes, url: str, folder: str, rivals: Wandb | None, *, options: bool
+) -> Iterator[Job]:
+    yield job("bare", sizes)
+    yield job("agent, every step", sizes, watched(url, folder, 1))
+    if options:
+        for name, more in OPTIONS.items():
+            yield job(f"+ {name}", sizes, watched(url, folder, 1, **more))
+        return
+    yield job("agent, default budget", sizes, watched(url, folder, None))
+    yield job("agent, all steps unsampled", sizes, watched(url, folder, 1_000_000))
+    yield job("agent, all sites", sizes, watched(url, folder, 1, sites="all"))
+    yield job("hooks with .item()", sizes, rival=naive_hooks)
+    yield job("hooks, one copy a step", sizes, rival=stacked_hooks)
+    if rivals is None:
+        print("wandb is not installed: no row of it (pip install 'evenkeel[bench]')")
+        return
+    for log in ("gradients", "all"):
+        yield job(f'wandb.watch(log="{log}")', sizes, rival=partial(rivals.watch, log=log))
 
 
 if __name__ == "__main__":
