@@ -55,6 +55,10 @@ format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
 bench-theory: $(VENV)/.installed-dev  ## prediction against measurement, and what it costs
 	$(BIN)/python -m benchmarks.components
 	$(BIN)/python -m benchmarks.theory
+	$(BIN)/python -m benchmarks.theory --families
+	$(BIN)/python -m benchmarks.theory --deep
+	$(BIN)/python -m benchmarks.theory --extremes
+	$(BIN)/python -m benchmarks.theory --trained
 	$(BIN)/python -m benchmarks.theory_cost
 
 bench-agent: $(VENV)/.installed-bench  ## what the agent costs a training step, beside hooks and wandb.watch

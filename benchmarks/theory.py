@@ -1,17 +1,19 @@
-"""Prediction against measurement: ``python -m benchmarks.theory [--families | --trained]``.
+"""Prediction against measurement: ``python -m benchmarks.theory [--families | --deep | …]``.
 
-At initialisation, in training mode, three draws of the weights each: GPT-2 and BERT with their
-own dropout and without, and Llama. On the mean curves over draws, both bounds hold. On each
-single draw of GPT-2 and BERT the worst layer's bound holds too; its median does not count, as one
-layer's scatter near the top shifts the whole curve. One draw of Llama, whose tokens collapse to a
-correlation of 0.9, scatters by tens of percent in the lowest layers at any width in reach. The
-exit code is 1 where a bound that counts is passed. Ids are distributed as words are (Zipf), or
-bytes of Python's sources. Shown besides, without bounds: GPT-2 on bytes, a wider Llama on Zipf
-ids, and the examples' plain GPTs, whose Xavier weights drive tokens to one vector.
+At initialisation, in training mode. A row is the error of the mean over draws of the weights:
+relative for variances, absolute for correlations, at the median and at the worst layer, each with
+the standard error of that mean; then the largest error of one draw at one layer, and whether the
+aims are met. Ids are distributed as words are (Zipf), or bytes of Python's sources.
 
-``--families`` prints a 12-layer model of other families, mean over three draws, with the median
-and worst that are aimed at. ``--trained`` predicts from the weights after 200 steps of training.
-``--absolute`` prints the gradient in absolute units, predicted without a backward pass.
+Without an option: 24 layers of GPT-2 and BERT, with their own dropout and without, Llama, and the
+examples' plain GPTs, whose Xavier weights drive tokens to one vector. Here the exit code is 1 where
+GPT-2, BERT or narrow Llama pass the aims by half, or one draw of GPT-2 or BERT is 15 % off: one
+draw of a model whose tokens collapse scatters by tens of percent at any width in reach.
+
+``--families`` prints a 12-layer model of each family, ``--deep`` models of 48 and 192 layers,
+``--extremes`` hot scores and full rank collapse (in decades), ``--trained`` predictions from the
+weights after 200 steps of training, ``--absolute`` the gradient in absolute units, predicted
+without a backward pass.
 """
 
 from __future__ import annotations
@@ -20,135 +22,88 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-import dslm
-import trainer_agent
-from benchmarks.streams import Curves, measured_stacks
 from benchmarks.theory_absolute import report_absolute
+from benchmarks.theory_deep import COLLAPSED_CASES, DEEP_CASES, HOT_CASES
 from benchmarks.theory_families import FAMILIES
-from benchmarks.theory_models import (
-    BATCH,
-    CONTEXT,
-    Case,
-    PlainGPT,
-    Shape,
-    batch_of,
-    bert,
-    gpt2,
-    llama,
-)
+from benchmarks.theory_models import Case, PlainGPT, Shape, bert, gpt2, llama
+from benchmarks.theory_rows import AT_INIT, COLLAPSED, HOT, Aims, Row, print_head, report
 from benchmarks.theory_trained import report_trained
 
 WIDE, LLAMA, PLAIN = Shape(24, 384, 6), Shape(24, 192, 6), Shape(24, 256, 8)
-SEEDS = (0, 1, 2)
-BOUNDS = (0.05, 0.15)
-AIMS = (0.03, 0.10)
+SLACK = 1.5  # on the aims, for the exit code: three draws scatter
+ONE_DRAW = 0.15
 
 CASES = (
     Case("GPT-2, dropout 0.1", lambda: gpt2(WIDE)),
     Case("GPT-2, no dropout", lambda: gpt2(WIDE, 0.0)),
     Case("BERT, dropout 0.1", lambda: bert(WIDE), batch="masked"),
     Case("BERT, no dropout", lambda: bert(WIDE, 0.0), batch="masked"),
-    Case("Llama, on bytes", lambda: llama(LLAMA), batch="text", held="mean"),
-    Case("GPT-2, on bytes", lambda: gpt2(WIDE), batch="text", held="nothing"),
-    Case("Llama, d=384", lambda: llama(WIDE), held="nothing"),
+    Case("Llama, d=192, bytes", lambda: llama(LLAMA), batch="text", held="mean", draws=8),
+    Case("GPT-2, bytes", lambda: gpt2(WIDE), batch="text", held="nothing"),
+    Case("Llama, d=384", lambda: llama(WIDE), held="nothing", draws=8),
     Case("plain GPT, Pre-LN", lambda: PlainGPT(PLAIN, "pre"), batch="text", held="nothing"),
-    Case("plain GPT, Post-LN", lambda: PlainGPT(PLAIN, "post"), batch="text", held="nothing"),
     Case(
-        "plain GPT, DeepScale", lambda: PlainGPT(PLAIN, "deepscale"), batch="text", held="nothing"
+        "plain GPT, Post-LN",
+        lambda: PlainGPT(PLAIN, "post"),
+        batch="text",
+        held="nothing",
+        draws=8,
+    ),
+    Case(
+        "plain GPT, DeepScaleLM", lambda: PlainGPT(PLAIN, "deepscale"), batch="text", held="nothing"
     ),
 )
 
-
-def curves_of(case: Case, seed: int) -> dict[str, tuple[Curves, Curves]]:
-    """(predicted, measured) of one draw of the weights, by stack."""
-    torch.manual_seed(seed)
-    model = case.build().train()
-    batch = batch_of(case, seed)
-    spec = trainer_agent.describe(model, batch)
-    if spec.missing:
-        raise SystemExit(f"{case.name}: not understood: {spec.missing[0]}")
-    known = trainer_agent.description.architecture(model, (), batch).stacks
-    seen = measured_stacks(model, {s.name: s.blocks for s in known}, batch)
-    return {
-        name: (Curves(p.forward.variance, p.backward.variance, p.forward.correlation), seen[name])
-        for name, p in dslm.predict(spec).stacks.items()
-    }
+Group = tuple[tuple[Case, ...], Aims]
+GROUPS: dict[str, tuple[Group, ...]] = {
+    "layers24": ((CASES, AT_INIT),),
+    "families": ((FAMILIES, AT_INIT),),
+    "deep": ((DEEP_CASES, AT_INIT),),
+    "extremes": ((HOT_CASES, HOT), (COLLAPSED_CASES, COLLAPSED)),
+}
 
 
-def errors(predicted: Curves, seen: Curves) -> dict[str, np.ndarray[Any, Any]]:
-    """Per layer: relative errors of the variances, absolute error of the correlation."""
-    return {
-        "forward variance": np.abs(predicted.forward / seen.forward - 1),
-        "backward variance": np.abs(predicted.backward / seen.backward - 1),
-        "correlation": np.abs(predicted.correlation - seen.correlation),
-    }
+def holds(case: Case, rows: Sequence[Row], aims: Aims) -> bool:
+    """Whether a model's rows keep what the exit code is held to."""
+    if case.held == "nothing":
+        return True
+    within = all(
+        row.median <= SLACK * aims.of(row.quantity)[0]
+        and row.worst <= SLACK * aims.of(row.quantity)[1]
+        for row in rows
+    )
+    return within and (case.held == "mean" or max(row.one_draw for row in rows) <= ONE_DRAW)
 
 
-def mean_of(curves: list[Curves]) -> Curves:
-    """The mean curve over seeds."""
-    return Curves(*(np.mean([c[i] for c in curves], axis=0) for i in range(3)))
-
-
-Row = tuple[str, str, str, float, float]
-
-
-def rows(case: Case) -> Iterator[Row]:
-    """(model, draw, quantity, median, worst) for each seed and for the mean over them."""
-    draws = [curves_of(case, seed) for seed in SEEDS]
-    for stack in draws[0]:
-        name = case.name if len(draws[0]) == 1 else f"{case.name}, {stack}"
-        pairs = [draw[stack] for draw in draws]
-        pairs.append((mean_of([p for p, _ in pairs]), mean_of([m for _, m in pairs])))
-        for who, (predicted, seen) in zip([*map(str, SEEDS), "mean"], pairs, strict=True):
-            for quantity, values in errors(predicted, seen).items():
-                yield name, who, quantity, float(np.median(values)), float(np.max(values))
-
-
-def report(case: Case) -> bool:
-    """Print a model's rows; True where those that count are within bounds."""
+def _print_group(group: Group, names: Sequence[str]) -> bool:
+    cases, aims = group
+    unit = "decades" if aims.decades else "relative error"
+    print(f"aims: variance ({unit}) {aims.variance}, correlation {aims.correlation}")
+    print_head()
     good = True
-    for row in rows(case):
-        mean = row[1] == "mean"
-        within = row[4] <= BOUNDS[1] and (row[3] <= BOUNDS[0] or not mean)
-        counts = case.held == "every draw" or (case.held == "mean" and mean)
-        good &= within or not counts
-        _print(row, "" if not counts else "ok" if within else "PAST THE BOUND")
+    for case in cases:
+        if not names or case.name in names:
+            good &= holds(case, report(case, aims), aims)
     return good
-
-
-def report_family(case: Case) -> None:
-    """Print a family's mean rows beside what is aimed at."""
-    for row in rows(case):
-        if row[1] == "mean":
-            within = row[3] <= AIMS[0] and row[4] <= AIMS[1]
-            _print(row, "ok" if within else "past the aim")
-
-
-def _print(row: Row, verdict: str) -> None:
-    name, who, quantity, median, worst = row
-    line = f"{name:24} {who:>5} {quantity:18} {median:8.4f} {worst:8.4f}  {verdict}"
-    print(line.rstrip(), flush=True)
-
-
-def _head(bounds: tuple[float, float]) -> None:
-    print("relative error of variances, absolute of correlation; median and worst over layers")
-    print(f"bounds: median {bounds[0]}, worst {bounds[1]}")
-    print(f"{'model':24} {'draw':>5} {'quantity':18} {'median':>8} {'worst':>8}")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="prediction against measurement")
     parser.add_argument("names", nargs="*", help="models to run, as the table names them")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--families", action="store_true", help="other families, 12 layers")
-    what.add_argument("--absolute", action="store_true", help="the gradient in absolute units")
-    what.add_argument("--trained", action="store_true", help="from the weights after 200 steps")
+    for option, words in (
+        ("families", "a model of each family, 12 layers"),
+        ("deep", "48 and 192 layers"),
+        ("extremes", "hot scores and full rank collapse"),
+        ("trained", "from the weights after 200 steps"),
+        ("absolute", "the gradient in absolute units"),
+    ):
+        parser_option = {"action": "store_const", "const": option, "dest": "what"}
+        what.add_argument(f"--{option}", help=words, **parser_option)
     return parser.parse_args(argv)
 
 
@@ -158,23 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     asked = _arguments(argv)
     started = time.perf_counter()
-    chosen = [c for c in (FAMILIES if asked.families else CASES) if c.name in asked.names]
-    chosen = chosen or list(FAMILIES if asked.families else CASES)
     good = True
-    if asked.trained:
+    if asked.what == "trained":
         report_trained()
-    elif asked.absolute:
+    elif asked.what == "absolute":
         report_absolute()
-    elif asked.families:
-        _head(AIMS)
-        for case in chosen:
-            report_family(case)
     else:
-        sizes = f"d={WIDE.width}, Llama on bytes {LLAMA.width}, plain GPT {PLAIN.width}"
-        print(f"24 layers, {sizes}; L={CONTEXT}, batch {BATCH}")
-        _head(BOUNDS)
-        for case in chosen:
-            good &= report(case)
+        for group in GROUPS[asked.what or "layers24"]:
+            good &= _print_group(group, asked.names) or asked.what is not None
     print(f"{'done' if good else 'PAST BOUNDS'}, {time.perf_counter() - started:.0f} s")
     return 0 if good else 1
 

@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 from torch import nn
 
-from benchmarks.theory_models import Case, Shape, from_config, gated_sizes, plain_sizes
+from benchmarks.theory_models import (
+    Case,
+    Shape,
+    bert,
+    from_config,
+    gated_sizes,
+    gpt2,
+    llama,
+    plain_sizes,
+)
 
 SHAPE = Shape(layers=12, width=256, heads=8)
 WINDOW = 32
@@ -64,16 +73,22 @@ def _plain(family: str, head: str = "ForCausalLM") -> Callable[[], nn.Module]:
     return lambda: from_config(family, head, **plain_sizes(SHAPE))
 
 
+FEW = 4  # sequences: weights scatter more than batches
+COLLAPSING = 24  # draws: a model without positions, whose tokens share most of a vector
+
 FAMILIES = (
-    Case("Mistral (window)", mistral),
-    Case("Qwen2", _gated("Qwen2")),
-    Case("Qwen3 (QK-norm)", qwen3),
-    Case("OPT", opt),
-    Case("GPT-NeoX (parallel)", _plain("GPTNeoX")),
-    Case("Phi (parallel)", _plain("Phi")),
-    Case("Gemma 2 (sandwich)", gemma2),
-    Case("OLMo 2 (branch norm)", _gated("Olmo2")),
-    Case("RoBERTa", _plain("Roberta", "ForMaskedLM"), batch="masked"),
-    Case("ViT", vit, batch="images"),
-    Case("BART", bart),
+    Case("GPT-2", lambda: gpt2(SHAPE), size=FEW),
+    Case("BERT", lambda: bert(SHAPE), batch="masked", size=FEW),
+    Case("RoBERTa", _plain("Roberta", "ForMaskedLM"), batch="masked", size=FEW, draws=6),
+    Case("Llama", lambda: llama(SHAPE), size=FEW, draws=COLLAPSING),
+    Case("Mistral (window)", mistral, size=FEW, draws=COLLAPSING),
+    Case("Qwen2", _gated("Qwen2"), size=FEW, draws=COLLAPSING),
+    Case("Qwen3 (QK-norm)", qwen3, size=FEW, draws=COLLAPSING),
+    Case("Gemma 2 (sandwich)", gemma2, size=FEW, draws=COLLAPSING),
+    Case("OPT", opt, size=FEW),
+    Case("GPT-NeoX (parallel)", _plain("GPTNeoX"), size=FEW, draws=12),
+    Case("Phi (parallel)", _plain("Phi"), size=FEW, draws=12),
+    Case("OLMo 2 (branch norm)", _gated("Olmo2"), size=FEW, draws=COLLAPSING),
+    Case("BART", bart, size=FEW),
+    Case("ViT", vit, batch="images", size=FEW),
 )

@@ -32,13 +32,17 @@ class Case:
     """A model to build, the batch it takes, and what the bounds are held to.
 
     One draw of a model whose tokens collapse into one vector scatters too far for a bound: its
-    mean over draws is held to them.
+    mean over draws is held to them, and takes more `draws` to stand still. `size` sequences of
+    `context` tokens are a batch.
     """
 
     name: str
     build: Callable[[], nn.Module]
     batch: str = "zipf"
     held: Literal["every draw", "mean", "nothing"] = "every draw"
+    draws: int = 3
+    size: int = BATCH
+    context: int = CONTEXT
 
 
 class PlainGPT(nn.Module):
@@ -57,23 +61,26 @@ class PlainGPT(nn.Module):
         return {"loss": loss_of(logits[:, :-1], labels[:, 1:]), "logits": logits}
 
 
-def gpt2(shape: Shape, p_drop: float = 0.1) -> nn.Module:
-    """GPT-2 from a config, with its own initialisation."""
+def gpt2(shape: Shape, p_drop: float = 0.1, std: float = 0.02) -> nn.Module:
+    """GPT-2 from a config, with its own initialisation or a wider one."""
     sizes = {"n_layer": shape.layers, "n_embd": shape.width, "n_head": shape.heads}
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), p_drop)
-    return from_config("GPT2", "LMHeadModel", n_positions=CONTEXT, **sizes, **dropout)
+    return from_config(
+        "GPT2", "LMHeadModel", n_positions=CONTEXT, initializer_range=std, **sizes, **dropout
+    )
 
 
-def bert(shape: Shape, p_drop: float = 0.1) -> nn.Module:
-    """BERT from a config, with its own initialisation."""
+def bert(shape: Shape, p_drop: float = 0.1, std: float = 0.02) -> nn.Module:
+    """BERT from a config, with its own initialisation or a wider one."""
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     dropout = dict.fromkeys(names, p_drop)
-    return from_config("Bert", "ForMaskedLM", **plain_sizes(shape), **dropout)
+    sizes = plain_sizes(shape) | {"initializer_range": std}
+    return from_config("Bert", "ForMaskedLM", **sizes, **dropout)
 
 
-def llama(shape: Shape) -> nn.Module:
-    """Llama from a config, with its own initialisation."""
-    return from_config("Llama", "ForCausalLM", **gated_sizes(shape))
+def llama(shape: Shape, std: float = 0.02) -> nn.Module:
+    """Llama from a config, with its own initialisation or a wider one."""
+    return from_config("Llama", "ForCausalLM", **gated_sizes(shape), initializer_range=std)
 
 
 def from_config(family: str, head: str, **options: Any) -> nn.Module:
@@ -88,7 +95,7 @@ def from_config(family: str, head: str, **options: Any) -> nn.Module:
     return model
 
 
-def plain_sizes(shape: Shape) -> dict[str, int]:
+def plain_sizes(shape: Shape) -> dict[str, Any]:
     """Sizes of a model with a plain feed-forward layer."""
     return {
         "num_hidden_layers": shape.layers,
@@ -98,7 +105,7 @@ def plain_sizes(shape: Shape) -> dict[str, int]:
     }
 
 
-def gated_sizes(shape: Shape) -> dict[str, int]:
+def gated_sizes(shape: Shape) -> dict[str, Any]:
     """Sizes of a model with a gated feed-forward layer and grouped keys and values."""
     return plain_sizes(shape) | {
         "num_key_value_heads": shape.heads // 2,
