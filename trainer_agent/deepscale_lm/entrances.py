@@ -10,7 +10,7 @@ from torch import nn
 
 from .drawing import draw_whole, scale_whole, zero
 from .report import Change, DeepScaleError
-from .residual_scales import scale_input
+from .residual_scales import scale_input, scale_output
 from .surroundings import Entrance, Source, Surroundings
 
 SAME_VARIANCE = 1.5  # a small table's draw, and positions seen by few tokens, scatter
@@ -112,6 +112,9 @@ def unit_head(
     tied = [std for name, std in drawn.stds.items() if weight is model.get_parameter(name)]
     if not tied:
         return [draw_whole(model, "head", f"{path}.weight", wanted)], ()
-    factor = wanted / tied[0]
-    scale_input(model.get_submodule(path), factor)
-    return [], (f"head {path}: tied to the embedding; input scaled by {factor:.4g}",)
+    head, factor = model.get_submodule(path), wanted / tied[0]
+    # with a bias, a factor on the logits is one that `describe` knows
+    biased = getattr(head, "bias", None) is not None
+    (scale_output if biased else scale_input)(head, factor)
+    side = "output" if biased else "input"
+    return [], (f"head {path}: tied to the embedding; {side} scaled by {factor:.4g}",)

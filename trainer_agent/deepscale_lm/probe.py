@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dslm import Missing
 from trainer_agent.description import Architecture, architecture
 from trainer_agent.description.replay import call_arguments
 
@@ -79,7 +80,13 @@ def understood(model: nn.Module, batch: Batch) -> Architecture:
         raise DeepScaleError(
             f"{name} does not run on the batch ({error}): pass batch=, what its forward takes"
         ) from error
-    if found.missing:
-        first = found.missing[0]
+    first = next((m for m in found.missing if _is_of_blocks(m, found)), None)
+    if first is not None:
         raise DeepScaleError(f"{first.where}: {first.what}: {first.why}")
     return found
+
+
+def _is_of_blocks(missing: Missing, found: Architecture) -> bool:
+    """Whether what is missing is in the blocks; a head may be any, its scale is measured."""
+    containers = {stack.blocks[0].rpartition(".")[0] for stack in found.stacks}
+    return missing.what == "blocks" or any(missing.where.startswith(c) for c in containers)
