@@ -13,6 +13,7 @@ import numpy as np
 
 from dslm.spec import Floats, PositionBias
 
+LINE = 256.0  # past keys that a bias given by a straight line is looked at for
 MOST_GROUPS = 8  # groups of heads that a prediction tells apart; a layer's cost grows with it
 
 
@@ -79,6 +80,8 @@ def reach(bias: PositionBias) -> int:
 
 
 def _spread(bias: PositionBias) -> Floats:
-    """Return (groups,) over how many past keys a bias spreads, of the first 256."""
-    weights = np.exp(bias_at(bias, np.arange(256.0)))
+    """Return (groups,) over how many past keys a bias spreads, of those it has points for."""
+    last = bias.distances[-1]
+    seen = bias_at(bias, np.arange(last + 1.0 if last > 1 else LINE))
+    weights = np.exp(seen - seen.max(axis=1, keepdims=True))
     return np.asarray(weights.sum(axis=1) ** 2 / np.square(weights).sum(axis=1))

@@ -21,6 +21,8 @@ from .replay import eager, result_of, stream_of, undisturbed
 from .stacks import Column, columns
 from .trace import Node, Trace
 
+# what reading an unforeseen graph may run into: the model's own pass has not failed
+UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 FAMILIES = frozenset({"gpt2", "bert", "llama"})
 
 
@@ -163,6 +165,8 @@ class _Watcher:
         except UnrecognisedError as error:
             where = error.where if error.where.startswith(path) else path
             seen.missing = Missing(where, error.what, error.why)
+        except UNFORESEEN as error:
+            seen.missing = Missing(path, "block", f"{type(error).__name__} on reading it: {error}")
 
     def _memory(self, call: BlockCall) -> Memory | None:
         if call.memory is None:

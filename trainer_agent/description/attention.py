@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from .biases import bias_part
 from .graph import (
     VIEWS,
     UnrecognisedError,
-    ancestors,
     argument,
     dropout_probability,
     strip,
-    unscale,
 )
-from .linears import TRANSPOSES, LinearCall
+from .linears import LinearCall
 from .masks import Sight, let_through, sight
-from .numbers import close
 from .packed_attention import OP, packed_inputs, packed_parts
 from .parts import AttentionParts, LinearPart
+from .position_bias import BiasPart
 from .projection import Projection, projection
+from .rotary import same_rotation
+from .scores import PRODUCTS, read_scores
 from .trace import Node
-
-PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum"})
 
 
 @dataclass(frozen=True, slots=True)
 class Core:
     """softmax(score_scale * q·k + mask) @ v: the part between the projections.
 
-    With a `soft_cap` c the scores are c·tanh(score_scale * q·k / c).
+    With a `soft_cap` c the scores are c·tanh(score_scale * q·k / c). What else is added to them
+    is `bias`, at the pairs `allowed`.
     """
 
     query: Node
@@ -40,6 +41,8 @@ class Core:
     score_scale: float
     p_drop: float
     soft_cap: float | None = None
+    bias: Tensor | None = None
+    allowed: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +59,31 @@ def attention_call(output: LinearCall, model: nn.Module) -> AttentionCall | None
     mixed = strip(output.input, VIEWS)
     if mixed.op == OP:
         reads, memory = packed_inputs(mixed)
-        return _call(reads, memory, packed_parts(mixed, output.part()))
+        return _call(reads, memory, packed_parts(mixed, output.part(), model))
     core = _core(mixed)
     if core is None:
         return None
     query, key, value = (projection(n, model) for n in (core.query, core.key, core.value))
     _check(core, query, key, value)
-    return _call(query.input, key.input, _parts(core, query, key, value, output.part()))
+    n_heads, _ = _heads(core.query, query.part.d_out)
+    bias = _bias(mixed, core, n_heads, model)
+    return _call(query.input, key.input, _parts(core, (query, key, value), output.part(), bias))
 
 
 def _call(reads: Node, memory: Node, parts: AttentionParts) -> AttentionCall:
     if memory is reads:
         return AttentionCall(reads, parts)
-    if parts.causal or parts.window is not None or parts.rotary is not None:
-        why = "known is one without mask, window or rotation"
+    masked = parts.causal or parts.window is not None or parts.rotary is not None
+    if masked or parts.position_bias is not None:
+        why = "known is one without mask, window, rotation or position bias"
         raise UnrecognisedError(memory, "cross-attention", why)
     return AttentionCall(reads, parts, memory)
+
+
+def _bias(mixed: Node, core: Core, n_heads: int, model: nn.Module) -> BiasPart | None:
+    if core.bias is None or core.allowed is None:
+        return None
+    return bias_part(mixed, core.bias, core.allowed, n_heads, model)
 
 
 def _check(core: Core, query: Projection, key: Projection, value: Projection) -> None:
@@ -80,7 +92,7 @@ def _check(core: Core, query: Projection, key: Projection, value: Projection) ->
         raise UnrecognisedError(
             core.key, "attention input", "keys and values read different streams"
         )
-    if query.rotary != key.rotary:
+    if not same_rotation(query.rotary, key.rotary, core.query.value):
         raise UnrecognisedError(core.query, "rotary embedding", "queries and keys turn differently")
     if value.rotary is not None:
         raise UnrecognisedError(core.value, "rotary embedding", "values are rotated")
@@ -96,9 +108,13 @@ def _check(core: Core, query: Projection, key: Projection, value: Projection) ->
 
 
 def _parts(
-    core: Core, query: Projection, key: Projection, value: Projection, output: LinearPart
+    core: Core,
+    sides: tuple[Projection, Projection, Projection],
+    output: LinearPart,
+    bias: BiasPart | None,
 ) -> AttentionParts:
-    n_heads, d_head = _heads(core.query)
+    query, key, value = sides
+    n_heads, d_head = _heads(core.query, query.part.d_out)
     same_width = value.part.d_out == key.part.d_out and output.d_in == query.part.d_out
     if n_heads * d_head != query.part.d_out or key.part.d_out % d_head or not same_width:
         raise UnrecognisedError(
@@ -120,12 +136,15 @@ def _parts(
         key_norm=key.norm,
         soft_cap=core.soft_cap,
         window=core.sight.window,
+        prefix=core.sight.prefix,
+        position_bias=bias,
     )
 
 
-def _heads(query: Node) -> tuple[int, int]:
+def _heads(query: Node, width: int) -> tuple[int, int]:
+    """(heads, their width); three dimensions may hold batch and heads in one."""
     shape = query.value.shape
-    return (shape[-3] if len(shape) == 4 else 1), shape[-1]
+    return (shape[-3] if len(shape) == 4 else width // shape[-1]), shape[-1]
 
 
 def _core(node: Node) -> Core | None:
@@ -141,13 +160,16 @@ def _fused_core(node: Node) -> Core:
     mask = argument(node, 3, "attn_mask")
     flagged = bool(argument(node, 5, "is_causal", False))
     scale = node.kwargs.get("scale")
+    allowed = None if mask is None else let_through(mask.value)
     return Core(
         query=query,
         key=key,
         value=value,
-        sight=Sight(flagged) if mask is None else sight(node, let_through(node, mask.value)),
+        sight=Sight(flagged) if allowed is None else sight(node, allowed),
         score_scale=float(scale) if scale is not None else query.value.shape[-1] ** -0.5,
         p_drop=float(argument(node, 4, "dropout_p", 0.0)),
+        bias=None if mask is None or mask.value.dtype == torch.bool else mask.value,
+        allowed=allowed,
     )
 
 
@@ -164,47 +186,16 @@ def _written_core(node: Node) -> Core | None:
             return None
         weights = weights.inputs[0]
     allowed = weights.value > 0
-    return _scored(weights.inputs[0], value, allowed, p_drop)
-
-
-def _scored(scores: Node, value: Node, allowed: Tensor, p_drop: float) -> Core:
-    """Queries, keys and the factors on their product, checked where the mask lets pairs through."""
-    made = [n for n in ancestors(scores, lambda n: n.op in PRODUCTS) if n.op in PRODUCTS]
-    if len(made) != 1 or made[0].op in {"einsum", "baddbmm"} or len(made[0].inputs) != 2:
-        raise UnrecognisedError(scores, "attention scores", "not one product of queries and keys")
-    left, right = made[0].inputs
-    query, key = unscale(left), unscale(right.inputs[0] if right.op in TRANSPOSES else right)
-    scale, cap = _score_scale(scores, made[0], allowed)
+    scores = weights.inputs[0]
+    found = read_scores(scores, allowed)
     return Core(
-        query=query.node,
-        key=key.node,
+        query=found.query,
+        key=found.key,
         value=value,
         sight=sight(scores, allowed),
-        score_scale=scale * query.factor * key.factor,
+        score_scale=found.scale,
         p_drop=p_drop,
-        soft_cap=cap,
+        soft_cap=found.soft_cap,
+        bias=found.bias,
+        allowed=allowed,
     )
-
-
-def _score_scale(scores: Node, product: Node, allowed: Tensor) -> tuple[float, float | None]:
-    """(factor on the product, soft cap or None) that give the scores."""
-    squashed = [n for n in ancestors(scores, lambda n: n is product) if n.op == "tanh"]
-    if len(squashed) == 1:
-        cap = _ratio(scores, squashed[0], allowed)
-        inside = _ratio(squashed[0].inputs[0], product, allowed)
-        if cap is not None and inside is not None:
-            return cap * inside, cap
-    scale = _ratio(scores, product, allowed)
-    if scale is None:
-        raise UnrecognisedError(
-            scores, "attention scores", "not a multiple of q·k: a bias or something else"
-        )
-    return scale, None
-
-
-def _ratio(node: Node, other: Node, allowed: Tensor) -> float | None:
-    """The number that times `other` gives `node` at the pairs let through; None without one."""
-    unit = other.value.reshape(node.value.shape)[allowed].float()
-    wanted = node.value[allowed]
-    ratio = float((unit * wanted.float()).sum() / unit.square().sum())
-    return ratio if close((unit * ratio).to(wanted.dtype), wanted) else None

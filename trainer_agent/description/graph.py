@@ -35,6 +35,7 @@ VIEWS = RESHAPES | frozenset(
     | {"expand", "expand_as", "repeat", "repeat_interleave", "broadcast_to", "split", "chunk"}
     | {"unbind", "tensor_split", "narrow", "select", "__getitem__", "split_with_sizes"}
 )
+SUBTRACTS = frozenset({"sub", "sub_", "__sub__", "__isub__", "subtract"})
 ADDS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
 SCALES = frozenset({"mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"})
 DIVIDES = frozenset({"div", "div_", "__truediv__", "true_divide", "__itruediv__"})
@@ -70,7 +71,7 @@ def unscale(node: Node) -> Scaled:
     factor, p_drop = 1.0, 0.0
     while True:
         node = strip(node)
-        times = _multiple(node)
+        times = multiple(node)
         if times is not None:
             factor, node = factor * times[0], times[1]
         elif node.op == "dropout":
@@ -92,7 +93,7 @@ def dropout_probability(node: Node) -> float:
     return float(argument(node, 1, "p", 0.5)) if argument(node, 2, "training", True) else 0.0
 
 
-def _multiple(node: Node) -> tuple[float, Node] | None:
+def multiple(node: Node) -> tuple[float, Node] | None:
     """(number, node) where a node is a number times another, else None."""
     if node.op in SCALES and len(node.args) == 2:
         a, b = node.args

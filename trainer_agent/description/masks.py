@@ -1,4 +1,4 @@
-"""What an attention mask lets through: everything, the past, a window, or something else."""
+"""What an attention mask lets through: everything, the past, a window, a prefix, or another."""
 
 from __future__ import annotations
 
@@ -11,16 +11,9 @@ from .graph import UnrecognisedError
 from .trace import Node
 
 
-def let_through(node: Node, mask: Tensor) -> Tensor:
-    """Pairs a mask lets through; an additive mask must be 0 or far below at each pair."""
-    if mask.dtype == torch.bool:
-        return mask
-    allowed = mask > -1e3
-    if bool(mask[allowed].ne(0).any()):
-        raise UnrecognisedError(
-            node, "position bias", "something besides a mask is added to the attention scores"
-        )
-    return allowed
+def let_through(mask: Tensor) -> Tensor:
+    """Pairs a mask lets through; what an additive one says is far below all else is kept out."""
+    return mask if mask.dtype == torch.bool else mask > -1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +22,11 @@ class Sight:
 
     causal: bool
     window: int | None = None
+    prefix: int = 0
 
 
 def sight(node: Node, allowed: Tensor) -> Sight:
-    """Which tokens each token sees: all, the past, or those no further than a window.
+    """Which tokens each token sees: all, the past, a window, or the past and a prefix.
 
     `allowed` is (..., seq, seq), true at pairs let through. Columns of padding are left out,
     sequence by sequence, and with them the rows of padding.
@@ -51,14 +45,23 @@ def sight(node: Node, allowed: Tensor) -> Sight:
         return Sight(causal=keys == 1)
     back, ahead = _reach(pairs & square)
     if not torch.equal(pairs & square, square & _band(pairs[0], back, ahead)):
-        raise UnrecognisedError(
-            node, "attention mask", "neither full, causal nor a window: a prefix, packed documents"
-        )
+        return Sight(causal=True, prefix=_prefix(node, pairs & square, square))
     if ahead == 0:
         return Sight(causal=True, window=back + 1 if back + 1 < keys else None)
     if ahead != back:
         raise UnrecognisedError(node, "attention mask", "a window of unequal reach to either side")
     return Sight(causal=False, window=back)
+
+
+def _prefix(node: Node, pairs: Tensor, square: Tensor) -> int:
+    """How many first tokens all see, where the rest is causal; else raises."""
+    seen_by_first = int(pairs[:, 0].any(0).sum())
+    prefix = torch.arange(pairs.shape[-1], device=pairs.device) < seen_by_first
+    if not torch.equal(pairs, square & (torch.ones_like(pairs[0]).tril() | prefix)):
+        raise UnrecognisedError(
+            node, "attention mask", "neither full, causal, a window nor a prefix: packed documents"
+        )
+    return seen_by_first
 
 
 def _reach(pairs: Tensor) -> tuple[int, int]:

@@ -23,11 +23,13 @@ from .parts import (
     NormPart,
     Run,
 )
+from .position_bias import BiasPart
 from .replay import eager
 
 Slice = tuple[str, tuple[Run, ...], int]  # parameter, runs of it, along which dimension
 Moments = Mapping[Slice, tuple[float, float]]  # mean, mean of squares
 Blocks = dict[str, tuple[theory.Block | None, ...]]
+Biases = Mapping[BiasPart, theory.PositionBias]
 WHOLE: tuple[Run, ...] = ()
 
 
@@ -40,10 +42,21 @@ def measure(architecture: Architecture, model: nn.Module) -> Blocks:
     """
     blocks = [b for stack in architecture.stacks for b in stack.parts if b is not None]
     wanted = dict.fromkeys(s for block in blocks for s in _slices(block))
-    moments = _read(dict(eager(model).named_parameters()), list(wanted))
+    parameters = dict(eager(model).named_parameters())
+    moments, biases = _read(parameters, list(wanted)), _biases(blocks, parameters)
     return {
-        stack.name: tuple(None if b is None else _block(b, moments) for b in stack.parts)
+        stack.name: tuple(None if b is None else _block(b, moments, biases) for b in stack.parts)
         for stack in architecture.stacks
+    }
+
+
+def _biases(blocks: list[BlockParts], parameters: Mapping[str, Tensor]) -> Biases:
+    """The position biases of today; a learned table is copied to the host, once for all layers."""
+    found = {a.position_bias for block in blocks for a in block.attentions}
+    return {
+        part: part.seen if part.table is None else part.today(parameters[part.table])
+        for part in found
+        if part is not None
     }
 
 
@@ -153,10 +166,10 @@ def _sums(values: Tensor, runs: tuple[Run, ...], dim: int) -> Tensor:
     return torch.stack([total, torch.stack(norms).square().sum()]) / count
 
 
-def _block(parts: BlockParts, moments: Moments) -> theory.Block:
+def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:
     return theory.Block(
         placement=parts.placement,
-        attention=_attention(parts.attention, moments),
+        attention=_attention(parts.attention, moments, biases),
         attention_norm=_norm(parts.attention_norm, moments),
         attention_residual=parts.attention_residual,
         feed_forward=_feed_forward(parts.feed_forward, moments),
@@ -164,7 +177,7 @@ def _block(parts: BlockParts, moments: Moments) -> theory.Block:
         feed_forward_residual=parts.feed_forward_residual,
         attention_out_norm=_optional_norm(parts.attention_out_norm, moments),
         feed_forward_out_norm=_optional_norm(parts.feed_forward_out_norm, moments),
-        cross=_cross(parts.cross, moments) if parts.cross else None,
+        cross=_cross(parts.cross, moments, biases) if parts.cross else None,
     )
 
 
@@ -181,9 +194,9 @@ def _head(part: HeadPart, moments: Moments) -> HeadWeights:
     return HeadWeights(part, layers, _linear(part.output, moments))
 
 
-def _cross(parts: CrossParts, moments: Moments) -> theory.CrossAttention:
+def _cross(parts: CrossParts, moments: Moments, biases: Biases) -> theory.CrossAttention:
     return theory.CrossAttention(
-        attention=_attention(parts.attention, moments),
+        attention=_attention(parts.attention, moments, biases),
         norm=_norm(parts.norm, moments),
         residual=parts.residual,
         out_norm=_optional_norm(parts.out_norm, moments),
@@ -214,7 +227,7 @@ def _optional_norm(part: NormPart | None, moments: Moments) -> theory.Norm | Non
     return _norm(part, moments) if part else None
 
 
-def _attention(parts: AttentionParts, moments: Moments) -> theory.Attention:
+def _attention(parts: AttentionParts, moments: Moments, biases: Biases) -> theory.Attention:
     return theory.Attention(
         query=_linear(parts.query, moments),
         key=_linear(parts.key, moments),
@@ -231,6 +244,8 @@ def _attention(parts: AttentionParts, moments: Moments) -> theory.Attention:
         key_norm=_optional_norm(parts.key_norm, moments),
         soft_cap=parts.soft_cap,
         window=parts.window,
+        prefix=parts.prefix,
+        position_bias=None if parts.position_bias is None else biases[parts.position_bias],
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .biases import bias_part
 from .graph import VIEWS, UnrecognisedError, argument, strip
 from .masks import Sight, let_through, sight
 from .parts import AttentionParts, LinearPart
+from .position_bias import BiasPart
 from .trace import Node
 
 OP = "multi_head_attention_forward"
@@ -47,7 +49,7 @@ def packed_inputs(node: Node) -> tuple[Node, Node]:
     return query, key
 
 
-def packed_parts(node: Node, output: LinearPart) -> AttentionParts:
+def packed_parts(node: Node, output: LinearPart, model: nn.Module) -> AttentionParts:
     """Heads, slices, mask and dropout of the call."""
     extras = [packed_argument(node, name) for name in ("bias_k", "bias_v")]
     weight = packed_argument(node, "in_proj_weight")
@@ -72,6 +74,8 @@ def packed_parts(node: Node, output: LinearPart) -> AttentionParts:
         d_head=d_head,
         causal=sees.causal,
         window=sees.window,
+        prefix=sees.prefix,
+        position_bias=_bias(node, n_heads, model),
         score_scale=d_head**-0.5,
         rotary=None,
         p_drop=float(argument(node, 10, "dropout_p")) if node.kwargs.get("training", True) else 0.0,
@@ -80,9 +84,16 @@ def packed_parts(node: Node, output: LinearPart) -> AttentionParts:
 
 def _sight(node: Node) -> Sight:
     mask = node.kwargs.get("attn_mask")
-    return sight(node, _allowed(node, mask.value)) if isinstance(mask, Node) else Sight(False)
+    return sight(node, _allowed(mask.value)) if isinstance(mask, Node) else Sight(False)
 
 
-def _allowed(node: Node, mask: Tensor) -> Tensor:
+def _allowed(mask: Tensor) -> Tensor:
     """Here a true entry of a mask of booleans is a pair kept out."""
-    return ~mask if mask.dtype == torch.bool else let_through(node, mask)
+    return ~mask if mask.dtype == torch.bool else let_through(mask)
+
+
+def _bias(node: Node, n_heads: int, model: nn.Module) -> BiasPart | None:
+    mask = node.kwargs.get("attn_mask")
+    if not isinstance(mask, Node) or mask.value.dtype == torch.bool:
+        return None
+    return bias_part(node, mask.value, _allowed(mask.value), n_heads, model)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 import dslm.spec as theory
 
+from .position_bias import BiasPart
+
 Run = tuple[int, int]
 
 
@@ -67,6 +69,8 @@ class AttentionParts:
     key_norm: NormPart | None = None
     soft_cap: float | None = None
     window: int | None = None
+    prefix: int = 0
+    position_bias: BiasPart | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,15 @@ class WrittenAttention(nn.Module):
 
 
 class BiasedAttention(WrittenAttention):
-    """ALiBi: a penalty growing with distance."""
+    """ALiBi: a penalty growing with distance; or one that depends on the keys themselves."""
+
+    def __init__(self, by_content: bool = False) -> None:
+        super().__init__()
+        self.by_content = by_content
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        if self.by_content:
+            return super().scores(q, k) * k.square().sum(-1).unsqueeze(-2)
         at = torch.arange(q.shape[-2])
         return super().scores(q, k) - 0.5 * (at[:, None] - at[None]).abs()
 
@@ -75,6 +81,15 @@ class PrefixAttention(WrittenAttention):
     def __init__(self) -> None:
         super().__init__()
         self.mask = self.mask | (torch.arange(SEQ) < 3)
+
+
+class PackedAttention(WrittenAttention):
+    """Two documents in a sequence, which do not see each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        document = torch.arange(SEQ) // 5
+        self.mask = self.mask & (document[:, None] == document[None, :])
 
 
 class NormedAttention(WrittenAttention):

@@ -99,6 +99,21 @@ def vit(layers: int, width: int) -> nn.Module:
     return ViTForImageClassification(ViTConfig(**sizes, **shape, intermediate_size=4 * width))
 
 
+def bloom(layers: int, width: int) -> nn.Module:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    return BloomForCausalLM(
+        BloomConfig(vocab_size=VOCAB, n_layer=layers, hidden_size=width, n_head=4, use_cache=False)
+    )
+
+
+def mpt(layers: int, width: int) -> nn.Module:
+    from transformers import MptConfig, MptForCausalLM
+
+    sizes = {"n_layers": layers, "d_model": width, "n_heads": 4, "vocab_size": VOCAB}
+    return MptForCausalLM(MptConfig(**sizes, max_seq_len=2 * SEQ, use_cache=False))
+
+
 BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "mistral": mistral,
     "qwen2": qwen2,
@@ -111,6 +126,8 @@ BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "gemma": gemma,
     "roberta": roberta,
     "vit": vit,
+    "bloom": bloom,
+    "mpt": mpt,
 }
 
 

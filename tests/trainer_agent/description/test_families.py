@@ -114,42 +114,34 @@ def test_llama_is_recognised(implementation: str, theta: float) -> None:
     assert parts.feed_forward.up.module == "model.layers.0.mlp.up_proj"
 
 
-def test_scaled_rotary_frequencies_are_missing() -> None:
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 500.0,
+ROPES = {
+    "linear": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
         "factor": 8.0,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 16,
-    }
-
-    found = architecture(llama("sdpa", rope_parameters=rope), (), padded())
-
-    assert found.missing[0].what == "queries or keys changed"
-    assert found.stacks[0].parts == (None, None)
+    },
+}
 
 
-def test_learned_position_bias_of_t5_is_missing() -> None:
-    from transformers import T5Config, T5ForConditionalGeneration
+@pytest.mark.parametrize("kind", ROPES)
+def test_scaled_rotary_frequencies_are_the_models_own(kind: str) -> None:
+    rope = {"rope_type": kind, "rope_theta": 500.0, **ROPES[kind]}
+    model = llama("sdpa", rope_parameters=rope)
 
-    model = T5ForConditionalGeneration(
-        T5Config(
-            d_model=32,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=4,
-            vocab_size=50,
-            decoder_start_token_id=0,
-        )
-    )
-    ids = padded()["input_ids"]
+    found = architecture(model, (), padded())
 
-    found = architecture(model, (), {"input_ids": ids, "labels": ids})
-
-    assert all(part is None for stack in found.stacks for part in stack.parts)
-    assert {m.what for m in found.missing} >= {"position bias"}
+    assert found.missing == ()
+    parts = found.stacks[0].parts[0]
+    assert parts is not None
+    rotary = parts.attention.rotary
+    assert rotary is not None
+    own = model.get_buffer("model.rotary_emb.inv_freq").tolist()
+    # angles of 12 tokens in float32 are good to 1e-6
+    assert rotary.frequencies == pytest.approx(own, abs=1e-6)
+    assert rotary.scale == pytest.approx(model.model.rotary_emb.attention_scaling, rel=1e-4)
 
 
 def test_mixture_of_experts_is_missing_by_name() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from torch import nn
 
+from dslm.position_bias import bias_at
 from dslm.spec import Residual, Rotary
 from tests.trainer_agent.description.home_made import (
     HEADS,
+    SEQ,
     WIDTH,
     BiasedAttention,
     Block,
@@ -19,6 +22,7 @@ from tests.trainer_agent.description.home_made import (
     GatedFeedForward,
     Model,
     NormedAttention,
+    PackedAttention,
     PrefixAttention,
     RMSNorm,
     RotaryAttention,
@@ -162,13 +166,36 @@ def test_home_made_norm_is_told_from_its_numbers() -> None:
     assert norm.eps == pytest.approx(1e-6)
 
 
+def test_a_bias_by_distance_is_told_from_its_numbers() -> None:
+    bias = parts_of(Block(BiasedAttention(), FeedForward())).attention.position_bias
+
+    assert bias is not None
+    assert bias.table is None
+    at = np.arange(SEQ)
+    np.testing.assert_allclose(bias_at(bias.seen, at)[0], -0.5 * at, atol=1e-5)
+    assert sum(bias.seen.heads) == HEADS
+
+
+def test_a_prefix_that_all_see_is_found() -> None:
+    attention = parts_of(Block(PrefixAttention(), FeedForward())).attention
+
+    assert (attention.causal, attention.prefix) == (True, 3)
+
+
+def test_rotation_at_rates_of_its_own_is_told_from_its_numbers() -> None:
+    rotary = parts_of(Block(RotaryAttention(stretch=1.5), FeedForward())).attention.rotary
+
+    assert rotary is not None
+    own = 500.0 ** (-np.arange(4) / 4) * np.array([1, 1.5, 1, 1])
+    assert rotary.frequencies == pytest.approx(own.tolist(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("block", "what"),
     [
-        (lambda: Block(BiasedAttention(), FeedForward()), "attention scores"),
-        (lambda: Block(PrefixAttention(), FeedForward()), "attention mask"),
         (lambda: Block(NormedAttention(keys=False), FeedForward()), "qk-norm"),
-        (lambda: Block(RotaryAttention(stretch=1.5), FeedForward()), "queries or keys changed"),
+        (lambda: Block(BiasedAttention(by_content=True), FeedForward()), "attention scores"),
+        (lambda: Block(PackedAttention(), FeedForward()), "attention mask"),
         (lambda: Block(WrittenAttention(), FeedForward("relu squared")), "activation"),
         (lambda: Block(WrittenAttention(), FeedForward("selu")), "activation selu"),
         (lambda: Block(WrittenAttention(), Experts()), "mixture of experts"),

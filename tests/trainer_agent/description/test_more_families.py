@@ -9,7 +9,7 @@ import torch
 import dslm
 import trainer_agent
 from benchmarks.streams import measured
-from tests.trainer_agent.description.more_families import BUILDERS, WINDOW, batch_for
+from tests.trainer_agent.description.more_families import BUILDERS, SEQ, WINDOW, batch_for
 from trainer_agent.description import BlockParts, architecture
 
 KNOWN = {
@@ -24,6 +24,8 @@ KNOWN = {
     "gemma": ("pre", "gelu_tanh", "rmsnorm"),
     "roberta": ("post", "gelu", "layernorm"),
     "vit": ("pre", "gelu", "layernorm"),
+    "bloom": ("pre", "gelu_tanh", "layernorm"),
+    "mpt": ("pre", "gelu", "layernorm"),
 }
 WHOLE_HEAD = ("mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma")
 FRACTIONS = {"gpt_neox": 0.25, "phi": 0.5} | dict.fromkeys(WHOLE_HEAD, 1.0)
@@ -64,6 +66,16 @@ def test_windows_caps_and_norms_on_queries_are_found() -> None:
     assert qwen3.query_norm.weight == "model.layers.0.self_attn.q_norm.weight"
     assert olmo2.key_norm is not None
     assert olmo2.key_norm.weight == "model.layers.0.self_attn.k_norm.weight"
+
+
+@pytest.mark.parametrize("name", ["bloom", "mpt"])
+def test_alibi_slopes_are_the_models_own(name: str) -> None:
+    bias = first_block(name).attention.position_bias
+
+    assert bias is not None
+    assert bias.seen.distances == (0, SEQ - 1)
+    slopes = [(near - far) / (SEQ - 1) for near, far in bias.seen.values]
+    assert slopes == pytest.approx(dslm.alibi_slopes(4), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", BUILDERS)

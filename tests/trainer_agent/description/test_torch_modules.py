@@ -49,10 +49,21 @@ def test_a_causal_mask_makes_an_encoder_layer_a_decoder(additive: bool) -> None:
     assert described(encoder(), mask).stacks[0].name == "decoder"
 
 
-def test_a_bias_in_the_mask_is_missing() -> None:
-    bias = -0.1 * torch.arange(SEQ).float().expand(SEQ, SEQ)
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_bias_in_the_mask_is_read(heads: int) -> None:
+    slopes = 0.1 * torch.arange(1, heads + 1)[:, None, None]
+    back = torch.arange(SEQ)[:, None] - torch.arange(SEQ)[None]
+    bias = -slopes * back.abs()
+    bias = bias.repeat(2, 1, 1) if heads > 1 else bias[0]
 
-    assert described(encoder(), bias).missing[0].what == "position bias"
+    found = described(encoder(), bias)
+
+    assert found.missing == ()
+    parts = found.stacks[0].parts[0]
+    assert parts is not None and parts.attention.position_bias is not None
+    seen = parts.attention.position_bias.seen
+    assert (seen.distances, sum(seen.heads)) == ((1 - SEQ, 0, SEQ - 1), 4)
+    assert [row[0] for row in seen.values] == pytest.approx((-7 * slopes.flatten()).tolist())
 
 
 def test_sequence_first_streams_are_missing() -> None:
