@@ -38,6 +38,7 @@ class Settings(BaseSettings):
         lost_contact_s: silence after which a running run counts as out of contact.
         max_body_bytes: largest request body.
         block_frames: frames in one compressed block of old frames.
+        burst_steps: steps sampled one after the other when a critical alert opens; 0 for none.
         bus_entries: batches the bus holds before the server answers 503.
     """
 
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     lost_contact_s: float = Field(default=60.0, gt=0)
     max_body_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
     block_frames: int = Field(default=256, ge=2)
+    burst_steps: int = Field(default=32, ge=0, le=256)
     bus_entries: int = Field(default=1024, ge=1)
 
     @property

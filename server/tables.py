@@ -76,6 +76,8 @@ runs = Table(
     Column("missing", Json, nullable=False),
     Column("notes", Json, nullable=False),
     Column("describe_id", String(32)),  # a description is asked for under this id
+    Column("burst", Json),  # {id, steps, layers} of the burst asked for
+    Column("process_since", Float, nullable=False, server_default="0"),  # by this server's clock
     Index("runs_newest", "created_at", "id"),
     Index("runs_status", "status", "last_seen"),
 )

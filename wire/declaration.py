@@ -22,6 +22,10 @@ class Health(msgspec.Struct, frozen=True):
         overhead: share of the job's time the agent took, 0 to 1.
         every: sampling interval in steps now in force.
         dropped_sites: sites no longer measured, because they cost more than the budget allows.
+        burst: id of the last burst begun or refused, or "".
+        burst_left: steps the running burst still has.
+        burst_note: how the last burst ended early, or why it was refused, or "".
+        wants_alerts: whether the job acts on alerts and is to be told of them.
     """
 
     dropped: int = 0
@@ -32,6 +36,10 @@ class Health(msgspec.Struct, frozen=True):
     overhead: float = 0.0
     every: int = 1
     dropped_sites: tuple[str, ...] = ()
+    burst: str = ""
+    burst_left: int = 0
+    burst_note: str = ""
+    wants_alerts: bool = False
 
 
 class RunDeclaration(msgspec.Struct, frozen=True):

@@ -7,16 +7,43 @@ from typing import Literal
 import msgspec
 
 
+class AlertWord(msgspec.Struct, frozen=True):
+    """An alert of the run, as far as the job needs to know it.
+
+    Attributes:
+        rule, severity, title, message: as the alerts page has them.
+        step: the step judged.
+        stack, site: where; "" for the whole model.
+        first_layer, last_layer: which layers, or None.
+    """
+
+    rule: str
+    severity: str
+    title: str
+    message: str
+    step: int
+    stack: str = ""
+    site: str = ""
+    first_layer: int | None = None
+    last_layer: int | None = None
+
+
 class Command(msgspec.Struct, frozen=True):
     """Something the server asks of the agent; an agent ignores a kind it does not know.
 
     Attributes:
         id: repeats of an id are ignored.
-        kind: ``"describe"`` asks for a fresh `SpecRevision`.
+        kind: ``"describe"`` asks for a fresh `SpecRevision`, ``"burst"`` for samples of every
+            step for a while, ``"alert"`` tells of an open alert.
+        steps, layers: how long the burst lasts, and its layers; none named means all.
+        alert: the alert told of.
     """
 
     id: str
-    kind: Literal["describe"] | str
+    kind: Literal["describe", "burst", "alert"] | str
+    steps: int = 0
+    layers: tuple[int, ...] = ()
+    alert: AlertWord | None = None
 
 
 class RunReceipt(msgspec.Struct, frozen=True):

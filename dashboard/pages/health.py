@@ -44,6 +44,12 @@ def findings(run: Json) -> list[tuple[str, bool, str]]:
         ),
         (f"{total['resent']} resent", False, "frames sent more than once; stored once"),
     ]
+    burst = max(int(one.get("burst_left", 0)) for one in ranks)
+    if burst:
+        lines.append((f"burst: every step, {burst} to go", False, "a closer look after an alert"))
+    notes = [one["burst_note"] for one in ranks if one.get("burst_note")]
+    if notes:
+        lines.append(("burst cut short", False, notes[0]))
     if silent:
         lines.append((f"{len(silent)} silent hooks", True, ", ".join(silent)))
     if total["failures"]:

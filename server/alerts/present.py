@@ -9,6 +9,7 @@ from typing import Any
 
 from server.alerts.rules import Finding, Key
 from server.alerts.schemas import Alert
+from wire import AlertWord
 
 _COLUMNS = (
     "rule", "severity", "title", "message", "stack", "site", "quantity", "first_layer",
@@ -48,3 +49,8 @@ def found_columns(finding: Finding) -> dict[str, Any]:
 def alert(row: Mapping[str, Any]) -> Alert:
     """The JSON form of a stored alert."""
     return Alert(**{name: row[name] for name in Alert.model_fields})
+
+
+def word(row: Mapping[str, Any]) -> AlertWord:
+    """What the run's own job is told of a stored alert."""
+    return AlertWord(**{name: row[name] for name in AlertWord.__struct_fields__})

@@ -81,9 +81,19 @@ class Diagnosis:
             if outcome.to_notify and run["ended"] is None:
                 # What theory says of an alert should be said of today's weights.
                 await RunRepository(session).ask_for_description(run_id)
+                await self._ask_for_burst(session, run, outcome)
         self._remember(run_id, _Known(outcome.watch, known.revisions, known.stacks))
         await tell(self._parts, outcome)
         return len(observations) == FRAMES_A_TURN
+
+    async def _ask_for_burst(
+        self, session: AsyncSession, run: RowMapping, outcome: Outcome
+    ) -> None:
+        """A critical alert is worth a closer look, at every layer: the cause may lie in another."""
+        steps = self._parts.settings.burst_steps
+        critical = any(alert.severity == "critical" for alert in outcome.to_notify)
+        if steps and critical and run["burst"] is None:
+            await RunRepository(session).ask_for_burst(run["id"], steps)
 
     def _remember(self, run_id: str, known: _Known) -> None:
         self._known.pop(run_id, None)

@@ -21,6 +21,7 @@ def new_row(run_id: str, declaration: RunDeclaration, now: float) -> dict[str, A
         "diverged": False,
         "diverging": False,
         "created_at": now,
+        "process_since": now,
         "frames": 0,
         "sparkline": sparkline.empty(),
         "family": "",
@@ -41,6 +42,9 @@ def refreshed(run: Row, declaration: RunDeclaration, now: float) -> dict[str, An
     resend what it held does not.
     """
     values = _newest_words(declaration, now)
+    if declaration.started_at > run["started_at"]:
+        values |= {"process_since": now, "burst": None}
+    values["started_at"] = max(run["started_at"], declaration.started_at)
     if run["ended"] is not None and declaration.started_at > run["started_at"]:
         values |= {"ended": None, "end_reason": "", "status": "running"}
     elif run["status"] == "lost_contact":

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from server.access.dependencies import require_project
 from server.access.principal import Principal
+from server.alerts import present
+from server.alerts.repository import AlertRepository
 from server.bus import BusFull
 from server.bus.protocol import FRAMES
 from server.database import Row
@@ -77,20 +81,46 @@ async def accept(parts: Parts, run: Row, body: bytes) -> FramesReceipt:
     known = sum(frame.seq <= mark or frame.seq in stored for frame in batch.frames)
     await _hand_over(parts, Envelope(run["id"], parts.clock(), batch))
     parts.metrics.frames_accepted.inc(len(batch.frames) - known)
+    run = await _without_taken_burst(parts, run, batch)
     async with parts.database.reading() as session:
         durable = await FrameRepository(session).mark(run["id"], batch.rank)
+        alerts = await _alerts(session, run) if batch.health.wants_alerts else []
     return FramesReceipt(
         durable=durable,
         accepted=len(batch.frames) - known,
         duplicates=known,
-        commands=_commands(run),
+        commands=[*_commands(run), *alerts],
     )
 
 
 def _commands(run: Row) -> list[Command]:
     """What is asked of the agent: said with every answer until it is done."""
-    asked = run["describe_id"]
-    return [] if asked is None else [Command(id=asked, kind="describe")]
+    asked, burst = run["describe_id"], run["burst"]
+    commands = [] if asked is None else [Command(id=asked, kind="describe")]
+    if burst is not None:
+        layers = tuple(burst["layers"])
+        commands.append(Command(burst["id"], "burst", steps=burst["steps"], layers=layers))
+    return commands
+
+
+async def _without_taken_burst(parts: Parts, run: Row, batch: FrameBatch) -> Row:
+    """The run once the agent has said that it heard of the burst asked for."""
+    burst = run["burst"]
+    if burst is None or batch.health.burst != burst["id"]:
+        return run
+    async with parts.database.writing() as session:
+        await RunRepository(session).burst_taken(run["id"], burst["id"])
+    return {**run, "burst": None}
+
+
+async def _alerts(session: AsyncSession, run: Row) -> list[Command]:
+    """Open alerts of the process that now speaks: one from before its start is not its doing."""
+    found = await AlertRepository(session).unresolved(run["id"])
+    return [
+        Command(f"{one['id']}:{one['severity']}", "alert", alert=present.word(one))
+        for one in found
+        if one["status"] == "open" and one["opened_at"] >= run["process_since"]
+    ]
 
 
 async def end(parts: Parts, run: Row, ending: RunEnd) -> None:

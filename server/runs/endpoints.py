@@ -10,7 +10,14 @@ from server.access.dependencies import EditableRun, ReadableRun, Reader, require
 from server.parts import Serving
 from server.runs import service
 from server.runs.repository import RunFilter
-from server.runs.schemas import DescriptionAsked, RunChange, RunDetail, RunPage
+from server.runs.schemas import (
+    BurstAsked,
+    BurstRequest,
+    DescriptionAsked,
+    RunChange,
+    RunDetail,
+    RunPage,
+)
 from server.runs.status import Status
 
 router = APIRouter(tags=["runs"])
@@ -51,3 +58,9 @@ async def edit_run(run: EditableRun, change: RunChange, parts: Serving) -> RunDe
 async def describe_run(run: EditableRun, parts: Serving) -> DescriptionAsked:
     """Ask the running job for a fresh description of its model, as its weights now are."""
     return await service.ask_for_description(parts.database, run)
+
+
+@router.post("/runs/{run_id}/burst", status_code=202)
+async def burst_run(run: EditableRun, wanted: BurstRequest, parts: Serving) -> BurstAsked:
+    """Ask the running job to sample every one of its next steps, of these layers or of all."""
+    return await service.ask_for_burst(parts.database, run, wanted)

@@ -63,6 +63,19 @@ class RunRepository:
         done = (runs.c.id == run_id, runs.c.describe_id == asked)
         await self._session.execute(update(runs).where(*done).values(describe_id=None))
 
+    async def ask_for_burst(self, run_id: str, steps: int, layers: Sequence[int] = ()) -> str:
+        """Have the agent told to sample every step for a while; returns that command's id."""
+        asked = uuid.uuid4().hex
+        burst = {"id": asked, "steps": steps, "layers": list(layers)}
+        await self.change(run_id, burst=burst)
+        return asked
+
+    async def burst_taken(self, run_id: str, asked: str) -> None:
+        """The agent has heard of the burst of this id; a later one stands."""
+        run = await self.get(run_id, lock=True)
+        if run is not None and run["burst"] is not None and run["burst"]["id"] == asked:
+            await self.change(run_id, burst=None)
+
     async def page(
         self, wanted: RunFilter, *, before: tuple[float, str] | None, limit: int
     ) -> Sequence[RowMapping]:

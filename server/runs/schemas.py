@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -82,6 +82,10 @@ class HealthInfo(Answer):
     overhead: float = 0.0
     every: int = 1
     dropped_sites: list[str] = Field(default_factory=list)
+    burst: str = ""
+    burst_left: int = 0
+    burst_note: str = ""
+    wants_alerts: bool = False
     durable: int
 
 
@@ -106,6 +110,23 @@ class DescriptionAsked(Answer):
     """A description of the model that the agent is asked for."""
 
     id: str
+
+
+class BurstAsked(Answer):
+    """A burst that the agent is asked for."""
+
+    id: str
+
+
+class BurstRequest(BaseModel):
+    """Body of ``POST /runs/{id}/burst``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(default=32, ge=1, le=256)
+    layers: list[Annotated[int, Field(ge=0, le=1_000_000)]] = Field(
+        default_factory=list, max_length=4096
+    )
 
 
 class RunChange(BaseModel):

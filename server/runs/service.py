@@ -10,7 +10,15 @@ from server.errors import Conflict, InvalidField
 from server.predictions.repository import PredictionRepository
 from server.runs import present
 from server.runs.repository import RunFilter, RunRepository, tag_index
-from server.runs.schemas import DescriptionAsked, RunChange, RunDetail, RunPage, RunSummary
+from server.runs.schemas import (
+    BurstAsked,
+    BurstRequest,
+    DescriptionAsked,
+    RunChange,
+    RunDetail,
+    RunPage,
+    RunSummary,
+)
 
 MAX_TAG = 100
 
@@ -77,14 +85,31 @@ async def ask_for_description(database: Database, row: Row) -> DescriptionAsked:
     Raises:
         Conflict: if the run has ended and nobody would hear of it.
     """
+    _require_going_on(row)
+    async with database.writing() as session:
+        return DescriptionAsked(id=await RunRepository(session).ask_for_description(row["id"]))
+
+
+async def ask_for_burst(database: Database, row: Row, wanted: BurstRequest) -> BurstAsked:
+    """Ask the run's agent to sample every step for a while.
+
+    Raises:
+        Conflict: if the run has ended and nobody would hear of it.
+    """
+    _require_going_on(row)
+    async with database.writing() as session:
+        repository = RunRepository(session)
+        asked = await repository.ask_for_burst(row["id"], wanted.steps, wanted.layers)
+    return BurstAsked(id=asked)
+
+
+def _require_going_on(row: Row) -> None:
     if row["ended"] is not None:
         raise Conflict(
             f"run {row['id']} has ended",
             field="run_id",
             fix="go on with it first: watch(..., resume=run_id)",
         )
-    async with database.writing() as session:
-        return DescriptionAsked(id=await RunRepository(session).ask_for_description(row["id"]))
 
 
 def require_tags(tags: list[str] | tuple[str, ...]) -> None:

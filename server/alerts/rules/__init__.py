@@ -57,6 +57,8 @@ def evaluate(observation: Observation, memory: Memory) -> Verdict:
     with np.errstate(all="ignore"):  # NaN and Inf are measurements; comparisons deal with them
         grown = remember(memory, observation)
         answers = {rule.name: rule.check(observation, grown) for rule in RULES}
+        if observation.partial:
+            answers = {name: found if name in SEES_NAN else None for name, found in answers.items()}
     judged = _judged(answers)
     if "departs_from_prediction" in judged:
         grown = replace(grown, early=(), early_judged=True)

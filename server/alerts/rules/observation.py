@@ -78,6 +78,11 @@ class Observation:
     stacks: Mapping[str, StackFacts] = field(default_factory=dict)
     health: Health | None = None
 
+    @property
+    def partial(self) -> bool:
+        """Whether a burst looked at some layers alone: of the others nothing follows."""
+        return self.scalar("burst_layers") > 0
+
     def series(self, stack: str, site: str, quantity: str) -> Floats | None:
         """A series over depth, or None where the layout has none."""
         return self.values.get(f"{stack}/{site}/{quantity}")
