@@ -17,28 +17,24 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainer_agent import ranks
+from trainer_agent.alert_actions import AlertActions
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.wanted import CustomSite, Wanted
 from trainer_agent.delivery.courier import Pace
+from trainer_agent.delivery.messages import end_of
 from trainer_agent.delivery.sender import Description, Sender
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.replay import eager
-from trainer_agent.device_clock import DeviceClock
 from trainer_agent.framing import Framing, Scalar, Sources
 from trainer_agent.guard import Guard
 from trainer_agent.loss_scale import LossScale
 from trainer_agent.optimizer_view import OptimizerView
 from trainer_agent.options import Options
+from trainer_agent.pacing import Pacing
 from trainer_agent.parameter_view import ParameterView
-from trainer_agent.sampling import Sampler
-from trainer_agent.self_description import (
-    FIRST_AGAIN,
-    TIMES_LATER,
-    SelfDescription,
-    plan_by_structure,
-)
-from trainer_agent.spending import SpendingClock
+from trainer_agent.self_description import SelfDescription, plan_by_structure
+from trainer_agent.step_guard import StepGuard
 from wire import Command, Health, RunEnd
 
 logger = logging.getLogger("evenkeel")
@@ -92,34 +88,24 @@ class Agent:
             if self.speaks
             else ranks.Follower(self._guard)
         )
-        self._describe_at = FIRST_AGAIN
         # Before its first step torch's pipelining runs every stage on memory it has not filled.
         self._rehearsal = options.pipeline is not None
-        self._step = self._samples = self._idle = self._passed = 0
+        self._step = self._idle = self._passed = 0
         self._closed = False
         self._scale = LossScale(scaler)
         self._optimizer = OptimizerView(
             optimizer, self._scale, self._recorder, staged=self._rehearsal
         )
-        self._parameters = (
-            ParameterView(inner, optimizer, self._probe, self._recorder)
-            if plan.parameter_places
-            else None
-        )
-        self._sampler = Sampler(options.every, options.overhead)
-        self._clock, self._device_clock = SpendingClock(self._recorder), DeviceClock()
-        self._framing = Framing(
-            options,
-            Sources(
-                self._probe,
-                self._recorder,
-                self._optimizer,
-                self._scale,
-                self._clock,
-                self._sampler,
-            ),
-            self._ranks,
-        )
+        self._views: list[Probe | OptimizerView | ParameterView | StepGuard]
+        self._views = [self._probe, self._optimizer]
+        if plan.parameter_places:
+            self._views.append(ParameterView(inner, optimizer, self._probe, self._recorder))
+        if "skip_step" in options.on_alert and optimizer is not None:
+            self._views.append(StepGuard(optimizer, self._guard))
+        self._pacing = Pacing(options, self._probe, self._recorder, self._ranks)
+        self._actions = AlertActions(options.on_alert, self._guard)
+        parts = self._probe, self._recorder, self._optimizer, self._scale, self._pacing
+        self._framing = Framing(options, Sources(*parts), self._ranks)
         self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
         _open.add(self)
@@ -133,6 +119,21 @@ class Agent:
     def url(self) -> str:
         """Address of the run's page."""
         return self._options.server + (self._sender.page or f"/runs/{self.run_id}")
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the loop is asked to stop: `watch(on_alert="stop")` and a critical alert."""
+        return self._actions.should_stop
+
+    @property
+    def should_save(self) -> bool:
+        """Whether it is asked for a checkpoint, until `state_dict` is taken for one."""
+        return self._actions.should_save
+
+    @property
+    def stop_reason(self) -> str:
+        """The alert that asked for it, "" where none did."""
+        return self._actions.reason
 
     @property
     def measuring(self) -> bool:
@@ -150,7 +151,7 @@ class Agent:
             scalars: further numbers to follow; ``learning_rate`` and ``gradient_norm`` replace
                 what the agent reads by itself.
         """
-        if self._idle and (step is None or step == self._step):
+        if self._idle > 0 and (step is None or step == self._step):
             # Nothing to do until then: every function called here would be read from memory,
             # which the model's tensors have just filled.
             self._idle -= 1
@@ -167,7 +168,7 @@ class Agent:
         if step is not None:
             self._step = step
         steps, self._passed, self._idle = self._passed + 1, 0, 0
-        self._sampler.steps_over(steps, *self._clock.step_over(ended))
+        self._pacing.steps_over(steps, ended)
         if self._ranks is not None:
             self._ranks.decide()
         if sampled and self._rehearsal:
@@ -176,22 +177,18 @@ class Agent:
             self._description.forget()
         if sampled:
             with self._guard.at("sample"):
-                self._finish_sample(given, ended)
+                self._finish_sample({**given, **self._pacing.burst_layers()}, ended)
         self._optimizer.steps_over(steps)
         self._step += 1
         if self._ranks is not None and not self._ranks.together and not self.speaks:
             self._close(RunEnd(status="finished"), 0.0)
             return
-        cost_s = self._clock.work_over(ended)
-        if sampled:
-            self._choose_interval(cost_s)
-        wanted = self._sampler.sampled(self._step)
-        if self._recorder.accumulator.device.type == "cuda":
-            self._device_clock.step_over(sampled=sampled, next_sampled=wanted)
+        wanted = self._pacing.next_step(self._step, ended, sampled=sampled)
         if wanted != self._recorder.active:
             self._probe.switch(on=wanted)
-        if not sampled:  # the step after a sample is timed beside it
-            self._idle = max(self._sampler.unsampled_from(self._step) - 1, 0)
+        self._actions.act()
+        if not sampled and not wanted:  # the step after a sample is timed beside it
+            self._idle = max(self._pacing.sampler.unsampled_from(self._step) - 1, 0)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Take the hooks away, send what is left, end the run; returns whether all arrived.
@@ -208,6 +205,7 @@ class Agent:
         """
         with self._guard.at("state_dict"):
             self._sender.settle(SETTLE_TIMEOUT_S)
+        self._actions.should_save = False
         return {"run_id": self.run_id, "step": self._step, "last_seq": self._sender.last_seq}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -234,7 +232,7 @@ class Agent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close(_end_of(error), EXIT_TIMEOUT_S if error else 10.0)
+        self._close(end_of(error), EXIT_TIMEOUT_S if error else 10.0)
 
     def _close(self, end: RunEnd, timeout_s: float) -> bool:
         if self._closed:
@@ -243,16 +241,14 @@ class Agent:
         self._recorder.active = False
         with self._guard.at("close"):
             atexit.unregister(self._close_at_exit)
-            self._probe.remove()
-            self._optimizer.remove()
-            if self._parameters is not None:
-                self._parameters.remove()
+            for view in self._views:
+                view.remove()
             return self._sender.close(end, timeout_s=timeout_s)
         return False
 
     def _close_at_exit(self) -> None:
         # Python notes here the exception that ends the program, before it runs exit handlers.
-        self._close(_end_of(getattr(sys, "last_value", None)), EXIT_TIMEOUT_S)
+        self._close(end_of(getattr(sys, "last_value", None)), EXIT_TIMEOUT_S)
 
     def _finish_sample(self, given: Mapping[str, Scalar | None], ended: float) -> None:
         self._sender.offer(self._framing.sample(self._step, given, ended))
@@ -264,46 +260,41 @@ class Agent:
         spec = self._description.take()
         if spec is not None:
             self._sender.offer(Description(self._step, spec))
-        if self._step + self._sampler.every >= self._describe_at:
-            self._description.ask()
-        while self._step + self._sampler.every >= self._describe_at:
-            self._describe_at *= TIMES_LATER
-
-    def _choose_interval(self, cost_s: float) -> None:
-        cost_s = max(cost_s, self._device_clock.extra_s())
-        self._samples += 1
-        if self._ranks is not None and self._ranks.together and not self._sampler.fixed:
-            # What was agreed two samples ago: all have heard it by now, and nobody waits.
-            agreed = self._ranks.interval_after(self._samples - 3) if self._samples > 2 else None
-            self._sampler.sample_over(cost_s, agreed or self._sampler.every)
-            return
-        self._sampler.sample_over(cost_s)
-        if self._sampler.impatient and self._probe.drop_costliest_site():
-            self._sampler.cheaper()
+        self._description.ask_from_time_to_time(self._step + self._pacing.sampler.every)
 
     def _health(self) -> Health:
+        self._wake()  # again: the training thread may have been counting when it was said first
         return Health(
             dropped=self._sender.dropped,
             resent=self._sender.resent,
             failures=self._guard.failures,
             first_failure=self._guard.first_failure,
             silent=self._framing.silent,
-            overhead=self._clock.share_since_start(),
-            every=self._sampler.every,
+            overhead=self._pacing.clock.share_since_start(),
+            every=self._pacing.sampler.every,
             dropped_sites=tuple(self._probe.dropped_sites),
+            burst=self._pacing.bursts.taken,
+            burst_left=self._pacing.bursts.left,
+            burst_note=self._pacing.bursts.note,
+            wants_alerts=self._actions.wants,
         )
 
     def _obey(self, command: Command) -> None:
-        if command.kind == "describe":
-            self._description.ask()
+        match command.kind:
+            case "describe":
+                self._description.ask()
+            case "burst":
+                self._pacing.bursts.ask(command)
+            case "alert" if command.alert is not None:
+                self._actions.hear(command.alert)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the next step looked at, where something waits for it; called from any thread."""
+        if self._pacing.bursts.waiting or self._actions.waiting:
+            self._idle = 0
 
 
 def is_open(run_id: str, rank: int) -> bool:
     """Whether an agent of this process is at work on a run."""
     return any(one.run_id == run_id and one.rank == rank and not one._closed for one in _open)
-
-
-def _end_of(error: BaseException | None) -> RunEnd:
-    if error is None:
-        return RunEnd(status="finished")
-    return RunEnd(status="failed", reason=f"{type(error).__name__}: {error}")

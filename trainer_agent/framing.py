@@ -23,8 +23,7 @@ from trainer_agent.delivery.sender import Sample
 from trainer_agent.loss_scale import LossScale
 from trainer_agent.optimizer_view import OptimizerView
 from trainer_agent.options import Options
-from trainer_agent.sampling import Sampler
-from trainer_agent.spending import SpendingClock
+from trainer_agent.pacing import Pacing
 from trainer_agent.version import package_version
 from wire import RunDeclaration
 
@@ -39,8 +38,7 @@ class Sources:
     recorder: Recorder
     optimizer: OptimizerView
     scale: LossScale
-    clock: SpendingClock
-    sampler: Sampler
+    pacing: Pacing
 
 
 class Framing:
@@ -73,13 +71,13 @@ class Framing:
             name: accumulator.scalar(slot, value)
             for slot, (name, value) in enumerate(scalars.items())
         }
-        overhead = sources.clock.share_since_frame(ended)
+        overhead = sources.pacing.clock.share_since_frame(ended)
         scale = accumulator.scalar(SCALE_SLOT, sources.scale.take())
         take = partial(_unscaled, plan, accumulator.take(), scale)
         outline = ranks.Outline(
             step,
             plan,
-            every=0 if sources.sampler.fixed else sources.sampler.wish(),
+            every=0 if sources.pacing.sampler.fixed else sources.pacing.sampler.wish(),
             loss_given=given.get("loss") is not None,
         )
         whole = partial(ranks.whole, self._ranks, outline, take, readers)

@@ -45,6 +45,7 @@ class Options:
         run_id: the run to go on with, or None for a new one.
         pipeline: which stage of how many the model is, or None where it is whole.
         sites, quantities: measured beyond the default.
+        on_alert: what to do about alerts, checked by `read_actions`.
     """
 
     project: str
@@ -62,6 +63,7 @@ class Options:
     pipeline: tuple[int, int] | None = None
     sites: tuple[str, ...] = ()
     quantities: tuple[str, ...] = ()
+    on_alert: tuple[Any, ...] = ()
 
 
 def read_options(

@@ -124,6 +124,7 @@ class SelfDescription:
         self._known: Architecture | None = None
         self._failure: Missing | None = None
         self._wanted = True
+        self._again_at = FIRST_AGAIN
         self._notes: _Notes | None = None
         self._undropped: dict[str, tuple[Kernel, torch.Size]] = {}
         probe.begin = self._begin
@@ -137,6 +138,13 @@ class SelfDescription:
     def forget(self) -> None:
         """Describe the next sampled step instead of the one now ending."""
         self._notes, self._wanted = None, True
+
+    def ask_from_time_to_time(self, step: int) -> None:
+        """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
+        if step >= self._again_at:
+            self.ask()
+        while step >= self._again_at:
+            self._again_at *= TIMES_LATER
 
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""

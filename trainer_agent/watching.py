@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent, is_open
+from trainer_agent.alert_actions import Action, read_actions
 from trainer_agent.capture.wanted import CustomSite
 from trainer_agent.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.delivery.http_transport import HttpTransport
@@ -40,6 +42,7 @@ def watch(
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
     custom_sites: Mapping[str, str] | None = None,
+    on_alert: Action | Sequence[Action] | None = None,
 ) -> Agent:
     """Measure `model` while it trains and send what is measured to the server.
 
@@ -75,6 +78,12 @@ def watch(
         custom_sites: outputs of modules to measure, as names of sites and patterns of module
             paths: ``{"activation": "blocks.*.mlp.act"}``.
 
+        on_alert: what to do when the server opens an alert, nothing by default: a function of one
+            argument (`wire.AlertWord`), called at the end of a step; ``"stop"`` sets
+            ``agent.should_stop`` and ``"checkpoint"`` ``agent.should_save`` on a critical one, for
+            the loop to look at; ``"skip_step"`` waits for no alert and skips updates whose
+            gradient norm is not finite or 20 times the usual. Or several of these.
+
     Raises:
         WatchError: naming the argument that cannot be used, and the fix. Nothing raises later.
     """
@@ -107,6 +116,9 @@ def watch(
         sites=sites,
         quantities=quantities,
     )
+    options = replace(options, on_alert=read_actions(on_alert))
+    if "skip_step" in options.on_alert and not hasattr(optimizer, "register_step_pre_hook"):
+        raise WatchError("on_alert", '"skip_step" needs an optimizer', fix="pass optimizer=")
     custom: tuple[CustomSite, ...] = ()
     if custom_sites and pipeline is not None:
         raise WatchError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 from torch import nn
 
 from trainer_agent.agent import Agent
+from trainer_agent.alert_actions import read_actions
 from trainer_agent.custom_sites import custom_sites
 from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
 from trainer_agent.self_description import plan_by_structure
 from wire import (
+    Command,
     Frame,
     FrameBatch,
     FramesReceipt,
@@ -33,6 +36,7 @@ class RecordingTransport:
         self.frames: list[Frame] = []
         self.ends: list[RunEnd] = []
         self.health = Health()
+        self.commands: list[Command] = []
 
     def declare(self, run_id: str, declaration: RunDeclaration) -> RunReceipt:
         self.declarations.append(declaration)
@@ -45,7 +49,8 @@ class RecordingTransport:
         self.frames += batch.frames
         self.health = batch.health
         durable = max((frame.seq for frame in self.frames), default=0)
-        return FramesReceipt(durable=durable, accepted=len(batch.frames), duplicates=0)
+        taken = len(batch.frames)
+        return FramesReceipt(durable, accepted=taken, duplicates=0, commands=self.commands)
 
     def end(self, run_id: str, end: RunEnd) -> None:
         self.ends.append(end)
@@ -78,7 +83,8 @@ def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, Recor
     }
     patterns = given.pop("custom_sites", {})
     custom = custom_sites(model, plan_by_structure(model), patterns) if patterns else ()
-    options = read_options(**{**asked, **given})
+    actions = read_actions(given.pop("on_alert", None))
+    options = replace(read_options(**{**asked, **given}), on_alert=actions)
     agent = Agent(
         model,
         options,

@@ -124,7 +124,7 @@ def test_a_run_resumed_late_is_described_once(tmp_path: Path) -> None:
         for _ in range(4):
             agent.step(loss=1.0)
 
-        assert agent._describe_at > 5000
+        assert agent._description._again_at > 5000
         agent.close()
 
 

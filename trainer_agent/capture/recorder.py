@@ -57,6 +57,7 @@ class Recorder:
 
     Attributes:
         active: whether the step now running is sampled.
+        only: the layers to count, or None for all; compiled graphs count all of them.
         masks: padding masks of the running forward pass, by stack.
         spent_s: seconds the agent took of the training thread since the start, by what for.
         compiled: whether torch.compile has traced a hook.
@@ -69,6 +70,7 @@ class Recorder:
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
         self.active = False
+        self.only: frozenset[int] | None = None
         self.spent_s: defaultdict[str, float] = defaultdict(float)
         self.compiled = False
         self.masks: dict[str, Tensor | None] = {}
@@ -142,7 +144,7 @@ class Recorder:
             return
         started = time.perf_counter()
         try:
-            if self._passes[stack].first_time(site, index):
+            if self._passes[stack].first_time(site, index) and self._is_wanted(index):
                 self._count(row, x, self._mask(stack, x))
                 self._half |= x.dtype == torch.float16
         except Exception as error:
@@ -156,7 +158,8 @@ class Recorder:
         started = time.perf_counter()
         stack, index = self._running
         with self.guard.at(f"{stack}/attention_logits[{index}]"):
-            if self._passes[stack].first_time("attention_logits", index):
+            first = self._passes[stack].first_time("attention_logits", index)
+            if first and self._is_wanted(index):
                 row = self._rows[stack, "attention_logits"] + index
                 self._pending.add(row, sample())
         self.spend("attention_logits", started)
@@ -180,6 +183,9 @@ class Recorder:
             self.accumulator.log_z[0].add_(sums.to(self.accumulator.log_z))
         self.spend("log_z", started)
 
+    def _is_wanted(self, index: int) -> bool:
+        return self.only is None or index in self.only
+
     def _mask(self, stack: str, x: Tensor) -> Tensor | None:
         return fitting(self.masks.get(stack or self._last), x)
 
@@ -197,7 +203,8 @@ class Recorder:
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = self._mask(stack, x)
-        self._count(self._rows[stack, "stream"] + index, x, mask)
+        if self._is_wanted(index):
+            self._count(self._rows[stack, "stream"] + index, x, mask)
         self._half |= x.dtype == torch.float16
         if index == 0:
             self.on_input(stack, x.detach(), mask)
@@ -207,7 +214,8 @@ class Recorder:
     def _gradient(self, stack: str, index: int, g: Tensor, mask: Tensor | None) -> None:
         started = time.perf_counter()
         try:
-            self._count(self._rows[stack, "stream_gradient"] + index, g, mask)
+            if self._is_wanted(index):
+                self._count(self._rows[stack, "stream_gradient"] + index, g, mask)
             self._follow_backward()
             if index == self._tops[stack]:
                 self.on_top_gradient(stack, g.detach(), mask)

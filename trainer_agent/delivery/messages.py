@@ -35,6 +35,13 @@ def revisions(spool: Spool) -> dict[str, SpecRevision]:
     return {name: msgspec.json.decode(body, type=SpecRevision) for name, body in kept}
 
 
+def end_of(error: BaseException | None) -> RunEnd:
+    """How a run ends that this error ended, or none."""
+    if error is None:
+        return RunEnd(status="finished")
+    return RunEnd(status="failed", reason=f"{type(error).__name__}: {error}")
+
+
 def keep_end(spool: Spool, end: RunEnd) -> None:
     """Keep the run's end until the server has it."""
     spool.note(_END, msgspec.json.encode(end))

@@ -44,6 +44,16 @@ class AcceleratedAgent:
         if self._accelerator.sync_gradients:
             self.agent.step(self._losses.take_mean(), step=step, **scalars)
 
+    @property
+    def should_stop(self) -> bool:
+        """Whether the loop is asked to stop: ``on_alert="stop"`` and a critical alert."""
+        return self.agent.should_stop
+
+    @property
+    def should_save(self) -> bool:
+        """Whether it is asked for a checkpoint, until ``accelerator.save_state`` has made one."""
+        return self.agent.should_save
+
     def close(self, timeout_s: float = 10.0) -> bool:
         """End the run; returns whether everything arrived."""
         return self.agent.close(timeout_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -89,6 +90,11 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
         by_itself = pl_module.automatic_optimization
         loss = self._losses.take_sum() if by_itself else self._losses.take_mean()
         self.agent.step(loss, step=self._steps - 1, **scalars)
+        if self.agent.should_save:
+            folder = Path(trainer.default_root_dir) / "evenkeel"
+            trainer.save_checkpoint(folder / f"step-{self._steps}.ckpt")
+        if self.agent.should_stop:
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run."""

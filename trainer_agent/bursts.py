@@ -1,0 +1,78 @@
+"""Bursts: every step sampled for a while, because the server asks for a closer look."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from wire import Command
+
+logger = logging.getLogger("evenkeel")
+MAX_STEPS = 256
+# What bursts may take beyond their share: the first one is not held up by a job that just began.
+GRACE_S = 1.0
+
+
+class Bursts:
+    """Counts a burst's steps and keeps its cost within bounds.
+
+    All bursts of a job together take at most one more budget: its `overhead` of the time since
+    the start, and one second. A burst that would pass that bound ends early and says so. With a
+    fixed interval the number of steps, at most 256, is the only bound.
+
+    Attributes:
+        taken: id of the last burst that was begun or refused, "" before the first.
+        left: steps that the running burst still has.
+        note: how the last burst ended early, or why it was refused; else "".
+        layers: the layers it is about, or None for all.
+    """
+
+    def __init__(self, *, overhead: float | None, alone: bool) -> None:
+        self.taken, self.left, self.note = "", 0, ""
+        self.layers: frozenset[int] | None = None
+        self._overhead, self._alone = overhead, alone
+        self._asked: Command | None = None
+        self._began = time.perf_counter()
+        self._spent_s = self._last_s = 0.0
+        self._steps = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a burst is asked for and not yet begun."""
+        return self._asked is not None
+
+    def ask(self, command: Command) -> None:
+        """Begin a burst with the next step; called from any thread."""
+        self._asked = command
+
+    def spent(self, cost_s: float) -> None:
+        """Note what a sample took that was taken for a burst alone."""
+        self._last_s = cost_s
+        self._spent_s += cost_s
+
+    def wants_next(self) -> bool:
+        """Whether the step that comes next belongs to a burst; asked once a step."""
+        asked, self._asked = self._asked, None
+        if asked is not None and asked.id != self.taken:
+            self._begin(asked)
+        if not self.left:
+            return False
+        if self._overhead is not None and self._spent_s + self._last_s > self._granted_s():
+            self.note = f"a burst ended after {self._steps - self.left} of {self._steps} steps: "
+            self.note += "more would have cost more than bursts may take"
+            logger.info("evenkeel: %s", self.note)
+            self.left = 0
+            return False
+        self.left -= 1
+        return True
+
+    def _begin(self, asked: Command) -> None:
+        self.taken, self.note = asked.id, ""
+        if not self._alone:
+            self.note = "no burst: several processes would have to begin it at the same step"
+            return
+        self._steps = self.left = max(0, min(asked.steps, MAX_STEPS))
+        self.layers = frozenset(asked.layers) or None
+
+    def _granted_s(self) -> float:
+        return (self._overhead or 0.0) * (time.perf_counter() - self._began) + GRACE_S
