@@ -8,7 +8,7 @@ from dslm.diagnosis import words
 from dslm.diagnosis.advice import advise, gradient_factor
 from dslm.diagnosis.deeper import Ladder, correlation_trend, ladders
 from dslm.diagnosis.formats import format_reports
-from dslm.diagnosis.growth import fit_growth
+from dslm.diagnosis.growth import fit_below_top, fit_growth
 from dslm.diagnosis.report import Diagnosis, Placed, StackDiagnosis, TopGradient
 from dslm.diagnosis.sharpness import largest_scores
 from dslm.errors import SpecError
@@ -56,11 +56,13 @@ def diagnose(
 def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
     own, n, placed = ladder.stacks[0], len(stack.blocks), placement(stack)
     variance, gradient = fit_growth(own.forward.variance), fit_growth(own.backward.variance)
+    whole = gradient is None or gradient.fits
+    below = None if whole else fit_below_top(own.backward.variance)
     trend, scores = correlation_trend(ladder), largest_scores(stack, own.score_variance)
     factor, formats = gradient_factor(own), format_reports(ladder, top)
     advice = advise(stack, factor, trend, scores, formats)
     sentences = (
-        words.gradient_sentence(placed, own, gradient),
+        words.gradient_sentence(placed, own, gradient, below),
         words.variance_sentence(own, variance),
         words.correlation_sentence(trend, n),
         words.scores_sentence(scores),
@@ -75,6 +77,7 @@ def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
         sentences=sentences,
         variance=variance,
         gradient=gradient,
+        gradient_below=below,
         gradient_factor=factor,
         correlation=trend,
         scores=scores,

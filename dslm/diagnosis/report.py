@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dslm.diagnosis.deeper import CorrelationTrend, Crossing
-from dslm.diagnosis.growth import Growth
+from dslm.diagnosis.growth import Below, Growth
 from dslm.diagnosis.precision import Outside
 from dslm.diagnosis.sharpness import ScoreScale
 from dslm.prediction import Prediction
@@ -83,6 +83,7 @@ class StackDiagnosis:
         sentences: the diagnosis in words, most important first.
         variance, gradient: laws of the stream's variance and of its gradient's, over layers
             1 to N.
+        gradient_below: where none fits the whole, the gradient's law below the top layers.
         gradient_factor: largest over smallest standard deviation of the gradient, layers 1 to N.
     """
 
@@ -93,6 +94,7 @@ class StackDiagnosis:
     sentences: tuple[str, ...]
     variance: Growth | None
     gradient: Growth | None
+    gradient_below: Below | None
     gradient_factor: float | None
     correlation: CorrelationTrend | None
     scores: ScoreScale | None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import dslm
+from dslm.diagnosis import Below
 from evenkeel.prediction.cases import Case
 
 VERSION = 1
@@ -62,6 +63,8 @@ PROPERTIES = ("fits", "factor", "meaning", "needed")
 def _with_properties(value: object) -> Any:
     """A part's fields, and what it says of itself beside them."""
     written = plain(value)
+    if isinstance(value, Below):
+        return written | {"growth": _with_properties(value.growth)}
     if isinstance(written, dict):
         for name in PROPERTIES:
             if hasattr(value, name):

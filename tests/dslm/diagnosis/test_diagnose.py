@@ -45,6 +45,14 @@ def test_post_ln_loses_gradient_exponentially_at_the_rate_of_its_curve() -> None
     assert f"by a factor of {found.gradient.factor**0.5:.3f} per layer" in found.sentences[0]
 
 
+def test_gradient_of_a_stack_that_aligns_its_tokens_is_told_in_two_parts() -> None:
+    found = diagnosis(stack(48, placement="post", std=0.09, p_drop=0.1, causal=False))
+
+    assert found.gradient is not None and not found.gradient.fits
+    assert found.gradient_below is not None and found.gradient_below.growth.fits
+    assert f"top {found.gradient_below.top_layers} layers, and below" in found.sentences[0]
+
+
 def test_rank_loss_beyond_the_stack_is_where_a_deeper_stack_loses_it() -> None:
     one = stack(12, seq_len=64, placement="post", std=0.05, causal=False)
     found = diagnosis(one, search=96)
