@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from dslm.diagnosis import words
 from dslm.diagnosis.advice import advise, gradient_factor
@@ -21,7 +22,7 @@ def diagnose(
     spec: ModelSpec,
     *,
     prediction: Prediction | None = None,
-    top_gradient_std: float | None = None,
+    top_gradient_std: float | Mapping[str, float] | None = None,
     search_depth: int | None = None,
 ) -> Diagnosis:
     """Say what the theory's curves mean for a model.
@@ -34,20 +35,20 @@ def diagnose(
     Args:
         spec: the model, from `trainer_agent.describe` or built by hand.
         prediction: what `predict(spec)` returned, to save computing it again.
-        top_gradient_std: standard deviation of an entry of the gradient at the last block,
-            where it is known. Else the loss is taken as a mean over the tokens of the batch
-            whose gradient at each token's vector has norm 1/tokens.
+        top_gradient_std: standard deviation of an entry of the gradient at the last block, of
+            every stack or by name, where it is known. Else it is predicted from the spec's head
+            and loss; without those, the loss is taken as a mean over the batch's tokens whose
+            gradient at each token's vector has norm 1/tokens.
         search_depth: deepest stack looked at.
 
     Raises:
         SpecError: if the spec describes no possible model, or `top_gradient_std` is not positive.
     """
-    if top_gradient_std is not None and not 0 < top_gradient_std < math.inf:
-        raise SpecError("top_gradient_std", "give a positive standard deviation")
+    known = _by_stack(spec, top_gradient_std)
     prediction = predict(spec) if prediction is None else prediction
     rungs = ladders(spec, prediction.stacks, search_depth)
     stacks = {
-        name: _stack(stack, rungs[name], _top_gradient(stack, spec.batch_size, top_gradient_std))
+        name: _stack(stack, rungs[name], _top_gradient(stack, spec.batch_size, known.get(name)))
         for name, stack in spec.stacks.items()
     }
     return Diagnosis(stacks, prediction)
@@ -93,6 +94,15 @@ def placement(stack: Stack) -> Placed:
     if not found:
         return "unknown"
     return found.pop() if len(found) == 1 else "mixed"
+
+
+def _by_stack(spec: ModelSpec, given: float | Mapping[str, float] | None) -> Mapping[str, float]:
+    if given is None:
+        return {}
+    known = given if isinstance(given, Mapping) else dict.fromkeys(spec.stacks, given)
+    if not all(0 < std < math.inf for std in known.values()):
+        raise SpecError("top_gradient_std", "give a positive standard deviation")
+    return known
 
 
 def _top_gradient(stack: Stack, batch_size: int, given: float | None) -> TopGradient:

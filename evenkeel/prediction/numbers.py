@@ -30,6 +30,7 @@ def case_numbers(case: Case, diagnosis: dslm.Diagnosis) -> dict[str, Any]:
         "step": case.step,
         "what_if": list(case.what_if),
         "notes": list(case.notes),
+        "measured": plain(case.measured),
         "family": case.spec.family,
         "n_params": case.spec.n_params,
         "batch_size": case.spec.batch_size,
@@ -76,6 +77,8 @@ def plain(value: object) -> Any:
     """A value as JSON holds it; null for a number that is not finite."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
     if isinstance(value, np.ndarray):
         return [plain(one) for one in value.tolist()]
     if isinstance(value, tuple | list):
