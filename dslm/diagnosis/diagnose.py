@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping
 
 from dslm.diagnosis import words
-from dslm.diagnosis.advice import advise, gradient_factor
+from dslm.diagnosis.advice import gradient_factor, reasons_to_scale, scalings
 from dslm.diagnosis.deeper import Ladder, correlation_trend, ladders
 from dslm.diagnosis.formats import format_reports
 from dslm.diagnosis.growth import fit_below_top, fit_growth
-from dslm.diagnosis.report import Diagnosis, Placed, StackDiagnosis, TopGradient
+from dslm.diagnosis.report import Advice, Diagnosis, Placed, StackDiagnosis, TopGradient
 from dslm.diagnosis.sharpness import largest_scores
 from dslm.errors import SpecError
 from dslm.model import predict
 from dslm.prediction import Prediction
+from dslm.scaling import Scaling
 from dslm.spec import ModelSpec, Stack
 
 
@@ -47,21 +48,25 @@ def diagnose(
     known = _by_stack(spec, top_gradient_std)
     prediction = predict(spec) if prediction is None else prediction
     rungs = ladders(spec, prediction.stacks, search_depth)
-    stacks = {
-        name: _stack(stack, rungs[name], _top_gradient(stack, spec.batch_size, known.get(name)))
-        for name, stack in spec.stacks.items()
-    }
+    scaled, refusal = scalings(spec)
+    stacks = {}
+    for name, stack in spec.stacks.items():
+        scale = prediction.stacks[name].gradient_scale
+        top = _top_gradient(stack, spec.batch_size, known.get(name), scale)
+        stacks[name] = _stack(stack, rungs[name], top, (scaled.get(name), refusal))
     return Diagnosis(stacks, prediction)
 
 
-def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
+def _stack(
+    stack: Stack, ladder: Ladder, top: TopGradient, scaled: tuple[Scaling | None, str]
+) -> StackDiagnosis:
     own, n, placed = ladder.stacks[0], len(stack.blocks), placement(stack)
     variance, gradient = fit_growth(own.forward.variance), fit_growth(own.backward.variance)
     whole = gradient is None or gradient.fits
     below = None if whole else fit_below_top(own.backward.variance)
     trend, scores = correlation_trend(ladder), largest_scores(stack, own.score_variance)
     factor, formats = gradient_factor(own), format_reports(ladder, top)
-    advice = advise(stack, factor, trend, scores, formats)
+    advice = Advice(reasons_to_scale(stack, factor, trend, scores, formats), *scaled)
     sentences = (
         words.gradient_sentence(placed, own, gradient, below),
         words.variance_sentence(own, variance),
@@ -105,8 +110,12 @@ def _by_stack(spec: ModelSpec, given: float | Mapping[str, float] | None) -> Map
     return known
 
 
-def _top_gradient(stack: Stack, batch_size: int, given: float | None) -> TopGradient:
+def _top_gradient(
+    stack: Stack, batch_size: int, given: float | None, predicted_var: float
+) -> TopGradient:
     if given is not None:
         return TopGradient(given, "given")
+    if 0 < predicted_var < math.inf:
+        return TopGradient(math.sqrt(predicted_var), "predicted")
     tokens = batch_size * int(stack.input_kernel.cell_sizes.sum())
     return TopGradient(1 / (tokens * math.sqrt(stack.d_model)), "assumed")

@@ -23,12 +23,14 @@ class TopGradient:
 
     Attributes:
         std: standard deviation of an entry of dLoss/d(output of the last block).
-        source: ``"given"`` by the caller, or ``"assumed"``: a loss averaged over the batch's
-            tokens whose gradient at each token's vector has norm 1/tokens.
+        source: ``"given"`` by the caller, ``"predicted"`` from the stack's head and loss (or
+            those of the stack that reads it), or, where there is neither, ``"assumed"``: a loss
+            averaged over the batch's tokens whose gradient at each token's vector has norm
+            1/tokens.
     """
 
     std: float
-    source: Literal["given", "assumed"]
+    source: Literal["given", "predicted", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,8 @@ def _top(case: Case, name: str, stack: dslm.StackDiagnosis) -> str:
     if top.source == "given":
         how = "measured" if case.top_gradient.get(name) == top.std else "given"
         return f"Gradient at the top: {top.std:.3g} an entry, as {how}."
+    if top.source == "predicted":
+        return f"Gradient at the top: {top.std:.3g} an entry, predicted from the head and its loss."
     return (
         f"Gradient at the top: {top.std:.3g} an entry, assumed (a mean loss over the batch's "
         "tokens, a gradient of norm 1 at each); --top-gradient gives the measured one."
