@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dslm.diagnosis.deeper import CorrelationTrend, Crossing
 from dslm.diagnosis.diagnose import diagnose
-from dslm.diagnosis.growth import Below, Growth, fit_growth
+from dslm.diagnosis.growth import Growth, fit_growth
 from dslm.diagnosis.precision import FORMATS, NumberFormat, Outside
 from dslm.diagnosis.report import Advice, Diagnosis, FormatReport, StackDiagnosis, TopGradient
 from dslm.diagnosis.sharpness import ScoreScale
@@ -14,7 +14,6 @@ from dslm.diagnosis.words import crossing_words, scaling_line
 __all__ = [
     "FORMATS",
     "Advice",
-    "Below",
     "CorrelationTrend",
     "Crossing",
     "Diagnosis",

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from dslm.diagnosis.deeper import CorrelationTrend
-from dslm.diagnosis.report import FormatReport
+from dslm.diagnosis.report import Advice, FormatReport
 from dslm.diagnosis.sharpness import ScoreScale
 from dslm.errors import SpecError
 from dslm.prediction import StackPrediction
-from dslm.scaling import Scaling, deepscale_stacks
-from dslm.spec import ModelSpec, Stack
+from dslm.scaling import deepscale
+from dslm.spec import Stack
 
 UNEVEN_GRADIENT = 10.0
 
 
-def reasons_to_scale(
+def advise(
     stack: Stack,
     factor: float | None,
     correlation: CorrelationTrend | None,
     scores: ScoreScale | None,
     formats: tuple[FormatReport, ...],
-) -> tuple[str, ...]:
-    """Return what is wrong with a stack that DeepScaleLM mends.
+) -> Advice:
+    """Return DeepScaleLM's scales, with the reasons for them.
 
-    A gradient that differs more than 10-fold in norm between layers, tokens that have become one
-    vector within the stack, a saturated softmax, or a stream that overflows fp16.
+    A reason is a gradient that differs more than 10-fold in norm between layers, tokens that
+    have become one vector within the stack, a saturated softmax, or a stream that overflows
+    fp16.
     """
     n = len(stack.blocks)
     reasons = []
@@ -39,16 +38,11 @@ def reasons_to_scale(
         reasons.append(f"the softmax of layer {scores.layer} is saturated")
     if formats[0].activation_overflow.within(n):
         reasons.append(f"the stream overflows fp16 at layer {formats[0].activation_overflow.depth}")
-    return tuple(reasons)
-
-
-def scalings(spec: ModelSpec) -> tuple[Mapping[str, Scaling], str]:
-    """Return DeepScaleLM's scales of every stack, or none and why they cannot be given."""
     try:
         with np.errstate(all="ignore"):  # weights that overflow are measured, not used
-            return deepscale_stacks(spec), ""
+            return Advice(tuple(reasons), deepscale(stack))
     except SpecError as error:
-        return {}, str(error)
+        return Advice(tuple(reasons), None, str(error))
 
 
 def gradient_factor(prediction: StackPrediction) -> float | None:

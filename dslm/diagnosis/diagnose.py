@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from dslm.diagnosis import words
-from dslm.diagnosis.advice import gradient_factor, reasons_to_scale, scalings
+from dslm.diagnosis.advice import advise, gradient_factor
 from dslm.diagnosis.deeper import Ladder, correlation_trend, ladders
 from dslm.diagnosis.formats import format_reports
-from dslm.diagnosis.growth import fit_below_top, fit_growth
-from dslm.diagnosis.report import Advice, Diagnosis, Placed, StackDiagnosis, TopGradient
+from dslm.diagnosis.growth import fit_growth
+from dslm.diagnosis.report import Diagnosis, Placed, StackDiagnosis, TopGradient
 from dslm.diagnosis.sharpness import largest_scores
 from dslm.errors import SpecError
 from dslm.model import predict
 from dslm.prediction import Prediction
-from dslm.scaling import Scaling
 from dslm.spec import ModelSpec, Stack
 
 
@@ -23,7 +21,7 @@ def diagnose(
     spec: ModelSpec,
     *,
     prediction: Prediction | None = None,
-    top_gradient_std: float | Mapping[str, float] | None = None,
+    top_gradient_std: float | None = None,
     search_depth: int | None = None,
 ) -> Diagnosis:
     """Say what the theory's curves mean for a model.
@@ -36,39 +34,33 @@ def diagnose(
     Args:
         spec: the model, from `trainer_agent.describe` or built by hand.
         prediction: what `predict(spec)` returned, to save computing it again.
-        top_gradient_std: standard deviation of an entry of the gradient at the last block, of
-            every stack or by name, where it is known. Else it is predicted from the spec's head
-            and loss; without those, the loss is taken as a mean over the batch's tokens whose
-            gradient at each token's vector has norm 1/tokens.
+        top_gradient_std: standard deviation of an entry of the gradient at the last block,
+            where it is known. Else the loss is taken as a mean over the tokens of the batch
+            whose gradient at each token's vector has norm 1/tokens.
         search_depth: deepest stack looked at.
 
     Raises:
         SpecError: if the spec describes no possible model, or `top_gradient_std` is not positive.
     """
-    known = _by_stack(spec, top_gradient_std)
+    if top_gradient_std is not None and not 0 < top_gradient_std < math.inf:
+        raise SpecError("top_gradient_std", "give a positive standard deviation")
     prediction = predict(spec) if prediction is None else prediction
     rungs = ladders(spec, prediction.stacks, search_depth)
-    scaled, refusal = scalings(spec)
-    stacks = {}
-    for name, stack in spec.stacks.items():
-        scale = prediction.stacks[name].gradient_scale
-        top = _top_gradient(stack, spec.batch_size, known.get(name), scale)
-        stacks[name] = _stack(stack, rungs[name], top, (scaled.get(name), refusal))
+    stacks = {
+        name: _stack(stack, rungs[name], _top_gradient(stack, spec.batch_size, top_gradient_std))
+        for name, stack in spec.stacks.items()
+    }
     return Diagnosis(stacks, prediction)
 
 
-def _stack(
-    stack: Stack, ladder: Ladder, top: TopGradient, scaled: tuple[Scaling | None, str]
-) -> StackDiagnosis:
+def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
     own, n, placed = ladder.stacks[0], len(stack.blocks), placement(stack)
     variance, gradient = fit_growth(own.forward.variance), fit_growth(own.backward.variance)
-    whole = gradient is None or gradient.fits
-    below = None if whole else fit_below_top(own.backward.variance)
     trend, scores = correlation_trend(ladder), largest_scores(stack, own.score_variance)
     factor, formats = gradient_factor(own), format_reports(ladder, top)
-    advice = Advice(reasons_to_scale(stack, factor, trend, scores, formats), *scaled)
+    advice = advise(stack, factor, trend, scores, formats)
     sentences = (
-        words.gradient_sentence(placed, own, gradient, below),
+        words.gradient_sentence(placed, own, gradient),
         words.variance_sentence(own, variance),
         words.correlation_sentence(trend, n),
         words.scores_sentence(scores),
@@ -83,7 +75,6 @@ def _stack(
         sentences=sentences,
         variance=variance,
         gradient=gradient,
-        gradient_below=below,
         gradient_factor=factor,
         correlation=trend,
         scores=scores,
@@ -101,21 +92,8 @@ def placement(stack: Stack) -> Placed:
     return found.pop() if len(found) == 1 else "mixed"
 
 
-def _by_stack(spec: ModelSpec, given: float | Mapping[str, float] | None) -> Mapping[str, float]:
-    if given is None:
-        return {}
-    known = given if isinstance(given, Mapping) else dict.fromkeys(spec.stacks, given)
-    if not all(0 < std < math.inf for std in known.values()):
-        raise SpecError("top_gradient_std", "give a positive standard deviation")
-    return known
-
-
-def _top_gradient(
-    stack: Stack, batch_size: int, given: float | None, predicted_var: float
-) -> TopGradient:
+def _top_gradient(stack: Stack, batch_size: int, given: float | None) -> TopGradient:
     if given is not None:
         return TopGradient(given, "given")
-    if 0 < predicted_var < math.inf:
-        return TopGradient(math.sqrt(predicted_var), "predicted")
     tokens = batch_size * int(stack.input_kernel.cell_sizes.sum())
     return TopGradient(1 / (tokens * math.sqrt(stack.d_model)), "assumed")

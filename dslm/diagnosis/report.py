@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dslm.diagnosis.deeper import CorrelationTrend, Crossing
-from dslm.diagnosis.growth import Below, Growth
+from dslm.diagnosis.growth import Growth
 from dslm.diagnosis.precision import Outside
 from dslm.diagnosis.sharpness import ScoreScale
 from dslm.prediction import Prediction
@@ -23,14 +23,12 @@ class TopGradient:
 
     Attributes:
         std: standard deviation of an entry of dLoss/d(output of the last block).
-        source: ``"given"`` by the caller, ``"predicted"`` from the stack's head and loss (or
-            those of the stack that reads it), or, where there is neither, ``"assumed"``: a loss
-            averaged over the batch's tokens whose gradient at each token's vector has norm
-            1/tokens.
+        source: ``"given"`` by the caller, or ``"assumed"``: a loss averaged over the batch's
+            tokens whose gradient at each token's vector has norm 1/tokens.
     """
 
     std: float
-    source: Literal["given", "predicted", "assumed"]
+    source: Literal["given", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,6 @@ class StackDiagnosis:
         sentences: the diagnosis in words, most important first.
         variance, gradient: laws of the stream's variance and of its gradient's, over layers
             1 to N.
-        gradient_below: where none fits the whole, the gradient's law below the top layers.
         gradient_factor: largest over smallest standard deviation of the gradient, layers 1 to N.
     """
 
@@ -96,7 +93,6 @@ class StackDiagnosis:
     sentences: tuple[str, ...]
     variance: Growth | None
     gradient: Growth | None
-    gradient_below: Below | None
     gradient_factor: float | None
     correlation: CorrelationTrend | None
     scores: ScoreScale | None

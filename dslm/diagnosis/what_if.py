@@ -10,8 +10,8 @@ import numpy as np
 
 from dslm.errors import SpecError
 from dslm.kernels.grid import mean_diagonal, prepare
-from dslm.scaling import Scaling, apply_scaling, deepscale_stacks
-from dslm.spec import Block, Head, Kernel, ModelSpec, Stack
+from dslm.scaling import apply_scaling, deepscale
+from dslm.spec import Block, Kernel, ModelSpec, Stack
 
 MAX_LAYERS = 10_000
 
@@ -20,8 +20,7 @@ def with_placement(spec: ModelSpec, placement: Literal["pre", "post"]) -> ModelS
     """Return `spec` with every norm before its branch, or after the sum.
 
     Each branch keeps its weights and its norm's gain. A stream that becomes Post-LN starts at
-    unit variance, as if its embedding were normalised (BERT), and has no norm at its end. Where
-    the spec has a head, it predicts the gradient at the top in place of what was measured.
+    unit variance, as if its embedding were normalised (BERT), and has no norm at its end.
 
     Raises:
         SpecError: if a block is not understood, attends to another stack, or is placed other
@@ -33,17 +32,10 @@ def with_placement(spec: ModelSpec, placement: Literal["pre", "post"]) -> ModelS
             replace(_movable(block, f"{path}.blocks[{index}]"), placement=placement)
             for index, block in enumerate(stack.blocks)
         )
-        if blocks == stack.blocks:
-            return stack
-        moved = _unseen(replace(stack, blocks=blocks))
-        if placement == "pre":
+        moved = replace(stack, blocks=blocks)
+        if placement == "pre" or blocks == stack.blocks:
             return moved
-        return replace(
-            moved,
-            input_kernel=unit(stack.input_kernel),
-            final_norm=None,
-            head=_without_final_norm(stack.head),
-        )
+        return replace(moved, input_kernel=unit(stack.input_kernel), final_norm=None)
 
     return _each_stack(spec, placed)
 
@@ -67,52 +59,26 @@ def with_depth(spec: ModelSpec, n_layers: int) -> ModelSpec:
         n = len(stack.blocks)
         if n == 0:
             raise SpecError(f"{path}.blocks", "give at least one block to repeat")
-        deeper = tuple(stack.blocks[i % n] for i in range(n_layers))
-        return stack if n == n_layers else _unseen(replace(stack, blocks=deeper))
+        return replace(stack, blocks=tuple(stack.blocks[i % n] for i in range(n_layers)))
 
     return _each_stack(spec, repeated)
 
 
 def with_deepscale(spec: ModelSpec) -> ModelSpec:
-    """Return `spec` with DeepScaleLM's weights and residual scales and inputs of unit variance.
+    """Return `spec` with DeepScaleLM's weights and residual scales and an input of unit variance.
 
     Raises:
-        SpecError: if a block is not understood.
+        SpecError: if a block is not understood, or one stack reads another.
     """
 
-    def started(stack: Stack, path: str) -> Stack:
+    def scaled(stack: Stack, path: str) -> Stack:
         for index, block in enumerate(stack.blocks):
-            _understood(block, f"{path}.blocks[{index}]")
-        return _unseen(replace(stack, input_kernel=unit(stack.input_kernel)))
+            _alone(_understood(block, f"{path}.blocks[{index}]"), f"{path}.blocks[{index}]")
+        start = replace(stack, input_kernel=unit(stack.input_kernel), reads=None)
+        with np.errstate(all="ignore"):  # weights that overflow are replaced
+            return apply_scaling(start, deepscale(start))
 
-    start = _each_stack(spec, started)
-    with np.errstate(all="ignore"):  # weights that overflow are replaced
-        scalings = deepscale_stacks(start)
-    stacks = {name: _scaled(stack, scalings[name]) for name, stack in start.stacks.items()}
-    return replace(start, stacks=stacks)
-
-
-def _scaled(stack: Stack, scaling: Scaling) -> Stack:
-    scaled, head = apply_scaling(stack, scaling), stack.head
-    if head is None:
-        return scaled
-    std = scaling.embedding if head.tied else scaling.head
-    output = replace(head.output, weight_var=std**2, bias_var=0.0)
-    scale = head.scale * scaling.tied_head_input if head.tied else head.scale
-    return replace(scaled, head=replace(head, output=output, scale=scale))
-
-
-def _without_final_norm(head: Head | None) -> Head | None:
-    if head is None or not head.layers:
-        return head
-    first = head.layers[0]
-    final = first.norm is not None and first.linear is None
-    return replace(head, layers=head.layers[1:]) if final else head
-
-
-def _unseen(stack: Stack) -> Stack:
-    """The stack without the gradient measured at its top, where a head predicts another."""
-    return stack if stack.head is None else replace(stack, top_gradient_kernel=None)
+    return _each_stack(spec, scaled)
 
 
 def unit(kernel: Kernel) -> Kernel:

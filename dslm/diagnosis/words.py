@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dslm.diagnosis.deeper import CorrelationTrend, Crossing
-from dslm.diagnosis.growth import Below, Growth
+from dslm.diagnosis.growth import Growth
 from dslm.diagnosis.report import Advice, FormatReport
 from dslm.diagnosis.sharpness import ScoreScale
 from dslm.prediction import StackPrediction
@@ -27,9 +27,7 @@ PLACED = {
 STEEP = 20.0  # per layer; 1 + bl is then bl within 5 % from layer 1 on
 
 
-def gradient_sentence(
-    placed: str, own: StackPrediction, law: Growth | None, below: Below | None
-) -> str:
+def gradient_sentence(placed: str, own: StackPrediction, law: Growth | None) -> str:
     """How the gradient's norm changes on its way down through the stack."""
     curve = own.backward.variance
     if not np.isfinite(curve).all():
@@ -37,15 +35,7 @@ def gradient_sentence(
     bottom = min(1, len(curve) - 1)
     times = math.sqrt(curve[bottom])
     found = f"at layer {bottom} it is {times:.3g} times that of layer {len(curve) - 1}"
-    how = _gradient_law(law) if below is None else _in_two_parts(curve, below)
-    return f"{PLACED[placed]}: the gradient's norm {how}; {found}."
-
-
-def _in_two_parts(curve: Floats, below: Below) -> str:
-    ratio = math.sqrt(curve[-1] / curve[-1 - below.top_layers])
-    times = f"falls {ratio:.3g}-fold" if ratio > 1 else f"grows {1 / ratio:.3g}-fold"
-    layers = f"{below.top_layers} layers" if below.top_layers > 1 else "layer"
-    return f"{times} through the top {layers}, and below {_gradient_law(below.growth)}"
+    return f"{PLACED[placed]}: the gradient's norm {_gradient_law(law)}; {found}."
 
 
 def _gradient_law(law: Growth | None) -> str:

@@ -58,15 +58,11 @@ def block_cells(blocks: Sequence[Block | None], seq_len: int) -> Sizes:
 def stack_on_cells(stack: Stack) -> Stack:
     """Return `stack` with its kernels prepared, on no more cells than `cell_sizes` has."""
     kernel = prepare(stack.input_kernel)
-    return merged_stack(stack, _starts(kernel.cell_sizes, **_sight(stack.blocks)))
-
-
-def merged_stack(stack: Stack, starts: Sizes) -> Stack:
-    """Return `stack` with its kernels prepared, on coarser cells that begin at cells `starts`."""
+    starts = _starts(kernel.cell_sizes, **_sight(stack.blocks))
     top = stack.top_gradient_kernel
     return replace(
         stack,
-        input_kernel=_merged(prepare(stack.input_kernel), starts),
+        input_kernel=_merged(kernel, starts),
         top_gradient_kernel=None if top is None else _merged(prepare(top), starts),
         head=stack.head and replace(stack.head, labels=_labels(stack.head.labels, starts)),
     )

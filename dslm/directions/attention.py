@@ -1,0 +1,127 @@
+"""An attention branch whose weights are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dslm.directions.mixture import Branch, Dense, Mixture, Reading, transform
+from dslm.duals.partition import concentration
+from dslm.spec import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """Multi-head attention of a stream to itself; heads are runs of d_out / n_heads features."""
+
+    query: Dense
+    key: Dense
+    value: Dense
+    output: Dense
+    n_heads: int
+    causal: bool
+    score_scale: float
+    p_drop: float = 0.0
+
+
+def attend(reading: Reading, layer: Projections, seq_len: int) -> Branch:
+    r"""Return the output of attention over `seq_len` tokens, at least two.
+
+    Keys and values fluctuate within a sequence by :math:`F = E[x x^T] - X`. For Gaussian ones
+    a query q collects, by Stein's lemma,
+
+    .. math:: \sum_j a_j v_j = \bar v + (1 - D)\, c\, W_v F W_k^T q + \text{noise}
+
+    c being the score scale: a map T of the query's own token. The noise of two heads is
+    :math:`D_{hg} W_v F W_v^T`, D the overlap of their weights (`dslm.duals.partition`) for
+    scores whose covariance is :math:`c^2 tr(E[q_h q_g^T] W_k F W_k^T)`.
+
+    Source: derived here.
+    """
+    x, stream_mean = reading.x, reading.stream_mean
+    fluctuating = x.own - x.cross
+    overlap, other, steer = _overlaps(reading, layer, fluctuating, seq_len)
+    values, wv, wo = layer.value, layer.value.weight, layer.output.weight
+    constant = values.bias + steer @ layer.query.bias
+    toward = steer @ layer.query.weight
+    noise = wv @ fluctuating @ wv.T
+    alone, seen = _uniform(seq_len, causal=layer.causal)
+    jacobian = wo @ (alone * wv + toward)
+    mean_heads = wv @ x.mean + toward @ x.mean + constant
+    means = mean_heads @ wo.T + layer.output.bias + (x.means - x.mean) @ jacobian.T
+    both = Dense(wv, constant)
+    shared = transform(x.cross, x.mean, both) + _pulled(toward, x.mean, wv, constant)
+    own = shared + toward @ x.own @ toward.T + overlap * noise
+    own += layer.p_drop / (1 - layer.p_drop) * _dropped(overlap, x, layer)
+    cross = shared + toward @ x.cross @ toward.T + other * noise
+    whole = transform(own, mean_heads, layer.output)
+    rest = whole - (x.shares[:, None] * means).T @ means
+    y = Mixture(x.shares, means, rest, transform(cross, mean_heads, layer.output))
+    covered = reading.cross_with_stream - np.outer(x.mean, stream_mean)
+    at_own = reading.own_with_stream - np.outer(x.mean, stream_mean)
+    mixed = wv @ (seen * at_own + (1 - seen) * covered) + toward @ covered
+    crossed = wo @ mixed + np.outer(y.mean, stream_mean)
+    return Branch(y, jacobian @ reading.with_stream, crossed)
+
+
+def _pulled(toward: Floats, mean: Floats, wv: Floats, constant: Floats) -> Floats:
+    """Products of the mean value with what queries pull in on average, both ways."""
+    pulled = np.outer(wv @ mean + constant, toward @ mean)
+    return np.asarray(pulled + pulled.T)
+
+
+def _dropped(overlap: Floats, x: Mixture, layer: Projections) -> Floats:
+    """What masks on the weights add, independent between heads."""
+    head = np.arange(layer.n_heads).repeat(len(overlap) // layer.n_heads)
+    same = head[:, None] == head[None, :]
+    return np.asarray(same * overlap * transform(x.own, x.mean, layer.value))
+
+
+def _overlaps(
+    reading: Reading, layer: Projections, fluctuating: Floats, seq_len: int
+) -> tuple[Floats, Floats, Floats]:
+    """Return, over head features, the overlap of weights of one token and of two, and the
+    matrix that takes a query to what it collects.
+    """
+    x, n, scale = reading.x, layer.n_heads, layer.score_scale
+    own = transform(x.own, x.mean, layer.query)
+    cross = transform(x.cross, x.mean, layer.query)
+    keys = layer.key.weight @ fluctuating @ layer.key.weight.T
+    width = len(own) // n
+    both = [_by_head(q * keys, n, width) * scale**2 for q in (own, cross)]
+    sizes = np.sqrt(np.maximum(np.diagonal(both[0]), 1e-12))
+    counts = np.arange(1.0, seq_len + 1) if layer.causal else np.full(seq_len, float(seq_len))
+    pairs = np.arange(seq_len, dtype=np.float64) if layer.causal else np.ones(seq_len)
+    overlap = _mean_overlap(both[0], sizes, counts, np.ones(seq_len))
+    other = _mean_overlap(both[1], sizes, counts, pairs)
+    steer = layer.value.weight @ fluctuating @ layer.key.weight.T * scale
+    same = np.kron(np.eye(n), np.ones((width, width)))
+    rest = np.repeat(1 - np.diagonal(overlap), width)
+    blown = np.ones((width, width))
+    collected: Floats = rest[:, None] * same * steer
+    return np.asarray(np.kron(overlap, blown)), np.asarray(np.kron(other, blown)), collected
+
+
+def _by_head(product: Floats, n: int, width: int) -> Floats:
+    return np.asarray(product.reshape(n, width, n, width).sum((1, 3)))
+
+
+def _mean_overlap(scores: Floats, sizes: Floats, counts: Floats, weights: Floats) -> Floats:
+    """Average E[a·a'] over queries, for each pair of heads."""
+    found = np.zeros_like(scores)
+    several = np.maximum(counts, 1.1)
+    for (h, g), covariance in np.ndenumerate(scores):
+        variance = np.full_like(counts, sizes[h] * sizes[g])
+        shared = concentration(variance, several).shared(np.minimum(covariance, variance))
+        found[h, g] = np.average(np.where(counts > 1, shared, 1.0), weights=weights)
+    return found
+
+
+def _uniform(seq_len: int, *, causal: bool) -> tuple[float, float]:
+    """Return the mean uniform weight on the own token, and on any one other token."""
+    if not causal:
+        return 1 / seq_len, 1 / seq_len
+    i = np.arange(1.0, seq_len + 1)
+    others = float(((i - 1) / i).sum()) / (seq_len * max(seq_len - 1, 1))
+    return float((1 / i).mean()), others

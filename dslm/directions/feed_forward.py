@@ -1,0 +1,97 @@
+"""A feed-forward branch whose weights are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from dslm.directions.mixture import Branch, Dense, Mixture, Reading, transform
+from dslm.duals.pointwise import POINTWISE
+from dslm.spec import Activation, Floats
+
+ORDERS = 4  # of the Hermite series of what two features share
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+UNIT = WEIGHTS / WEIGHTS.sum()
+POWERS = np.stack(
+    [np.polynomial.hermite_e.hermeval(NODES, np.eye(ORDERS)[k]) for k in range(ORDERS)]
+)
+
+
+def feed_forward(
+    reading: Reading, up: Dense, down: Dense, activation: Activation, p_drop: float = 0.0
+) -> Branch:
+    r"""Return the output of down(dropout(φ(up(x)))).
+
+    Within a group :math:`u = W_1 x + b_1` is Gaussian with mean :math:`\mu_c`; with the
+    coefficients :math:`a_k = E[\phi(u) He_k]/\sqrt{k!}` two hidden features share
+    :math:`\sum_k a_k a'_k \rho^k`, cut after the third order, and each one's own variance is
+    exact. Between tokens, and with the stream's, φ is replaced by its slope of least squares.
+
+    Source: derived here, after Price and Mehler. Exact GELU is taken by its tanh form.
+    """
+    x = reading.x
+    means = x.means @ up.weight.T + up.bias
+    inside = up.weight @ x.rest @ up.weight.T
+    sd = np.sqrt(np.maximum(np.diagonal(inside), 1e-30))
+    series, own = _series(means, sd, _function(activation))
+    hidden, slope = series[0], x.shares @ series[1] / sd
+    rest = _shared(x.shares, series, inside / np.outer(sd, sd))
+    np.fill_diagonal(rest, x.shares @ own + p_drop / (1 - p_drop) * (x.shares @ (own + hidden**2)))
+    mean = x.shares @ hidden
+    steep = _least_squares(x.shares, means, hidden, slope, sd)
+    between = up.weight @ (x.cross - np.outer(x.mean, x.mean)) @ up.weight.T
+    cross = np.outer(mean, mean) + np.outer(steep, steep) * between
+    crossed = reading.cross_with_stream - np.outer(x.mean, reading.stream_mean)
+    y = Mixture(
+        x.shares,
+        hidden @ down.weight.T + down.bias,
+        down.weight @ rest @ down.weight.T,
+        transform(cross, mean, down),
+    )
+    return Branch(
+        y,
+        down.weight @ (slope[:, None] * (up.weight @ reading.with_stream)),
+        down.weight @ (steep[:, None] * (up.weight @ crossed))
+        + np.outer(y.mean, reading.stream_mean),
+    )
+
+
+def _function(activation: Activation) -> Callable[[Floats], Floats]:
+    simple: dict[str, Callable[[Floats], Floats]] = {
+        "relu": lambda u: np.maximum(u, 0.0),
+        "identity": lambda u: u,
+        "gelu": POINTWISE["gelu_tanh"][0],
+    }
+    return simple[activation] if activation in simple else POINTWISE[activation][0]
+
+
+def _series(
+    means: Floats, sd: Floats, function: Callable[[Floats], Floats]
+) -> tuple[Floats, Floats]:
+    """Return (orders, groups, features) coefficients, and each feature's variance by group."""
+    series = np.zeros((ORDERS, *means.shape))
+    own = np.zeros_like(means)
+    for group, mean in enumerate(means):
+        values = function(mean[:, None] + sd[:, None] * NODES)
+        for k in range(ORDERS):
+            series[k, group] = (values * POWERS[k]) @ UNIT / math.sqrt(math.factorial(k))
+        own[group] = values**2 @ UNIT - series[0, group] ** 2
+    return series, own
+
+
+def _shared(shares: Floats, series: Floats, correlation: Floats) -> Floats:
+    rest = np.zeros_like(correlation)
+    for k in range(1, ORDERS):
+        rest += (shares[:, None] * series[k]).T @ series[k] * correlation**k
+    return rest
+
+
+def _least_squares(
+    shares: Floats, means: Floats, hidden: Floats, slope: Floats, sd: Floats
+) -> Floats:
+    """Return Cov(φ(u), u)/Var(u) over all tokens."""
+    centred = means - shares @ means
+    both = shares @ (centred * hidden) + slope * sd**2
+    return np.asarray(both / (shares @ centred**2 + sd**2))

@@ -1,0 +1,170 @@
+r"""A stream whose tokens come in groups: each group's mean vector, and what varies besides.
+
+Moments of the weights say what they do to random directions. Trained weights know the directions
+they read, so here the directions are carried: a token of group c, with probability p_c, is
+
+.. math:: x = m_c + \epsilon, \quad Cov\,\epsilon = R, \quad
+    E_{i \ne j}[x_i x_j^T] = X
+
+with matrices over features. Dense layers act on all four exactly.
+
+Source: derived here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dslm.spec import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Moments of a stream of d features whose tokens come in groups.
+
+    Attributes:
+        shares: (groups,) of the tokens; they add up to 1.
+        means: (groups, d) each group's mean vector.
+        rest: (d, d) covariance within the groups, the same for all.
+        cross: (d, d) E[x_i x_j^T] over pairs of different tokens of a sequence.
+    """
+
+    shares: Floats
+    means: Floats
+    rest: Floats
+    cross: Floats
+
+    @property
+    def mean(self) -> Floats:
+        """The mean vector over all tokens, (d,)."""
+        return np.asarray(self.shares @ self.means)
+
+    @property
+    def own(self) -> Floats:
+        """E[x x^T] over tokens, (d, d)."""
+        return _between(self.shares, self.means, self.means) + self.rest
+
+    @property
+    def variance(self) -> float:
+        """E[x²] - (E x)² over tokens and features."""
+        return float(np.trace(self.own) / len(self.own) - self.mean.mean() ** 2)
+
+    @property
+    def correlation(self) -> float:
+        """Token correlation, as `dslm.Curve` has it."""
+        between = np.trace(self.cross) / len(self.cross) - self.mean.mean() ** 2
+        return float(between / self.variance)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a branch reads of a stream, and how it goes with that stream.
+
+    Attributes:
+        x: the moments of what is read. stream: those of the stream.
+        with_stream: (d, d) covariance of the rest of both, at one token.
+        cross_with_stream: (d, d) E[y_i x_j^T] over different tokens, y being what is read.
+    """
+
+    x: Mixture
+    stream: Mixture
+    with_stream: Floats
+    cross_with_stream: Floats
+
+    @property
+    def stream_mean(self) -> Floats:
+        """The mean vector of the stream, (d,)."""
+        return self.stream.mean
+
+    @property
+    def own_with_stream(self) -> Floats:
+        """E[y x^T] at one token, (d, d)."""
+        return _between(self.x.shares, self.x.means, self.stream.means) + self.with_stream
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch's output: as `Reading`, to be added to the stream."""
+
+    y: Mixture
+    with_stream: Floats
+    cross_with_stream: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A dense layer: weight (d_out, d_in), bias (d_out,)."""
+
+    weight: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A LayerNorm or, without `centred`, an RMSNorm: gain (d,), bias (d,), eps."""
+
+    gain: Floats
+    bias: Floats
+    eps: float
+    centred: bool
+
+
+def read(x: Mixture) -> Reading:
+    """Return the stream as a branch reads it without a norm."""
+    return Reading(x, x, x.rest, x.cross)
+
+
+def normed(x: Mixture, norm: Gain) -> Reading:
+    r"""Return the stream after a norm.
+
+    A group is divided by its own :math:`s_c^2 = (|P m_c|^2 + tr\,P R P)/d + \epsilon`, P taking
+    the mean over features away; lengths within a group are taken as equal.
+
+    Source: derived here.
+    """
+    d = len(norm.gain)
+    centre = np.eye(d) - (1 / d if norm.centred else 0.0)
+    kept = x.means @ centre
+    size = np.square(kept).sum(1) / d + np.trace(centre @ x.rest @ centre) / d + norm.eps
+    inverse = size**-0.5
+    linear = norm.gain[:, None] * centre
+    mean_linear = float(x.shares @ inverse) * linear
+    means = inverse[:, None] * (x.means @ linear.T) + norm.bias
+    rest = float(x.shares @ inverse**2) * linear @ x.rest @ linear.T
+    mean, fluctuating = x.shares @ means, x.cross - np.outer(x.mean, x.mean)
+    cross = mean_linear @ fluctuating @ mean_linear.T + np.outer(mean, mean)
+    crossed = mean_linear @ fluctuating + np.outer(mean, x.mean)
+    after = Mixture(x.shares, means, rest, cross)
+    return Reading(after, x, mean_linear @ x.rest, crossed)
+
+
+def add(x: Mixture, branch: Branch, lam: float = 1.0, beta: float = 1.0) -> Mixture:
+    r"""Return :math:`\lambda x + \beta y`, what the two have in common included. Exact."""
+    y, both = branch.y, lam * beta
+    shared, crossed = branch.with_stream, branch.cross_with_stream
+    return Mixture(
+        shares=x.shares,
+        means=lam * x.means + beta * y.means,
+        rest=lam**2 * x.rest + beta**2 * y.rest + both * (shared + shared.T),
+        cross=lam**2 * x.cross + beta**2 * y.cross + both * (crossed + crossed.T),
+    )
+
+
+def dropped(branch: Branch, p_drop: float) -> Branch:
+    """Return a branch after dropout, which adds to each feature's own variance. Exact."""
+    y = branch.y
+    noise = p_drop / (1 - p_drop) * np.diag(np.diagonal(y.own))
+    return replace(branch, y=replace(y, rest=y.rest + noise))
+
+
+def transform(matrix: Floats, mean: Floats, layer: Dense) -> Floats:
+    """Return E[(Wx + b)(Wy + b)^T] for E[x y^T], x and y of the same mean. Exact."""
+    moved = np.outer(layer.weight @ mean, layer.bias)
+    inner = layer.weight @ matrix @ layer.weight.T
+    return np.asarray(inner + moved + moved.T + np.outer(layer.bias, layer.bias))
+
+
+def _between(shares: Floats, a: Floats, b: Floats) -> Floats:
+    return np.asarray((shares[:, None] * a).T @ b)
