@@ -2,10 +2,14 @@
 
 Second moments of the weights say what scale alone does. Training also lines weights up with what
 they read: after 200 steps GPT-2's first feed-forward layer puts out tens of times what matrices of
-that size would for random directions, and no second moment holds that.
+that size would for random directions, and no second moment holds that. Block 0's input and the
+weights themselves do: ``directions`` carries the stream's mean vector and covariance through them
+(`trainer_agent.mean_field`), with all tokens as one group or grouped by the most frequent ids.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,6 +22,7 @@ from benchmarks.theory_models import Case, Shape, batch_of, bert, gpt2
 
 SHAPE = Shape(layers=6, width=128, heads=4)
 STEPS, SIZE, CONTEXT, RATE = 200, 16, 64, 1e-3
+GROUPS = (1, 64)
 
 CASES = (
     Case("GPT-2", lambda: gpt2(SHAPE), batch="text"),
@@ -29,8 +34,8 @@ def report_trained() -> None:
     """Print the median and worst error over layers, before and after training."""
     print(f"{SHAPE.layers} layers, d={SHAPE.width}, bytes of Python's sources, AdamW at {RATE}")
     print(
-        f"{'model':8} {'step':>5} {'loss':>7} {'forward: median':>16} {'worst':>7}"
-        f" {'backward: median':>17} {'worst':>7} {'correlation: median':>20}"
+        f"{'model':6} {'step':>4} {'loss':>6} {'predicted from':22} {'forward: median':>16}"
+        f" {'worst':>7} {'correlation':>12} {'worst':>7} {'backward':>9} {'worst':>9}"
     )
     for case in CASES:
         torch.manual_seed(0)
@@ -55,22 +60,29 @@ def train(model: nn.Module, case: Case) -> None:
 
 def _print(case: Case, model: nn.Module, *, step: int) -> None:
     batch = batch_of(case, 10_000, size=SIZE, context=CONTEXT)
-    predicted, seen = _curves(model, batch)
-    forward = np.abs(predicted.forward / seen.forward - 1)
-    backward = np.abs(predicted.backward / seen.backward - 1)
-    correlation = np.abs(predicted.correlation - seen.correlation)
     with torch.no_grad():
         loss = float(model(**batch)["loss"])
-    print(
-        f"{case.name:8} {step:>5} {loss:>7.3f} {np.median(forward):>16.3f} {forward.max():>7.3f}"
-        f" {np.median(backward):>17.3f} {backward.max():>7.3f} {np.median(correlation):>20.3f}",
-        flush=True,
-    )
-
-
-def _curves(model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[Curves, Curves]:
-    spec = trainer_agent.describe(model, batch)
-    (stack,) = dslm.predict(spec).stacks.values()
     blocks = trainer_agent.description.architecture(model, (), batch).stacks[0].blocks
-    predicted = Curves(stack.forward.variance, stack.backward.variance, stack.forward.correlation)
-    return predicted, measured(model, blocks, batch)
+    seen = measured(model, blocks, batch)
+    for name, predicted in _predictions(model, batch):
+        forward = np.abs(predicted.forward / seen.forward - 1)
+        correlation = np.abs(predicted.correlation - seen.correlation)
+        backward = np.abs(predicted.backward / seen.backward - 1)
+        print(
+            f"{case.name:6} {step:>4} {loss:>6.3f} {name:22}"
+            f" {np.median(forward):>16.3f} {forward.max():>7.3f}"
+            f" {np.median(correlation):>12.3f} {correlation.max():>7.3f}"
+            f" {np.median(backward):>9.3f} {backward.max():>9.3f}",
+            flush=True,
+        )
+
+
+def _predictions(model: nn.Module, batch: dict[str, torch.Tensor]) -> Iterator[tuple[str, Curves]]:
+    (stack,) = dslm.predict(trainer_agent.describe(model, batch)).stacks.values()
+    forward, backward = stack.forward, stack.backward
+    yield "moments", Curves(forward.variance, backward.variance, forward.correlation)
+    unknown = np.full_like(backward.variance, np.nan)
+    for groups in GROUPS:
+        (course,) = trainer_agent.mean_field(model, batch, groups=groups).stacks.values()
+        name = "directions, one group" if groups == 1 else f"directions, {groups} ids"
+        yield name, Curves(course.variance, unknown, course.correlation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,13 +43,13 @@ def predict(asked: Asked) -> None:
     _check(asked)
     what_if = parse_what_if(asked.what_if)
     cases = _cases(asked, what_if)
-    found = [(case, _diagnosed(case, asked.top_gradient or case.top_gradient)) for case in cases]
-    if asked.plot is not None:  # first: a pager that closes early must not cost the plot
-        write_plot(list(lines_of(found)), asked.plot)
+    found = [(case, _diagnosed(case, asked.top_gradient)) for case in cases]
     if asked.as_json:
         print(json.dumps(document(_source(asked), found)))
     else:
         print("\n".join(lines(found)))
+    if asked.plot is not None:
+        write_plot(list(lines_of(found)), asked.plot)
 
 
 def _check(asked: Asked) -> None:
@@ -85,7 +85,7 @@ def _otherwise(asked: Asked, case: Case, what_if: WhatIf) -> Case:
     return changed(replace(deeper, name=case.name), what_if)
 
 
-def _diagnosed(case: Case, top_gradient: float | Mapping[str, float]) -> dslm.Diagnosis:
+def _diagnosed(case: Case, top_gradient: float | None) -> dslm.Diagnosis:
     try:
         return dslm.diagnose(case.spec, top_gradient_std=top_gradient)
     except dslm.SpecError as error:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 import dslm
-from dslm.diagnosis import Below
 from evenkeel.prediction.cases import Case
 
 VERSION = 1
@@ -30,7 +29,6 @@ def case_numbers(case: Case, diagnosis: dslm.Diagnosis) -> dict[str, Any]:
         "step": case.step,
         "what_if": list(case.what_if),
         "notes": list(case.notes),
-        "measured": plain(case.measured),
         "family": case.spec.family,
         "n_params": case.spec.n_params,
         "batch_size": case.spec.batch_size,
@@ -64,8 +62,6 @@ PROPERTIES = ("fits", "factor", "meaning", "needed")
 def _with_properties(value: object) -> Any:
     """A part's fields, and what it says of itself beside them."""
     written = plain(value)
-    if isinstance(value, Below):
-        return written | {"growth": _with_properties(value.growth)}
     if isinstance(written, dict):
         for name in PROPERTIES:
             if hasattr(value, name):
@@ -77,8 +73,6 @@ def plain(value: object) -> Any:
     """A value as JSON holds it; null for a number that is not finite."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {name: plain(one) for name, one in value.items()}
     if isinstance(value, np.ndarray):
         return [plain(one) for one in value.tolist()]
     if isinstance(value, tuple | list):

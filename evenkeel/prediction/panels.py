@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 import dslm
 from dslm.spec import Floats
 from evenkeel.prediction.cases import Case
@@ -40,16 +38,6 @@ PANELS = (
 # dark enough for white paper, and told apart by the colour-blind
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 RANK_LOSS = 0.99
-
-
-def log_limits(lines: list[Line], quantity: str) -> tuple[float, float] | None:
-    """Limits of a logarithmic axis, at least a decade apart; None to leave them to the library."""
-    values = np.concatenate([getattr(line, quantity) for line in lines])
-    known = values[np.isfinite(values) & (values > 0)]
-    if len(known) == 0 or known.max() > 10 * known.min():
-        return None
-    middle = float(np.sqrt(known.min() * known.max()))
-    return middle / 10**0.55, middle * 10**0.55
 
 
 def lines_of(found: list[tuple[Case, dslm.Diagnosis]]) -> Iterator[Line]:

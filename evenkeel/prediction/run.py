@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import math
 from typing import Any, Literal
 
 import httpx
-import numpy as np
-from numpy.typing import NDArray
 
 import dslm
 from evenkeel.api import client_of, read
-from evenkeel.prediction.cases import Case, Measured
+from evenkeel.prediction.cases import Case
 from server.errors import StartError
 
-GRADIENT = "stream_gradient/variance_f32"
-CORRELATION = "stream/correlation_f32"
 Which = Literal["init", "today", "both"]
 
 
@@ -60,37 +54,4 @@ def _case(client: httpx.Client, run: dict[str, Any], step: int) -> Case:
         ) from error
     initial = found["label"] == "at initialisation"
     name = f"{run['name']} {found['label']} (step {step})"
-    measured = _measured(client, run, step)
-    return Case(
-        name,
-        spec,
-        "initialisation" if initial else "today",
-        step,
-        measured=measured,
-        top_gradient={
-            stack: one.top_gradient_std
-            for stack, one in measured.items()
-            if 0 < one.top_gradient_std < math.inf
-        },
-    )
-
-
-def _measured(client: httpx.Client, run: dict[str, Any], step: int) -> dict[str, Measured]:
-    """What the run measured at the sampled step nearest to `step` from below, if there is one."""
-    if run["first_step"] is None or run["first_step"] > step:
-        return {}
-    profile = read(client, f"/runs/{run['id']}/profile", step=step)
-    found = {}
-    for name, stack in profile["stacks"].items():
-        series = stack["series"]
-        if GRADIENT in series and CORRELATION in series:
-            gradient, correlation = _values(series[GRADIENT]), _values(series[CORRELATION])
-            with np.errstate(all="ignore"):
-                ratio = float(np.sqrt(gradient[min(1, len(gradient) - 1)] / gradient[-1]))
-                top = float(np.sqrt(gradient[-1]))
-            found[name] = Measured(profile["step"], top, ratio, float(correlation[-1]))
-    return found
-
-
-def _values(text: str) -> NDArray[np.float64]:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)
+    return Case(name, spec, "initialisation" if initial else "today", step)
