@@ -1,0 +1,55 @@
+"""Jobs of two processes under each framework, as a launcher starts them: one run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer_agent.integrations.arrivals import series, the_run
+from tests.trainer_agent.integrations.rank_job import STEPS
+from tests.trainer_agent.receiving_server import Store
+
+WORLD = 2
+
+
+def run(kind: str, folder: Path) -> None:
+    """Start both processes and wait for them; AssertionError with what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = []
+    for rank in map(str, range(WORLD)):
+        told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "MASTER_PORT": port}
+        told |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
+        told |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
+        command = [sys.executable, "-m", "tests.trainer_agent.integrations.rank_job", kind]
+        ranks.append(
+            subprocess.Popen(
+                [*command, str(folder)],
+                env=os.environ | told | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    said = [rank.communicate(timeout=150)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * WORLD, "\n".join(said)
+
+
+@pytest.mark.parametrize("kind", ["accelerate", "trainer", "lightning"])
+def test_two_processes_of_a_framework_are_one_run(kind: str, store: Store, tmp_path: Path) -> None:
+    run(kind, tmp_path)
+
+    steps, variance = series(store, the_run(store), "decoder/stream/variance")
+    assert len(steps) == STEPS and np.isfinite(variance).all()
+    assert store.healths[-1].first_failure == ""
+    assert {rank for _, rank in store.frames} == {0}
+    assert store.ends[the_run(store)].status == "finished"
+    one, other = (np.load(tmp_path / f"weights-{rank}.npz") for rank in range(WORLD))
+    assert one.files and all(np.array_equal(one[name], other[name]) for name in one.files)
