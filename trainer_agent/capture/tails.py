@@ -150,15 +150,21 @@ def _losses(kept: Tensor, mask: Tensor | None, row: Row, largest: Tensor) -> Ten
     stride = -(-kept.numel() // SAMPLED_VALUES)
     some = tokens[::stride].abs()
     # The row's count over the sample's: padding is in neither.
-    seen = torch.ones(len(some)) if mask is None else mask.reshape(-1)[::stride] != 0
-    seen = seen.to(kept.device).sum() * kept.shape[-1]
-    each = torch.as_tensor(row[COUNT], device=kept.device) / seen.clamp(min=1)
+    each = torch.as_tensor(row[COUNT], device=kept.device) / _seen(some, mask, stride)
     zeros = torch.count_nonzero(some == 0)
     found = []
     for form in (_FORMATS[name] for name in FORMATS):
         found.append(_too_large(kept, form, known).to(each))
         found.append((torch.count_nonzero(some <= form.too_small) - zeros) * each)
     return torch.stack(found)
+
+
+def _seen(some: Tensor, mask: Tensor | None, stride: int) -> Tensor | int:
+    """How many of the sampled values are no padding; at least 1."""
+    if mask is None:
+        return max(some.numel(), 1)
+    real = mask.to(some.device).reshape(-1)[::stride] != 0
+    return (real.sum() * some.shape[-1]).clamp(min=1)
 
 
 def _too_large(kept: Tensor, form: _Format, largest: float | None) -> Tensor:

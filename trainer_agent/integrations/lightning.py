@@ -90,11 +90,14 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
         by_itself = pl_module.automatic_optimization
         loss = self._losses.take_sum() if by_itself else self._losses.take_mean()
         self.agent.step(loss, step=self._steps - 1, **scalars)
-        if self.agent.should_save:
+        if trainer.world_size == 1:  # else one process would stop, and the others wait for it
+            self._act(trainer, self.agent)
+
+    def _act(self, trainer: Trainer, agent: Agent) -> None:
+        if agent.should_save:
             folder = Path(trainer.default_root_dir) / "evenkeel"
             trainer.save_checkpoint(folder / f"step-{self._steps}.ckpt")
-        if self.agent.should_stop:
-            trainer.should_stop = True
+        trainer.should_stop |= agent.should_stop
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run."""

@@ -69,8 +69,9 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
             loss = self._losses.take(args)
             # A loss that is not the model's own is seen in the Trainer's log alone.
             self.agent.step(self._logged if loss is None else loss, step=state.global_step - 1)
-            control.should_training_stop |= self.agent.should_stop
-            control.should_save |= self.agent.should_save
+            if args.world_size == 1:  # else one process would stop, and the others wait for it
+                control.should_training_stop |= self.agent.should_stop
+                control.should_save |= self.agent.should_save
             self._keep(state, control)
 
     def on_epoch_end(

@@ -19,6 +19,7 @@ from trainer_agent.gradient_norm import gradient_norm
 lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 
 from trainer_agent.integrations.lightning import EvenkeelCallback  # noqa: E402
+from wire import AlertWord, Command  # noqa: E402
 
 # Lightning warns of workers, loggers and intervals that a small test does without.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -139,3 +140,26 @@ def test_the_module_to_watch_can_be_named(tmp_path: Path, store: Store) -> None:
 
     _, variance = series(store, the_run(store), "decoder/stream/variance")
     assert np.isfinite(variance).all()
+
+
+class Alarm(lightning.Callback):
+    """Stands where the server's answer comes in: tells the agent of a critical alert."""
+
+    def __init__(self, watching: EvenkeelCallback) -> None:
+        self._watching = watching
+
+    def on_train_batch_start(self, trainer: Any, module: Any, ids: Tensor, index: int) -> None:
+        if index == 2 and self._watching.agent is not None:
+            word = AlertWord("nonfinite", "critical", "NaN", "At step 2 ...", 2)
+            self._watching.agent._obey(Command("a", "alert", alert=word))
+
+
+def test_a_critical_alert_saves_and_stops_where_that_was_asked_for(
+    tmp_path: Path, store: Store
+) -> None:
+    watching = callback(on_alert=["stop", "checkpoint"])
+    trainer(tmp_path, watching, Alarm(watching)).fit(Module(), batches())
+
+    steps, _ = series(store, the_run(store), "/loss/value")
+    assert steps == [0, 1, 2]
+    assert (tmp_path / "evenkeel" / "step-3.ckpt").is_file()

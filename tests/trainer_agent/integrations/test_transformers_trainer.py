@@ -22,6 +22,7 @@ from transformers import (
 from tests.trainer_agent.integrations.arrivals import series, the_run
 from tests.trainer_agent.receiving_server import Store
 from trainer_agent.integrations.transformers import EvenkeelCallback
+from wire import AlertWord, Command
 
 LAYERS, SEQ, VOCAB = 2, 8, 32
 # Trainer's data loader wants pinned memory wherever torch knows of an accelerator.
@@ -161,3 +162,35 @@ def test_training_again_is_another_run(tmp_path: Path, store: Store) -> None:
     first, second = store.layouts
     assert store.ends[first].status == "failed"
     assert store.ends[second].status == "finished"
+
+
+class Alarm(TrainerCallback):
+    """Stands where the server's answer comes in: tells the agent of a critical alert."""
+
+    def __init__(self, watching: EvenkeelCallback, step: int) -> None:
+        self._watching, self._step = watching, step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step and self._watching.agent is not None:
+            word = AlertWord("nonfinite", "critical", "NaN", "At step 1 ...", 1)
+            self._watching.agent._obey(Command("a", "alert", alert=word))
+
+
+def test_a_critical_alert_saves_and_stops_where_that_was_asked_for(
+    tmp_path: Path, store: Store
+) -> None:
+    watching = EvenkeelCallback(project="p", every=1, on_alert=["stop", "checkpoint"])
+    job = trainer(tmp_path, watching, Alarm(watching, 1))
+    job.train()
+
+    steps, _ = series(store, the_run(store), "/loss/value")
+    assert steps == [0, 1]
+    assert (tmp_path / "out" / "checkpoint-2").is_dir()
+
+
+def test_an_alert_stops_nothing_by_default(tmp_path: Path, store: Store) -> None:
+    watching = EvenkeelCallback(project="p", every=1)
+    trainer(tmp_path, watching, Alarm(watching, 1)).train()
+
+    steps, _ = series(store, the_run(store), "/loss/value")
+    assert steps == [0, 1, 2, 3]
