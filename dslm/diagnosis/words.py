@@ -59,12 +59,9 @@ def _one_plus(law: Growth) -> str:
 def _no_law(law: Growth | None) -> str:
     if law is None:
         return "follows no law that so few layers would show"
-    near = law.law if law.law != "exponential" else f"exponential, {_factor(law)} per layer"
-    return f"follows no law of the four within 10 % (nearest: {near}; {100 * law.error:.0f} % off)"
-
-
-def _factor(law: Growth) -> str:
-    return f"a factor of {law.factor**0.5:.3f} in norm"
+    return (
+        f"follows no law of the four within 10 % (nearest: {law.law}; {100 * law.error:.0f} % off)"
+    )
 
 
 def variance_sentence(own: StackPrediction, law: Growth | None) -> str:

@@ -27,6 +27,7 @@ from trainer_agent.description import architecture
 from trainer_agent.description.stacks import Column, columns
 
 MOST_BUILT = 4_000_000_000  # parameters: 16 GB
+OLDEST_TRANSFORMERS = 5  # before, buffers made in a constructor were lost on the meta device
 FEW_IDS = 4096  # vocabularies up to this are built as they are
 DEPTH_SETTINGS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
 Settings = dict[str, Any]
@@ -40,6 +41,11 @@ def described(
     Raises:
         StartError: if transformers cannot build the model or run it, or it is too large to.
     """
+    if int(transformers.__version__.split(".")[0]) < OLDEST_TRANSFORMERS:
+        raise StartError(
+            f"transformers {transformers.__version__} cannot set up a model from its shapes: "
+            f"pip install 'transformers>={OLDEST_TRANSFORMERS}'"
+        )
     settings = with_layers(settings, layers) if layers else settings
     n_params = _count(laid_out(settings))
     small, ids = with_few_ids(settings, context)

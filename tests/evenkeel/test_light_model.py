@@ -132,3 +132,10 @@ def test_model_too_wide_to_build_is_refused_before_it_is_built() -> None:
 
     with pytest.raises(StartError, match="parameters must be built"):
         described(huge | {"num_attention_heads": 512}, 32)
+
+
+def test_transformers_that_would_lose_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers, "__version__", "4.57.1")
+
+    with pytest.raises(StartError, match="pip install 'transformers>=5'"):
+        described(settings("gpt2"), 32)
