@@ -65,6 +65,19 @@ def bart() -> nn.Module:
     return from_config("Bart", "ForConditionalGeneration", d_model=SHAPE.width, **sizes, **ids)
 
 
+def t5() -> nn.Module:
+    """Pre-LN encoder and decoder, a learned bias by distance, scores without a factor."""
+    sizes = {"d_model": SHAPE.width, "d_kv": SHAPE.width // SHAPE.heads, "d_ff": 4 * SHAPE.width}
+    depth = {"num_layers": SHAPE.layers, "num_heads": SHAPE.heads, "decoder_start_token_id": 0}
+    return from_config("T5", "ForConditionalGeneration", **sizes, **depth)
+
+
+def bloom() -> nn.Module:
+    """Pre-LN, ALiBi."""
+    sizes = {"n_layer": SHAPE.layers, "hidden_size": SHAPE.width, "n_head": SHAPE.heads}
+    return from_config("Bloom", "ForCausalLM", **sizes)
+
+
 def _gated(family: str) -> Callable[[], nn.Module]:
     return lambda: from_config(family, "ForCausalLM", **gated_sizes(SHAPE))
 
@@ -90,5 +103,7 @@ FAMILIES = (
     Case("Phi (parallel)", _plain("Phi"), size=FEW, draws=12),
     Case("OLMo 2 (branch norm)", _gated("Olmo2"), size=FEW, draws=COLLAPSING),
     Case("BART", bart, size=FEW),
+    Case("T5 (learned bias)", t5, size=FEW, draws=12),
+    Case("BLOOM (ALiBi)", bloom, size=FEW, draws=12),
     Case("ViT", vit, batch="images", size=FEW),
 )

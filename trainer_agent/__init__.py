@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from trainer_agent.agent import Agent
     from trainer_agent.deepscale_lm import deepscale
     from trainer_agent.description import describe
+    from trainer_agent.hints import Hint
     from trainer_agent.mean_field import mean_field
     from trainer_agent.watching import watch
 
-__all__ = ["Agent", "deepscale", "describe", "mean_field", "watch"]
+__all__ = ["Agent", "Hint", "deepscale", "describe", "mean_field", "watch"]
 
 _HOMES = {
     "Agent": "trainer_agent.agent",
+    "Hint": "trainer_agent.hints",
     "deepscale": "trainer_agent.deepscale_lm",
     "describe": "trainer_agent.description",
     "mean_field": "trainer_agent.mean_field",

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,7 @@ from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.replay import eager
 from trainer_agent.framing import Framing, Scalar, Sources
 from trainer_agent.guard import Guard
+from trainer_agent.hints import Hint
 from trainer_agent.loss_scale import LossScale
 from trainer_agent.optimizer_view import OptimizerView
 from trainer_agent.options import Options
@@ -63,6 +64,7 @@ class Agent:
         transport: Callable[[], Transport],
         pace: Pace | None = None,
         custom: tuple[CustomSite, ...] = (),
+        hints: Sequence[Hint] = (),
     ) -> None:
         self.run_id = options.run_id or uuid.uuid4().hex
         self._options = options
@@ -70,9 +72,9 @@ class Agent:
         self._recorder = Recorder(self._guard)
         inner = eager(model)
         wanted = Wanted(options.quantities, options.sites, custom)
-        plan = replace(plan_by_structure(inner), wanted=wanted)
+        plan = replace(plan_by_structure(inner, hints), wanted=wanted)
         self._probe = Probe(inner, plan, self._recorder)
-        self._description = SelfDescription(inner, self._probe, self._recorder)
+        self._description = SelfDescription(inner, self._probe, self._recorder, hints)
         self._ranks = ranks.join(self._guard, inner, self._probe.plan, options.pipeline)
         self.rank = options.rank if self._ranks is None else self._ranks.rank
         self._sender: Sender | ranks.Follower = (

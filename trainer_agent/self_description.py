@@ -26,9 +26,11 @@ from trainer_agent.description import (
     kernel,
     measure,
 )
+from trainer_agent.description.by_hand import hinted_columns
 from trainer_agent.description.parts import BlockParts, NormPart
 from trainer_agent.description.replay import eager
 from trainer_agent.description.stacks import columns
+from trainer_agent.hints import Hint
 
 FIRST_AGAIN = 50
 TIMES_LATER = 4
@@ -50,10 +52,11 @@ def _is_sharded(model: nn.Module) -> bool:
     return flat or any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
-def plan_by_structure(model: nn.Module) -> Plan:
-    """Blocks as the module tree shows them, before the model has been called."""
+def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
+    """Blocks as the module tree and hints show them, before the model has been called."""
     stacks: dict[str, StackPlan] = {}
-    for column in columns(eager(model)):
+    inner = eager(model)
+    for column in hinted_columns(inner, columns(inner), hints):
         name = "encoder" if "encoder" in column.container.lower() else "decoder"
         unknown = (None,) * len(column.blocks)
         stacks.setdefault(name, StackPlan(name, column.blocks, unknown, unknown))
@@ -119,7 +122,10 @@ class SelfDescription:
     Weight moments are read before the step's forward, so before its update.
     """
 
-    def __init__(self, model: nn.Module, probe: Probe, recorder: Recorder) -> None:
+    def __init__(
+        self, model: nn.Module, probe: Probe, recorder: Recorder, hints: Sequence[Hint] = ()
+    ) -> None:
+        self._hints = hints
         self._model, self._probe, self._recorder = model, probe, recorder
         self._known: Architecture | None = None
         self._failure: Missing | None = None
@@ -184,7 +190,7 @@ class SelfDescription:
             return
         try:
             with self._probe.unseen(), self._first_inputs():
-                known = architecture(self._model, args, kwargs)
+                known = architecture(self._model, args, kwargs, hints=self._hints)
             if not known.stacks:
                 self._failure = next(iter(known.missing), None)
                 return

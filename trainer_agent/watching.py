@@ -17,6 +17,7 @@ from trainer_agent.capture.wanted import CustomSite
 from trainer_agent.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.delivery.http_transport import HttpTransport
 from trainer_agent.description.replay import eager
+from trainer_agent.hints import Hint, HintError
 from trainer_agent.options import SPOOL_LIMIT_BYTES, WatchError, read_options
 from trainer_agent.self_description import plan_by_structure
 
@@ -43,6 +44,7 @@ def watch(
     quantities: Sequence[str] | str = (),
     custom_sites: Mapping[str, str] | None = None,
     on_alert: Action | Sequence[Action] | None = None,
+    hints: Sequence[Hint] = (),
 ) -> Agent:
     """Measure `model` while it trains and send what is measured to the server.
 
@@ -77,7 +79,7 @@ def watch(
             one of a group by its own name.
         custom_sites: outputs of modules to measure, as names of sites and patterns of module
             paths: ``{"activation": "blocks.*.mlp.act"}``.
-
+        hints: what the description of the model cannot see by itself, or sees wrongly.
         on_alert: what to do when the server opens an alert, nothing by default: a function of one
             argument (`wire.AlertWord`), called at the end of a step; ``"stop"`` sets
             ``agent.should_stop`` and ``"checkpoint"`` ``agent.should_save`` on a critical one, for
@@ -119,6 +121,7 @@ def watch(
     options = replace(options, on_alert=read_actions(on_alert))
     if "skip_step" in options.on_alert and not hasattr(optimizer, "register_step_pre_hook"):
         raise WatchError("on_alert", '"skip_step" needs an optimizer', fix="pass optimizer=")
+    _check_hints(model, hints)
     custom: tuple[CustomSite, ...] = ()
     if custom_sites and pipeline is not None:
         raise WatchError(
@@ -126,7 +129,7 @@ def watch(
         )
     if custom_sites is not None:
         inner = eager(model)
-        custom = find_custom_sites(inner, plan_by_structure(inner), custom_sites)
+        custom = find_custom_sites(inner, plan_by_structure(inner, hints), custom_sites)
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(
             "resume",
@@ -135,8 +138,24 @@ def watch(
         )
     transport = partial(HttpTransport, options.server, options.key)
     agent = Agent(
-        model, options, optimizer=optimizer, scaler=scaler, transport=transport, custom=custom
+        model,
+        options,
+        optimizer=optimizer,
+        scaler=scaler,
+        transport=transport,
+        custom=custom,
+        hints=hints,
     )
     if agent.speaks:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent
+
+
+def _check_hints(model: nn.Module, hints: Sequence[Hint]) -> None:
+    for hint in hints:
+        if not isinstance(hint, Hint):
+            raise WatchError("hints", f"{hint!r} is none", fix="give trainer_agent.Hint objects")
+    try:
+        plan_by_structure(model, hints)
+    except HintError as error:
+        raise WatchError(error.field, error.fix, fix="name modules of this model") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from dslm.spec import Missing
+from trainer_agent.hints import Hint
 
 from .block import BlockCall, block_call
+from .by_hand import block_by_hand, hinted_columns
 from .graph import UnrecognisedError
 from .heads import Heads, padding_of
 from .memories import Memories, Memory
@@ -27,17 +29,22 @@ FAMILIES = frozenset({"gpt2", "bert", "llama"})
 
 
 def architecture(
-    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    hints: Sequence[Hint] = (),
 ) -> Architecture:
     """Blocks and parts of a model, from one forward pass on ``model(*args, **kwargs)``.
 
     The pass runs without gradients or dropout and leaves parameters, buffers, gradients, random
     state, mode and hooks as they were. Hooks of the user's own do see the pass. What is not
-    understood is named in `missing`. Raises what the model raises on these inputs.
+    understood is named in `missing`. Raises what the model raises on these inputs, and HintError
+    for a hint that does not fit the model.
     """
     model = eager(model)
-    found = columns(model)
-    watcher = _Watcher(model, found)
+    found = hinted_columns(model, columns(model), hints)
+    watcher = _Watcher(model, found, hints)
     with undisturbed(model), torch.no_grad():
         watcher.run(args, dict(kwargs or {}))
     stacks, missing = _stacks(found, watcher.blocks)
@@ -70,6 +77,7 @@ class _Seen:
     parts: BlockParts | None = None
     missing: Missing | None = None
     memory: Memory | None = None
+    stack: str | None = None
 
 
 @dataclass(slots=True)
@@ -78,6 +86,7 @@ class _Watcher:
 
     model: nn.Module
     found: tuple[Column, ...]
+    hints: Sequence[Hint] = ()
     blocks: dict[str, _Seen] = field(default_factory=dict)
     handles: list[RemovableHandle] = field(default_factory=list)
     inside: tuple[str, Node] | None = None
@@ -167,6 +176,17 @@ class _Watcher:
             seen.missing = Missing(where, error.what, error.why)
         except UNFORESEEN as error:
             seen.missing = Missing(path, "block", f"{type(error).__name__} on reading it: {error}")
+        self._heed_hints(path, seen)
+
+    def _heed_hints(self, path: str, seen: _Seen) -> None:
+        for hint in self.hints:
+            if hint.matches(path):
+                if seen.parts is None and hint.modules:
+                    seen.parts, seen.missing = block_by_hand(hint, path, self.model), None
+                seen.stack = hint.stack or seen.stack
+                if seen.parts is not None:
+                    said = (*seen.parts.said, *hint.fields.items())
+                    seen.parts = replace(seen.parts, said=said)
 
     def _memory(self, call: BlockCall) -> Memory | None:
         if call.memory is None:
@@ -231,7 +251,7 @@ def _uncalled(column: Column, n_called: int) -> list[Missing]:
 def _stack(called: list[str], seen: Mapping[str, _Seen]) -> StackParts:
     parts = tuple(seen[b].parts for b in called)
     causal = {p.causal for p in parts if p is not None}
-    name = "encoder" if causal == {False} else "decoder"
+    name = seen[called[0]].stack or ("encoder" if causal == {False} else "decoder")
     return StackParts(name, tuple(called), parts, seen[called[0]].d_model)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 import dslm.spec as theory
 from dslm.kernels.cells import block_cells
+from dslm.validation import validate
+from trainer_agent.hints import Hint, HintError
 
 from .architecture import architecture
 from .head import scalars_of
@@ -23,27 +25,32 @@ from .parts import Architecture, StackParts
 from .replay import call_arguments, eager, result_of, stream_of, undisturbed
 
 
-def describe(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> theory.ModelSpec:
+def describe(
+    model: nn.Module, batch: Tensor | Mapping[str, Any], *, hints: Sequence[Hint] = ()
+) -> theory.ModelSpec:
     """Architecture, today's weight moments, and the kernels of this batch.
 
     `batch` is what the model's forward takes: a tensor, or a dict passed as keywords. Where the
     output holds a loss (a field `loss`, or its one differentiable scalar), the kernel of its
     gradient at the last block is taken too. The model
     runs in its own mode, dropout included, and is left as it was: gradients, random state,
-    buffers and hooks. Raises TypeError for another kind of batch, ValueError where the model
-    cannot run on it.
+    buffers and hooks. `hints` say what it cannot see, or sees wrongly. Raises TypeError for
+    another kind of batch, ValueError where the model cannot run on it, HintError for a hint that
+    does not fit the model, and SpecError where hints make an impossible one.
     """
     model = eager(model)
     args, kwargs = call_arguments(batch)
     try:
-        known = architecture(model, args, kwargs)
+        known = architecture(model, args, kwargs, hints=hints)
+    except HintError:
+        raise
     except (TypeError, RuntimeError, ValueError, IndexError, KeyError) as error:
         name = type(model).__name__
         raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
     streams = _run(model, known, args, kwargs)
     blocks, links = measure(known, model), connections(known, model)
     mask = padding_of(kwargs)
-    return theory.ModelSpec(
+    spec = theory.ModelSpec(
         family=known.family,
         stacks={
             s.name: _stack(s, blocks[s.name], links[s.name], streams[s.name], mask)
@@ -53,6 +60,9 @@ def describe(model: nn.Module, batch: Tensor | Mapping[str, Any]) -> theory.Mode
         batch_size=_batch_size(streams),
         n_params=known.n_params,
     )
+    if hints:
+        validate(spec)
+    return spec
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dslm.spec as theory
+from trainer_agent.hints import with_fields
 
 from .kernels import Sizes
 from .labels import label_kernels
@@ -167,7 +168,7 @@ def _sums(values: Tensor, runs: tuple[Run, ...], dim: int) -> Tensor:
 
 
 def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:
-    return theory.Block(
+    block = theory.Block(
         placement=parts.placement,
         attention=_attention(parts.attention, moments, biases),
         attention_norm=_norm(parts.attention_norm, moments),
@@ -179,6 +180,7 @@ def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:
         feed_forward_out_norm=_optional_norm(parts.feed_forward_out_norm, moments),
         cross=_cross(parts.cross, moments, biases) if parts.cross else None,
     )
+    return with_fields(block, dict(parts.said))
 
 
 def _head(part: HeadPart, moments: Moments) -> HeadWeights:

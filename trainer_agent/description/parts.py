@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -96,7 +96,10 @@ class CrossParts:
 
 @dataclass(frozen=True, slots=True)
 class BlockParts:
-    """One block: attention and feed-forward on the residual stream; as `dslm.spec.Block`."""
+    """One block: attention and feed-forward on the residual stream; as `dslm.spec.Block`.
+
+    `said` are fields of it, by dotted name, that the user gave values for.
+    """
 
     placement: theory.Placement
     attention: AttentionParts
@@ -108,6 +111,7 @@ class BlockParts:
     attention_out_norm: NormPart | None = None
     feed_forward_out_norm: NormPart | None = None
     cross: CrossParts | None = None
+    said: tuple[tuple[str, Any], ...] = ()
 
     @property
     def norms(self) -> tuple[NormPart, ...]:
@@ -127,7 +131,7 @@ class BlockParts:
     @property
     def causal(self) -> bool:
         """Whether token i sees only tokens up to i."""
-        return self.attention.causal
+        return bool(dict(self.said).get("attention.causal", self.attention.causal))
 
 
 @dataclass(frozen=True, slots=True)
