@@ -23,10 +23,18 @@ class CurveAnswer(Answer):
 
 
 class StackCurves(Answer):
-    """Both directions of one stack."""
+    """Both directions of one stack.
+
+    `gradient_scale` is the variance of dLoss/d(output of the last block) to which that of
+    `stream_gradient` is relative; it, the expected first `loss` and the `logit_variance` are null
+    where the model's forward pass shows no loss that is understood.
+    """
 
     stream: CurveAnswer
     stream_gradient: CurveAnswer
+    gradient_scale: float | None = None
+    logit_variance: float | None = None
+    loss: float | None = None
 
 
 class PredictionAnswer(Answer):

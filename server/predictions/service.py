@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,7 +117,17 @@ def _label(index: int) -> Label:
 
 
 def _curves(stack: dslm.StackPrediction) -> StackCurves:
-    return StackCurves(stream=_curve(stack.forward), stream_gradient=_curve(stack.backward))
+    return StackCurves(
+        stream=_curve(stack.forward),
+        stream_gradient=_curve(stack.backward),
+        gradient_scale=_finite(stack.gradient_scale),
+        logit_variance=_finite(stack.logit_variance),
+        loss=_finite(stack.loss),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _curve(curve: dslm.Curve) -> CurveAnswer:

@@ -45,6 +45,24 @@ async def test_declared_spec_becomes_the_prediction_at_initialisation(agent: Age
     assert from_f32(found["stacks"]["decoder"]["stream_gradient"]["variance_f32"])[-1] == 1.0
 
 
+async def test_absolute_scale_and_loss_are_shown_where_a_head_is_known(agent: Agent):
+    spec = post_ln(N_LAYERS)
+    stack = spec.stacks["decoder"]
+    seq_len = int(stack.input_kernel.cell_sizes.sum())
+    labels = dslm.next_token_labels(seq_len, 8, 100)
+    head = dslm.Head((), dslm.Linear(stack.d_model, 100, 1e-4), labels)
+    headed = replace(spec, stacks={"decoder": replace(stack, head=head)})
+    await agent.declare(spec=dslm.spec_to_json(spec))
+    assert await _revise(agent, 50, dslm.spec_to_json(headed)) == 204
+
+    without, found = (one["stacks"]["decoder"] for one in await _settled(agent, 2))
+
+    expected = dslm.predict(headed).stacks["decoder"]
+    assert without["gradient_scale"] is None and without["loss"] is None
+    assert found["gradient_scale"] == pytest.approx(expected.gradient_scale, rel=1e-4)
+    assert found["loss"] == pytest.approx(np.log(100), rel=0.01)
+
+
 async def test_spec_describes_the_run(agent: Agent):
     await agent.declare(spec=dslm.spec_to_json(post_ln(N_LAYERS)))
 

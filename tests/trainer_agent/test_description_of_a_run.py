@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dslm import predict, spec_from_json
+from tests.trainer_agent.description.test_families import gpt2
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import LAYERS, WIDTH, SmallGPT, batch, built, loss_of, train_step
 from trainer_agent import describe
@@ -50,6 +51,23 @@ def test_the_description_predicts_what_the_first_frame_measured(tmp_path: Path) 
     # One draw of weights at width 16 scatters by tens of percent.
     assert prediction.forward.variance == pytest.approx(measured, rel=0.5)
     assert np.isfinite(prediction.backward.variance).all()
+
+
+def test_the_head_is_described_while_labels_fit_the_step(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = gpt2("sdpa").train()
+    agent, transport = recorded(model, tmp_path, every=1)
+    ids = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(0))
+    loss = model(input_ids=ids, labels=ids)["loss"]
+    loss.backward()
+    agent.step(loss=loss)
+    agent.close()
+
+    spec = spec_from_json(transport.revisions[0].spec)
+    found = predict(spec).stacks["decoder"]
+    assert spec.stacks["decoder"].head is not None
+    assert found.loss == pytest.approx(float(loss.detach()), abs=0.2)
+    assert np.isfinite(found.gradient_variance).all()
 
 
 class AskingTransport(RecordingTransport):
