@@ -2,58 +2,62 @@
 
 from __future__ import annotations
 
-from dslm.diagnosis import (
-    Diagnosis,
-    StackDiagnosis,
-    diagnose,
-    with_deepscale,
-    with_depth,
-    with_placement,
-)
-from dslm.embedding import embedding_kernel, same_token_probability
-from dslm.errors import AssumptionError, SpecError
-from dslm.kernels.cells import cell_sizes
-from dslm.labels import masked_labels, next_token_labels
-from dslm.model import predict
-from dslm.position_bias import alibi, alibi_slopes
-from dslm.prediction import Curve, Prediction, StackPrediction
-from dslm.scaling import (
-    AttentionScaling,
-    BlockScaling,
-    Scaling,
-    apply_scaling,
-    deepscale,
-    deepscale_stacks,
-    residual_amplitudes,
-)
-from dslm.serial import (
-    prediction_from_json,
-    prediction_to_json,
-    spec_from_json,
-    spec_to_json,
-)
-from dslm.spec import (
-    Activation,
-    Attention,
-    Block,
-    CrossAttention,
-    FeedForward,
-    Head,
-    HeadLayer,
-    Kernel,
-    Labels,
-    Linear,
-    Missing,
-    ModelSpec,
-    Norm,
-    Placement,
-    PositionBias,
-    Residual,
-    Rotary,
-    Stack,
-)
-from dslm.unit_branches import Amplitudes
-from dslm.validation import validate
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dslm.diagnosis import (
+        Diagnosis,
+        StackDiagnosis,
+        diagnose,
+        with_deepscale,
+        with_depth,
+        with_placement,
+    )
+    from dslm.embedding import embedding_kernel, same_token_probability
+    from dslm.errors import AssumptionError, SpecError
+    from dslm.kernels.cells import cell_sizes
+    from dslm.labels import masked_labels, next_token_labels
+    from dslm.model import predict
+    from dslm.position_bias import alibi, alibi_slopes
+    from dslm.prediction import Curve, Prediction, StackPrediction
+    from dslm.scaling import (
+        AttentionScaling,
+        BlockScaling,
+        Scaling,
+        apply_scaling,
+        deepscale,
+        deepscale_stacks,
+        residual_amplitudes,
+    )
+    from dslm.serial import (
+        prediction_from_json,
+        prediction_to_json,
+        spec_from_json,
+        spec_to_json,
+    )
+    from dslm.spec import (
+        Activation,
+        Attention,
+        Block,
+        CrossAttention,
+        FeedForward,
+        Head,
+        HeadLayer,
+        Kernel,
+        Labels,
+        Linear,
+        Missing,
+        ModelSpec,
+        Norm,
+        Placement,
+        PositionBias,
+        Residual,
+        Rotary,
+        Stack,
+    )
+    from dslm.unit_branches import Amplitudes
+    from dslm.validation import validate
 
 __all__ = [
     "Activation",
@@ -107,3 +111,65 @@ __all__ = [
     "with_depth",
     "with_placement",
 ]
+
+_HOMES = {
+    "Activation": "dslm.spec",
+    "Amplitudes": "dslm.unit_branches",
+    "AssumptionError": "dslm.errors",
+    "Attention": "dslm.spec",
+    "AttentionScaling": "dslm.scaling",
+    "Block": "dslm.spec",
+    "BlockScaling": "dslm.scaling",
+    "CrossAttention": "dslm.spec",
+    "Curve": "dslm.prediction",
+    "Diagnosis": "dslm.diagnosis",
+    "FeedForward": "dslm.spec",
+    "Head": "dslm.spec",
+    "HeadLayer": "dslm.spec",
+    "Kernel": "dslm.spec",
+    "Labels": "dslm.spec",
+    "Linear": "dslm.spec",
+    "Missing": "dslm.spec",
+    "ModelSpec": "dslm.spec",
+    "Norm": "dslm.spec",
+    "Placement": "dslm.spec",
+    "PositionBias": "dslm.spec",
+    "Prediction": "dslm.prediction",
+    "Residual": "dslm.spec",
+    "Rotary": "dslm.spec",
+    "Scaling": "dslm.scaling",
+    "SpecError": "dslm.errors",
+    "Stack": "dslm.spec",
+    "StackDiagnosis": "dslm.diagnosis",
+    "StackPrediction": "dslm.prediction",
+    "alibi": "dslm.position_bias",
+    "alibi_slopes": "dslm.position_bias",
+    "apply_scaling": "dslm.scaling",
+    "cell_sizes": "dslm.kernels.cells",
+    "deepscale": "dslm.scaling",
+    "deepscale_stacks": "dslm.scaling",
+    "diagnose": "dslm.diagnosis",
+    "embedding_kernel": "dslm.embedding",
+    "masked_labels": "dslm.labels",
+    "next_token_labels": "dslm.labels",
+    "predict": "dslm.model",
+    "prediction_from_json": "dslm.serial",
+    "prediction_to_json": "dslm.serial",
+    "residual_amplitudes": "dslm.scaling",
+    "same_token_probability": "dslm.embedding",
+    "spec_from_json": "dslm.serial",
+    "spec_to_json": "dslm.serial",
+    "validate": "dslm.validation",
+    "with_deepscale": "dslm.diagnosis",
+    "with_depth": "dslm.diagnosis",
+    "with_placement": "dslm.diagnosis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # An agent needs the shape of a spec, and pays in its job for every module loaded besides.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
