@@ -22,7 +22,7 @@ from dslm.unit_branches import (
     with_residuals,
 )
 
-ROUNDS = 3  # of shares from gradients and gradients from shares
+ROUNDS = 2  # of shares from gradients and gradients from shares
 Steps = Sequence[tuple[Amplitudes, ...]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,13 +48,15 @@ def fit_block(
     """
     fitted = replace(block, feed_forward=_fit_feed_forward(block.feed_forward, _kept(block, -1)))
     fitted = with_attentions(fitted, [unit_attention(a) for a in attentions(block)])
+    weights = None
     for index in range(len(attentions(block))):
-        layer = block_forward(x, fitted, d_model, memory)
+        layer = block_forward(x, fitted, d_model, memory, weights)
+        weights = layer[0].weights
         gain = mean_diagonal(layer[index].raw) / _kept(block, index)
         projections = attentions(fitted)
         projections[index] = times_attention(projections[index], 1 / gain)
         fitted = with_attentions(fitted, projections)
-    return fitted, block_forward(x, fitted, d_model, memory)
+    return fitted, block_forward(x, fitted, d_model, memory, weights)
 
 
 def scalar_block(block: Block, averaging: Sequence[float]) -> Block:
@@ -155,6 +158,7 @@ def _fit_feed_forward(layer: FeedForward, kept_after: float) -> FeedForward:
     return replace(layer, up=with_var(layer.up, shared), down=with_var(layer.down, shared))
 
 
+@functools.lru_cache(maxsize=4096)
 def second_moment(activation: Activation, variance: float, corr: float = 1.0) -> float:
     r"""Return :math:`E[\phi(u)\phi(v)]` of zero-mean normals of this variance and correlation."""
     v = np.array(variance)

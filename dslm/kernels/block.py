@@ -47,10 +47,19 @@ class SubLayer:
 Layer = tuple[SubLayer, ...]  # self-attention, cross-attention in some, feed-forward
 
 
-def block_forward(x: Kernel, block: Block, d_model: int, memory: Kernel | None = None) -> Layer:
-    """Return the sub-layers of `block` on the stream `x`, cross-attention seeing `memory`."""
+def block_forward(
+    x: Kernel,
+    block: Block,
+    d_model: int,
+    memory: Kernel | None = None,
+    weights: Heads | None = None,
+) -> Layer:
+    """Return the sub-layers of `block` on the stream `x`, cross-attention seeing `memory`.
+
+    `weights` are the self-attention's where they are known: they follow from x, queries and keys.
+    """
     first_place, last_place = places(block, d_model)
-    layers = [_sub_layer(x, x, block.attention, first_place)]
+    layers = [_sub_layer(x, x, block.attention, first_place, weights=weights)]
     if block.cross is not None:
         place = cross_place(block, block.cross, d_model)
         y = layers[0].y
@@ -66,13 +75,15 @@ def _sub_layer(
     layer: Attention | FeedForward,
     place: Place,
     memory: Kernel | None = None,
+    *,
+    weights: Heads | None = None,
 ) -> SubLayer:
     residual = place.residual
     source = centre(read, place.on_input, place.d_model)
     inner = norm(source, place.on_input)
-    seen, weights = memory or inner, None
+    seen = memory or inner
     if isinstance(layer, Attention):
-        weights = attention_weights(inner, seen, layer)
+        weights = weights or attention_weights(inner, seen, layer)
         raw = attention(seen, weights, layer)
     else:
         raw = feed_forward(inner, layer)
