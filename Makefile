@@ -9,7 +9,7 @@ TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check format bench bench-theory bench-agent bench-page clean
+.PHONY: help demo test check format bench bench-theory bench-agent bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -60,6 +60,9 @@ bench-theory: $(VENV)/.installed-dev  ## prediction against measurement, and wha
 	$(BIN)/python -m benchmarks.theory --extremes
 	$(BIN)/python -m benchmarks.theory --trained
 	$(BIN)/python -m benchmarks.theory_cost
+
+docs-theory: $(VENV)/.installed-dev  ## draw the figures of docs/theory.md again, and print their errors
+	$(BIN)/python -m benchmarks.theory_figures
 
 bench-agent: $(VENV)/.installed-bench  ## what the agent costs a training step, beside hooks and wandb.watch
 	$(BIN)/python -m benchmarks.agent

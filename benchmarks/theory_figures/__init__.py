@@ -1,0 +1,1 @@
+"""The figures of docs/theory.md: measured points over predicted lines."""
