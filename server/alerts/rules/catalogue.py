@@ -14,6 +14,12 @@ from server.alerts.rules.learning import not_learning
 from server.alerts.rules.loss import loss_divergence, loss_spike
 from server.alerts.rules.memory import Memory
 from server.alerts.rules.nonfinite import nonfinite
+from server.alerts.rules.numerics import (
+    dead_units,
+    format_overflow,
+    log_z_growth,
+    update_size,
+)
 from server.alerts.rules.observation import Observation
 from server.alerts.rules.telemetry import agent_health
 
@@ -54,6 +60,10 @@ RULES: tuple[Rule, ...] = (
     Rule("attention_logit_growth", attention_logit_growth, opens_after=5, clears_after=20),
     Rule("attention_entropy_collapse", attention_entropy_collapse, opens_after=5, clears_after=20),
     Rule("not_learning", not_learning, opens_after=5, clears_after=20),
+    Rule("update_size", update_size, opens_after=5, clears_after=20),
+    Rule("log_z_growth", log_z_growth, opens_after=5, clears_after=20),
+    Rule("format_overflow", format_overflow, opens_after=5, clears_after=20),
+    Rule("dead_units", dead_units, opens_after=20, clears_after=20),
     Rule("agent_health", agent_health, opens_after=1, clears_after=20),
     Rule("lost_contact", _speaks, opens_after=1, clears_after=1),
 )
