@@ -36,7 +36,7 @@ def advise(
         reasons.append(f"token correlation passes 0.99 at layer {correlation.rank_loss.depth}")
     if scores is not None and scores.meaning == "saturated":
         reasons.append(f"the softmax of layer {scores.layer} is saturated")
-    if formats[0].activation_overflow.within(n):
+    if formats and formats[0].activation_overflow.within(n):
         reasons.append(f"the stream overflows fp16 at layer {formats[0].activation_overflow.depth}")
     try:
         with np.errstate(all="ignore"):  # weights that overflow are measured, not used

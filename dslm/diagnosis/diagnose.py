@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from dslm.diagnosis import words
 from dslm.diagnosis.advice import advise, gradient_factor
 from dslm.diagnosis.deeper import Ladder, correlation_trend, ladders
@@ -13,7 +15,7 @@ from dslm.diagnosis.report import Diagnosis, Placed, StackDiagnosis, TopGradient
 from dslm.diagnosis.sharpness import largest_scores
 from dslm.errors import SpecError
 from dslm.model import predict
-from dslm.prediction import Prediction
+from dslm.prediction import Prediction, StackPrediction
 from dslm.spec import ModelSpec, Stack
 
 
@@ -57,7 +59,8 @@ def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
     own, n, placed = ladder.stacks[0], len(stack.blocks), placement(stack)
     variance, gradient = fit_growth(own.forward.variance), fit_growth(own.backward.variance)
     trend, scores = correlation_trend(ladder), largest_scores(stack, own.score_variance)
-    factor, formats = gradient_factor(own), format_reports(ladder, top)
+    factor = gradient_factor(own)
+    formats = format_reports(ladder, top) if _is_known(own) else ()
     advice = advise(stack, factor, trend, scores, formats)
     sentences = (
         words.gradient_sentence(placed, own, gradient),
@@ -65,7 +68,7 @@ def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
         words.correlation_sentence(trend, n),
         words.scores_sentence(scores),
         words.precision_sentence(formats, n),
-        words.advice_sentence(advice),
+        words.advice_sentence(advice, judged=bool(formats)),
     )
     return StackDiagnosis(
         placement=placed,
@@ -82,6 +85,11 @@ def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
         formats=formats,
         advice=advice,
     )
+
+
+def _is_known(own: StackPrediction) -> bool:
+    """Whether both directions are predicted at every layer, be it as infinite."""
+    return not np.isnan([*own.forward.variance, *own.backward.variance]).any()
 
 
 def placement(stack: Stack) -> Placed:

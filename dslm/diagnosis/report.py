@@ -83,6 +83,7 @@ class StackDiagnosis:
         sentences: the diagnosis in words, most important first.
         variance, gradient: laws of the stream's variance and of its gradient's, over layers
             1 to N.
+        formats: empty unless both curves are predicted at every layer.
         gradient_factor: largest over smallest standard deviation of the gradient, layers 1 to N.
     """
 

@@ -124,6 +124,8 @@ def scores_sentence(scores: ScoreScale | None) -> str:
 
 def precision_sentence(formats: tuple[FormatReport, ...], n_layers: int) -> str:
     """What fp16 and bf16 make of this stack's entries."""
+    if not formats:
+        return "Number formats are not judged: a curve is not predicted at every layer."
     parts = [part for one in formats[:2] for part in _leaving(one, n_layers)]
     if not parts:
         return "fp16 and bf16 hold its activations and gradients as they are."
@@ -140,8 +142,10 @@ def _leaving(report: FormatReport, n_layers: int) -> Iterator[str]:
         yield f"gradients need a loss scale of {report.loss_scale:.4g} in {report.name}"
 
 
-def advice_sentence(advice: Advice) -> str:
+def advice_sentence(advice: Advice, *, judged: bool) -> str:
     """Which scaling is recommended, or that none is needed."""
+    if not advice.needed and not judged:
+        return "Whether it needs rescaling is not judged."
     if not advice.needed:
         return "No rescaling is needed at this depth."
     why = "; ".join(advice.reasons)

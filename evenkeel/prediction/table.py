@@ -58,6 +58,8 @@ def _item(text: str) -> list[str]:
 
 
 def _formats(stack: dslm.StackDiagnosis) -> Iterator[str]:
+    if not stack.formats:
+        return
     n = stack.n_layers
     yield from map(_row, HEADS)
     for one in stack.formats:

@@ -152,6 +152,8 @@ def test_part_that_is_not_understood_leaves_the_rest_of_the_diagnosis() -> None:
     assert "not predicted above" in found.sentences[1]
     assert "not predicted" in found.sentences[0]
     assert found.advice.scaling is None and "blocks[5]" in found.advice.refusal
+    assert found.formats == ()
+    assert [sentence.count("not judged") for sentence in found.sentences[-2:]] == [1, 1]
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])
