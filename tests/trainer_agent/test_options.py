@@ -77,7 +77,14 @@ def test_watch_reads_server_key_and_spool_from_the_environment(
 
 
 def test_public_names_are_those_documented() -> None:
-    assert sorted(trainer_agent.__all__) == ["Agent", "Hint", "deepscale", "describe", "watch"]
+    assert sorted(trainer_agent.__all__) == [
+        "Agent",
+        "Hint",
+        "deepscale",
+        "describe",
+        "mean_field",
+        "watch",
+    ]
     assert all(callable(getattr(trainer_agent, name)) for name in trainer_agent.__all__)
     with pytest.raises(AttributeError, match="no attribute 'observe'"):
         trainer_agent.observe  # noqa: B018
