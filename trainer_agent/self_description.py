@@ -246,7 +246,7 @@ class SelfDescription:
             missing=(known.missing if known else ()) + tuple(self._failures()),
             batch_size=notes.batch_size,
             n_params=sum(p.numel() for p in self._model.parameters() if p.requires_grad),
-            notes=notes.remarks,
+            notes=(known.notes if known else ()) + notes.remarks,
         )
 
     def _failures(self) -> Iterator[Missing]:

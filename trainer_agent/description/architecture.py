@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,7 +55,21 @@ def architecture(
         stacks=stacks,
         missing=missing,
         n_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        notes=tuple(_copies(stacks, model)),
     )
+
+
+def _copies(stacks: tuple[StackParts, ...], model: nn.Module) -> Iterator[str]:
+    """Says which stacks start from copies of one block, as ``nn.TransformerEncoder`` makes them."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for stack in stacks:
+        ups = [parameters[p.feed_forward.up.weight] for p in stack.parts[:2] if p is not None]
+        if len(ups) == 2 and torch.equal(*ups):
+            yield (
+                f"{stack.name}: when first seen, blocks 0 and 1 held equal weights; the theory "
+                "takes those of different blocks as independent, and is off by tens of percent "
+                "where they are not: draw each block's weights anew"
+            )
 
 
 def _with_head(stack: StackParts, heads: Heads) -> StackParts:

@@ -59,6 +59,7 @@ def describe(
         missing=known.missing,
         batch_size=_batch_size(streams),
         n_params=known.n_params,
+        notes=known.notes,
     )
     if hints:
         validate(spec)

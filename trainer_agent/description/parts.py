@@ -207,12 +207,14 @@ class Architecture:
         stacks: the columns of blocks, encoder before decoder.
         missing: what was not understood, and why.
         n_params: trainable parameters.
+        notes: what makes a prediction doubtful though nothing is missing.
     """
 
     family: str
     stacks: tuple[StackParts, ...]
     missing: tuple[theory.Missing, ...]
     n_params: int
+    notes: tuple[str, ...] = ()
 
     def stack(self, name: str) -> StackParts:
         """The stack of that name; KeyError where the model has none."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import dslm
+import trainer_agent
+from benchmarks.streams import measured_stacks
 from trainer_agent.description import Architecture, architecture, measure
 
 WIDTH, SEQ = 32, 8
@@ -68,3 +72,116 @@ def test_a_bias_in_the_mask_is_read(heads: int) -> None:
 
 def test_sequence_first_streams_are_missing() -> None:
     assert described(encoder(batch_first=False)).missing[0].what == "sequence first"
+
+
+class Sequences(nn.Module):
+    """Ids through an encoder, or an encoder and a decoder, of torch's own."""
+
+    def __init__(self, transformer: nn.Module, width: int = 128) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(50, width), nn.Linear(width, 50)
+        self.places = nn.Parameter(torch.randn(24, width) * 0.5)
+        self.transformer = transformer
+
+    def forward(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        x = self.tokens(ids) + self.places
+        if isinstance(self.transformer, nn.Transformer):
+            mask = nn.Transformer.generate_square_subsequent_mask(24)
+            y = self.tokens(labels) + self.places
+            x = self.transformer(x, y, tgt_mask=mask, tgt_is_causal=True)
+        else:
+            x = self.transformer(x)
+        loss = nn.functional.cross_entropy(self.head(x).flatten(0, 1), labels.flatten())
+        return {"loss": loss}
+
+
+def sequences() -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    ids, labels = (torch.randint(0, 50, (4, 24), generator=draw) for _ in range(2))
+    return {"ids": ids, "labels": labels}
+
+
+def redrawn(model: nn.Module) -> nn.Module:
+    """Every matrix anew: torch copies one layer into all."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter)
+    return model
+
+
+def check_prediction(model: nn.Module) -> dslm.ModelSpec:
+    spec = trainer_agent.describe(model, sequences())
+    assert spec.missing == ()
+    known = architecture(model, (), sequences()).stacks
+    seen = measured_stacks(model, {s.name: s.blocks for s in known}, sequences())
+    for name, stack in dslm.predict(spec).stacks.items():
+        # one draw at d = 128: a layer scatters by sqrt(2/d) = 12 %
+        np.testing.assert_allclose(stack.forward.variance, seen[name].forward, rtol=0.15)
+        np.testing.assert_allclose(stack.backward.variance, seen[name].backward, rtol=0.3)
+        np.testing.assert_allclose(stack.forward.correlation, seen[name].correlation, atol=0.08)
+    return spec
+
+
+@pytest.mark.parametrize("training", [True, False])  # in evaluation torch takes its fast path
+@pytest.mark.parametrize(("norm_first", "activation"), [(True, "gelu"), (False, "relu")])
+def test_torch_encoders_are_predicted(norm_first: bool, activation: str, training: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(
+        128, 4, 512, activation=activation, norm_first=norm_first, batch_first=True
+    )
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    model = Sequences(redrawn(encoder)).train(training)
+
+    spec = check_prediction(model)
+
+    assert spec.notes == ()
+    blocks = spec.stacks["encoder"].blocks
+    assert all(b is not None and b.feed_forward.activation == activation for b in blocks)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")  # torch's own, of norm_first
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_torch_decoders_are_predicted(norm_first: bool) -> None:
+    torch.manual_seed(0)
+    model = Sequences(nn.Transformer(128, 4, 3, 3, 512, batch_first=True, norm_first=norm_first))
+
+    spec = check_prediction(model)
+
+    assert spec.stacks["decoder"].reads == "encoder"
+    assert all(b is not None and b.cross is not None for b in spec.stacks["decoder"].blocks)
+
+
+def test_a_decoder_that_reads_no_stack_is_missing_by_name() -> None:
+    layer = nn.TransformerDecoderLayer(WIDTH, 4, 64, batch_first=True)
+    decoder = nn.TransformerDecoder(layer, 2)
+    x, memory = torch.randn(2, SEQ, WIDTH), torch.randn(2, SEQ, WIDTH)
+
+    found = architecture(decoder, (x, memory))
+
+    assert {m.what for m in found.missing} == {"cross-attention"}
+    assert all(parts is None for stack in found.stacks for parts in stack.parts)
+
+
+def test_copies_of_one_layer_are_noted() -> None:
+    (note,) = described(encoder()).notes
+
+    assert "equal weights" in note
+
+
+def test_multihead_attention_in_a_home_made_block_is_predicted() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(128, 4, batch_first=True)
+            self.norms = nn.ModuleList(nn.LayerNorm(128) for _ in range(2))
+            self.up, self.down = nn.Linear(128, 512), nn.Linear(512, 128)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.norms[0](x)
+            x = x + self.attention(h, h, h, attn_mask=torch.ones(24, 24).triu(1).bool())[0]
+            return x + self.down(torch.relu(self.up(self.norms[1](x))))
+
+    torch.manual_seed(0)
+    spec = check_prediction(Sequences(nn.Sequential(*(Mixed() for _ in range(3)))))
+
+    assert all(b is not None and b.attention.causal for b in spec.stacks["decoder"].blocks)
