@@ -25,7 +25,7 @@ COLUMNS = STABLE + 1
 
 SAMPLED_TOKENS = 64
 # Values that stand for all, in evenly spread tokens, where the shares of small ones are counted.
-SAMPLED_VALUES = 1 << 16
+SAMPLED_VALUES = 1 << 15
 PIECE = 1 << 16
 SAFE = (1e-4, 1e6)  # largest values whose fourth powers float32 holds
 
@@ -73,10 +73,19 @@ def tail_sums(
         sums[CUBES : FOURTHS + 1] = _powers(kept, mask, row, largest)
     if "zeros" in wanted:
         real = torch.as_tensor(row[COUNT], dtype=final, device=x.device)
-        sums[ZEROS] = real - torch.count_nonzero(kept)
+        sums[ZEROS] = real - _nonzero(kept)
     if any(name in wanted for name in RANGES):
         sums[FIRST_RANGE:RANKED] = _losses(kept, mask, row, largest).to(final)
     return sums, largest
+
+
+def _nonzero(kept: Tensor) -> Tensor | float:
+    if kept.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.count_nonzero(kept)
+    # As sums of ones, in pieces that stay in the cache: counting itself takes twice as long.
+    ones = kept.new_empty(PIECE)
+    pieces = torch.split(kept.reshape(-1), PIECE)
+    return sum(torch.ne(one, 0, out=ones[: len(one)]).sum().item() for one in pieces)
 
 
 def _kept(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -22,7 +22,12 @@ from tests.trainer_agent.small_gpt import (
     loss_of,
     train_step,
 )
+from trainer_agent.capture.frame_values import frame_values
 from trainer_agent.capture.log_z import head_of, log_z_sums
+from trainer_agent.capture.plan import Plan, StackPlan
+from trainer_agent.capture.recorder import Recorder
+from trainer_agent.capture.wanted import Wanted
+from trainer_agent.guard import Guard
 from trainer_agent.options import WatchError
 
 
@@ -59,6 +64,30 @@ def test_norm_inputs_are_what_the_norms_are_given(tmp_path: Path):
         )
         assert transport.series(f"decoder/{site}/absmax")[1] == pytest.approx(float(x.abs().max()))
     assert transport.health.silent == ()
+
+
+def test_a_norms_input_that_is_the_stream_is_taken_once_unless_it_was_changed():
+    stack = StackPlan("decoder", ("0",), (None,), (None,))
+    plan = Plan((stack,), Wanted(("kurtosis", "effective_rank"), ("norm_inputs",)))
+    recorder = Recorder(Guard())
+    recorder.follow(plan, torch.device("cpu"))
+    x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+
+    recorder.stream("decoder", 0, x)
+    recorder.branch("decoder", "attention_norm_input", 0, x)
+    x.mul_(0.5)
+    recorder.branch("decoder", "feed_forward_norm_input", 0, x)
+
+    assert recorder.guard.failures == 0
+    found = frame_values(plan, recorder.accumulator.take()(), [])
+    places = plan.layout([]).slices
+    stream, same, halved = (
+        found[places[f"decoder/{site}/variance"]][0]
+        for site in ("stream", "attention_norm_input", "feed_forward_norm_input")
+    )
+    assert same == stream == pytest.approx(float(x.double().var(correction=0)) * 4, rel=1e-5)
+    assert halved == pytest.approx(stream / 4, rel=1e-6)
+    assert found[places["decoder/attention_norm_input/kurtosis"]] > 0
 
 
 def test_log_z_is_that_of_the_heads_output_without_padding(tmp_path: Path):

@@ -152,7 +152,7 @@ def test_large_tensors_are_searched_for_small_values_by_sample():
     found = measured([x])
 
     small = lost(x, "fp8_e4m3", "underflow")
-    # a share p of 65,536 values: standard error sqrt(p (1 - p) / 65,536)
+    # a share p of 32,768 values: standard error sqrt(p (1 - p) / 32,768)
     error = (small * (1 - small) / tails.SAMPLED_VALUES) ** 0.5
     assert found["fp8_e4m3_underflow"] == pytest.approx(small, abs=4 * error)
     assert found["fp16_overflow"] == pytest.approx(1 / x.numel())  # of all values
