@@ -24,7 +24,7 @@ class Aims:
 
     variance: tuple[float, float] = (0.03, 0.10)
     correlation: tuple[float, float] = (0.02, 0.06)
-    decades: bool = False  # variances as |log10(predicted / measured)|
+    decades: bool = False  # typical draws of variances, as |mean log10(predicted / measured)|
 
     def of(self, quantity: str) -> tuple[float, float]:
         """(median, worst) for one quantity."""
@@ -67,8 +67,11 @@ class Row:
         return "past the aim" + (" (within 2 standard errors of it)" if explained else "")
 
 
-def draws_of(case: Case, seeds: range) -> dict[str, Pairs]:
-    """(predicted, measured) of each draw of the weights, by stack."""
+def draws_of(case: Case, seeds: range, *, typical: bool = False) -> dict[str, Pairs]:
+    """(predicted, measured) of each draw of the weights, by stack.
+
+    Predicted is the mean over draws, or the `typical` draw, the middle of the band.
+    """
     found: dict[str, Pairs] = {}
     blocks: dict[str, tuple[str, ...]] = {}
     for seed in seeds:
@@ -83,9 +86,16 @@ def draws_of(case: Case, seeds: range) -> dict[str, Pairs]:
             blocks = {stack.name: stack.blocks for stack in known}
         seen = measured_stacks(model, blocks, batch)
         for name, p in dslm.predict(spec).stacks.items():
-            curves = Curves(p.forward.variance, p.backward.variance, p.forward.correlation)
-            found.setdefault(name, []).append((curves, seen[name]))
+            found.setdefault(name, []).append((_predicted(p, typical=typical), seen[name]))
     return found
+
+
+def _predicted(p: dslm.StackPrediction, *, typical: bool) -> Curves:
+    forward, backward = p.forward.variance, p.backward.variance
+    if typical:
+        forward = np.sqrt(p.forward.variance_low * p.forward.variance_high)
+        backward = np.sqrt(p.backward.variance_low * p.backward.variance_high)
+    return Curves(forward, backward, p.forward.correlation)
 
 
 def rows(case: Case, pairs: Mapping[str, Pairs], aims: Aims) -> Iterator[Row]:
@@ -106,7 +116,7 @@ def rows(case: Case, pairs: Mapping[str, Pairs], aims: Aims) -> Iterator[Row]:
                 worst,
                 float(sem[middle]),
                 float(sem[worst]),
-                _largest(predicted, seen, quantity),
+                _largest(predicted, seen, quantity, decades=aims.decades),
             )
 
 
@@ -114,18 +124,19 @@ def _errors(
     predicted: Floats, seen: Floats, quantity: str, *, decades: bool
 ) -> tuple[Floats, Floats]:
     """Return each layer's error of the mean over draws, and that mean's standard error."""
-    scale = 1.0 if quantity == "correlation" else seen.mean(axis=0)
-    each = (predicted - seen) / scale
-    error = np.abs(each.mean(axis=0))
-    sem = each.std(axis=0, ddof=1) / np.sqrt(len(each))
-    if decades and quantity != "correlation":
-        error = np.abs(np.log10(predicted.mean(axis=0) / seen.mean(axis=0)))
-        sem = sem / np.log(10)
-    return error, sem
+    if quantity == "correlation":
+        each = predicted - seen
+    elif decades:
+        each = np.log10(predicted / seen)
+    else:
+        each = (predicted - seen) / seen.mean(axis=0)
+    return np.abs(each.mean(axis=0)), each.std(axis=0, ddof=1) / np.sqrt(len(each))
 
 
-def _largest(predicted: Floats, seen: Floats, quantity: str) -> float:
+def _largest(predicted: Floats, seen: Floats, quantity: str, *, decades: bool) -> float:
     """Return the largest error of one draw, relative to that draw's own variance."""
+    if decades and quantity != "correlation":
+        return float(np.abs(np.log10(predicted / seen)).max())
     scale = 1.0 if quantity == "correlation" else seen
     return float(np.abs((predicted - seen) / scale).max())
 
@@ -149,7 +160,7 @@ def print_row(row: Row, verdict: str) -> None:
 
 def report(case: Case, aims: Aims) -> list[Row]:
     """Print and return a model's rows."""
-    found = list(rows(case, draws_of(case, range(case.draws)), aims))
+    found = list(rows(case, draws_of(case, range(case.draws), typical=aims.decades), aims))
     for row in found:
         print_row(row, row.verdict(aims))
     return found

@@ -10,7 +10,7 @@ running over all tokens of the batch, and their inner product with the stream, z
 expectation, adds :math:`\frac{4}{d}\begin{pmatrix}\langle K_x K_f\rangle & M_x M_f\\ M_x M_f &
 M_x M_f\end{pmatrix}`. These enter at every branch; what entered below travels on linearly, a
 branch passing on an error of its input's correlation by the secant to full correlation. Bands are
-two standard deviations.
+two standard deviations of the logarithm of a variance around its typical draw (`dslm.curves`).
 
 Source: derived here; checked against fresh draws in the tests.
 """
@@ -42,11 +42,12 @@ class Spread:
 
 def forward_spread(layers: list[Layer], batch_size: int) -> Spread:
     """Return the spread of the stream's moments at each of the N + 1 places."""
-    error = np.zeros((2, 2))
+    error, repeats = np.zeros((2, 2)), 1.0
     log_variance, corr = [0.0], [0.0]
     for layer in layers:
         for sub in layer:
-            error = _after_branch(error, sub, batch_size)
+            error = _after_branch(error, sub, batch_size, repeats)
+            repeats *= _share_kept(sub)
         log_variance.append(_log_sd(error, layer[-1].y))
         corr.append(_correlation_sd(error, layer[-1].y))
     return Spread(np.array(log_variance), np.array(corr))
@@ -75,15 +76,21 @@ def backward_spread(
     return Spread(np.array(log_variance[::-1]), np.array(corr[::-1]))
 
 
-def _after_branch(error: Floats, sub: SubLayer, batch_size: int) -> Floats:
+def _share_kept(sub: SubLayer) -> float:
+    """Return the share of the residual sum's energy that is the stream's before the branch."""
+    kept = sub.place.residual.lam**2 * mean_diagonal(sub.x) / mean_diagonal(sub.summed)
+    return float(np.nan_to_num(np.clip(kept, 0.0, 1.0), nan=1.0))
+
+
+def _after_branch(error: Floats, sub: SubLayer, batch_size: int, repeats: float) -> Floats:
     lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
     v, m = mean_diagonal(sub.x), mean_off_diagonal(sub.x)
     response = _response(sub)
     to_correlation = np.array([[-m / v / v, 1 / v]])
     carried = lam2 * np.eye(2) + beta2 * response @ to_correlation
     y = carried @ error @ carried.T
-    y += beta2 * beta2 * _branch_noise(sub, batch_size)
-    y += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size)
+    y += beta2 * beta2 * _branch_noise(sub, batch_size, repeats)
+    y += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size, repeats)
     return y if sub.place.on_sum is None else _normed(y, sub.summed, sub.y)
 
 
@@ -114,10 +121,10 @@ def _through_norm(before: Kernel, after: Kernel) -> Floats:
     return mean_diagonal(after) * np.array([[0.0, 0.0], [-m / v / v, 1 / v]])
 
 
-def _branch_noise(sub: SubLayer, batch_size: int) -> Floats:
+def _branch_noise(sub: SubLayer, batch_size: int, repeats: float = 1.0) -> Floats:
     if sub.place.on_branch is None:
-        return _wishart(sub.branch, sub, batch_size)
-    return _normed(_wishart(sub.raw, sub, batch_size), sub.raw, sub.branch)
+        return _wishart(sub.branch, sub, batch_size, repeats)
+    return _normed(_wishart(sub.raw, sub, batch_size, repeats), sub.raw, sub.branch)
 
 
 def _below_branch(
@@ -143,11 +150,13 @@ def _backward_response(sub: SubLayer, above: Floats, through: Floats) -> Floats:
     """Return d(mean diagonal, mean off-diagonal below the branch)/d(the same above it).
 
     Attention mixes the two with weights that add up to its gain for a gradient that all tokens
-    share; a feed-forward branch passes each on.
+    share; a feed-forward branch passes each on, what tokens share by its own gain.
     """
     v, m = above
     if not isinstance(sub.layer, Attention):
-        return np.asarray(through[0] / v * np.eye(2))
+        on = through[0] / v
+        off = np.clip(through[1] / m, 0.0, on) if m > 0 else on
+        return np.diag([on, off])
     layer = sub.layer
     shared = layer.output.d_in * layer.value.weight_var * layer.output.d_out
     shared *= layer.output.weight_var * _gain(sub.source, sub.inner)
@@ -178,28 +187,34 @@ def _norm_noise(sub: SubLayer, batch_size: int) -> float:
     return float(noise / whole / whole)
 
 
-def _wishart(kernel: Kernel, sub: SubLayer, batch_size: int) -> Floats:
+def _wishart(kernel: Kernel, sub: SubLayer, batch_size: int, repeats: float = 1.0) -> Floats:
     layer = sub.layer
-    inner = layer.value.d_out if isinstance(layer, Attention) else layer.up.d_out
+    if isinstance(layer, Attention):  # averages: alike, not equal
+        inner, repeats = layer.value.d_out, 0.0
+    else:
+        inner = layer.up.d_out
     rate = 2 * (1 / inner + 1 / sub.place.d_model)
-    return rate * _pair_moments(kernel, kernel, batch_size)
+    return rate * _pair_moments(kernel, kernel, batch_size, repeats)
 
 
-def _inner_product(a: Kernel, b: Kernel, d_model: int, batch_size: int) -> Floats:
-    return 4 / d_model * _pair_moments(a, b, batch_size)
+def _inner_product(
+    a: Kernel, b: Kernel, d_model: int, batch_size: int, repeats: float = 1.0
+) -> Floats:
+    return 4 / d_model * _pair_moments(a, b, batch_size, repeats)
 
 
-def _pair_moments(a: Kernel, b: Kernel, batch_size: int) -> Floats:
+def _pair_moments(a: Kernel, b: Kernel, batch_size: int, repeats: float = 1.0) -> Floats:
     """Return averages of K_ij·K'_ij over the pairs that V·V, V·M and M·M compare.
 
-    A mean kernel hides whether its pairs are all a little alike or a few of them equal. For
-    V·V we take half-way between both, (r² + r)/2 in place of r².
+    A mean kernel hides whether its pairs are all a little alike or a few of them equal. Tokens
+    repeat: for V·V of embeddings we take half-way between both, (r² + r)/2 in place of r². What
+    attention has averaged is alike: `repeats` is the share that is still the embeddings'.
     """
     n = n_tokens(a) * batch_size
     product = multiply(a, b)
     alike = mean_off_diagonal(product)
     equal = np.sqrt(np.abs(mean_off_diagonal(a) * mean_off_diagonal(b) * mean_diagonal(product)))
-    vv = (alike + np.maximum(equal, alike)) / 2 + mean_diagonal(product) / n
+    vv = alike + repeats * np.maximum(equal - alike, 0.0) / 2 + mean_diagonal(product) / n
     w = a.cell_sizes / a.cell_sizes.sum()
     rows = (a.off_diagonal @ w) * (b.off_diagonal @ w)
     mm = mean_off_diagonal(a) * mean_off_diagonal(b) + mean_diagonal(product) / (n * n_tokens(a))

@@ -14,8 +14,10 @@ class Curve:
     """Predicted moments of the residual stream over depth, each float64[N+1].
 
     Index 0 is the input of block 0, index N the output of the last block, before a final norm.
-    NaN where nothing is predicted. ``_low`` and ``_high`` bound about 95 % of the layers of a
-    model whose weights are drawn anew (`dslm.bands`).
+    NaN where nothing is predicted. ``variance`` is the mean over draws of the weights; ``_low``
+    and ``_high`` bound about 95 % of the layers of one model whose weights are drawn anew, and
+    lie around the typical draw, which is below the mean where draws scatter by a factor
+    (`dslm.bands`).
     """
 
     variance: Floats
