@@ -65,7 +65,9 @@ class Heads:
         try:
             part = head_of(trace.nodes, stream, output, self.model, list(self.embedded.values()))
         except UnrecognisedError as error:
-            self.missing = (Missing(error.where, error.what, error.why),)
+            # calls outside any module carry the name of the block that the trace began with
+            where = "head" if error.where == block else error.where
+            self.missing = (Missing(where, error.what, error.why),)
         except Exception as error:  # reading numbers off a foreign graph: it must not stop the rest
             what = f"{type(error).__name__}: {error}"
             self.missing = (Missing("head", what, "what follows the blocks could not be followed"),)

@@ -165,7 +165,7 @@ def test_other_losses_are_named_as_missing(loss: Any) -> None:
     spec = describe(Tiny(loss), {"input_ids": ids_of()})
 
     assert spec.stacks["decoder"].head is None
-    assert [m.what for m in spec.missing] == ["loss"]
+    assert [(m.where, m.what) for m in spec.missing] == [("head", "loss")]
     assert None not in spec.stacks["decoder"].blocks
 
 
