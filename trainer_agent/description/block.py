@@ -10,7 +10,7 @@ from dslm.spec import Placement, Residual
 
 from .attention import AttentionCall, attention_call
 from .feed_forward import FeedForwardCall, feed_forward_call
-from .graph import UnrecognisedError, strip
+from .graph import UnrecognisedError, strip, unscale
 from .norms import NormCall, norm_call
 from .parts import BlockParts, CrossParts, NormPart
 from .residual import parallel_steps, residual_step
@@ -104,7 +104,7 @@ def _sublayer(output: Node, model: nn.Module) -> Sublayer:
     branch = attention_call(step.call, model) or feed_forward_call(step.call)
     reads = strip(branch.input)
     # a Post-LN branch reads the stream as the last norm left it
-    pre = None if reads is step.skip.node else norm_call(reads, model)
+    pre = None if reads is step.skip.node else _scaled_norm(reads, model)
     if pre is not None:
         reads = strip(pre.input)
     if reads is not step.skip.node:
@@ -115,6 +115,15 @@ def _sublayer(output: Node, model: nn.Module) -> Sublayer:
         )
     placement, norm, out_norm = _placement(pre, step.out_norm, post, step.skip.node)
     return Sublayer(step.skip.node, branch, norm, placement, step.residual(), out_norm)
+
+
+def _scaled_norm(node: Node, model: nn.Module) -> NormCall | None:
+    """A norm, and the number that its output is multiplied by (LayerNorm scaling)."""
+    outer = unscale(node)
+    found = None if outer.p_drop else norm_call(outer.node, model)
+    if found is None or outer.factor == 1.0:
+        return found
+    return NormCall(found.input, replace(found.part, factor=outer.factor))
 
 
 def _placement(
@@ -139,7 +148,7 @@ def _parallel(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, S
     found: list[Sublayer] = []
     for step in parallel_steps(stream, output):
         branch = attention_call(step.call, model) or feed_forward_call(step.call)
-        pre = norm_call(strip(branch.input), model)
+        pre = _scaled_norm(strip(branch.input), model)
         if pre is None or strip(pre.input) is not stream:
             return None
         found.append(Sublayer(stream, branch, pre.part, "parallel", step.residual()))

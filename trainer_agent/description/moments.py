@@ -218,9 +218,9 @@ def _norm(part: NormPart, moments: Moments) -> theory.Norm:
     gain_mean, gain_square = moments[part.weight, WHOLE, 0] if part.weight else (1.0, 1.0)
     return theory.Norm(
         kind=part.kind,
-        gain_mean=gain_mean + part.gain_offset,
-        gain_var=max(gain_square - gain_mean**2, 0.0),
-        bias_var=moments[part.bias, WHOLE, 0][1] if part.bias else 0.0,
+        gain_mean=part.factor * (gain_mean + part.gain_offset),
+        gain_var=part.factor**2 * max(gain_square - gain_mean**2, 0.0),
+        bias_var=part.factor**2 * moments[part.bias, WHOLE, 0][1] if part.bias else 0.0,
         eps=part.eps,
     )
 

@@ -41,13 +41,17 @@ class LinearPart:
 
 @dataclass(frozen=True, slots=True)
 class NormPart:
-    """A norm; `gain_offset` is 1 where the module multiplies by 1 + weight."""
+    """A norm; `gain_offset` is 1 where the module multiplies by 1 + weight.
+
+    `factor` is a number that its output is multiplied by.
+    """
 
     kind: Literal["layernorm", "rmsnorm"]
     weight: str | None
     bias: str | None
     eps: float
     gain_offset: float = 0.0
+    factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
