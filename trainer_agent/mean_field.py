@@ -217,7 +217,8 @@ class _Weights:
     def gain(self, part: NormPart, d_model: int) -> Gain:
         gain = np.ones(d_model) if part.weight is None else self._array(part.weight)
         bias = np.zeros(d_model) if part.bias is None else self._array(part.bias)
-        return Gain(gain + part.gain_offset, bias, part.eps, part.kind == "layernorm")
+        gain, bias = part.factor * (gain + part.gain_offset), part.factor * bias
+        return Gain(gain, bias, part.eps, part.kind == "layernorm")
 
     def projections(self, part: AttentionParts) -> Projections:
         return Projections(

@@ -114,7 +114,7 @@ def zero(model: nn.Module, role: str, name: str) -> Change:
 def plain_norm(model: nn.Module, norm: NormPart, gain: float = 1.0) -> Iterator[Change]:
     """Set a norm's gain, and its bias to zero."""
     for role, name, value in (
-        ("norm gain", norm.weight, gain - norm.gain_offset),
+        ("norm gain", norm.weight, gain / norm.factor - norm.gain_offset),
         ("norm bias", norm.bias, 0.0),
     ):
         if name is not None:

@@ -89,13 +89,29 @@ def _block(kind: str, layer: int) -> ScaledBlock:
     )
 
 
+def batch_of_ids() -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, VOCAB, (4, SEQ), generator=draw)
+    return {"ids": ids, "labels": ids.roll(-1, 1)}
+
+
+def test_deepscale_makes_up_for_a_factor_on_norms() -> None:
+    torch.manual_seed(0)
+    model = Scaled("layernorm scaling")
+    nn.init.zeros_(model.places)
+
+    trainer_agent.deepscale(model, batch=batch_of_ids())
+
+    for block in trainer_agent.describe(model, batch_of_ids()).stacks["decoder"].blocks:
+        assert block is not None
+        assert block.feed_forward_norm.gain_mean == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("kind", ["deepnorm", "gpt2", "layernorm scaling", "depth mup"])
 def test_each_scaling_is_read_and_predicted(kind: str) -> None:
     torch.manual_seed(0)
     model = Scaled(kind)
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, VOCAB, (4, SEQ), generator=draw)
-    batch = {"ids": ids, "labels": ids.roll(-1, 1)}
+    batch = batch_of_ids()
 
     spec = trainer_agent.describe(model, batch)
 
