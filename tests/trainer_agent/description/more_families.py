@@ -99,6 +99,19 @@ def vit(layers: int, width: int) -> nn.Module:
     return ViTForImageClassification(ViTConfig(**sizes, **shape, intermediate_size=4 * width))
 
 
+def llama_yarn(layers: int, width: int) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 500.0,
+        "factor": 8.0,
+        "original_max_position_embeddings": SEQ // 4,
+    }
+    config = LlamaConfig(**_gated(layers, width), rope_parameters=rope)
+    return LlamaForCausalLM(config)
+
+
 def bloom(layers: int, width: int) -> nn.Module:
     from transformers import BloomConfig, BloomForCausalLM
 
@@ -126,6 +139,7 @@ BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "gemma": gemma,
     "roberta": roberta,
     "vit": vit,
+    "llama_yarn": llama_yarn,
     "bloom": bloom,
     "mpt": mpt,
 }

@@ -24,10 +24,11 @@ KNOWN = {
     "gemma": ("pre", "gelu_tanh", "rmsnorm"),
     "roberta": ("post", "gelu", "layernorm"),
     "vit": ("pre", "gelu", "layernorm"),
+    "llama_yarn": ("pre", "silu", "rmsnorm"),
     "bloom": ("pre", "gelu_tanh", "layernorm"),
     "mpt": ("pre", "gelu", "layernorm"),
 }
-WHOLE_HEAD = ("mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma")
+WHOLE_HEAD = ("mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma", "llama_yarn")
 FRACTIONS = {"gpt_neox": 0.25, "phi": 0.5} | dict.fromkeys(WHOLE_HEAD, 1.0)
 
 
