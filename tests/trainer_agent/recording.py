@@ -83,7 +83,7 @@ def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, Recor
     }
     patterns = given.pop("custom_sites", {})
     custom = custom_sites(model, plan_by_structure(model), patterns) if patterns else ()
-    actions = read_actions(given.pop("on_alert", None))
+    actions, hints = read_actions(given.pop("on_alert", None)), given.pop("hints", ())
     options = replace(read_options(**{**asked, **given}), on_alert=actions)
     agent = Agent(
         model,
@@ -92,5 +92,6 @@ def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, Recor
         scaler=scaler,
         transport=lambda: transport,
         custom=custom,
+        hints=hints,
     )
     return agent, transport

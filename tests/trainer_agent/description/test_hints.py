@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.trainer_agent.description.home_made import (
     WrittenAttention,
     batch,
 )
+from tests.trainer_agent.recording import recorded
 from trainer_agent import Hint
 from trainer_agent.hints import HintError
 from trainer_agent.options import WatchError
@@ -205,3 +207,20 @@ def test_hints_that_make_an_impossible_model_are_refused() -> None:
 def test_watch_refuses_hints_at_once(hint: Any) -> None:
     with pytest.raises(WatchError, match="hints"):
         trainer_agent.watch(plain(), project="p", run="r", hints=(hint,))
+
+
+def test_a_watched_model_is_described_and_measured_by_its_hints(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = RingModel()
+    agent, transport = recorded(model, tmp_path, hints=(RING,))
+
+    loss = model(**batch())["loss"]
+    loss.backward()
+    agent.step(loss=loss)
+    agent.close()
+
+    stack = dslm.spec_from_json(transport.revisions[0].spec).stacks["decoder"]
+    assert [b is not None and b.attention_residual.beta for b in stack.blocks] == [0.5] * 3
+    measured_curve = transport.series("decoder/stream/variance", at=0)
+    predicted = dslm.predict(dslm.ModelSpec("custom", {"decoder": stack})).stacks["decoder"]
+    assert predicted.forward.variance == pytest.approx(measured_curve, rel=0.2)  # one draw
