@@ -31,15 +31,14 @@ class Shape:
 class Case:
     """A model to build, the batch it takes, and what the bounds are held to.
 
-    One draw of a model whose tokens collapse into one vector scatters too far for a bound: its
-    mean over draws is held to them, and takes more `draws` to stand still. `size` sequences of
-    `context` tokens are a batch.
+    One draw of a model whose tokens collapse into one vector scatters too far for a bound, and
+    its mean takes more `draws` to stand still. `size` sequences of `context` tokens are a batch.
     """
 
     name: str
     build: Callable[[], nn.Module]
     batch: str = "zipf"
-    held: Literal["every draw", "mean", "nothing"] = "every draw"
+    held: Literal["every draw", "nothing"] = "every draw"
     draws: int = 3
     size: int = BATCH
     context: int = CONTEXT
