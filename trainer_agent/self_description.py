@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from dslm.spec import Block, Head, Kernel, Missing, ModelSpec, Stack
 from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan, StackPlan
 from trainer_agent.capture.probe import Probe
-from trainer_agent.capture.recorder import Recorder
+from trainer_agent.capture.recorder import ONCE, Recorder
 from trainer_agent.description import (
     Architecture,
     Connection,
@@ -37,6 +38,11 @@ TIMES_LATER = 4
 WITHOUT_DROPOUT = (
     "the blocks are compiled: the input kernel is that of the first step's batch without dropout "
     "or padding mask, and gradients at the top are taken as independent between tokens"
+)
+
+COMPILED_WHOLE = (
+    "the model is compiled as a whole: the weights are those after the step described, and what "
+    "attention and feed-forward add is not measured"
 )
 
 
@@ -154,6 +160,9 @@ class SelfDescription:
 
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
+        if self._wanted and self._recorder.given is not None:
+            self._begin_late(*self._recorder.given)
+        self._recorder.given = None
         notes, self._notes = self._notes, None
         if notes is None:
             return None
@@ -163,6 +172,14 @@ class SelfDescription:
             return None
         return lambda: _packed(self._spec(notes))
 
+    def _begin_late(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Describe a model that is compiled as a whole, where no forward pass is seen to begin."""
+        started = time.perf_counter()
+        self._begin(args, kwargs)
+        if self._notes is not None:
+            self._notes.remarks = (COMPILED_WHOLE,)
+        self._recorder.spend(ONCE, started)
+
     def _fall_back(self, notes: _Notes) -> None:
         """Take the inputs of the architecture's pass, where the step's own were not seen."""
         for stack in self._probe.plan.stacks:
@@ -170,7 +187,7 @@ class SelfDescription:
                 notes.inputs[stack.name], shape = self._undropped[stack.blocks[0]]
                 notes.widths[stack.name] = shape[-1]
                 notes.batch_size = max(notes.batch_size, shape[0])
-                notes.remarks = (WITHOUT_DROPOUT,)
+                notes.remarks = (*notes.remarks, WITHOUT_DROPOUT)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._wanted:
@@ -194,12 +211,22 @@ class SelfDescription:
             if not known.stacks:
                 self._failure = next(iter(known.missing), None)
                 return
-            self._probe.follow(plan_of(known))
+            self._take_plan(known)
             self._known = known
         except Exception as error:
             self._recorder.guard.note("description", error)
             what = f"{type(error).__name__}: {error}"
             self._failure = Missing("model", what, "its forward pass could not be followed")
+
+    def _take_plan(self, known: Architecture) -> None:
+        plan = plan_of(known)
+        if not self._recorder.compiled:
+            self._probe.follow(plan)
+            return
+        # Other hooks would make torch compile again; the streams are watched already.
+        held, found = ({s.name: s.blocks for s in p.stacks} for p in (self._probe.plan, plan))
+        if held != found:
+            raise LookupError("compiled blocks are not those that the model's forward pass calls")
 
     @contextmanager
     def _first_inputs(self) -> Iterator[None]:

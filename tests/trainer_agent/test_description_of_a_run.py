@@ -149,6 +149,32 @@ def test_a_model_that_cannot_be_followed_is_watched_and_says_what_is_missing(
     assert np.isfinite(transport.series("decoder/stream/variance")).all()
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_model_compiled_as_a_whole_is_described_and_compiled_once(
+    tmp_path: Path, in_place: bool
+) -> None:
+    torch._dynamo.reset()
+    model, optimizer = built()
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+    if in_place:
+        model.compile(backend="aot_eager", fullgraph=True)
+    compiled = model if in_place else torch.compile(model, backend="aot_eager", fullgraph=True)
+
+    agent.step(loss=train_step(compiled, optimizer, batch(0)))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for step in range(1, 4):
+            agent.step(loss=train_step(compiled, optimizer, batch(step)))
+    agent.close()
+
+    spec = spec_from_json(transport.revisions[0].spec)
+    assert "compiled as a whole" in spec.notes[0]
+    (stack,) = spec.stacks.values()
+    assert len(stack.blocks) == LAYERS and None not in stack.blocks
+    measured = transport.series("decoder/stream/variance", at=1)
+    predicted = predict(spec).stacks["decoder"].forward.variance
+    np.testing.assert_allclose(predicted, measured, rtol=0.5)  # 16 features: one draw scatters
+
+
 # torch.compile looks at a block's input in a way that torch itself warns of.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_model_of_compiled_blocks_is_described_and_says_how(tmp_path: Path) -> None:

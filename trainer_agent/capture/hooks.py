@@ -27,13 +27,20 @@ class Hook:
 class BeforeModel(Hook):
     """Forward pre-hook of the whole model."""
 
-    def __init__(self, begin: Callable[[nn.Module, Any, Any], None]) -> None:
-        self._begin = begin
+    def __init__(self, recorder: Recorder, begin: Callable[[nn.Module, Any, Any], None]) -> None:
+        self._recorder, self._begin = recorder, begin
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Announce a forward pass, unless it is being compiled."""
+        """Announce a forward pass; inside a compiled one, note what it was given."""
         if not torch.compiler.is_compiling():
             self._begin(module, args, kwargs)
+        elif self._recorder.wants(module) and all(map(_is_plain, (*args, *kwargs.values()))):
+            self._recorder.given = (args, kwargs)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a compiled graph can hand it out again."""
+    return value is None or isinstance(value, (Tensor, bool, int, float, str))
 
 
 class AfterModel(Hook):

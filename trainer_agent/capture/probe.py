@@ -53,7 +53,9 @@ class Probe:
         self._view = AttentionView(recorder.logits)
         self._viewing = self._in_pass = self._may_view = False
         self._model_handles = [
-            model.register_forward_pre_hook(BeforeModel(self._begin_pass), with_kwargs=True),
+            model.register_forward_pre_hook(
+                BeforeModel(recorder, self._begin_pass), with_kwargs=True
+            ),
             model.register_forward_hook(AfterModel(self._end_pass), always_call=True),
         ]
         self._handles: dict[str, list[RemovableHandle]] = {}

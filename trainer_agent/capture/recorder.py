@@ -71,6 +71,7 @@ class Recorder:
         masks: padding masks of the running forward pass, by stack.
         spent_s: seconds the agent took of the training thread since the start, by what for.
         compiled: whether torch.compile has traced a hook.
+        given: arguments of a compiled forward pass of the running step, or None.
         on_input: told of the input of a stack's first block.
         on_top_gradient: told of the gradient of its last block's output.
         on_backward: told, as a backward pass reaches the first stream, whether float16 was seen.
@@ -84,6 +85,7 @@ class Recorder:
         self.spent_s: defaultdict[str, float] = defaultdict(float)
         self.compiled = False
         self.masks: dict[str, Tensor | None] = {}
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.on_input: Listener = _ignore
         self.on_top_gradient: Listener = _ignore
         self.on_backward: Callable[[bool], None] = lambda _half: None
