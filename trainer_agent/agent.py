@@ -40,6 +40,7 @@ from wire import Command, Health, RunEnd
 
 logger = logging.getLogger("evenkeel")
 EXIT_TIMEOUT_S = 5.0
+NOT_TOLD = "the other processes hear of it only where a budget, not every=, sets the interval"
 SETTLE_TIMEOUT_S = 5.0
 _open: WeakSet[Agent] = WeakSet()
 
@@ -107,6 +108,7 @@ class Agent:
         self._pacing = Pacing(options, self._probe, self._recorder, self._ranks)
         self._actions = AlertActions(options.on_alert, self._guard)
         parts = self._probe, self._recorder, self._optimizer, self._scale, self._pacing
+        self._pacing.on_word = self._take
         self._framing = Framing(options, Sources(*parts), self._ranks)
         self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
@@ -282,14 +284,27 @@ class Agent:
         )
 
     def _obey(self, command: Command) -> None:
-        match command.kind:
-            case "describe":
-                self._description.ask()
-            case "burst":
-                self._pacing.bursts.ask(command)
-            case "alert" if command.alert is not None:
-                self._actions.hear(command.alert)
+        """Do what the server asks; what concerns all processes of a job, all do at one step."""
+        if command.kind == "describe":
+            self._description.ask()
+        elif self._ranks is None:
+            self._take(command)
+        elif not self._pacing.tell_all(command):
+            self._take_alone(command)
         self._wake()
+
+    def _take(self, command: Command) -> None:
+        if command.kind == "burst":
+            self._pacing.bursts.ask(command)
+        elif command.kind == "alert" and command.alert is not None:
+            self._actions.hear(command.alert)
+
+    def _take_alone(self, command: Command) -> None:
+        """What one process does where the others cannot be told: no step is left out of step."""
+        if command.kind == "burst":
+            self._pacing.bursts.refuse(command, NOT_TOLD)
+        elif command.kind == "alert" and command.alert is not None:
+            self._actions.hear(command.alert, flags=False)
 
     def _wake(self) -> None:
         """Have the next step looked at, where something waits for it; called from any thread."""

@@ -51,7 +51,7 @@ class AlertActions:
         self.should_stop = self.should_save = False
         self.reason = ""
         self._actions, self._guard = actions, guard
-        self._heard: deque[AlertWord] = deque()
+        self._heard: deque[tuple[AlertWord, bool]] = deque()
 
     @property
     def wants(self) -> bool:
@@ -63,21 +63,27 @@ class AlertActions:
         """Whether there are alerts that nothing has been done about."""
         return bool(self._heard)
 
-    def hear(self, alert: AlertWord) -> None:
-        """Take an alert; called from any thread."""
-        self._heard.append(alert)
+    def hear(self, alert: AlertWord, *, flags: bool = True) -> None:
+        """Take an alert; called from any thread.
+
+        Without `flags` functions alone hear of it: a process that stops while the others go on
+        would leave them waiting for ever.
+        """
+        self._heard.append((alert, flags))
 
     def act(self) -> None:
         """Do what is to be done about the alerts heard; a function's failure is counted."""
         while self._heard:
-            alert = self._heard.popleft()
+            alert, flags = self._heard.popleft()
             for action in self._actions:
                 with self._guard.at("on_alert"):
-                    self._do(action, alert)
+                    self._do(action, alert, flags=flags)
 
-    def _do(self, action: Action, alert: AlertWord) -> None:
+    def _do(self, action: Action, alert: AlertWord, *, flags: bool) -> None:
         if not isinstance(action, str):
             action(alert)
+        elif not flags:
+            logger.warning("evenkeel does not ask one process of several to %s", action)
         elif alert.severity == "critical" and action != "skip_step":
             self.should_stop |= action == "stop"
             self.should_save |= action == "checkpoint"

@@ -17,8 +17,9 @@ class Bursts:
     """Counts a burst's steps and keeps its cost within bounds.
 
     All bursts of a job together take at most one more budget: its `overhead` of the time since
-    the start, and one second. A burst that would pass that bound ends early and says so. With a
-    fixed interval the number of steps, at most 256, is the only bound.
+    the start, and one second. A burst that would pass that bound ends early and says so. Without
+    an `overhead` the number of steps, at most 256, is the only bound: where the interval is fixed,
+    and in jobs of several processes, which cut a burst to what is affordable before it begins.
 
     Attributes:
         taken: id of the last burst that was begun or refused, "" before the first.
@@ -27,10 +28,10 @@ class Bursts:
         layers: the layers it is about, or None for all.
     """
 
-    def __init__(self, *, overhead: float | None, alone: bool) -> None:
+    def __init__(self, *, overhead: float | None) -> None:
         self.taken, self.left, self.note = "", 0, ""
         self.layers: frozenset[int] | None = None
-        self._overhead, self._alone = overhead, alone
+        self._overhead = overhead
         self._asked: Command | None = None
         self._began = time.perf_counter()
         self._spent_s = self._last_s = 0.0
@@ -44,6 +45,15 @@ class Bursts:
     def ask(self, command: Command) -> None:
         """Begin a burst with the next step; called from any thread."""
         self._asked = command
+
+    def refuse(self, command: Command, why: str) -> None:
+        """Take no burst, and say why."""
+        self.taken, self.note = command.id, f"no burst: {why}"
+
+    def affordable(self, steps: int, overhead: float, cost_s: float) -> int:
+        """How many of `steps` the bound allows at this cost a sample."""
+        left_s = overhead * (time.perf_counter() - self._began) + GRACE_S - self._spent_s
+        return max(0, min(steps, MAX_STEPS, int(left_s / max(cost_s, 1e-9))))
 
     def spent(self, cost_s: float) -> None:
         """Note what a sample took that was taken for a burst alone."""
@@ -68,9 +78,6 @@ class Bursts:
 
     def _begin(self, asked: Command) -> None:
         self.taken, self.note = asked.id, ""
-        if not self._alone:
-            self.note = "no burst: several processes would have to begin it at the same step"
-            return
         self._steps = self.left = max(0, min(asked.steps, MAX_STEPS))
         self.layers = frozenset(asked.layers) or None
 

@@ -30,8 +30,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_of_logits
+from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12
+LONGER = {"burst": 80, "stop": 80}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "budget": {"overhead": 0.05},
+    "burst": {"overhead": 0.05},
+    "stop": {"overhead": 1.0, "on_alert": "stop"},
+    "stop-fixed": {"on_alert": "stop"},
+}
+ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
+SAID = {
+    "burst": Command(id="b", kind="burst", steps=6),
+    "stop": Command(id="a", kind="alert", alert=ALERT),
+    "stop-fixed": Command(id="a", kind="alert", alert=ALERT),
+}
 EVERYTHING = {"sites": "all", "quantities": "all"}
 STAGED_SITES = ("norm_inputs", "weights", "updates")
 
@@ -120,13 +134,15 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     whole = built()[0]
     model = Stage(whole, rank) if staged else wrapped(kind, whole)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    given: dict[str, Any] = {"overhead": 0.05} if kind == "budget" else dict(EVERYTHING)
+    given: dict[str, Any] = dict(OPTIONS.get(kind, EVERYTHING))
     given |= {"pipeline": (rank, WORLD), "sites": STAGED_SITES} if staged else {}
     agent, transport = None, RecordingTransport()
     if watched and (kind != "alone" or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
     run = pipelined(model, rank) if staged else partial(backward_of, kind, model, rank)
-    for step in range(STEPS):
+    for step in range(LONGER.get(kind, STEPS)):
+        if step == 5 and rank == 0 and agent is not None and kind in SAID:
+            agent._obey(SAID[kind])  # as the sender does with what the server answers
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
         if kind not in ("pipeline", "tensor", "sequence"):
@@ -134,9 +150,11 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
         optimizer.step()
         if agent is not None:
             agent.step(loss=loss)
+            if agent.should_stop:
+                break
     if agent is not None:
         agent.close(30.0)
-    np.savez(folder / f"weights-{rank}.npz", **whole_weights(model))
+    np.savez(folder / f"weights-{rank}.npz", last_step=np.array(step), **whole_weights(model))
     keep(transport, folder / f"frames-{rank}.npz")
     distributed.destroy_process_group()
 
@@ -173,4 +191,5 @@ def keep(transport: RecordingTransport, target: Path) -> None:
     found = {key.replace("/", "|"): transport.series(key, at=0) for key in keys}
     steps = np.array([frame.step for frame in transport.frames])
     reason = np.array(transport.health.first_failure)
-    np.savez(target, steps=steps, reason=reason, **found)
+    burst = np.array([transport.health.burst, transport.health.burst_note])
+    np.savez(target, steps=steps, reason=reason, burst=burst, **found)

@@ -76,7 +76,7 @@ def test_a_burst_changes_no_weight(tmp_path: Path):
 
 
 def test_a_command_that_is_repeated_is_one_burst():
-    asked = Bursts(overhead=None, alone=True)
+    asked = Bursts(overhead=None)
     asked.ask(burst(2))
     began = [asked.wants_next() for _ in range(2)]
     asked.ask(burst(2))
@@ -85,7 +85,7 @@ def test_a_command_that_is_repeated_is_one_burst():
 
 
 def test_a_burst_has_at_most_256_steps():
-    asked = Bursts(overhead=None, alone=True)
+    asked = Bursts(overhead=None)
     asked.ask(burst(10**9))
 
     assert sum(asked.wants_next() for _ in range(1000)) == 256
@@ -94,7 +94,7 @@ def test_a_burst_has_at_most_256_steps():
 def test_a_burst_ends_where_it_would_cost_more_than_bursts_may(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
     monkeypatch.setattr(bursts.time, "perf_counter", lambda: now[0])
-    asked = Bursts(overhead=0.01, alone=True)
+    asked = Bursts(overhead=0.01)
     taken = 0
     for name in "ab":
         asked.ask(burst(200, name=name))
@@ -108,12 +108,13 @@ def test_a_burst_ends_where_it_would_cost_more_than_bursts_may(monkeypatch: pyte
     assert "ended after 2 of 200 steps" in asked.note
 
 
-def test_several_processes_do_no_burst_and_say_why():
-    asked = Bursts(overhead=0.01, alone=False)
-    asked.ask(burst(5))
+def test_a_burst_of_several_processes_is_cut_to_what_bursts_may_cost():
+    asked = Bursts(overhead=None)
 
-    assert not asked.wants_next()
-    assert asked.taken == "a" and "several processes" in asked.note
+    # One second of grace holds two samples of 0.4 s, whatever the budget has granted since.
+    assert asked.affordable(200, 1e-9, 0.4) == 2
+    assert asked.affordable(200, 1e-9, 0.0) == 200
+    assert asked.affordable(10**6, 1.0, 0.0) == 256
 
 
 def test_a_burst_is_paid_back_by_sampling_less(tmp_path: Path):

@@ -140,6 +140,30 @@ def test_ranks_agree_on_the_interval_of_a_budget(run: Callable[[str], Path]) -> 
     assert found["steps"].tolist()[:4] == [0, 1, 2, 3]
 
 
+def test_a_burst_begins_in_all_processes_at_the_same_step(run: Callable[[str], Path]) -> None:
+    found = sent(run("burst"))
+
+    assert str(found["reason"]) == ""  # a step sampled by one process alone would be named here
+    assert found["burst"].tolist() == ["b", ""]
+    gaps = np.diff(found["steps"][found["steps"] > 5])
+    assert "1" * 5 in "".join("1" if gap == 1 else "0" for gap in gaps)  # six steps running
+
+
+def test_processes_are_asked_to_stop_at_the_same_step(run: Callable[[str], Path]) -> None:
+    folder = run("stop")
+
+    one, other = (int(np.load(folder / f"weights-{rank}.npz")["last_step"]) for rank in (0, 1))
+    assert one == other < 79
+    assert str(sent(folder)["reason"]) == ""
+
+
+def test_one_process_is_never_asked_to_stop_alone(run: Callable[[str], Path]) -> None:
+    folder = run("stop-fixed")  # with every=, processes agree on nothing while they train
+
+    one, other = (int(np.load(folder / f"weights-{rank}.npz")["last_step"]) for rank in (0, 1))
+    assert one == other == STEPS - 1
+
+
 def test_weights_are_bit_identical_and_one_rank_alone_holds_nobody_up(
     run: Callable[[str], Path],
 ) -> None:

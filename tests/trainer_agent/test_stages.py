@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from trainer_agent.capture.accumulator import LOGIT_COLUMNS, Sums
-from trainer_agent.capture.moments import COLUMNS
+from trainer_agent.capture.accumulator import ADDITIVE, MAXIMA, Accumulator, Sums
 from trainer_agent.capture.plan import Plan, StackPlan
 from trainer_agent.options import WatchError
 from trainer_agent.ranks.replicas import fingerprint, replicas
@@ -20,12 +22,10 @@ def plan(n: int) -> Plan:
 
 
 def sums(of: Plan, value: float) -> Sums:
-    return Sums(
-        moments=np.full((of.rows, COLUMNS), value),
-        logits=np.full((of.logit_rows, LOGIT_COLUMNS), value),
-        logit_max=np.full(of.logit_rows, value),
-        scalars=np.zeros(64),
-    )
+    """Sums of a step in which every row is `value`."""
+    empty = Accumulator(of, torch.device("cpu")).take()()
+    alike = {name: np.full_like(getattr(empty, name), value) for name in (*ADDITIVE, *MAXIMA)}
+    return replace(empty, **alike)
 
 
 def test_stages_fill_every_row_of_the_whole_model_once():

@@ -58,6 +58,19 @@ class Outline:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """What all processes have heard with a sample.
+
+    Attributes:
+        every: the interval rank 0 wishes for, 0 where it is fixed.
+        words: how many words rank 0 had said by then.
+    """
+
+    every: int
+    words: int
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """What one process brings to a sample; a loss that was not given is None.
 
@@ -132,7 +145,8 @@ class Ranks:
         self._store, self._guard = store, guard
         self._decided = False
         self._group: Any = None
-        self._intervals: dict[int, int] = {}
+        self._agreed: dict[int, Agreement] = {}
+        self._said = self._read = 0
         self._heard = threading.Condition()
         self._combined = 0
 
@@ -177,37 +191,47 @@ class Ranks:
             raise Apart(f"of {count} stages some are watched by no process: see watch(pipeline=)")
         return Stages(own, tuple(read_outline(self._store.get(name)) for name in names))
 
-    def interval_after(self, sample: int) -> int | None:
-        """The interval agreed with sample number `sample`, from 0; None when not to be had."""
+    def say(self, word: bytes) -> None:
+        """Tell all processes something, with the next sample; called by rank 0, in any thread."""
+        self._store.set(f"word/{self._said}", word)
+        self._said += 1
+
+    def agreed_with(self, sample: int) -> Agreement | None:
+        """What was agreed with sample number `sample`, from 0; None when not to be had."""
         with self._heard:
             known = self._heard.wait_for(
-                lambda: sample in self._intervals or not self.together, DECISION_TIMEOUT_S
+                lambda: sample in self._agreed or not self.together, DECISION_TIMEOUT_S
             )
         if not known:
             self._give_up(TimeoutError("the other processes are too late"))
-        return self._intervals.pop(sample, None)
+        return self._agreed.pop(sample, None)
+
+    def words_of(self, agreement: Agreement) -> list[bytes]:
+        """The words it brings that this process has not read yet."""
+        first, self._read = self._read, max(self._read, agreement.words)
+        return [self._store.get(f"word/{number}") for number in range(first, self._read)]
 
     def combine(self, share: Share) -> Share:
         """The whole job's share; this process's own where they are apart. Waits for the others."""
         if not self.together:
             return share
         try:
-            whole, every = self._combine(share)
+            whole, agreement = self._combine(share)
         except Exception as error:
             self._give_up(error)
             return share
         with self._heard:
-            if every:
-                self._intervals[self._combined] = every
+            if agreement.every:  # a fixed interval asks for nothing that was agreed
+                self._agreed[self._combined] = agreement
             self._combined += 1
             self._heard.notify_all()
         return whole
 
-    def _combine(self, share: Share) -> tuple[Share, int]:
+    def _combine(self, share: Share) -> tuple[Share, Agreement]:
         if self._group is None:
             timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
             self._group = distributed.ProcessGroupGloo(self._store, self.rank, self.size, timeout)
-        every, alike = self._agree(share)
+        agreement, alike = self._agree(share)
         sums = self._own_part(share.sums, alike)
         flat = self._reduce(np.concatenate([_packed(sums, ADDITIVE), _extras(share)]))
         largest = self._reduce(_packed(sums, MAXIMA), distributed.ReduceOp.MAX)
@@ -222,10 +246,10 @@ class Ranks:
             loss=loss / losses if losses else None,
             gradient_norm=float(np.sqrt(squares * n_stages / self.size)),
         )
-        return combined, every
+        return combined, agreement
 
-    def _agree(self, share: Share) -> tuple[int, Replicas]:
-        """The interval rank 0 wishes for, and who saw what; raises `Apart`."""
+    def _agree(self, share: Share) -> tuple[Agreement, Replicas]:
+        """What rank 0 wishes for and has said, and who saw what; raises `Apart`."""
         step, every = share.outline.step, share.outline.every if self.rank == 0 else 0
         of = share.outline.plan
         rows = [(place.stack, place.site, place.n) for place in of.places]
@@ -235,15 +259,16 @@ class Ranks:
         seen, stages = np.zeros(self.size), np.zeros(self.size)
         stage = -1 if self._stages is None else self._stages.own
         seen[self.rank], stages[self.rank] = share.seen, stage + 1
-        told = np.concatenate([[step, -step, plan, -plan, every], seen, stages])
+        told = np.concatenate([[step, -step, plan, -plan, every, self._said], seen, stages])
         head = self._reduce(told, distributed.ReduceOp.MAX)
         if head[0] != -head[1] or head[2] != -head[3]:
             raise Apart(
                 "the processes sample different steps, or hold different layers and are not "
                 "told apart by watch(pipeline=)"
             )
-        seen, stages = np.split(head[5:], 2)
-        return int(head[4]), replicas(seen[stages == stage + 1].tolist(), share.seen)
+        seen, stages = np.split(head[6:], 2)
+        agreement = Agreement(every=int(head[4]), words=int(head[5]))
+        return agreement, replicas(seen[stages == stage + 1].tolist(), share.seen)
 
     def _own_part(self, sums: Sums, found: Replicas) -> Sums:
         """What this process adds, where others may bring the same tokens or parts of them."""
