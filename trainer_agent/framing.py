@@ -28,6 +28,7 @@ from trainer_agent.version import package_version
 from wire import RunDeclaration
 
 Scalar = float | Tensor
+Whole = Callable[[], tuple[Sums, dict[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,9 @@ class Framing:
             every=0 if sources.pacing.sampler.fixed else sources.pacing.sampler.wish(),
             loss_given=given.get("loss") is not None,
         )
-        whole = partial(ranks.whole, self._ranks, outline, take, readers)
+        whole: Whole = partial(ranks.whole, self._ranks, outline, take, readers)
+        if self._ranks is not None and self._ranks.rank == 0:
+            whole = self._ranks.soon(whole)
         shown = plan if self._ranks is None else self._ranks.widened(plan)
         values = partial(self._values, shown, whole, overhead)
         return Sample(step, time.time(), self._declaration(shown, tuple(scalars)), values)
@@ -94,7 +97,7 @@ class Framing:
     def _values(
         self,
         plan: Plan,
-        whole: Callable[[], tuple[Sums, dict[str, float]]],
+        whole: Whole,
         overhead: float,
     ) -> NDArray[np.float32]:
         """The frame's values; runs in the sender thread and waits for the device."""

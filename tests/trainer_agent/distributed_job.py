@@ -8,6 +8,7 @@ python -m tests.trainer_agent.distributed_job KIND RANK PORT FOLDER
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_of_logits
+from trainer_agent.ranks import group
 from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12
@@ -39,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "burst": {"overhead": 0.05},
     "stop": {"overhead": 1.0, "on_alert": "stop"},
     "stop-fixed": {"on_alert": "stop"},
+    "slow-server": {"overhead": 1.0},
 }
 ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
 SAID = {
@@ -123,6 +126,18 @@ def whole_weights(model: nn.Module) -> dict[str, np.ndarray]:
     return whole
 
 
+def slow_down() -> None:
+    """A server that takes a second to answer, where processes give up after half of that."""
+    group.DECISION_TIMEOUT_S = 0.5
+    send = RecordingTransport.send
+
+    def later(*args: Any) -> Any:
+        time.sleep(1.0)
+        return send(*args)
+
+    RecordingTransport.send = later  # type: ignore[method-assign]
+
+
 def main(kind: str, rank: int, port: int, folder: Path) -> None:
     """Train, watched as `kind` says, and leave weights and frames in the folder."""
     torch.set_num_threads(1)
@@ -137,6 +152,8 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     given: dict[str, Any] = dict(OPTIONS.get(kind, EVERYTHING))
     given |= {"pipeline": (rank, WORLD), "sites": STAGED_SITES} if staged else {}
     agent, transport = None, RecordingTransport()
+    if kind == "slow-server":
+        slow_down()
     if watched and (kind != "alone" or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
     run = pipelined(model, rank) if staged else partial(backward_of, kind, model, rank)

@@ -157,6 +157,13 @@ def test_processes_are_asked_to_stop_at_the_same_step(run: Callable[[str], Path]
     assert str(sent(folder)["reason"]) == ""
 
 
+def test_a_server_slow_to_answer_sets_no_process_apart(run: Callable[[str], Path]) -> None:
+    found = sent(run("slow-server"))
+
+    assert str(found["reason"]) == ""
+    assert len(found["steps"]) > 4  # past the first samples, which nobody waits for
+
+
 def test_one_process_is_never_asked_to_stop_alone(run: Callable[[str], Path]) -> None:
     folder = run("stop-fixed")  # with every=, processes agree on nothing while they train
 

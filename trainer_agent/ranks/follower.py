@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainer_agent.guard import Guard
+from trainer_agent.ranks.worker import Worker
 
 
 class Follower:
@@ -17,21 +18,16 @@ class Follower:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._queue: list[Callable[[], Any] | None] = []
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._worker = Worker("evenkeel-ranks")
 
     def offer(self, parcel: Any) -> None:
         """Take a sample; descriptions are rank 0's to send."""
         if hasattr(parcel, "values"):
-            self._put(parcel.values)
+            self._worker.submit(partial(self._bring, parcel.values))
 
     def close(self, end: object, *, timeout_s: float) -> bool:  # noqa: ARG002
         """Bring what is left; returns whether that was in time."""
-        self._put(None)
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-        return self._thread is None or not self._thread.is_alive()
+        return self._worker.close(timeout_s)
 
     def resume(self, run_id: str, last_seq: int) -> bool:  # noqa: ARG002
         """Nothing is numbered here."""
@@ -41,20 +37,6 @@ class Follower:
         """Nothing is kept here."""
         return True
 
-    def _put(self, work: Callable[[], Any] | None) -> None:
-        with self._wake:
-            self._queue.append(work)
-            self._wake.notify()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="evenkeel-ranks", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._queue)
-                work = self._queue.pop(0)
-            if work is None:
-                return
-            with self._guard.at("ranks"):
-                work()
+    def _bring(self, share: Callable[[], Any]) -> None:
+        with self._guard.at("ranks"):
+            share()

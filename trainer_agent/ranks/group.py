@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,10 +32,12 @@ from trainer_agent.ranks.replicas import (
     without_pairs,
 )
 from trainer_agent.ranks.stages import Stages, outline, read_outline
+from trainer_agent.ranks.worker import Worker
 
 COLLECTIVE_TIMEOUT_S = 30.0
 DECISION_TIMEOUT_S = 5.0
 _numbers = itertools.count()
+T = TypeVar("T")
 
 
 class Apart(RuntimeError):
@@ -147,6 +149,7 @@ class Ranks:
         self._group: Any = None
         self._agreed: dict[int, Agreement] = {}
         self._said = self._read = 0
+        self._worker = Worker("evenkeel-ranks")
         self._heard = threading.Condition()
         self._combined = 0
 
@@ -190,6 +193,10 @@ class Ranks:
         if not self._store.check(names):
             raise Apart(f"of {count} stages some are watched by no process: see watch(pipeline=)")
         return Stages(own, tuple(read_outline(self._store.get(name)) for name in names))
+
+    def soon(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Do `work` in the thread of what the processes do together; returns how to wait for it."""
+        return self._worker.submit(work).result
 
     def say(self, word: bytes) -> None:
         """Tell all processes something, with the next sample; called by rank 0, in any thread."""
