@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -78,6 +79,9 @@ class Agent:
         self._description = SelfDescription(inner, self._probe, self._recorder, hints)
         self._ranks = ranks.join(self._guard, inner, self._probe.plan, options.pipeline)
         self.rank = options.rank if self._ranks is None else self._ranks.rank
+        self._description.agree = partial(ranks.all_able, self._ranks)
+        if self._ranks is not None:
+            self._description.add_up = self._ranks.add_up
         self._sender: Sender | ranks.Follower = (
             Sender(
                 options,
@@ -262,8 +266,11 @@ class Agent:
 
     def _describe(self) -> None:
         spec = self._description.take()
+        together = self._description.together and self._ranks is not None
+        if spec is not None and together and self._ranks is not None and self.speaks:
+            spec = self._ranks.soon(spec)
         if spec is not None:
-            self._sender.offer(Description(self._step, spec))
+            self._sender.offer(Description(self._step, spec, together=together))
         self._description.ask_from_time_to_time(self._step + self._pacing.sampler.every)
 
     def _health(self) -> Health:
@@ -285,7 +292,7 @@ class Agent:
 
     def _obey(self, command: Command) -> None:
         """Do what the server asks; what concerns all processes of a job, all do at one step."""
-        if command.kind == "describe":
+        if command.kind == "describe" and not self._description.together:
             self._description.ask()
         elif self._ranks is None:
             self._take(command)
@@ -294,7 +301,9 @@ class Agent:
         self._wake()
 
     def _take(self, command: Command) -> None:
-        if command.kind == "burst":
+        if command.kind == "describe":
+            self._description.ask()
+        elif command.kind == "burst":
             self._pacing.bursts.ask(command)
         elif command.kind == "alert" and command.alert is not None:
             self._actions.hear(command.alert)

@@ -5,32 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-import dslm
-from dslm.spec import Block, Head, Kernel, Missing, ModelSpec, Stack
+from dslm.spec import Kernel, Missing
 from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan, StackPlan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import ONCE, Recorder
-from trainer_agent.description import (
-    Architecture,
-    Connection,
-    StackParts,
-    architecture,
-    connections,
-    kernel,
-    measure,
-)
+from trainer_agent.description import Architecture, StackParts, architecture, kernel, weigh
 from trainer_agent.description.by_hand import hinted_columns
 from trainer_agent.description.parts import BlockParts, NormPart
 from trainer_agent.description.replay import eager
 from trainer_agent.description.stacks import columns
+from trainer_agent.description.unsharded import holds_shards, is_flat, would_fit
+from trainer_agent.description.weight_sums import Rows
+from trainer_agent.description_notes import Given, Notes, packed_spec
 from trainer_agent.hints import Hint
 
 FIRST_AGAIN = 50
@@ -40,22 +32,31 @@ WITHOUT_DROPOUT = (
     "or padding mask, and gradients at the top are taken as independent between tokens"
 )
 
+GATHERED = (
+    "the parameters are sharded: the weights are those after the step described, and what "
+    "attention and feed-forward add is measured from the next sample on"
+)
+SPLIT = (
+    "sequences lie over several processes: the input kernel is that of the first step's batch "
+    "without dropout or padding mask, and gradients at the top are taken as independent between "
+    "tokens"
+)
 COMPILED_WHOLE = (
     "the model is compiled as a whole: the weights are those after the step described, and what "
     "attention and feed-forward add is not measured"
 )
 
 
-SHARDED = Missing(
+FLAT = Missing(
+    "model",
+    "flat parameters",
+    "FSDP's first version hides the matrices of a block in one vector: use fully_shard",
+)
+APART = Missing(
     "model",
     "sharded parameters",
-    "a forward pass of the agent's own would be a collective, which other processes might not join",
+    "finding the architecture gathers them, and not every process of the job was ready for that",
 )
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    flat = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    return flat or any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
@@ -108,24 +109,20 @@ def _projections(block: BlockParts | None) -> tuple[str, ...]:
     return () if attention.output.module in found else tuple(found)
 
 
-@dataclass(slots=True)
-class _Notes:
-    """What one sampled step has shown so far."""
-
-    blocks: Mapping[str, tuple[Block | None, ...]] = field(default_factory=dict)
-    connections: Mapping[str, Connection] = field(default_factory=dict)
-    inputs: dict[str, Kernel] = field(default_factory=dict)
-    gradients: dict[str, Kernel] = field(default_factory=dict)
-    widths: dict[str, int] = field(default_factory=dict)
-    batch_size: int = 1
-    remarks: tuple[str, ...] = ()
-
-
 class SelfDescription:
     """Listens to the probe and makes a `ModelSpec` of the steps it is asked to describe.
 
     The architecture is found once, in the first sampled forward pass, and the plan follows it.
     Weight moments are read before the step's forward, so before its update.
+
+    Of sharded parameters every process of the job holds a part, so that all describe the same
+    steps. The pass that finds the architecture gathers them, which nobody may miss: it runs at
+    the end of the first step, where all have said that they are there.
+
+    Attributes:
+        together: whether the processes of a job describe the model together.
+        agree: asks all of them whether each is able to take that pass.
+        add_up: adds up sums over all of them; called in a background thread.
     """
 
     def __init__(
@@ -137,8 +134,13 @@ class SelfDescription:
         self._failure: Missing | None = None
         self._wanted = True
         self._again_at = FIRST_AGAIN
-        self._notes: _Notes | None = None
+        self._notes: Notes | None = None
         self._undropped: dict[str, tuple[Kernel, torch.Size]] = {}
+        self._given: Given | None = None
+        self._split = False
+        self.together = False
+        self.agree: Callable[[bool], bool] = lambda able: able
+        self.add_up: Callable[[Rows], Rows] = lambda rows: rows
         probe.begin = self._begin
         recorder.on_input = self._note_input
         recorder.on_top_gradient = self._note_gradient
@@ -149,7 +151,8 @@ class SelfDescription:
 
     def forget(self) -> None:
         """Describe the next sampled step instead of the one now ending."""
-        self._notes, self._wanted = None, True
+        self._notes = self._given = None
+        self._wanted = True
 
     def ask_from_time_to_time(self, step: int) -> None:
         """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
@@ -163,14 +166,16 @@ class SelfDescription:
         if self._wanted and self._recorder.given is not None:
             self._begin_late(*self._recorder.given)
         self._recorder.given = None
+        if self._given is not None:
+            self._find_together(self._given)
         notes, self._notes = self._notes, None
         if notes is None:
             return None
-        if not notes.inputs:
-            self._fall_back(notes)
+        if self._split or not notes.inputs:
+            self._fall_back(notes, SPLIT if self._split else WITHOUT_DROPOUT)
         if not notes.inputs and self._failure is None:
             return None
-        return lambda: _packed(self._spec(notes))
+        return lambda: self._spec(notes)
 
     def _begin_late(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Describe a model that is compiled as a whole, where no forward pass is seen to begin."""
@@ -180,31 +185,65 @@ class SelfDescription:
             self._notes.remarks = (COMPILED_WHOLE,)
         self._recorder.spend(ONCE, started)
 
-    def _fall_back(self, notes: _Notes) -> None:
-        """Take the inputs of the architecture's pass, where the step's own were not seen."""
+    def _fall_back(self, notes: Notes, why: str) -> None:
+        """Take the inputs of the architecture's pass, where the step's own were not seen whole."""
         for stack in self._probe.plan.stacks:
             if stack.blocks[0] in self._undropped:
                 notes.inputs[stack.name], shape = self._undropped[stack.blocks[0]]
                 notes.widths[stack.name] = shape[-1]
                 notes.batch_size = max(notes.batch_size, shape[0])
-                notes.remarks = (*notes.remarks, WITHOUT_DROPOUT)
+                notes.gradients.pop(stack.name, None)
+                notes.remarks = (*notes.remarks, why)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._wanted:
             return
         self._wanted = False
+        self._notes = Notes()
         if self._known is None and self._failure is None:
+            self._look(args, kwargs)
+        self._weigh()
+
+    def _look(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Find the architecture now, or keep what it takes to find it with the others."""
+        if is_flat(self._model):
+            self._failure = FLAT
+        elif holds_shards(self._model):
+            device = self._recorder.accumulator.device
+            self.together, self._given = True, Given.now(args, kwargs, device)
+        else:
             self._find_architecture(args, kwargs)
-        self._notes = _Notes()
-        if self._known is not None:
+
+    def _find_together(self, given: Given) -> None:
+        started = time.perf_counter()
+        self._given = None
+        blocks = [path for stack in self._probe.plan.stacks for path in stack.blocks]
+        if not self.agree(would_fit(self._model, blocks, given.tokens)):
+            self._failure = APART
+        else:
+            with given.autocast():
+                self._find_architecture(given.args, given.kwargs)
+            self._weigh()
+            if self._notes is not None:
+                self._split = self._saw_parts_of_sequences(self._notes)
+                self._notes.remarks = (*self._notes.remarks, GATHERED)
+        self._recorder.spend(ONCE, started)
+
+    def _saw_parts_of_sequences(self, notes: Notes) -> bool:
+        """Whether the step's own blocks were given fewer tokens than those of the pass."""
+        firsts = ((stack.name, stack.blocks[0]) for stack in self._probe.plan.stacks)
+        return any(
+            notes.inputs[name].cell_sizes.sum() < self._undropped[block][1][1]
+            for name, block in firsts
+            if name in notes.inputs and block in self._undropped
+        )
+
+    def _weigh(self) -> None:
+        if self._known is not None and self._notes is not None:
             with self._recorder.guard.at("weight moments"):
-                self._notes.blocks = measure(self._known, eager(self._model))
-                self._notes.connections = connections(self._known, eager(self._model))
+                self._notes.weights = weigh(self._known, eager(self._model))
 
     def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if _is_sharded(self._model):
-            self._failure = SHARDED
-            return
         try:
             with self._probe.unseen(), self._first_inputs():
                 known = architecture(self._model, args, kwargs, hints=self._hints)
@@ -263,48 +302,10 @@ class SelfDescription:
         if notes is not None and stack not in notes.gradients:
             notes.gradients[stack] = kernel(g, mask)
 
-    def _spec(self, notes: _Notes) -> ModelSpec:
-        known = self._known
-        return ModelSpec(
-            family=known.family if known else "custom",
-            stacks={
-                s.name: _stack(s, notes) for s in self._probe.plan.stacks if s.name in notes.inputs
-            },
-            missing=(known.missing if known else ()) + tuple(self._failures()),
-            batch_size=notes.batch_size,
-            n_params=sum(p.numel() for p in self._model.parameters() if p.requires_grad),
-            notes=(known.notes if known else ()) + notes.remarks,
-        )
-
-    def _failures(self) -> Iterator[Missing]:
-        if self._failure is not None:
-            yield self._failure
-
-
-def _stack(plan: StackPlan, notes: _Notes) -> Stack:
-    link = notes.connections.get(plan.name, Connection())
-    return Stack(
-        d_model=notes.widths[plan.name],
-        blocks=notes.blocks.get(plan.name, (None,) * len(plan.blocks)),
-        input_kernel=notes.inputs[plan.name],
-        top_gradient_kernel=notes.gradients.get(plan.name),
-        reads=link.reads,
-        final_norm=link.final_norm,
-        final_p_drop=link.final_p_drop,
-        head=_head(link, notes.inputs[plan.name]),
-    )
-
-
-def _head(link: Connection, x: Kernel) -> Head | None:
-    """The head with the labels of the batch it was found on; None where that was of another
-    length than the one described now.
-    """
-    head = None if link.head is None else link.head.on(dslm.cell_sizes)
-    same = head is not None and np.array_equal(head.labels.counted.cell_sizes, x.cell_sizes)
-    return head if same else None
-
-
-def _packed(spec: ModelSpec) -> dict[str, Any]:
-    from dslm import spec_to_json
-
-    return spec_to_json(spec)
+    def _spec(self, notes: Notes) -> dict[str, Any]:
+        """The notes as the server takes them; in a background thread, in all processes alike."""
+        if notes.weights is not None and self.together:
+            notes.weights = notes.weights.added_up(self.add_up)
+        n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+        failures = () if self._failure is None else (self._failure,)
+        return packed_spec(self._probe.plan, self._known, notes, n_params, failures)

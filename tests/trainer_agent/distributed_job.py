@@ -8,6 +8,7 @@ python -m tests.trainer_agent.distributed_job KIND RANK PORT FOLDER
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -35,6 +36,7 @@ from trainer_agent.ranks import group
 from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12
+PROCESSES = {"grid": 4}  # of kinds that take more than two
 LONGER = {"burst": 80, "stop": 80}
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
@@ -55,21 +57,32 @@ STAGED_SITES = ("norm_inputs", "weights", "updates")
 
 def wrapped(kind: str, model: SmallGPT) -> nn.Module:
     """The model as the kind of job has it."""
-    if kind in ("tensor", "sequence"):
-        return split_matrices(model) if kind == "tensor" else split_sequences(model)
-    if kind != "fsdp":
+    if kind == "tensor":
+        return split_matrices(model, init_device_mesh("cpu", (WORLD,)))
+    if kind == "sequence":
+        return split_sequences(model)
+    if kind == "grid":
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+        return sharded(split_matrices(model, mesh["tensor"]), mesh=mesh["data"])
+    if not kind.startswith("fsdp"):
         return DistributedDataParallel(model)
+    halves = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return sharded(model, **({"mp_policy": halves} if kind == "fsdp-halves" else {}))
+
+
+def sharded(model: SmallGPT, **given: Any) -> nn.Module:
+    """Every block a unit of its own."""
     for block in model.blocks:
-        fully_shard(block)
-    return fully_shard(model)
+        fully_shard(block, **given)
+    return fully_shard(model, **given)
 
 
-def split_matrices(model: SmallGPT) -> nn.Module:
-    """Tensor parallelism: feed-forward and output projection over both processes."""
+def split_matrices(model: SmallGPT, mesh: DeviceMesh) -> SmallGPT:
+    """Tensor parallelism: feed-forward and output projection over the processes of a mesh."""
     plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
     plan["out"] = RowwiseParallel(input_layouts=Replicate())
     for block in model.blocks:
-        parallelize_module(block, init_device_mesh("cpu", (WORLD,)), plan)
+        parallelize_module(block, mesh, plan)
     return model
 
 
@@ -141,10 +154,13 @@ def slow_down() -> None:
 def main(kind: str, rank: int, port: int, folder: Path) -> None:
     """Train, watched as `kind` says, and leave weights and frames in the folder."""
     torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD
-    )
     kind, watched = kind.removesuffix("-bare"), not kind.endswith("bare")
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=PROCESSES.get(kind, WORLD),
+    )
     staged = kind == "pipeline"
     whole = built()[0]
     model = Stage(whole, rank) if staged else wrapped(kind, whole)
@@ -154,7 +170,7 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     agent, transport = None, RecordingTransport()
     if kind == "slow-server":
         slow_down()
-    if watched and (kind != "alone" or rank == 0):
+    if watched and (not kind.endswith("alone") or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
     run = pipelined(model, rank) if staged else partial(backward_of, kind, model, rank)
     for step in range(LONGER.get(kind, STEPS)):
@@ -162,7 +178,7 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
             agent._obey(SAID[kind])  # as the sender does with what the server answers
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
-        if kind not in ("pipeline", "tensor", "sequence"):
+        if kind not in ("pipeline", "tensor", "sequence", "grid"):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if agent is not None:
@@ -178,6 +194,7 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
 
 def backward_of(kind: str, model: nn.Module, rank: int, ids: Tensor) -> Tensor:
     """The loss on this process's part of a batch, and its gradients."""
+    rank = rank // 2 if kind == "grid" else rank
     ids = ids if kind in ("tensor", "sequence") else ids[rank::WORLD]
     loss = loss_of(model, ids)
     loss.backward()
@@ -201,11 +218,14 @@ def pipelined(model: nn.Module, rank: int) -> Callable[[Tensor], Tensor | None]:
 
 
 def keep(transport: RecordingTransport, target: Path) -> None:
-    """Leave what was sent, the first frame by series."""
+    """Leave what was sent: the first frame by series, the second's branches, the description."""
     if not transport.frames:
         return
     keys = transport.declarations[0].layout.slices
     found = {key.replace("/", "|"): transport.series(key, at=0) for key in keys}
+    for key in ("decoder/attention/variance", "decoder/feed_forward/variance"):
+        found[f"second|{key.replace('/', '|')}"] = transport.series(key, at=1)
+    found["spec"] = np.array(json.dumps([one.spec for one in transport.revisions]))
     steps = np.array([frame.step for frame in transport.frames])
     reason = np.array(transport.health.first_failure)
     burst = np.array([transport.health.burst, transport.health.burst_note])

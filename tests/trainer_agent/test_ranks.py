@@ -58,7 +58,9 @@ def run_job(kind: str, folder: Path) -> None:
         port = free.getsockname()[1]
     ranks = [
         _processes.Process(target=distributed_job.main, args=(kind, rank, port, folder))
-        for rank in range(distributed_job.WORLD)
+        for rank in range(
+            distributed_job.PROCESSES.get(kind.removesuffix("-bare"), distributed_job.WORLD)
+        )
     ]
     for rank in ranks:
         rank.start()

@@ -21,6 +21,7 @@ from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.plan import Plan
 from trainer_agent.capture.tails import tail_sums, token_gram
 from trainer_agent.capture.wanted import RANKS
+from trainer_agent.gradient_norm import is_partial, local
 from trainer_agent.guard import Guard
 
 # What a description costs is charged here: it does not recur with every sample.
@@ -204,6 +205,11 @@ class Recorder:
         return fitting(self.masks.get(stack or self._last), x)
 
     def _count(self, row: int, x: Tensor, mask: Tensor | None) -> None:
+        part = local_part(x)
+        if part is not x:  # the other processes count theirs
+            if part is not None:
+                self._count(row, part, fitting(mask, part))
+            return
         taken = self._again(x, mask)
         if taken is None:
             taken = self._taken(x, mask)
@@ -240,9 +246,14 @@ class Recorder:
             self._count(self._rows[stack, "stream"] + index, x, mask)
         self._half |= x.dtype == torch.float16
         if index == 0:
-            self.on_input(stack, x.detach(), mask)
+            self._tell(self.on_input, stack, x, mask)
         if x.requires_grad:
             _on_gradient(x, lambda g: self._gradient(stack, index, g, mask))
+
+    def _tell(self, listener: Listener, stack: str, x: Tensor, mask: Tensor | None) -> None:
+        part = local_part(x.detach())
+        if part is not None:
+            listener(stack, part, mask if part.shape == x.shape else None)
 
     def _gradient(self, stack: str, index: int, g: Tensor, mask: Tensor | None) -> None:
         started = time.perf_counter()
@@ -251,7 +262,7 @@ class Recorder:
                 self._count(self._rows[stack, "stream_gradient"] + index, g, mask)
             self._follow_backward()
             if index == self._tops[stack]:
-                self.on_top_gradient(stack, g.detach(), mask)
+                self._tell(self.on_top_gradient, stack, g, mask)
         except Exception as error:
             self.guard.note(f"{stack}/stream_gradient[{index}]", error)
         self.spend("stream_gradient", started)
@@ -275,6 +286,17 @@ class Recorder:
 
 
 _engine: Any = torch.autograd.Variable._execution_engine
+
+
+def local_part(x: Any) -> Tensor | None:
+    """This process' part of a tensor that lies over several (a DTensor), else the tensor.
+
+    None where processes have yet to add up what each of them holds of every value.
+    """
+    if not hasattr(x, "to_local"):
+        whole: Tensor = x
+        return whole
+    return None if is_partial(x) else local(x)
 
 
 def in_backward() -> bool:

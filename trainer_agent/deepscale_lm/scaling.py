@@ -11,6 +11,7 @@ import dslm
 from dslm.scaling import Form
 from trainer_agent.description import Architecture, StackParts, describe
 from trainer_agent.description.replay import eager
+from trainer_agent.description.unsharded import holds_shards
 
 from .drawing import draw_block, linears_of, plain_norm
 from .entrances import unit_head, unit_inputs
@@ -51,6 +52,8 @@ def deepscale(
     model = eager(model)
     if is_scaled(model):
         raise DeepScaleError("the model has DeepScaleLM's residual scales already")
+    if holds_shards(model):
+        raise DeepScaleError("its parameters are sharded: call deepscale before they are")
     batch = probe_batch(model) if batch is None else batch
     with in_training_mode(model):
         known = understood(model, batch)

@@ -38,10 +38,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The model's description at a step: `spec` packs it, in the sender thread."""
+    """The model's description at a step: `spec` packs it, in the sender thread.
+
+    `together` is whether every process of the job has to, each with its part of the weights.
+    """
 
     step: int
     spec: Callable[[], dict[str, Any]]
+    together: bool = False
 
 
 Parcel = Sample | Description | RunEnd

@@ -3,7 +3,7 @@
 from .architecture import architecture
 from .describe import describe
 from .kernels import kernel
-from .moments import Connection, connections, measure
+from .moments import Connection, Weighed, measure, weigh
 from .parts import (
     Architecture,
     AttentionParts,
@@ -25,9 +25,10 @@ __all__ = [
     "LinearPart",
     "NormPart",
     "StackParts",
+    "Weighed",
     "architecture",
-    "connections",
     "describe",
     "kernel",
     "measure",
+    "weigh",
 ]

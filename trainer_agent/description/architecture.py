@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from dslm.spec import Missing
+from trainer_agent.gradient_norm import local
 from trainer_agent.hints import Hint
 
 from .block import BlockCall, block_call
@@ -22,6 +23,7 @@ from .parts import Architecture, BlockParts, StackParts
 from .replay import eager, result_of, stream_of, undisturbed
 from .stacks import Column, columns
 from .trace import Node, Trace
+from .unsharded import unsharded
 
 # what reading an unforeseen graph may run into: the model's own pass has not failed
 UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
@@ -45,10 +47,11 @@ def architecture(
     model = eager(model)
     found = hinted_columns(model, columns(model), hints)
     watcher = _Watcher(model, found, hints)
-    with undisturbed(model), torch.no_grad():
-        watcher.run(args, dict(kwargs or {}))
-    stacks, missing = _stacks(found, watcher.blocks)
-    stacks = tuple(_with_head(stack, watcher.heads) for stack in stacks)
+    blocks = [block for column in found for block in column.blocks]
+    with undisturbed(model), torch.no_grad(), unsharded(model, blocks) as names:
+        watcher.run(args, dict(kwargs or {}), names)
+        stacks, missing = _stacks(found, watcher.blocks)
+        stacks = tuple(_with_head(stack, watcher.heads) for stack in stacks)
     missing += watcher.heads.missing
     return Architecture(
         family=_family(model),
@@ -64,7 +67,7 @@ def _copies(stacks: tuple[StackParts, ...], model: nn.Module) -> Iterator[str]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for stack in stacks:
         ups = [parameters[p.feed_forward.up.weight] for p in stack.parts[:2] if p is not None]
-        if len(ups) == 2 and torch.equal(*ups):
+        if len(ups) == 2 and torch.equal(*map(local, ups)):
             yield (
                 f"{stack.name}: when first seen, blocks 0 and 1 held equal weights; the theory "
                 "takes those of different blocks as independent, and is off by tens of percent "
@@ -111,9 +114,9 @@ class _Watcher:
         self.memories = Memories(self.model)
         self.heads = Heads(self.model, frozenset(c.blocks[0] for c in self.found))
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Trace the model's blocks while it runs once."""
-        trace = Trace(self.model)
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: Mapping[int, str]) -> None:
+        """Trace the model's blocks while it runs once; `names` of parameters may change."""
+        trace = Trace(names)
         try:
             self._hook_modules(trace)
             with trace:

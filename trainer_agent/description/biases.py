@@ -11,6 +11,7 @@ from dslm.spec import Floats, PositionBias
 from .graph import UnrecognisedError
 from .position_bias import BiasPart, points_of
 from .trace import Node
+from .unsharded import is_sharded
 
 ROUGHLY = 0.01  # relative; biases are made in bfloat16 by some
 EXACTLY = 1e-5  # relative; what a learned table's own numbers are found by
@@ -84,7 +85,8 @@ def _learned(
     for name, parameter in model.named_parameters():
         for heads_first in (False, True):
             table = parameter.detach()
-            if table.ndim != 2 or table.shape[1 - heads_first] != len(raw):
+            fits = table.ndim == 2 and table.shape[1 - heads_first] == len(raw)
+            if not fits or is_sharded(table):
                 continue
             found = _entries(raw, (table.T if heads_first else table).float().cpu().numpy())
             if found is not None:

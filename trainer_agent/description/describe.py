@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.hooks import RemovableHandle
 
 import dslm.spec as theory
@@ -20,9 +21,11 @@ from .architecture import architecture
 from .head import scalars_of
 from .heads import padding_of
 from .kernels import kernel
-from .moments import Connection, connections, measure
+from .moments import Connection, weigh
 from .parts import Architecture, StackParts
 from .replay import call_arguments, eager, result_of, stream_of, undisturbed
+from .unsharded import holds_shards
+from .weight_sums import Rows
 
 
 def describe(
@@ -34,9 +37,11 @@ def describe(
     output holds a loss (a field `loss`, or its one differentiable scalar), the kernel of its
     gradient at the last block is taken too. The model
     runs in its own mode, dropout included, and is left as it was: gradients, random state,
-    buffers and hooks. `hints` say what it cannot see, or sees wrongly. Raises TypeError for
-    another kind of batch, ValueError where the model cannot run on it, HintError for a hint that
-    does not fit the model, and SpecError where hints make an impossible one.
+    buffers and hooks. Of a model whose parameters are sharded (FSDP2, DTensor) all processes must
+    ask at the same time: parameters are gathered for it. `hints` say what it cannot see, or sees
+    wrongly. Raises TypeError for another kind of batch, ValueError where the model cannot run on
+    it, HintError for a hint that does not fit the model, and SpecError where hints make an
+    impossible one.
     """
     model = eager(model)
     args, kwargs = call_arguments(batch)
@@ -48,7 +53,8 @@ def describe(
         name = type(model).__name__
         raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
     streams = _run(model, known, args, kwargs)
-    blocks, links = measure(known, model), connections(known, model)
+    weights = weigh(known, model).added_up(_over_all if holds_shards(model) else lambda rows: rows)
+    blocks, links = weights.blocks(), weights.connections()
     mask = padding_of(kwargs)
     spec = theory.ModelSpec(
         family=known.family,
@@ -149,3 +155,11 @@ def _stack(
 
 def _batch_size(streams: Mapping[str, _Streams]) -> int:
     return max((s.first.shape[0] for s in streams.values() if s.first is not None), default=1)
+
+
+def _over_all(rows: Rows) -> Rows:
+    """Sums over the processes of the job, on whatever device its collectives run."""
+    gathered: list[Rows | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, rows)
+    whole: Rows = np.stack([one for one in gathered if one is not None]).sum(0)
+    return whole

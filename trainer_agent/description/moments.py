@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,39 +26,84 @@ from .parts import (
 )
 from .position_bias import BiasPart
 from .replay import eager
+from .unsharded import is_sharded
+from .weight_sums import Moments, Rows, Slice, WeightSums, weight_sums
 
-Slice = tuple[str, tuple[Run, ...], int]  # parameter, runs of it, along which dimension
-Moments = Mapping[Slice, tuple[float, float]]  # mean, mean of squares
 Blocks = dict[str, tuple[theory.Block | None, ...]]
 Biases = Mapping[BiasPart, theory.PositionBias]
 WHOLE: tuple[Run, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """The weights of one moment: what this process holds of them, or all processes together."""
+
+    architecture: Architecture
+    sums: WeightSums
+    biases: Biases
+
+    def added_up(self, add: Callable[[Rows], Rows]) -> Weighed:
+        """The same over all processes, of which each holds a part of every parameter."""
+        return replace(self, sums=self.sums.added_up(add))
+
+    def blocks(self) -> Blocks:
+        """Every block with E[w²], E[b²] and norm gains; None where not understood."""
+        moments = self.sums.moments
+        return {
+            stack.name: tuple(
+                None if b is None else _block(b, moments, self.biases) for b in stack.parts
+            )
+            for stack in self.architecture.stacks
+        }
+
+    def connections(self) -> dict[str, Connection]:
+        """Each stack's connection, with the final norms' gains and the head's weights."""
+        moments = self.sums.moments
+        return {
+            s.name: Connection(
+                s.reads,
+                _optional_norm(s.final_norm, moments),
+                s.final_p_drop,
+                None if s.head is None else _head(s.head, moments),
+            )
+            for s in self.architecture.stacks
+        }
+
+
 @torch.no_grad()
-def measure(architecture: Architecture, model: nn.Module) -> Blocks:
-    """Every block with E[w²], E[b²] and norm gains of today; None where not understood.
+def weigh(architecture: Architecture, model: nn.Module) -> Weighed:
+    """Read the weights of today that an architecture names.
 
     Reduces on the device in float32 and waits for it once. Raises KeyError when a parameter
     that `architecture` names is gone.
     """
     blocks = [b for stack in architecture.stacks for b in stack.parts if b is not None]
-    wanted = dict.fromkeys(s for block in blocks for s in _slices(block))
+    wanted = [s for block in blocks for s in _slices(block)]
+    for stack in architecture.stacks:
+        wanted += _norm_slices(stack.final_norm) if stack.final_norm else ()
+        wanted += _head_slices(stack.head) if stack.head else ()
     parameters = dict(eager(model).named_parameters())
-    moments, biases = _read(parameters, list(wanted)), _biases(blocks, parameters)
-    return {
-        stack.name: tuple(None if b is None else _block(b, moments, biases) for b in stack.parts)
-        for stack in architecture.stacks
-    }
+    return Weighed(architecture, weight_sums(parameters, wanted), _biases(blocks, parameters))
+
+
+def measure(architecture: Architecture, model: nn.Module) -> Blocks:
+    """Every block with the weights of today; raises as `weigh` does."""
+    return weigh(architecture, model).blocks()
 
 
 def _biases(blocks: list[BlockParts], parameters: Mapping[str, Tensor]) -> Biases:
-    """The position biases of today; a learned table is copied to the host, once for all layers."""
+    """The position biases of today; a learned table is copied to the host, once for all layers.
+
+    One that is sharded stays as the architecture's pass has seen it.
+    """
     found = {a.position_bias for block in blocks for a in block.attentions}
-    return {
-        part: part.seen if part.table is None else part.today(parameters[part.table])
-        for part in found
-        if part is not None
-    }
+    return {part: _bias_of(part, parameters) for part in found if part is not None}
+
+
+def _bias_of(part: BiasPart, parameters: Mapping[str, Tensor]) -> theory.PositionBias:
+    if part.table is None or is_sharded(parameters[part.table]):
+        return part.seen
+    return part.today(parameters[part.table])
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +134,6 @@ class HeadWeights:
             soft_cap=self.part.soft_cap,
             tied=self.part.tied,
         )
-
-
-@torch.no_grad()
-def connections(architecture: Architecture, model: nn.Module) -> dict[str, Connection]:
-    """Each stack's connection, with the final norms' gains of today."""
-    norms = [s.final_norm for s in architecture.stacks if s.final_norm is not None]
-    wanted = [piece for norm in norms for piece in _norm_slices(norm)]
-    heads = [s.head for s in architecture.stacks if s.head is not None]
-    wanted += [piece for head in heads for piece in _head_slices(head)]
-    moments = _read(dict(eager(model).named_parameters()), wanted)
-    return {
-        s.name: Connection(
-            s.reads,
-            _optional_norm(s.final_norm, moments),
-            s.final_p_drop,
-            None if s.head is None else _head(s.head, moments),
-        )
-        for s in architecture.stacks
-    }
 
 
 def _slices(block: BlockParts) -> Iterator[Slice]:
@@ -145,26 +171,6 @@ def _weight(linear: LinearPart) -> Slice:
 
 def _bias(linear: LinearPart) -> Slice:
     return linear.bias or "", linear.outputs, 0
-
-
-def _read(parameters: Mapping[str, Tensor], slices: list[Slice]) -> Moments:
-    if not slices:
-        return {}
-    missing = [name for name, _, _ in slices if name not in parameters]
-    if missing:
-        raise KeyError(f"the model has no parameter {missing[0]!r}: describe it again")
-    sums = [_sums(parameters[name].detach(), runs, dim) for name, runs, dim in slices]
-    host = torch.stack([s.to(sums[0].device) for s in sums]).tolist()
-    return {key: (mean, square) for key, (mean, square) in zip(slices, host, strict=True)}
-
-
-def _sums(values: Tensor, runs: tuple[Run, ...], dim: int) -> Tensor:
-    """Mean and mean square over the runs, as one tensor of two."""
-    pieces = [values.narrow(dim, start, stop - start) for start, stop in runs] or [values]
-    count = sum(p.numel() for p in pieces)
-    total = torch.stack([p.sum(dtype=torch.float32) for p in pieces]).sum()
-    norms = [torch.linalg.vector_norm(p, dtype=torch.float32) for p in pieces]
-    return torch.stack([total, torch.stack(norms).square().sum()]) / count
 
 
 def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 KNOWN_OPS = frozenset({"layer_norm", "rms_norm", "dropout", "gelu", "relu", "silu", "tanh"})
@@ -69,9 +69,10 @@ class Trace(TorchFunctionMode):
     against its numbers, and draws nothing from the random state.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, names: Mapping[int, str]) -> None:
+        """Name parameters by `names`, which may change while the pass runs."""
         super().__init__()
-        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.names = names
         self.path: list[str] = []
         self.recording = False
         self.limit: int | None = None

@@ -21,9 +21,11 @@ class Follower:
         self._worker = Worker("evenkeel-ranks")
 
     def offer(self, parcel: Any) -> None:
-        """Take a sample; descriptions are rank 0's to send."""
+        """Take a sample, or its part of a description; both are rank 0's to send."""
         if hasattr(parcel, "values"):
             self._worker.submit(partial(self._bring, parcel.values))
+        elif getattr(parcel, "together", False):
+            self._worker.submit(partial(self._bring, parcel.spec))
 
     def close(self, end: object, *, timeout_s: float) -> bool:  # noqa: ARG002
         """Bring what is left; returns whether that was in time."""

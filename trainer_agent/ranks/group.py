@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -130,6 +131,14 @@ def join(
     return None
 
 
+def all_able(ranks: Ranks | None, able: bool) -> bool:
+    """Whether every process of the job may take a pass that gathers parameters."""
+    if ranks is not None:
+        return ranks.all_able(able=able)
+    several = distributed.is_available() and distributed.is_initialized()
+    return able and not (several and distributed.get_world_size() > 1)
+
+
 class Ranks:
     """The processes of a job. Every method but `combine` belongs to the training thread.
 
@@ -145,10 +154,10 @@ class Ranks:
         self._pipeline: tuple[int, int] | None = None
         self._stages: Stages | None = None
         self._store, self._guard = store, guard
-        self._decided = False
+        self._decided = self._watched_all = False
         self._group: Any = None
         self._agreed: dict[int, Agreement] = {}
-        self._said = self._read = 0
+        self._said = self._read = self._asked = 0
         self._worker = Worker("evenkeel-ranks")
         self._heard = threading.Condition()
         self._combined = 0
@@ -181,6 +190,7 @@ class Ranks:
             said = self._store.compare_set("decision", "", "together" if all_here else "apart")
             if said != b"together":
                 raise Apart("call watch in every process of the job, not in some")
+            self._watched_all = True
             self._stages = self._all_stages()
         except Exception as error:
             self._give_up(error)
@@ -193,6 +203,39 @@ class Ranks:
         if not self._store.check(names):
             raise Apart(f"of {count} stages some are watched by no process: see watch(pipeline=)")
         return Stages(own, tuple(read_outline(self._store.get(name)) for name in names))
+
+    def all_able(self, *, able: bool) -> bool:
+        """Whether every process has come to this point and is able; the same answer in all.
+
+        Waits for them, 5 seconds at most. Whoever answers first lays it down for all.
+        """
+        if not self._watched_all:
+            return False
+        self._asked += 1
+        here, said = f"here/{self._asked}", f"said/{self._asked}"
+        everybody = able and self._store.add(here, 1) == self.size
+        if able and not everybody:
+            self._await(said)
+        answer = self._store.compare_set(said, "", "go" if everybody else "no")
+        return bool(answer == b"go")
+
+    def _await(self, key: str) -> None:
+        # Asked again and again: a wait would hold the connection, which the background thread
+        # needs to meet the others, who may need that to come here.
+        until = time.monotonic() + DECISION_TIMEOUT_S
+        while not self._store.check([key]) and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def add_up(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums over all processes; one's own where they are apart. In the background thread."""
+        if not self.together:
+            return values
+        try:
+            self._meet()
+            return self._reduce(values)
+        except Exception as error:
+            self._give_up(error)
+            return values
 
     def soon(self, work: Callable[[], T]) -> Callable[[], T]:
         """Do `work` in the thread of what the processes do together; returns how to wait for it."""
@@ -235,9 +278,7 @@ class Ranks:
         return whole
 
     def _combine(self, share: Share) -> tuple[Share, Agreement]:
-        if self._group is None:
-            timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
-            self._group = distributed.ProcessGroupGloo(self._store, self.rank, self.size, timeout)
+        self._meet()
         agreement, alike = self._agree(share)
         sums = self._own_part(share.sums, alike)
         flat = self._reduce(np.concatenate([_packed(sums, ADDITIVE), _extras(share)]))
@@ -254,6 +295,11 @@ class Ranks:
             gradient_norm=float(np.sqrt(squares * n_stages / self.size)),
         )
         return combined, agreement
+
+    def _meet(self) -> None:
+        if self._group is None:
+            timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+            self._group = distributed.ProcessGroupGloo(self._store, self.rank, self.size, timeout)
 
     def _agree(self, share: Share) -> tuple[Agreement, Replicas]:
         """What rank 0 wishes for and has said, and who saw what; raises `Apart`."""

@@ -1,0 +1,145 @@
+"""A model whose parameters lie in parts over several processes, whole for one forward pass.
+
+Inside `unsharded` no hook splits inputs or gathers parameters: each process runs the whole model
+by itself, on parameters gathered block by block. Gathering is a collective: every process of the
+job must enter together, and run the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Who sets the hooks that split inputs and outputs, or gather parameters.
+SPLITTERS = ("torch.distributed.", "transformers.integrations.tensor_parallel")
+# Values held for each output of a matrix while a block's graph is read, in float32.
+ACTIVATION_BYTES = 4 * 4
+
+
+def is_sharded(parameter: object) -> bool:
+    """Whether a parameter is a part of one (a DTensor)."""
+    return hasattr(parameter, "full_tensor")
+
+
+def holds_shards(model: nn.Module) -> bool:
+    """Whether any of a model's parameters lies over several processes."""
+    return any(is_sharded(parameter) for parameter in model.parameters())
+
+
+def is_flat(model: nn.Module) -> bool:
+    """Whether parameters are hidden in flat ones, as FSDP's first version does."""
+    return any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+
+
+@contextmanager
+def unsharded(model: nn.Module, blocks: Collection[str]) -> Iterator[dict[int, str]]:
+    """Run the whole model here; yields every parameter's name by its identity at the time.
+
+    A block's parameters are whole until the next one begins, those outside of blocks to the end.
+    """
+    names = {id(one): name for name, one in model.named_parameters()}
+    if not holds_shards(model):
+        yield names
+        return
+    outside, of_block = _Gathered(names), _Gathered(names)
+    modules = dict(model.named_modules())
+    inside = {id(m) for path in blocks for m in modules[path].modules()}
+
+    def enter(block: nn.Module, _args: object) -> None:
+        of_block.put_back()
+        of_block.take(block.modules())
+
+    with ExitStack() as stack:
+        stack.enter_context(_without_splitting(model))
+        for gathered in (outside, of_block):
+            stack.callback(gathered.put_back)
+        outside.take(m for m in modules.values() if id(m) not in inside)
+        for path in blocks:
+            stack.callback(modules[path].register_forward_pre_hook(enter).remove)
+        yield names
+
+
+def would_fit(model: nn.Module, blocks: Collection[str], tokens: int) -> bool:
+    """Whether a GPU has room for such a pass on so many tokens, roughly; elsewhere true."""
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return True
+    modules = dict(model.named_modules())
+    inside = [modules[path] for path in blocks]
+    held = {id(one) for block in inside for one in block.parameters()}
+    outside = [one for one in model.parameters() if id(one) not in held]
+    each = [_bytes(block.parameters(), tokens) for block in inside]
+    free = torch.cuda.mem_get_info(device)[0]
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _bytes(outside, tokens) + max(each, default=0) < free
+
+
+def _bytes(parameters: Iterable[Tensor], tokens: int) -> int:
+    """What whole parameters take, with what matrices put out for so many tokens."""
+    held = list(parameters)
+    outputs = sum(max(one.shape) for one in held if one.ndim >= 2)
+    return sum(one.numel() * one.itemsize for one in held) + tokens * outputs * ACTIVATION_BYTES
+
+
+class _Gathered:
+    """Whole parameters that stand in the places of sharded ones."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self._names = names
+        self._replaced: list[tuple[nn.Module, str, nn.Parameter, int]] = []
+
+    def take(self, modules: Iterable[nn.Module]) -> None:
+        """Gather the modules' own parameters, a shared one once."""
+        whole: dict[int, nn.Parameter] = {}
+        for module in modules:
+            for key, one in module._parameters.items():
+                if one is None or not is_sharded(one):
+                    continue
+                if id(one) not in whole:
+                    whole[id(one)] = nn.Parameter(_full(one), requires_grad=False)
+                mine = whole[id(one)]
+                self._names[id(mine)] = self._names[id(one)]
+                self._replaced.append((module, key, one, id(mine)))
+                module._parameters[key] = mine
+
+    def put_back(self) -> None:
+        """Set the sharded ones in their places again."""
+        replaced, self._replaced = self._replaced, []
+        for module, key, one, identity in replaced:
+            module._parameters[key] = one
+            self._names.pop(identity, None)
+
+
+def _full(parameter: Any) -> Tensor:
+    whole: Tensor = parameter.detach().full_tensor()
+    return whole
+
+
+@contextmanager
+def _without_splitting(model: nn.Module) -> Iterator[None]:
+    """Take away the hooks of libraries that split a model; the user's own stay."""
+    kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            if any(map(_splits, hooks.values())):
+                kept.append((hooks, dict(hooks)))
+                rest = {key: hook for key, hook in hooks.items() if not _splits(hook)}
+                hooks.clear()
+                hooks.update(rest)
+    try:
+        yield
+    finally:
+        for hooks, before in kept:
+            hooks.clear()
+            hooks.update(before)
+
+
+def _splits(hook: Callable[..., Any]) -> bool:
+    inner: Any = hook
+    while hasattr(inner, "func"):  # functools.partial
+        inner = inner.func
+    return str(getattr(inner, "__module__", "")).startswith(SPLITTERS)
