@@ -30,8 +30,10 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from dslm import spec_to_json
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_of_logits
+from trainer_agent import describe
 from trainer_agent.ranks import group
 from wire import AlertWord, Command
 
@@ -217,14 +219,36 @@ def pipelined(model: nn.Module, rank: int) -> Callable[[Tensor], Tensor | None]:
     return run
 
 
+def describe_in_parts(_kind: str, rank: int, port: int, folder: Path) -> None:
+    """Describe a GPT-2 with its loss, then the same one sharded; leave both on rank 0."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD
+    )
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=50)).eval()
+    ids = torch.randint(50, (2, 8))
+    whole = describe(model, {"input_ids": ids, "labels": ids})
+    for block in model.transformer.h:
+        fully_shard(block)
+    parts = describe(fully_shard(model), {"input_ids": ids, "labels": ids})
+    if rank == 0:
+        for name, spec in (("whole", whole), ("parts", parts)):
+            (folder / name).write_text(json.dumps(spec_to_json(spec)))
+    distributed.destroy_process_group()
+
+
 def keep(transport: RecordingTransport, target: Path) -> None:
-    """Leave what was sent: the first frame by series, the second's branches, the description."""
+    """Leave what was sent: the first frame by series, the second as well, the description."""
     if not transport.frames:
         return
-    keys = transport.declarations[0].layout.slices
-    found = {key.replace("/", "|"): transport.series(key, at=0) for key in keys}
-    for key in ("decoder/attention/variance", "decoder/feed_forward/variance"):
-        found[f"second|{key.replace('/', '|')}"] = transport.series(key, at=1)
+    layouts = {one.layout.hash: one.layout for one in transport.declarations}
+    found: dict[str, np.ndarray] = {}
+    for at, before in ((0, ""), (1, "second|")):
+        for key in layouts[transport.frames[at].layout].slices:
+            found[before + key.replace("/", "|")] = transport.series(key, at=at)
     found["spec"] = np.array(json.dumps([one.spec for one in transport.revisions]))
     steps = np.array([frame.step for frame in transport.frames])
     reason = np.array(transport.health.first_failure)

@@ -52,12 +52,14 @@ def run(
     return once
 
 
-def run_job(kind: str, folder: Path) -> None:
+def run_job(
+    kind: str, folder: Path, main: Callable[[str, int, int, Path], None] = distributed_job.main
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = [
-        _processes.Process(target=distributed_job.main, args=(kind, rank, port, folder))
+        _processes.Process(target=main, args=(kind, rank, port, folder))
         for rank in range(
             distributed_job.PROCESSES.get(kind.removesuffix("-bare"), distributed_job.WORLD)
         )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import dslm
+from tests.trainer_agent import distributed_job
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from tests.trainer_agent.test_ranks import run_job, sent
@@ -31,7 +32,8 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The same job in one process: model after one step, and what the second step showed."""
     model, optimizer = built()
-    agent, transport = recorded(model, tmp_path_factory.mktemp("alone"), optimizer=optimizer)
+    folder = tmp_path_factory.mktemp("alone")
+    agent, transport = recorded(model, folder, optimizer=optimizer, sites="norm_inputs")
     for step in range(2):
         if step == 1:
             whole = describe(copy.deepcopy(model), batch(0, size=4)[:, :-1])
@@ -80,14 +82,17 @@ def test_a_prediction_follows_for_sequences_of_full_length(found: Any) -> None:
     assert int(kernel.cell_sizes.sum()) == 8
 
 
-def test_branches_are_measured_from_the_second_sample_on(found: Any, alone: Any) -> None:
+@pytest.mark.parametrize("site", ["attention", "feed_forward"])
+@pytest.mark.parametrize("what", ["", "_norm_input"])
+def test_branches_are_measured_from_the_second_sample_on(
+    found: Any, alone: Any, site: str, what: str
+) -> None:
     kind, seen = found
 
+    key = f"decoder/{site}{what}/variance"
+    assert np.isnan(seen[key]).all()
     rel = 2e-2 if kind == "fsdp-halves" else 2e-3
-    for site in ("attention", "feed_forward"):
-        key = f"decoder/{site}/variance"
-        assert np.isnan(seen[key]).all()
-        assert seen[f"second/{key}"] == pytest.approx(alone[1].series(key), rel=rel)
+    assert seen[f"second/{key}"] == pytest.approx(alone[1].series(key), rel=rel)
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "sequence", "grid"])
@@ -107,3 +112,27 @@ def test_a_job_that_is_watched_in_part_is_told_so_and_goes_on(tmp_path: Path) ->
     seen = sent(tmp_path)
     (described,) = json.loads(str(seen["spec"]))
     assert "sharded parameters" in {one["what"] for one in described["missing"]}
+
+
+def test_gpt2_describes_itself_in_parts_as_it_does_whole(tmp_path: Path) -> None:
+    run_job("gpt2", tmp_path, distributed_job.describe_in_parts)
+
+    whole, parts = (json.loads((tmp_path / name).read_text()) for name in ("whole", "parts"))
+    assert parts["missing"] == [] and parts["stacks"]["decoder"]["head"] is not None
+    assert_close(parts, whole)
+
+
+def assert_close(mine: Any, wanted: Any) -> None:
+    """Two specs are the same but for the order in which sums were taken."""
+    if isinstance(wanted, dict):
+        assert mine.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert_close(mine[key], value)
+    elif isinstance(wanted, list):
+        assert len(mine) == len(wanted)
+        for one, other in zip(mine, wanted, strict=True):
+            assert_close(one, other)
+    elif isinstance(wanted, float):
+        assert mine == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+    else:
+        assert mine == wanted
