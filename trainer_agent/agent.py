@@ -198,6 +198,13 @@ class Agent:
         if not sampled and not wanted:  # the step after a sample is timed beside it
             self._idle = max(self._pacing.sampler.unsampled_from(self._step) - 1, 0)
 
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Find out what there is to measure before the first step; `watch(batch=)` calls it.
+
+        Raises what the model raises on these arguments.
+        """
+        self._description.prepare(args, kwargs)
+
     def close(self, timeout_s: float = 10.0) -> bool:
         """Take the hooks away, send what is left, end the run; returns whether all arrived.
 

@@ -15,7 +15,7 @@ from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan, StackPlan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import ONCE, Recorder
-from trainer_agent.description import Architecture, StackParts, architecture, kernel, weigh
+from trainer_agent.description import Architecture, StackParts, Weighed, architecture, kernel, weigh
 from trainer_agent.description.by_hand import hinted_columns
 from trainer_agent.description.parts import BlockParts, NormPart
 from trainer_agent.description.replay import eager
@@ -41,10 +41,8 @@ SPLIT = (
     "without dropout or padding mask, and gradients at the top are taken as independent between "
     "tokens"
 )
-COMPILED_WHOLE = (
-    "the model is compiled as a whole: the weights are those after the step described, and what "
-    "attention and feed-forward add is not measured"
-)
+COMPILED_WHOLE = "the model is compiled as a whole: the weights are those after the step described"
+UNPREPARED = "what attention and feed-forward add is not measured: for that watch needs batch="
 
 
 FLAT = Missing(
@@ -138,12 +136,27 @@ class SelfDescription:
         self._undropped: dict[str, tuple[Kernel, torch.Size]] = {}
         self._given: Given | None = None
         self._split = False
+        self._fresh: Weighed | None = None
         self.together = False
         self.agree: Callable[[bool], bool] = lambda able: able
         self.add_up: Callable[[Rows], Rows] = lambda rows: rows
         probe.begin = self._begin
         recorder.on_input = self._note_input
         recorder.on_top_gradient = self._note_gradient
+
+    def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Find the architecture before the first step, where one process can by itself.
+
+        What is compiled afterwards then holds all hooks. Raises what the model raises on these
+        arguments.
+        """
+        if is_flat(self._model) or holds_shards(self._model):
+            return
+        with self._probe.unseen(), self._first_inputs():
+            known = architecture(self._model, args, kwargs, hints=self._hints)
+        if known.stacks:
+            self._take_plan(known)
+            self._known, self._fresh = known, weigh(known, eager(self._model))
 
     def ask(self) -> None:
         """Describe the next sampled step."""
@@ -180,10 +193,16 @@ class SelfDescription:
     def _begin_late(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Describe a model that is compiled as a whole, where no forward pass is seen to begin."""
         started = time.perf_counter()
+        of_now = self._fresh is None
         self._begin(args, kwargs)
         if self._notes is not None:
-            self._notes.remarks = (COMPILED_WHOLE,)
+            remarks = (COMPILED_WHOLE,) * of_now
+            self._notes.remarks = remarks + (UNPREPARED,) * (not self._has_branches)
         self._recorder.spend(ONCE, started)
+
+    @property
+    def _has_branches(self) -> bool:
+        return any(any(stack.attention) for stack in self._probe.plan.stacks)
 
     def _fall_back(self, notes: Notes, why: str) -> None:
         """Take the inputs of the architecture's pass, where the step's own were not seen whole."""
@@ -241,7 +260,8 @@ class SelfDescription:
     def _weigh(self) -> None:
         if self._known is not None and self._notes is not None:
             with self._recorder.guard.at("weight moments"):
-                self._notes.weights = weigh(self._known, eager(self._model))
+                fresh, self._fresh = self._fresh, None
+                self._notes.weights = fresh or weigh(self._known, eager(self._model))
 
     def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent, is_open
@@ -16,7 +16,7 @@ from trainer_agent.alert_actions import Action, read_actions
 from trainer_agent.capture.wanted import CustomSite
 from trainer_agent.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.delivery.http_transport import HttpTransport
-from trainer_agent.description.replay import eager
+from trainer_agent.description.replay import call_arguments, eager
 from trainer_agent.hints import Hint, HintError
 from trainer_agent.options import SPOOL_LIMIT_BYTES, WatchError, read_options
 from trainer_agent.self_description import plan_by_structure
@@ -45,6 +45,7 @@ def watch(
     custom_sites: Mapping[str, str] | None = None,
     on_alert: Action | Sequence[Action] | None = None,
     hints: Sequence[Hint] = (),
+    batch: Tensor | Mapping[str, Any] | None = None,
 ) -> Agent:
     """Measure `model` while it trains and send what is measured to the server.
 
@@ -80,6 +81,9 @@ def watch(
         custom_sites: outputs of modules to measure, as names of sites and patterns of module
             paths: ``{"activation": "blocks.*.mlp.act"}``.
         hints: what the description of the model cannot see by itself, or sees wrongly.
+        batch: what the model's forward takes, a tensor or a dict passed as keywords. Only needed
+            where the model is compiled as a whole afterwards: its hooks are all there then, so that
+            branches are measured. The model runs on it once, without gradients.
         on_alert: what to do when the server opens an alert, nothing by default: a function of one
             argument (`wire.AlertWord`), called at the end of a step; ``"stop"`` sets
             ``agent.should_stop`` and ``"checkpoint"`` ``agent.should_save`` on a critical one, for
@@ -146,6 +150,8 @@ def watch(
         custom=custom,
         hints=hints,
     )
+    if batch is not None:
+        _prepare(agent, batch)
     if agent.speaks:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent
@@ -159,3 +165,13 @@ def _check_hints(model: nn.Module, hints: Sequence[Hint]) -> None:
         plan_by_structure(model, hints)
     except HintError as error:
         raise WatchError(error.field, error.fix, fix="name modules of this model") from None
+
+
+def _prepare(agent: Agent, batch: Tensor | Mapping[str, Any]) -> None:
+    try:
+        agent.prepare(*call_arguments(batch))
+    except Exception as error:
+        agent.close(0.0)
+        raise WatchError(
+            "batch", f"the model cannot run on it ({error})", fix="give what its forward takes"
+        ) from error

@@ -12,9 +12,12 @@ from dslm import predict, spec_from_json
 from tests.trainer_agent.description.test_families import gpt2
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import LAYERS, WIDTH, SmallGPT, batch, built, loss_of, train_step
-from trainer_agent import describe
+from trainer_agent import describe, watch
 from trainer_agent.agent import Agent
+from trainer_agent.options import WatchError
 from wire import Command, FrameBatch, FramesReceipt
+
+BRANCHES = ("attention", "feed_forward", "attention_norm_input", "feed_forward_norm_input")
 
 
 def described(tmp_path: Path) -> tuple[SmallGPT, Agent, RecordingTransport]:
@@ -173,6 +176,38 @@ def test_a_model_compiled_as_a_whole_is_described_and_compiled_once(
     measured = transport.series("decoder/stream/variance", at=1)
     predicted = predict(spec).stacks["decoder"].forward.variance
     np.testing.assert_allclose(predicted, measured, rtol=0.5)  # 16 features: one draw scatters
+
+
+def test_a_model_given_a_batch_has_its_branches_measured_when_compiled(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    plain, compiled = [], []
+    for series, compiles in ((plain, False), (compiled, True)):
+        model, optimizer = built()
+        agent, transport = recorded(model, tmp_path, optimizer=optimizer, sites="norm_inputs")
+        agent.prepare((batch(0)[:, :-1],), {})
+        called = torch.compile(model, backend="aot_eager", fullgraph=True) if compiles else model
+        for step in range(2):
+            agent.step(loss=train_step(called, optimizer, batch(step)))
+        agent.close()
+        spec = spec_from_json(transport.revisions[0].spec)
+        series += [transport.series(f"decoder/{site}/variance", at=0) for site in BRANCHES]
+        assert not any("after the step" in note or "batch=" in note for note in spec.notes)
+
+    assert torch._dynamo.utils.counters["graph_break"] == {}
+    assert (
+        spec.stacks["decoder"].blocks
+        == describe(built()[0], batch(0)[:, :-1]).stacks["decoder"].blocks
+    )
+    assert np.isfinite(plain).all()
+    np.testing.assert_allclose(compiled, plain, rtol=1e-4)
+
+
+def test_a_batch_the_model_cannot_run_on_is_named(tmp_path: Path) -> None:
+    model, _ = built()
+
+    with pytest.raises(WatchError, match=r"batch: .* give what its forward takes"):
+        watch(model, project="p", run="r", spool_dir=tmp_path, batch={"words": batch(0)})
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 # torch.compile looks at a block's input in a way that torch itself warns of.
