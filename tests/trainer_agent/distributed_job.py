@@ -34,11 +34,13 @@ from dslm import spec_to_json
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_of_logits
 from trainer_agent import describe
+from trainer_agent.description.describe import over_all_processes
+from trainer_agent.description.weight_sums import weight_sums
 from trainer_agent.ranks import group
 from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12
-PROCESSES = {"grid": 4}  # of kinds that take more than two
+PROCESSES = {"grid": 4, "sums": 4}  # of kinds that take more than two
 LONGER = {"burst": 80, "stop": 80}
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
@@ -237,6 +239,24 @@ def describe_in_parts(_kind: str, rank: int, port: int, folder: Path) -> None:
     if rank == 0:
         for name, spec in (("whole", whole), ("parts", parts)):
             (folder / name).write_text(json.dumps(spec_to_json(spec)))
+    distributed.destroy_process_group()
+
+
+def sum_in_parts(_kind: str, rank: int, port: int, folder: Path) -> None:
+    """Sums over thirds of a matrix of uneven parts, split by tensor parallelism and FSDP2."""
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=4
+    )
+    torch.manual_seed(0)
+    linear = nn.Linear(5, 21)
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    slices = [("weight", ((start, start + 7),), 0) for start in (0, 7, 14)]
+    slices += [("weight", ((1, 3), (4, 5)), 1), ("bias", ((2, 9),), 0), ("bias", (), 0)]
+    whole = weight_sums(dict(linear.named_parameters()), slices)
+    fully_shard(parallelize_module(linear, mesh["tensor"], ColwiseParallel()), mesh=mesh["data"])
+    parts = weight_sums(dict(linear.named_parameters()), slices).added_up(over_all_processes)
+    if rank == 0:
+        np.savez(folder / "sums.npz", whole=whole.rows, parts=parts.rows)
     distributed.destroy_process_group()
 
 

@@ -122,6 +122,13 @@ def test_gpt2_describes_itself_in_parts_as_it_does_whole(tmp_path: Path) -> None
     assert_close(parts, whole)
 
 
+def test_sums_of_slices_are_those_of_the_whole_matrix(tmp_path: Path) -> None:
+    run_job("sums", tmp_path, distributed_job.sum_in_parts)
+
+    sums = np.load(tmp_path / "sums.npz")
+    np.testing.assert_allclose(sums["parts"], sums["whole"], rtol=1e-5, atol=1e-6)
+
+
 def assert_close(mine: Any, wanted: Any) -> None:
     """Two specs are the same but for the order in which sums were taken."""
     if isinstance(wanted, dict):

@@ -53,7 +53,9 @@ def describe(
         name = type(model).__name__
         raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
     streams = _run(model, known, args, kwargs)
-    weights = weigh(known, model).added_up(_over_all if holds_shards(model) else lambda rows: rows)
+    weights = weigh(known, model).added_up(
+        over_all_processes if holds_shards(model) else lambda rows: rows
+    )
     blocks, links = weights.blocks(), weights.connections()
     mask = padding_of(kwargs)
     spec = theory.ModelSpec(
@@ -157,7 +159,7 @@ def _batch_size(streams: Mapping[str, _Streams]) -> int:
     return max((s.first.shape[0] for s in streams.values() if s.first is not None), default=1)
 
 
-def _over_all(rows: Rows) -> Rows:
+def over_all_processes(rows: Rows) -> Rows:
     """Sums over the processes of the job, on whatever device its collectives run."""
     gathered: list[Rows | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, rows)

@@ -7,6 +7,7 @@ job must enter together, and run the same pass.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -55,6 +56,7 @@ def unsharded(model: nn.Module, blocks: Collection[str]) -> Iterator[dict[int, s
 
     with ExitStack() as stack:
         stack.enter_context(_without_splitting(model))
+        stack.enter_context(_hushed("torch.distributed.tensor._redistribute"))
         for gathered in (outside, of_block):
             stack.callback(gathered.put_back)
         outside.take(m for m in modules.values() if id(m) not in inside)
@@ -117,6 +119,17 @@ class _Gathered:
 def _full(parameter: Any) -> Tensor:
     whole: Tensor = parameter.detach().full_tensor()
     return whole
+
+
+@contextmanager
+def _hushed(name: str) -> Iterator[None]:
+    """Keep a logger's advice on how a job should gather its parameters from its user."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextmanager
