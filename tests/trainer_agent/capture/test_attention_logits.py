@@ -15,12 +15,8 @@ from torch.nn import functional
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.capture.accumulator import Accumulator
-from trainer_agent.capture.attention_logits import (
-    AttentionView,
-    logit_sums,
-    logits_of,
-    sampled_scores,
-)
+from trainer_agent.capture.attention_calls.view import AttentionView
+from trainer_agent.capture.attention_logits import logit_sums, logits_of, sampled_scores
 from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.plan import Plan, StackPlan
 
