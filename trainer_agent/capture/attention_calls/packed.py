@@ -60,8 +60,8 @@ def _is_understood(call: SimpleNamespace) -> bool:
 
 
 def _projections(call: SimpleNamespace) -> tuple[tuple[Tensor, Tensor | None], ...]:
-    # Detached: autocast keeps the cast of a parameter for the rest of the pass, and one made here
-    # would carry no gradient.
+    # Detached: autocast keeps a parameter's cast for the rest of the pass, in older torch also one
+    # made without gradients.
     if call.use_separate_proj_weight:
         weights = call.q_proj_weight.detach(), call.k_proj_weight.detach()
     else:
