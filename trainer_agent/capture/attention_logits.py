@@ -109,8 +109,7 @@ def logits_of(calls: Sequence[Sampled]) -> Tensor:
     if first.cap is not None:
         logits.div_(first.cap).tanh_().mul_(first.cap)
     if first.future is not None:
-        future = _future(first.future, keys.shape[-2], keys.device)
-        logits.masked_fill_(future, float("-inf"))
+        logits.masked_fill_(future(first.future, keys.shape[-2], keys.device), float("-inf"))
     if first.mask is None:
         return logits
     masks = torch.stack([call.mask for call in calls if call.mask is not None])
@@ -150,7 +149,8 @@ def logit_sums(logits: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
     return sums, highest.flatten(1).amax(1)
 
 
-def _future(queries: slice, keys: int, device: torch.device) -> Tensor:
+def future(queries: slice, keys: int, device: torch.device) -> Tensor:
+    """Keys that come after each of the sampled queries, (queries', keys)."""
     every = torch.arange(keys, device=device)
     return every > every[queries].unsqueeze(-1)
 

@@ -15,15 +15,14 @@ from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.attention_calls import AttentionWindow
 from trainer_agent.capture.hooks import (
-    AfterAttention,
     AfterBlock,
     AfterBranch,
     AfterHead,
     AfterModel,
-    BeforeAttention,
     BeforeBlock,
     BeforeModel,
     BeforeNorm,
+    Moment,
 )
 from trainer_agent.capture.log_z import head_of
 from trainer_agent.capture.padding import padding_masks
@@ -171,15 +170,18 @@ class Probe:
 
     def _attach_window(self, stack: StackPlan, index: int) -> None:
         """Look for the attention call only where it can be: each torch call looked at costs."""
-        if "attention_logits" in self.dropped_sites or not self._windowed:
+        if "attention_logits" in self.dropped_sites:
             return
-        before, after = BeforeAttention(self._open_view), AfterAttention(self._window.close)
-        output = self._model.get_submodule(stack.attention[index] or "")
-        projections = [self._model.get_submodule(path) for path in stack.projections[index]]
-        self._handles[f"{stack.name}/attention_logits[{index}]"] = [
-            *(projection.register_forward_hook(before) for projection in projections),
-            output.register_forward_pre_hook(after),
-        ]
+        module = self._model.get_submodule
+        before, after = Moment(self._open_view), Moment(self._window.close)
+        if self._windowed:
+            projections = [module(path) for path in stack.projections[index]]
+            opening = [one.register_forward_hook(before) for one in projections]
+            closing = module(stack.attention[index] or "").register_forward_pre_hook(after)
+        else:
+            opening = [module(stack.blocks[index]).register_forward_pre_hook(before)]
+            closing = module(stack.blocks[index]).register_forward_hook(after)
+        self._handles[f"{stack.name}/attention_logits[{index}]"] = [*opening, closing]
 
     def _attach_branches(self, stack: str, site: str, paths: tuple[str | None, ...]) -> None:
         for index, path in enumerate(paths):
@@ -221,8 +223,6 @@ class Probe:
                 started = time.perf_counter()
                 recorder.masks = padding_masks(kwargs, [stack.name for stack in self.plan.stacks])
                 self._in_pass = True
-                if not self._windowed:
-                    self._open_view()
         recorder.spend("pass", started)
 
     def _end_pass(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import (
     AttentionInterface,
@@ -177,22 +178,32 @@ def test_weights_of_a_model_with_its_own_attention_are_bit_identical(
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
+def frozen_below_the_head(name: str) -> PreTrainedModel:
+    """Torch has no gradients of flex attention on a CPU."""
+    model = llama(name).requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    return model
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_flex_attention_of_the_library_has_the_logits_of_sdpa(
+def test_flex_attention_of_the_library_has_the_logits_of_sdpa_and_compiles_as_often_as_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = WrappedFlexAttention(True)
     quick = torch.compile(flex_attention, backend="eager")
     monkeypatch.setattr(held, "_compiled_flex_attention", quick)
-    models = {name: llama(name).requires_grad_(False) for name in ("sdpa", "flex_attention")}
-    for model in models.values():  # torch has no gradients of flex attention on a CPU
-        model.lm_head.requires_grad_(True)
+    graphs = []
+    for folder in (None, tmp_path / "flex"):
+        torch._dynamo.reset()
+        counters.clear()
+        flex = trained(frozen_below_the_head("flex_attention"), folder)
+        graphs.append(counters["stats"]["unique_graphs"])
 
-    sent = {name: trained(model, tmp_path / name) for name, model in models.items()}
+    direct = trained(frozen_below_the_head("sdpa"), tmp_path / "sdpa")
 
+    assert graphs[0] == graphs[1] > 0
     for key in KEYS:
-        flex, direct = (sent[name].series(key) for name in ("flex_attention", "sdpa"))
-        assert flex == pytest.approx(direct, rel=1e-3)
+        assert flex.series(key) == pytest.approx(direct.series(key), rel=1e-3)
     assert held._compiled_flex_attention is quick
 
 
@@ -208,6 +219,21 @@ def test_the_names_stand_for_their_own_functions_after_the_pass(names: dict[str,
     assert {"hand_made", "flash_attention_2", "flex_attention"} <= replaced
     assert "sdpa" not in replaced
     assert all(ALL_ATTENTION_FUNCTIONS[name] is before[name] for name in before)
+
+
+def test_a_bound_method_under_a_name_is_called_as_it_is(names: dict[str, Any]) -> None:
+    AttentionInterface.register("hand_made", names["hand_made"].__call__)
+    seen: list[Any] = []
+    window = AttentionWindow(seen.append)
+    window.look_around(nn.Identity())
+    q = torch.randn(1, 2, 4, 8)
+
+    window.open()
+    output, _ = ALL_ATTENTION_FUNCTIONS["hand_made"](nn.Identity(), q, q, q, None, scaling=1.0)
+    window.close()
+
+    assert output.shape == (1, 4, 2, 8)
+    assert torch.allclose(logits_of([seen[0]()])[0], names["hand_made"].logits[0], atol=1e-6)
 
 
 def test_the_library_is_not_imported_to_look_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,13 +81,23 @@ def test_packed_logits_are_those_of_projections_by_hand(kind: str) -> None:
     )
 
 
-def test_packed_logits_are_sampled_from_two_sequences_and_eight_queries() -> None:
-    attention, x = attention_of(), torch.randn(6, 20, WIDTH)
+def test_packed_logits_are_sampled_from_four_sequences_and_eight_queries() -> None:
+    attention, x = attention_of(), torch.randn(9, 20, WIDTH)
 
     (logits,) = seen(lambda: attention(x, x, x))
 
     full = by_hand(attention, x, x)
     assert torch.allclose(logits, full[2::3][:, :, [1, 4, 7, 10, 13, 16, 19]], atol=1e-5)
+
+
+def test_packed_logits_under_autocast_are_those_of_the_job() -> None:
+    attention, x = attention_of(), torch.randn(2, SEQ, WIDTH)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (logits,) = seen(lambda: attention(x, x, x))
+        full = by_hand(attention, x, x).detach().float()
+
+    assert torch.allclose(logits, full, atol=0.02 * float(full.abs().max()))  # 2**-9 a rounding
 
 
 def test_separate_projections_and_keys_of_another_width_are_understood() -> None:

@@ -43,8 +43,7 @@ class Door:
     @property
     def function(self) -> Callable[..., Any]:
         """The function behind it."""
-        function: Callable[..., Any] = getattr(self.found, "__func__", self.found)
-        return function
+        return _function(self.found)
 
     def swap(self, out: Any, into: Any) -> None:
         """Put `into` where `out` is; what somebody else has put there stays."""
@@ -68,12 +67,17 @@ def doors_of(model: nn.Module) -> list[Door]:
     for holder in (*_modules(), *_parts(model)):
         for name, found in list((vars(holder) if isinstance(holder, type) else holder).items()):
             if type(found) in {FunctionType, staticmethod}:
-                function = getattr(found, "__func__", found)
+                function = _function(found)
                 if flex is not None and innermost(function) is flex:
                     doors.append(Door(holder, name, found, sampled_flex))
                 elif _is_compiled(function):
                     doors.append(Door(holder, name, found, None))
     return doors
+
+
+def _function(found: Any) -> Callable[..., Any]:
+    function: Callable[..., Any] = found.__func__ if isinstance(found, staticmethod) else found
+    return function
 
 
 def innermost(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer_agent.capture.attention_calls.precision import as_multiplied
 from trainer_agent.capture.attention_logits import MAX_QUERIES, MAX_SEQUENCES, Sampled, evenly
 
 _AXES = ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None))
@@ -31,20 +32,13 @@ def sampled_flex(  # noqa: PLR0917  the order is torch's
     """
     picked = evenly(query.shape[0], MAX_SEQUENCES), evenly(query.shape[-2], MAX_QUERIES)
     key = key.detach().expand(query.shape[0], *key.shape[1:])[picked[0]]
-    query, key = _as_multiplied(query.detach()[picked[0]][:, :, picked[1]]), _as_multiplied(key)
+    query, key = as_multiplied(query.detach()[picked[0]][:, :, picked[1]]), as_multiplied(key)
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     with torch.autocast(query.device.type, enabled=False):
         scores = query @ key.transpose(-2, -1)
         scores = scores * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
         scores = _modified(scores, picked, score_mod, getattr(block_mask, "mask_mod", None))
     return Sampled(query=scores, key=None, mask=None, scale=1.0, future=None)
-
-
-def _as_multiplied(x: Tensor) -> Tensor:
-    if x.dtype == torch.float64:
-        return x
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x).float()
 
 
 def _modified(
