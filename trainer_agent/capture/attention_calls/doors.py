@@ -65,14 +65,19 @@ def doors_of(model: nn.Module) -> list[Door]:
     if flex is None and _DYNAMO not in sys.modules:
         return doors
     for holder in (*_modules(), *_parts(model)):
-        for name, found in list((vars(holder) if isinstance(holder, type) else holder).items()):
-            if type(found) in {FunctionType, staticmethod}:
-                function = _function(found)
-                if flex is not None and innermost(function) is flex:
-                    doors.append(Door(holder, name, found, sampled_flex))
-                elif _is_compiled(function):
-                    doors.append(Door(holder, name, found, None))
+        for name, found in _functions(holder):
+            if flex is not None and innermost(_function(found)) is flex:
+                doors.append(Door(holder, name, found, sampled_flex))
+            elif _is_compiled(_function(found)):
+                doors.append(Door(holder, name, found, None))
     return doors
+
+
+def _functions(holder: dict[str, Any] | type) -> Iterator[tuple[str, Any]]:
+    names = vars(holder) if isinstance(holder, type) else holder
+    for name, found in list(names.items()):
+        if type(found) in {FunctionType, staticmethod}:
+            yield name, found
 
 
 def _function(found: Any) -> Callable[..., Any]:
