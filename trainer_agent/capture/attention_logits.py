@@ -1,17 +1,13 @@
-"""Statistics of attention logits, seen through the attention call itself."""
+"""Statistics of attention logits, of a sample of each attention call."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 MAX_QUERIES = 8
 MAX_SEQUENCES = 4
@@ -28,6 +24,7 @@ class Sampled:
         key: (batch', key heads, keys, features), or None.
         mask: (batch', heads, queries', keys), boolean or added, or None.
         future: the sampled queries where attention looks back only, or None.
+        cap: logits are cap * tanh(q·k·scale / cap) before masks, or None.
     """
 
     query: Tensor
@@ -35,12 +32,13 @@ class Sampled:
     mask: Tensor | None
     scale: float
     future: slice | None
+    cap: float | None = None
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What must be alike for calls to be computed together."""
         shapes = [None if t is None else (t.shape, t.dtype, t.device) for t in self._tensors]
-        return *shapes, self.scale, self.future
+        return *shapes, self.scale, self.future, self.cap
 
     @property
     def size(self) -> int:
@@ -51,44 +49,6 @@ class Sampled:
     @property
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.query, self.key, self.mask
-
-
-Observe = Callable[[Callable[[], Sampled]], None]
-
-
-class AttentionView(TorchFunctionMode):
-    """Passes every torch call on unchanged and shows `observe` the logits of attention ones.
-
-    Sees `scaled_dot_product_attention` (q and k arrive after rotary embedding and QK-norm) and a
-    plain softmax over (batch, heads, queries, keys). Anything fused otherwise stays unseen.
-    """
-
-    def __init__(self, observe: Observe) -> None:
-        super().__init__()
-        self._observe = observe
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Look, then call."""
-        if func in _ATTENTION:
-            self._look(func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
-
-    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
-        if func is functional.scaled_dot_product_attention:
-            self._observe(partial(sampled_logits, *args, **kwargs))
-        elif isinstance(args[0], Tensor) and args[0].ndim == 4:
-            self._observe(partial(sampled_scores, args[0]))
-
-
-_ATTENTION = frozenset(
-    {functional.scaled_dot_product_attention, functional.softmax, torch.softmax, Tensor.softmax}
-)
 
 
 @torch.no_grad()
@@ -107,8 +67,8 @@ def sampled_logits(  # noqa: PLR0917  the order is torch's
     Views, not copies: autograd keeps both tensors for the backward pass as it is.
     """
     queries, sequences = (
-        _evenly(query.shape[-2], MAX_QUERIES),
-        _evenly(query.shape[0], MAX_SEQUENCES),
+        evenly(query.shape[-2], MAX_QUERIES),
+        evenly(query.shape[0], MAX_SEQUENCES),
     )
     mask = attn_mask
     if mask is not None:
@@ -126,8 +86,8 @@ def sampled_logits(  # noqa: PLR0917  the order is torch's
 def sampled_scores(scores: Tensor) -> Sampled:
     """The same of scores already computed, (batch, heads, queries, keys)."""
     queries, sequences = (
-        _evenly(scores.shape[-2], MAX_QUERIES),
-        _evenly(scores.shape[0], MAX_SEQUENCES),
+        evenly(scores.shape[-2], MAX_QUERIES),
+        evenly(scores.shape[0], MAX_SEQUENCES),
     )
     # Softmax may write into what it was given: take a copy.
     some = scores.detach()[sequences][..., queries, :].clone()
@@ -144,10 +104,12 @@ def logits_of(calls: Sequence[Sampled]) -> Tensor:
     keys = torch.stack([call.key for call in calls if call.key is not None]).float()
     if keys.shape[-3] != some.shape[-3]:  # grouped queries
         keys = keys.repeat_interleave(some.shape[-3] // keys.shape[-3], dim=-3)
-    logits = (some @ keys.transpose(-2, -1)).mul_(first.scale)
+    with torch.autocast(keys.device.type, enabled=False):  # the job's may be on
+        logits = (some @ keys.transpose(-2, -1)).mul_(first.scale)
+    if first.cap is not None:
+        logits.div_(first.cap).tanh_().mul_(first.cap)
     if first.future is not None:
-        future = _future(first.future, keys.shape[-2], keys.device)
-        logits.masked_fill_(future, float("-inf"))
+        logits.masked_fill_(future(first.future, keys.shape[-2], keys.device), float("-inf"))
     if first.mask is None:
         return logits
     masks = torch.stack([call.mask for call in calls if call.mask is not None])
@@ -187,12 +149,13 @@ def logit_sums(logits: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
     return sums, highest.flatten(1).amax(1)
 
 
-def _future(queries: slice, keys: int, device: torch.device) -> Tensor:
+def future(queries: slice, keys: int, device: torch.device) -> Tensor:
+    """Keys that come after each of the sampled queries, (queries', keys)."""
     every = torch.arange(keys, device=device)
     return every > every[queries].unsqueeze(-1)
 
 
-def _evenly(n: int, most: int) -> slice:
+def evenly(n: int, most: int) -> slice:
     """At most `most` indices evenly spread over n, the last one always among them."""
     stride = -(-n // most)
     return slice((n - 1) % stride, n, stride)

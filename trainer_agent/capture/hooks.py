@@ -135,28 +135,16 @@ class AfterHead(Hook):
                 self._recorder.final_logits(logits)
 
 
-class BeforeAttention(Hook):
-    """Forward hook of a projection: the attention call comes next."""
+class Moment(Hook):
+    """Forward hook or pre-hook that announces a moment of the forward pass."""
 
-    def __init__(self, begin: Callable[[], None]) -> None:
-        self._begin = begin
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self._announce = announce
 
-    def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+    def __call__(self, *_given: Any) -> None:
         """Announce it, unless it is being compiled."""
         if not torch.compiler.is_compiling():
-            self._begin()
-
-
-class AfterAttention(Hook):
-    """Forward pre-hook of the output projection: the attention call is over."""
-
-    def __init__(self, end: Callable[[], None]) -> None:
-        self._end = end
-
-    def __call__(self, _module: nn.Module, _args: Any) -> None:
-        """Announce it, unless it is being compiled."""
-        if not torch.compiler.is_compiling():
-            self._end()
+            self._announce()
 
 
 def first_stream(values: Any) -> Tensor | None:

@@ -13,17 +13,16 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from trainer_agent.capture.attention_logits import AttentionView
+from trainer_agent.capture.attention_calls import AttentionWindow
 from trainer_agent.capture.hooks import (
-    AfterAttention,
     AfterBlock,
     AfterBranch,
     AfterHead,
     AfterModel,
-    BeforeAttention,
     BeforeBlock,
     BeforeModel,
     BeforeNorm,
+    Moment,
 )
 from trainer_agent.capture.log_z import head_of
 from trainer_agent.capture.padding import padding_masks
@@ -32,6 +31,8 @@ from trainer_agent.capture.recorder import ONCE, Recorder, in_backward
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
 DISPENSABLE = ("attention_logits", "attention", "feed_forward")
+# Forward passes that begin by looking for functions to stand in for: the first one may make more.
+LOOKS_AROUND = 2
 # Stands for every quantity that the user added, which go first.
 QUANTITIES = "quantities"
 
@@ -50,8 +51,8 @@ class Probe:
     def __init__(self, model: nn.Module, plan: Plan, recorder: Recorder) -> None:
         self._model, self._recorder = model, recorder
         self.begin: Begin = lambda _args, _kwargs: None
-        self._view = AttentionView(recorder.logits)
-        self._viewing = self._in_pass = self._may_view = False
+        self._window = AttentionWindow(recorder.logits)
+        self._in_pass = self._may_view = False
         self._model_handles = [
             model.register_forward_pre_hook(
                 BeforeModel(recorder, self._begin_pass), with_kwargs=True
@@ -69,6 +70,7 @@ class Probe:
         self._detach()
         self.plan = plan = replace(plan, wanted=self._wanted)
         self._windowed = _has_windows(plan, self._model)
+        self._looks_around = LOOKS_AROUND
         self._recorder.follow(plan, _device_of(self._model))
         if QUANTITIES in self.dropped_sites:
             self._recorder.give_up_quantities()
@@ -168,15 +170,18 @@ class Probe:
 
     def _attach_window(self, stack: StackPlan, index: int) -> None:
         """Look for the attention call only where it can be: each torch call looked at costs."""
-        if "attention_logits" in self.dropped_sites or not self._windowed:
+        if "attention_logits" in self.dropped_sites:
             return
-        before, after = BeforeAttention(self._open_view), AfterAttention(self._close_view)
-        output = self._model.get_submodule(stack.attention[index] or "")
-        projections = [self._model.get_submodule(path) for path in stack.projections[index]]
-        self._handles[f"{stack.name}/attention_logits[{index}]"] = [
-            *(projection.register_forward_hook(before) for projection in projections),
-            output.register_forward_pre_hook(after),
-        ]
+        module = self._model.get_submodule
+        before, after = Moment(self._open_view), Moment(self._window.close)
+        if self._windowed:
+            projections = [module(path) for path in stack.projections[index]]
+            opening = [one.register_forward_hook(before) for one in projections]
+            closing = module(stack.attention[index] or "").register_forward_pre_hook(after)
+        else:
+            opening = [module(stack.blocks[index]).register_forward_pre_hook(before)]
+            closing = module(stack.blocks[index]).register_forward_hook(after)
+        self._handles[f"{stack.name}/attention_logits[{index}]"] = [*opening, closing]
 
     def _attach_branches(self, stack: str, site: str, paths: tuple[str | None, ...]) -> None:
         for index, path in enumerate(paths):
@@ -212,30 +217,30 @@ class Probe:
             if recorder.wants(module):
                 self._follow_device()
                 self.begin(args, kwargs)
+                self._may_view = self._can_view()
+                self._look_around()
                 recorder.spend(ONCE, started)
                 started = time.perf_counter()
                 recorder.masks = padding_masks(kwargs, [stack.name for stack in self.plan.stacks])
-                self._in_pass, self._may_view = True, self._can_view()
-                if not self._windowed:
-                    self._open_view()
+                self._in_pass = True
         recorder.spend("pass", started)
 
     def _end_pass(self) -> None:
-        self._close_view()
+        self._window.close()
         if self._in_pass:
             self._in_pass = self._may_view = False
             self._recorder.finish_pass()
 
+    def _look_around(self) -> None:
+        if self._may_view and self._looks_around:
+            self._looks_around -= 1
+            with self._recorder.guard.at("attention functions"):
+                self._window.look_around(self._model)
+
     def _open_view(self) -> None:
         # A checkpoint may leave a forward pass it runs again at any point.
-        if self._may_view and not self._viewing and not in_backward():
-            self._view.__enter__()  # type: ignore[no-untyped-call]
-            self._viewing = True
-
-    def _close_view(self) -> None:
-        if self._viewing:
-            self._viewing = False
-            self._view.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if self._may_view and not in_backward():
+            self._window.open()
 
     def _can_view(self) -> bool:
         # A mode on torch's stack would make compiled parts compile again.

@@ -166,17 +166,20 @@ class Recorder:
             self.guard.note(f"{stack}/{site}[{index}]", error)
         self.spend(site, started)
 
-    def logits(self, sample: Callable[[], Sampled]) -> None:
-        """Note the logits of the first attention call of the running block."""
+    def logits(self, sample: Callable[[], Sampled | None]) -> None:
+        """Note the logits of the first attention call of the running block.
+
+        A call that cannot be read is the first one, too: what follows is other attention.
+        """
         if self._running is None or not self.active or not torch.is_grad_enabled():
             return
         started = time.perf_counter()
         stack, index = self._running
         with self.guard.at(f"{stack}/attention_logits[{index}]"):
             first = self._passes[stack].first_time("attention_logits", index)
-            if first and self._is_wanted(index):
-                row = self._rows[stack, "attention_logits"] + index
-                self._pending.add(row, sample())
+            call = sample() if first and self._is_wanted(index) else None
+            if call is not None:
+                self._pending.add(self._rows[stack, "attention_logits"] + index, call)
         self.spend("attention_logits", started)
 
     def finish_pass(self) -> None:

@@ -15,12 +15,8 @@ from torch.nn import functional
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.capture.accumulator import Accumulator
-from trainer_agent.capture.attention_logits import (
-    AttentionView,
-    logit_sums,
-    logits_of,
-    sampled_scores,
-)
+from trainer_agent.capture.attention_calls.view import AttentionView
+from trainer_agent.capture.attention_logits import logit_sums, logits_of, sampled_scores
 from trainer_agent.capture.pending_logits import PendingLogits
 from trainer_agent.capture.plan import Plan, StackPlan
 
@@ -143,11 +139,8 @@ def test_logits_seen_out_of_order_land_on_their_own_rows() -> None:
     assert accumulator.take()().logit_max.tolist() == [0.0, 5.0, 2.0]
 
 
-def test_only_calls_between_the_projections_are_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, _ = built()
-    agent, transport = recorded(model, tmp_path)
+def noted_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Torch functions the view looks at from here on."""
     looked_at: list[Any] = []
     look = AttentionView.__torch_function__
 
@@ -156,6 +149,16 @@ def test_only_calls_between_the_projections_are_looked_at(
         return look(view, func, *rest)
 
     monkeypatch.setattr(AttentionView, "__torch_function__", noting)
+    return looked_at
+
+
+def test_only_calls_between_the_projections_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = built()
+    agent, transport = recorded(model, tmp_path)
+    looked_at = noted_calls(monkeypatch)
+
     loss_of(model, batch(1)).backward()
     agent.step()
     agent.close()
@@ -165,7 +168,7 @@ def test_only_calls_between_the_projections_are_looked_at(
     assert np.isfinite(transport.series("decoder/attention_logits/entropy")).all()
 
 
-def test_attention_is_looked_for_everywhere_where_its_place_is_not_known(
+def test_attention_is_looked_for_in_the_whole_block_where_its_place_is_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object) -> None:
@@ -174,9 +177,12 @@ def test_attention_is_looked_for_everywhere_where_its_place_is_not_known(
     monkeypatch.setattr("trainer_agent.self_description.architecture", refuse)
     model, _ = built()
     agent, transport = recorded(model, tmp_path)
+    looked_at = noted_calls(monkeypatch)
 
     loss_of(model, batch(1)).backward()
     agent.step()
     agent.close()
 
+    assert functional.gelu in looked_at
+    assert not {functional.embedding, functional.cross_entropy} & set(looked_at)
     assert np.isfinite(transport.series("decoder/attention_logits/entropy")).all()

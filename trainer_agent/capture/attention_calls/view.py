@@ -1,0 +1,61 @@
+"""Attention calls that are torch functions, seen by a mode on torch's stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from trainer_agent.capture.attention_calls.packed import sampled_packed
+from trainer_agent.capture.attention_logits import Sampled, sampled_logits, sampled_scores
+
+Observe = Callable[[Callable[[], Sampled | None]], None]
+
+
+class AttentionView(TorchFunctionMode):
+    """Passes every torch call on unchanged and shows `observe` the logits of attention ones.
+
+    Sees `scaled_dot_product_attention` (q and k arrive after rotary embedding and QK-norm),
+    `multi_head_attention_forward`, which `nn.MultiheadAttention` calls, and a plain softmax over
+    (batch, heads, queries, keys).
+    """
+
+    def __init__(self, observe: Observe) -> None:
+        super().__init__()
+        self._observe = observe
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Look, then call."""
+        if func in _ATTENTION:
+            self._look(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
+        if func is functional.scaled_dot_product_attention:
+            self._observe(partial(sampled_logits, *args, **kwargs))
+        elif func is functional.multi_head_attention_forward:
+            self._observe(partial(sampled_packed, *args, **kwargs))
+        elif isinstance(args[0], Tensor) and args[0].ndim == 4:
+            self._observe(partial(sampled_scores, args[0]))
+
+
+_ATTENTION = frozenset(
+    {
+        functional.scaled_dot_product_attention,
+        functional.multi_head_attention_forward,
+        functional.softmax,
+        torch.softmax,
+        Tensor.softmax,
+    }
+)
