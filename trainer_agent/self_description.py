@@ -28,8 +28,8 @@ from trainer_agent.hints import Hint
 FIRST_AGAIN = 50
 TIMES_LATER = 4
 WITHOUT_DROPOUT = (
-    "the blocks are compiled: the input kernel is that of the first step's batch without dropout "
-    "or padding mask, and gradients at the top are taken as independent between tokens"
+    "the input kernel is that of the batch that the architecture was found on, without dropout or "
+    "padding mask, and gradients at the top are taken as independent between tokens"
 )
 
 GATHERED = (

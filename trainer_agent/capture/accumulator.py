@@ -86,23 +86,37 @@ class Accumulator:
         self._logit_max, self._tail_max, self._head_max = (views[name] for name in MAXIMA)
         self.clear()
 
-    def add(self, row: int, sums: Row) -> None:
-        """Add a row of `moment_row`; one that is on the host already is added up later."""
+    def add(self, row: int | Tensor, sums: Row) -> None:
+        """Add a row of `moment_row`; one that is on the host already is added up later.
+
+        Here and below `row` is a number, or a tensor (1,) that holds it.
+        """
         if isinstance(sums, tuple):
+            assert isinstance(row, int)
             self._on_host.append((row, sums))
-        else:
+        elif isinstance(row, int):
             self._moments[row].add_(sums.to(self.device, non_blocking=True))
+        else:
+            self._moments.index_add_(0, row, sums.to(self._flat).unsqueeze(0))
 
-    def add_tails(self, row: int, sums: Tensor, largest: Tensor) -> None:
+    def add_tails(self, row: int | Tensor, sums: Tensor, largest: Tensor) -> None:
         """Add a row of `tail_sums`, and note the largest value."""
-        self._tails[row].add_(sums.to(self._flat))
-        here = self._tail_max[row]
-        torch.maximum(here, largest.to(self._flat), out=here)
+        if isinstance(row, int):
+            self._tails[row].add_(sums.to(self._flat))
+            here = self._tail_max[row]
+            torch.maximum(here, largest.to(self._flat), out=here)
+        else:
+            self._tails.index_add_(0, row, sums.to(self._flat).unsqueeze(0))
+            largest = torch.maximum(self._tail_max[row], largest.to(self._flat))
+            self._tail_max.index_copy_(0, row, largest)
 
-    def note_gram(self, row: int, gram: Tensor) -> None:
+    def note_gram(self, row: int | Tensor, gram: Tensor) -> None:
         """Keep a `token_gram` in place of the one before."""
         tokens = len(gram)
-        self._grams[row, :tokens, :tokens].copy_(gram)
+        if isinstance(row, int):
+            self._grams[row, :tokens, :tokens].copy_(gram)
+        else:
+            self._grams[:, :tokens, :tokens].index_copy_(0, row, gram.unsqueeze(0))
 
     def add_logits(self, rows: Sequence[int], sums: Tensor, largest: Tensor) -> None:
         """Add sums over sampled attention logits, and note their maxima.

@@ -94,31 +94,34 @@ class AfterBlock(Hook):
 
 
 class AfterBranch(Hook):
-    """Forward hook of the module whose output a branch adds to the stream."""
+    """Forward hook of the module whose output a branch adds to the stream.
+
+    Where it is compiled with a block, the layer it stands for is a tensor, not a number, so that
+    the code serves all blocks.
+    """
 
     def __init__(self, recorder: Recorder, stack: str, site: str, index: int) -> None:
         self._recorder, self._stack, self._site, self._index = recorder, stack, site, index
+        self._row = recorder.row(stack, site, index)
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
         """Count the branch's output."""
         if self._recorder.wants(module):
             x = first_stream(output)
-            if x is not None:
+            if x is None:
+                return
+            if torch.compiler.is_compiling():
+                self._recorder.trace_branch(self._stack, self._row, x)
+            else:
                 self._recorder.branch(self._stack, self._site, self._index, x)
 
 
-class BeforeNorm(Hook):
+class BeforeNorm(AfterBranch):
     """Forward pre-hook of a norm: its input is a site of its own."""
-
-    def __init__(self, recorder: Recorder, stack: str, site: str, index: int) -> None:
-        self._recorder, self._stack, self._site, self._index = recorder, stack, site, index
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Count the norm's input."""
-        if self._recorder.wants(module):
-            x = first_stream((*args, *kwargs.values()))
-            if x is not None:
-                self._recorder.branch(self._stack, self._site, self._index, x)
+        super().__call__(module, (), (*args, *kwargs.values()))
 
 
 class AfterHead(Hook):

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.attention_calls import AttentionWindow
+from trainer_agent.capture.compiled_calls import CompiledCall, is_compiled, is_compiled_in_place
 from trainer_agent.capture.hooks import (
     AfterBlock,
     AfterBranch,
@@ -59,7 +60,7 @@ class Probe:
             ),
             model.register_forward_hook(AfterModel(self._end_pass), always_call=True),
         ]
-        self._handles: dict[str, list[RemovableHandle]] = {}
+        self._handles: dict[str, list[RemovableHandle | CompiledCall]] = {}
         self._wanted = plan.wanted
         self.dropped_sites: list[str] = []
         self._parked: list[tuple[RemovableHandle, Any]] = []
@@ -71,6 +72,9 @@ class Probe:
         self.plan = plan = replace(plan, wanted=self._wanted)
         self._windowed = _has_windows(plan, self._model)
         self._looks_around = LOOKS_AROUND
+        self._blocks = _places_of(plan, self._model)
+        self._seen_as = self._look_at_blocks()
+        self._has_compiled_parts = self._look_for_compiled_parts()
         self._recorder.follow(plan, _device_of(self._model))
         if QUANTITIES in self.dropped_sites:
             self._recorder.give_up_quantities()
@@ -86,16 +90,17 @@ class Probe:
         self._recorder.active = on
         if on:
             self._unpark()
-        elif self._recorder.eager and not self._has_compiled_block():
+        elif self._recorder.eager and not self._has_compiled_parts:
             self._park()
 
     def _park(self) -> None:
         # A module without hooks is called the short way. A compiled one must keep them: torch
         # looks at hooks only while it compiles.
         for handle in chain.from_iterable(self._handles.values()):
-            hooks = handle.hooks_dict_ref()
-            if hooks is not None and handle.id in hooks:
-                self._parked.append((handle, hooks.pop(handle.id)))
+            if isinstance(handle, RemovableHandle):
+                hooks = handle.hooks_dict_ref()
+                if hooks is not None and handle.id in hooks:
+                    self._parked.append((handle, hooks.pop(handle.id)))
 
     def _unpark(self) -> None:
         parked, self._parked = self._parked, []
@@ -157,10 +162,14 @@ class Probe:
             block = self._model.get_submodule(path)
             before = BeforeBlock(self._recorder, stack.name, index)
             after = AfterBlock(self._recorder, stack.name, index)
-            self._handles[f"{stack.name}/stream[{index + 1}]"] = [
-                block.register_forward_pre_hook(before, with_kwargs=True),
-                block.register_forward_hook(after),
-            ]
+            self._handles[f"{stack.name}/stream[{index + 1}]"] = (
+                [CompiledCall(block, before, after)]
+                if is_compiled_in_place(block)
+                else [
+                    block.register_forward_pre_hook(before, with_kwargs=True),
+                    block.register_forward_hook(after),
+                ]
+            )
             self._attach_window(stack, index)
         self._attach_branches(stack.name, "attention", stack.attention)
         self._attach_branches(stack.name, "feed_forward", stack.feed_forward)
@@ -170,7 +179,7 @@ class Probe:
 
     def _attach_window(self, stack: StackPlan, index: int) -> None:
         """Look for the attention call only where it can be: each torch call looked at costs."""
-        if "attention_logits" in self.dropped_sites:
+        if "attention_logits" in self.dropped_sites or self._has_compiled_parts:
             return
         module = self._model.get_submodule
         before, after = Moment(self._open_view), Moment(self._window.close)
@@ -215,7 +224,7 @@ class Probe:
         with recorder.guard.at("model input"):
             self._end_pass()
             if recorder.wants(module):
-                self._follow_device()
+                self._keep_up()
                 self.begin(args, kwargs)
                 self._may_view = self._can_view()
                 self._look_around()
@@ -245,16 +254,25 @@ class Probe:
     def _can_view(self) -> bool:
         # A mode on torch's stack would make compiled parts compile again.
         wanted = "attention_logits" not in self.dropped_sites
-        return wanted and not self._recorder.compiled and not self._has_compiled_block()
+        return wanted and not self._recorder.compiled and not self._has_compiled_parts
 
-    def _follow_device(self) -> None:
-        device = _device_of(self._model)
-        if device != self._recorder.accumulator.device:
-            self._recorder.follow(self.plan, device)
+    def _keep_up(self) -> None:
+        """Hang the hooks anew where blocks were compiled, or the model moved, since."""
+        moved = _device_of(self._model) != self._recorder.accumulator.device
+        if moved or self._look_at_blocks() != self._seen_as:
+            self._unpark()
+            self.follow(self.plan)
+        elif self._looks_around:
+            self._has_compiled_parts = self._look_for_compiled_parts()
 
-    def _has_compiled_block(self) -> bool:
-        blocks = (path for stack in self.plan.stacks for path in stack.blocks)
-        return any(_is_compiled(self._model.get_submodule(path)) for path in blocks)
+    def _look_at_blocks(self) -> tuple[tuple[int, bool], ...]:
+        """Which modules are the blocks by now, and whether each is compiled by itself."""
+        blocks = [held[name] for held, name in self._blocks]
+        return tuple((id(block), is_compiled(block)) for block in blocks if block is not None)
+
+    def _look_for_compiled_parts(self) -> bool:
+        inside = (module for module in self._model.modules() if module is not self._model)
+        return any(map(is_compiled, inside))
 
 
 def _has_windows(plan: Plan, model: nn.Module) -> bool:
@@ -268,9 +286,10 @@ def _has_windows(plan: Plan, model: nn.Module) -> bool:
     return all(windows) and not any(any(module.children()) for module in around)
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    compiled = getattr(module, "_compiled_call_impl", None) is not None
-    return compiled or type(module).__name__ == "OptimizedModule"
+def _places_of(plan: Plan, model: nn.Module) -> tuple[tuple[dict[str, Any], str], ...]:
+    """Where each block is kept: another may be put there, as ``torch.compile(block)`` is."""
+    paths = (path.rpartition(".") for stack in plan.stacks for path in stack.blocks)
+    return tuple((model.get_submodule(above)._modules, name) for above, _, name in paths)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -153,18 +153,23 @@ class Recorder:
 
     def branch(self, stack: str, site: str, index: int, x: Tensor) -> None:
         """Count what a branch adds to the stream."""
-        row = self._rows[stack, site] + index
-        if torch.compiler.is_compiling():
-            self._count(row, x, self._mask(stack, x))
-            return
         started = time.perf_counter()
         try:
             if self._passes[stack].first_time(site, index) and self._is_wanted(index):
-                self._count(row, x, self._mask(stack, x))
+                self._count(self._rows[stack, site] + index, x, self._mask(stack, x))
                 self._half |= x.dtype == torch.float16
         except Exception as error:
             self.guard.note(f"{stack}/{site}[{index}]", error)
         self.spend(site, started)
+
+    def row(self, stack: str, site: str, index: int) -> Tensor:
+        """The row of a place as a tensor (1,), for compiled code that counts it."""
+        row = self._rows[stack, site] + index
+        return torch.arange(row, row + 1, device=self.accumulator.device)
+
+    def trace_branch(self, stack: str, row: Tensor, x: Tensor) -> None:
+        """Have what a branch adds counted inside a compiled graph; `row` as `row` gives it."""
+        self._count(row, x, self._mask(stack, x))
 
     def logits(self, sample: Callable[[], Sampled | None]) -> None:
         """Note the logits of the first attention call of the running block.
@@ -207,7 +212,7 @@ class Recorder:
     def _mask(self, stack: str, x: Tensor) -> Tensor | None:
         return fitting(self.masks.get(stack or self._last), x)
 
-    def _count(self, row: int, x: Tensor, mask: Tensor | None) -> None:
+    def _count(self, row: int | Tensor, x: Tensor, mask: Tensor | None) -> None:
         part = local_part(x)
         if part is not x:  # the other processes count theirs
             if part is not None:
