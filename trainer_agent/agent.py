@@ -21,6 +21,7 @@ from trainer_agent.alert_actions import AlertActions
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.wanted import CustomSite, Wanted
+from trainer_agent.chunks import chunks_of, joined
 from trainer_agent.delivery.courier import Pace
 from trainer_agent.delivery.messages import end_of
 from trainer_agent.delivery.sender import Description, Sender
@@ -35,6 +36,7 @@ from trainer_agent.options import Options
 from trainer_agent.pacing import Pacing
 from trainer_agent.parameter_view import ParameterView
 from trainer_agent.self_description import SelfDescription, plan_by_structure
+from trainer_agent.staged_description import StagedDescription
 from trainer_agent.step_guard import StepGuard
 from wire import Command, Health, RunEnd
 
@@ -72,11 +74,18 @@ class Agent:
         self._guard = Guard()
         self._recorder = Recorder(self._guard)
         inner = eager(model)
+        own, stages = options.pipeline or (None, None)
+        chunks = chunks_of(model, own)
+        found = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)
         wanted = Wanted(options.quantities, options.sites, custom)
-        plan = replace(plan_by_structure(inner, hints), wanted=wanted)
-        self._probe = Probe(inner, plan, self._recorder)
-        self._description = SelfDescription(inner, self._probe, self._recorder, hints)
-        self._ranks = ranks.join(self._guard, inner, self._probe.plan, options.pipeline)
+        plan = replace(found, wanted=wanted)
+        self._probe = Probe(inner, plan, self._recorder, chunks)
+        self._ranks = ranks.join(self._guard, inner, plan, chunks, stages)
+        self._description: SelfDescription | StagedDescription = (
+            SelfDescription(inner, self._probe, self._recorder, hints)
+            if stages is None
+            else StagedDescription(chunks, self._probe, self._recorder, hints)
+        )
         self.rank = options.rank if self._ranks is None else self._ranks.rank
         self._sender: Sender | ranks.Follower = (
             Sender(
@@ -179,6 +188,8 @@ class Agent:
             sampled = self._rehearsal = False
             self._recorder.accumulator.clear()
             self._description.forget()
+            if self._ranks is not None:
+                self._recorder.before = self._ranks.layers_before(self._probe.plan)
         if sampled:
             with self._guard.at("sample"):
                 self._finish_sample({**given, **self._pacing.burst_layers()}, ended)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import dslm
 from dslm.spec import Block, Head, Kernel, Missing, ModelSpec, Stack
 from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan, StackPlan
-from trainer_agent.capture.probe import Probe
+from trainer_agent.capture.probe import Begin
 from trainer_agent.capture.recorder import ONCE, Recorder
 from trainer_agent.description import (
     Architecture,
@@ -108,6 +108,20 @@ def _projections(block: BlockParts | None) -> tuple[str, ...]:
     return () if attention.output.module in found else tuple(found)
 
 
+class Watched(Protocol):
+    """What sets the hooks on the model: a probe, or its view of one chunk."""
+
+    begin: Begin
+    plan: Plan
+
+    def follow(self, plan: Plan) -> None:
+        """Measure the places of `plan` from now on."""
+
+    def unseen(self) -> AbstractContextManager[None]:
+        """Let forward passes of our own go by uncounted."""
+        ...
+
+
 @dataclass(slots=True)
 class _Notes:
     """What one sampled step has shown so far."""
@@ -129,7 +143,7 @@ class SelfDescription:
     """
 
     def __init__(
-        self, model: nn.Module, probe: Probe, recorder: Recorder, hints: Sequence[Hint] = ()
+        self, model: nn.Module, probe: Watched, recorder: Recorder, hints: Sequence[Hint] = ()
     ) -> None:
         self._hints = hints
         self._model, self._probe, self._recorder = model, probe, recorder

@@ -14,11 +14,18 @@ from torch.optim import Optimizer
 from trainer_agent.agent import Agent, is_open
 from trainer_agent.alert_actions import Action, read_actions
 from trainer_agent.capture.wanted import CustomSite
+from trainer_agent.chunks import called_modules
 from trainer_agent.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.delivery.http_transport import HttpTransport
 from trainer_agent.description.replay import eager
 from trainer_agent.hints import Hint, HintError
-from trainer_agent.options import SPOOL_LIMIT_BYTES, WatchError, read_options
+from trainer_agent.options import (
+    SPOOL_LIMIT_BYTES,
+    GivenPipeline,
+    Pipeline,
+    WatchError,
+    read_options,
+)
 from trainer_agent.self_description import plan_by_structure
 
 
@@ -39,7 +46,7 @@ def watch(
     spool_limit_bytes: int = SPOOL_LIMIT_BYTES,
     rank: int = 0,
     resume: str | None = None,
-    pipeline: tuple[int, int] | None = None,
+    pipeline: GivenPipeline | None = None,
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
     custom_sites: Mapping[str, str] | None = None,
@@ -72,6 +79,8 @@ def watch(
             checkpoint carries ``agent.state_dict()`` it is not needed.
         pipeline: which stage of how many `model` is, from 0, where a pipeline spreads the layers
             over processes; every process watches its own stage, and one run shows all layers.
+            Where a process holds several (interleaved schedules), `model` is an
+            ``nn.ModuleList`` of them and this names the stage of each: ``([0, 2], 4)``.
         sites: measured beyond the default, off unless named: ``"norm_inputs"``,
             ``"attention_heads"``, ``"weights"``, ``"updates"``, ``"log_z"``, or ``"all"``.
         quantities: of every tensor measured, beyond the default: ``"rms"``, ``"absmax"``,
@@ -121,7 +130,9 @@ def watch(
     options = replace(options, on_alert=read_actions(on_alert))
     if "skip_step" in options.on_alert and not hasattr(optimizer, "register_step_pre_hook"):
         raise WatchError("on_alert", '"skip_step" needs an optimizer', fix="pass optimizer=")
-    _check_hints(model, hints)
+    _check_chunks(model, options.pipeline)
+    for module in called_modules(model):
+        _check_hints(module, hints)
     custom: tuple[CustomSite, ...] = ()
     if custom_sites and pipeline is not None:
         raise WatchError(
@@ -149,6 +160,19 @@ def watch(
     if agent.speaks:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent
+
+
+def _check_chunks(model: nn.Module, pipeline: Pipeline | None) -> None:
+    if pipeline is None:
+        return
+    given, found = len(pipeline[0]), len(called_modules(model))
+    if given != found:
+        raise WatchError(
+            "pipeline",
+            f"{given} stages are named, and the model is {found} chunks",
+            fix="give watch(nn.ModuleList([chunk, ...]), pipeline=([stage, ...], stages)), "
+            "one stage for each chunk",
+        )
 
 
 def _check_hints(model: nn.Module, hints: Sequence[Hint]) -> None:

@@ -19,7 +19,12 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+from torch.distributed.pipelining import (
+    PipelineStage,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleLoopedBFS,
+)
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -28,6 +33,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_of_logits
@@ -35,6 +41,16 @@ from trainer_agent.ranks import group
 from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12
+# Of each pipeline which blocks make which stage, and of interleaved ones who holds which stages.
+SPLIT = {
+    "pipeline": (range(2), range(2, 3)),
+    "interleaved": (range(1), range(1, 3), range(3, 4), range(4, 6)),
+    "looped": (range(1), range(1, 2), range(2, 3), range(3, 4)),
+}
+LAYERS = {kind: stages[-1].stop for kind, stages in SPLIT.items()}
+HELD = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3))}
+CHECKPOINTING = {"looped": False}
+SCHEDULES = {"interleaved": ScheduleInterleaved1F1B, "looped": ScheduleLoopedBFS}
 LONGER = {"burst": 80, "stop": 80}
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
@@ -96,24 +112,31 @@ def split_sequences(model: SmallGPT) -> nn.Module:
 
 
 class Stage(nn.Module):
-    """Half of a `SmallGPT`: the embeddings and two blocks, or the last block and the head."""
+    """Some blocks of a `SmallGPT`, with the embeddings before or norm and head behind them."""
 
-    def __init__(self, model: SmallGPT, number: int) -> None:
+    def __init__(self, model: SmallGPT, held: range) -> None:
         super().__init__()
-        self.first, held = number == 0, range(2) if number == 0 else range(2, 3)
+        self.first, self.last = held.start == 0, held.stop == len(model.blocks)
+        self.reentrant = model.reentrant
         self.blocks = nn.ModuleDict({str(n): model.blocks[n] for n in held})
-        self.rest = nn.ModuleDict(
-            {"tokens": model.tokens, "positions": model.positions}
-            if self.first
-            else {"norm": model.norm, "head": model.head}
-        )
+        outside = ["tokens", "positions"] if self.first else []
+        outside += ["norm", "head"] if self.last else []
+        self.rest = nn.ModuleDict({name: getattr(model, name) for name in outside})
 
     def forward(self, x: Tensor) -> Tensor:
         if self.first:
             x = self.rest["tokens"](x) + self.rest["positions"](torch.arange(x.shape[1]))
         for block in self.blocks.values():
-            x = block(x)
-        return x if self.first else self.rest["head"](self.rest["norm"](x))
+            x = block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=False)
+        return self.rest["head"](self.rest["norm"](x)) if self.last else x
+
+
+def staged(kind: str, rank: int) -> nn.Module:
+    """What this process holds of a pipeline: one stage, or a list of them."""
+    if kind == "pipeline":
+        return Stage(built()[0], SPLIT[kind][rank])
+    whole = built(layers=LAYERS[kind], checkpointing=CHECKPOINTING.get(kind))[0]
+    return nn.ModuleList(Stage(whole, SPLIT[kind][stage]) for stage in HELD[kind][rank])
 
 
 def whole_weights(model: nn.Module) -> dict[str, np.ndarray]:
@@ -145,24 +168,25 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD
     )
     kind, watched = kind.removesuffix("-bare"), not kind.endswith("bare")
-    staged = kind == "pipeline"
-    whole = built()[0]
-    model = Stage(whole, rank) if staged else wrapped(kind, whole)
+    in_stages = kind in SPLIT
+    model = staged(kind, rank) if in_stages else wrapped(kind, built()[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     given: dict[str, Any] = dict(OPTIONS.get(kind, EVERYTHING))
-    given |= {"pipeline": (rank, WORLD), "sites": STAGED_SITES} if staged else {}
+    if in_stages:
+        held = HELD[kind][rank] if kind in HELD else rank
+        given |= {"pipeline": (held, len(SPLIT[kind])), "sites": STAGED_SITES}
     agent, transport = None, RecordingTransport()
     if kind == "slow-server":
         slow_down()
     if watched and (kind != "alone" or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
-    run = pipelined(model, rank) if staged else partial(backward_of, kind, model, rank)
+    run = pipelined(kind, model, rank) if in_stages else partial(backward_of, kind, model, rank)
     for step in range(LONGER.get(kind, STEPS)):
         if step == 5 and rank == 0 and agent is not None and kind in SAID:
             agent._obey(SAID[kind])  # as the sender does with what the server answers
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
-        if kind not in ("pipeline", "tensor", "sequence"):
+        if not in_stages and kind not in ("tensor", "sequence"):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if agent is not None:
@@ -184,18 +208,29 @@ def backward_of(kind: str, model: nn.Module, rank: int, ids: Tensor) -> Tensor:
     return loss
 
 
-def pipelined(model: nn.Module, rank: int) -> Callable[[Tensor], Tensor | None]:
-    """Runs a batch through both stages, as two micro-batches."""
-    stage = PipelineStage(model, rank, WORLD, torch.device("cpu"))
-    schedule = ScheduleGPipe(stage, n_microbatches=2, loss_fn=loss_of_logits)
+def pipelined(kind: str, model: nn.Module, rank: int) -> Callable[[Tensor], Tensor | None]:
+    """Runs a batch through all stages, as two micro-batches."""
+    held = zip(HELD[kind][rank], model, strict=True) if kind in HELD else [(rank, model)]
+    stages = [
+        PipelineStage(module, number, len(SPLIT[kind]), torch.device("cpu"))
+        for number, module in held
+    ]
+    how: dict[str, Any] = {"n_microbatches": 2, "loss_fn": loss_of_logits}
+    one = kind not in HELD
+    schedule = ScheduleGPipe(stages[0], **how) if one else SCHEDULES[kind](stages, **how)
 
-    def run(ids: Tensor) -> Tensor | None:
+    def through(way: Callable[..., Any], ids: Tensor) -> Tensor | None:
         if rank == 0:
-            schedule.step(ids[:, :-1])
+            way(ids[:, :-1])
             return None
         losses: list[Tensor] = []
-        schedule.step(target=ids[:, 1:], losses=losses)
+        way(target=ids[:, 1:], losses=losses)
         return torch.stack(losses).mean()
+
+    def run(ids: Tensor) -> Tensor | None:
+        if kind == "looped":  # after an evaluation a schedule rehearses the next step again
+            through(schedule.eval, ids)
+        return through(schedule.step, ids)
 
     return run
 

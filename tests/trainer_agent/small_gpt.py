@@ -32,10 +32,12 @@ class Block(nn.Module):
 
 
 class SmallGPT(nn.Module):
-    def __init__(self, *, p_drop: float = 0.0, checkpointing: bool | None = None) -> None:
+    def __init__(
+        self, *, p_drop: float = 0.0, checkpointing: bool | None = None, layers: int = LAYERS
+    ) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(VOCAB, WIDTH), nn.Embedding(SEQ, WIDTH)
-        self.blocks = nn.ModuleList([Block(p_drop) for _ in range(LAYERS)])
+        self.blocks = nn.ModuleList([Block(p_drop) for _ in range(layers)])
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCAB)
         self.reentrant = checkpointing  # None: no checkpointing
 

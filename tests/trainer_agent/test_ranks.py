@@ -6,13 +6,14 @@ import multiprocessing
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.trainer_agent import distributed_job
-from tests.trainer_agent.distributed_job import EVERYTHING, STEPS
+from tests.trainer_agent.distributed_job import EVERYTHING, LAYERS, SPLIT, STEPS
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.gradient_norm import gradient_norm
@@ -73,9 +74,11 @@ def sent(folder: Path) -> dict[str, np.ndarray]:
     return {k.replace("|", "/"): v for k, v in np.load(folder / "frames-0.npz").items()}
 
 
-def in_one_process(folder: Path, step: int = 0, *, clip: bool = False) -> dict[str, np.ndarray]:
+def in_one_process(
+    folder: Path, step: int = 0, *, clip: bool = False, **how: Any
+) -> dict[str, np.ndarray]:
     """The same step on the whole batch, by a plain agent, itself tested elsewhere."""
-    model, optimizer = built()
+    model, optimizer = built(**how)
     agent, transport = recorded(model, folder, optimizer=optimizer, **EVERYTHING)
     for number in range(step + 1):
         ids = batch(number, size=4)
@@ -115,10 +118,12 @@ def test_numbers_are_those_of_the_whole_batch(
         np.testing.assert_allclose(found[key], wanted, rtol=2e-4, atol=2e-4 * largest, err_msg=key)
 
 
+@pytest.mark.parametrize("kind", SPLIT)
 def test_pipeline_shows_the_layers_of_all_its_stages(
-    run: Callable[[str], Path], tmp_path: Path
+    kind: str, run: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    found, expected = sent(run("pipeline")), in_one_process(tmp_path, step=1)
+    found = sent(run(kind))
+    expected = in_one_process(tmp_path, step=1, layers=LAYERS[kind])
 
     assert found["steps"].tolist() == list(range(1, STEPS))  # the first rehearses on no data
     assert str(found["reason"]) == ""
@@ -129,6 +134,7 @@ def test_pipeline_shows_the_layers_of_all_its_stages(
     gradient = found["decoder/stream_gradient/variance"]
     np.testing.assert_allclose(gradient, 4 * expected["decoder/stream_gradient/variance"], 2e-4)
     measured = ("decoder/stream/kurtosis", "decoder/weights/rms", "/weights/rms")
+    measured += ("decoder/feed_forward/variance", "decoder/attention_logits/entropy")
     for key in ("/loss/value", "/gradient_norm/value", *measured):
         np.testing.assert_allclose(found[key], expected[key], 2e-4)
 
@@ -184,7 +190,7 @@ def test_weights_are_bit_identical_and_one_rank_alone_holds_nobody_up(
         assert all(np.array_equal(watched[name], bare[name]) for name in bare)
 
 
-@pytest.mark.parametrize("kind", ["tensor", "pipeline"])
+@pytest.mark.parametrize("kind", ["tensor", *SPLIT])
 def test_weights_of_split_models_are_bit_identical(kind: str, run: Callable[[str], Path]) -> None:
     watched, bare = (np.load(run(name) / "weights-1.npz") for name in (kind, f"{kind}-bare"))
 

@@ -13,6 +13,8 @@ from wire import Layout, Series
 STREAM_QUANTITIES = ("mean", "variance", "correlation", "nonfinite")
 LOGIT_QUANTITIES = ("max", "variance", "entropy")
 OWN_SCALARS = ("loss", "learning_rate", "gradient_norm")
+# Stands in a stack's name before the number of its stage, where a process holds several.
+MARK = "@"
 
 Kind = Literal["tensor", "logits", "head", "parameters", "log_z"]
 
@@ -22,7 +24,8 @@ class StackPlan:
     """One column of blocks.
 
     Attributes:
-        name: ``"encoder"`` or ``"decoder"``.
+        name: ``"encoder"`` or ``"decoder"``; ``"decoder@2"`` where a process holds several stages
+            of a pipeline, and this is what stage 2 has of it.
         blocks: module paths in the order the model calls them.
         attention, feed_forward: per block, path of the module whose output is the branch's
             contribution to the stream, or None where it is not known.
@@ -197,6 +200,15 @@ _PARAMETERS = (
     ("weight_gradients", "weights", ("rms",)),
     ("updates", "updates", ("ratio", "second_moment")),
 )
+
+
+def mark_of(stack: str) -> str:
+    """What tells the chunk that a stack is in, "" in a model of one; ``"@2"`` of ``"decoder@2"``.
+
+    What lies in a chunk and in none of its stacks goes by the mark alone.
+    """
+    _, mark, stage = stack.partition(MARK)
+    return mark + stage
 
 
 def _number(

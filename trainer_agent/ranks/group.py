@@ -22,6 +22,7 @@ from torch import distributed, nn
 from trainer_agent.capture.accumulator import ADDITIVE, MAXIMA, Sums
 from trainer_agent.capture.frame_values import unscaled
 from trainer_agent.capture.plan import Plan
+from trainer_agent.chunks import Chunk
 from trainer_agent.guard import Guard
 from trainer_agent.ranks.replicas import (
     Replicas,
@@ -108,11 +109,15 @@ def whole(
 
 
 def join(
-    guard: Guard, model: nn.Module, plan: Plan, pipeline: tuple[int, int] | None
+    guard: Guard,
+    model: nn.Module,
+    plan: Plan,
+    chunks: Sequence[Chunk],
+    stages: int | None,
 ) -> Ranks | None:
     """Say that this process of a job of several is watched; None where there is one.
 
-    `pipeline` is which stage of how many `model` is, or None where every process holds all layers.
+    `stages` is how many there are, or None where every process holds all layers.
     """
     if not distributed.is_available() or not distributed.is_initialized():
         return None
@@ -125,7 +130,7 @@ def join(
         store = store.clone() if hasattr(store, "clone") else store
         own = distributed.distributed_c10d.PrefixStore(f"evenkeel/{next(_numbers)}", store)
         ranks = Ranks(own, distributed.get_rank(), size, guard, tensor_parallel(model))
-        ranks.enter(plan, pipeline)
+        ranks.enter(plan, chunks, stages)
         return ranks
     return None
 
@@ -142,7 +147,8 @@ class Ranks:
         self.rank, self.size = rank, size
         self.together = True
         self._split = split
-        self._pipeline: tuple[int, int] | None = None
+        self._chunks: Sequence[Chunk] = ()
+        self._n_stages: int | None = None
         self._stages: Stages | None = None
         self._store, self._guard = store, guard
         self._decided = False
@@ -153,16 +159,20 @@ class Ranks:
         self._heard = threading.Condition()
         self._combined = 0
 
-    def enter(self, plan: Plan, pipeline: tuple[int, int] | None) -> None:
+    def enter(self, plan: Plan, chunks: Sequence[Chunk], stages: int | None) -> None:
         """Say that this process is watched, and which layers it holds."""
-        self._pipeline = pipeline
-        if pipeline is not None:
-            self._store.set(f"stage/{pipeline[0]}", outline(plan))
+        self._chunks, self._n_stages = chunks, stages
+        for chunk in chunks if stages is not None else ():
+            self._store.set(f"stage/{chunk.stage}", outline(plan, chunk.mark))
         self._store.add("watched", 1)
 
     def widened(self, plan: Plan) -> Plan:
         """The plan of the whole model, of which this process may hold a stage."""
         return plan if self._stages is None else self._stages.widened(plan)
+
+    def layers_before(self, plan: Plan) -> dict[str, int]:
+        """By stack of this process, how many of its layers lie in earlier stages."""
+        return {} if self._stages is None else self._stages.layers_before(plan)
 
     def placed(self, plan: Plan, sums: Sums) -> Sums:
         """Sums of this process's `plan` in the rows of the whole model's."""
@@ -186,12 +196,14 @@ class Ranks:
             self._give_up(error)
 
     def _all_stages(self) -> Stages | None:
-        if self._pipeline is None:
+        if self._n_stages is None:
             return None
-        own, count = self._pipeline
-        names = [f"stage/{number}" for number in range(count)]
+        names = [f"stage/{number}" for number in range(self._n_stages)]
         if not self._store.check(names):
-            raise Apart(f"of {count} stages some are watched by no process: see watch(pipeline=)")
+            raise Apart(
+                f"of {len(names)} stages some are watched by no process: see watch(pipeline=)"
+            )
+        own = tuple(chunk.stage for chunk in self._chunks if chunk.stage is not None)
         return Stages(own, tuple(read_outline(self._store.get(name)) for name in names))
 
     def soon(self, work: Callable[[], T]) -> Callable[[], T]:
@@ -246,12 +258,11 @@ class Ranks:
         whole = _unpacked(_unpacked(sums, ADDITIVE, flat[:-3]), MAXIMA, largest)
         # Gradients are those of the mean of the losses on different data.
         different = 1 if self._sequences_are_split(alike) else alike.different
-        n_stages = 1 if self._stages is None else len(self._stages.blocks)
         combined = replace(
             share,
             sums=unscaled(share.outline.plan, whole, different),
             loss=loss / losses if losses else None,
-            gradient_norm=float(np.sqrt(squares * n_stages / self.size)),
+            gradient_norm=float(np.sqrt(squares * alike.holders / self.size)),
         )
         return combined, agreement
 
@@ -264,7 +275,7 @@ class Ranks:
         digest = hashlib.blake2b(repr((rows, wanted)).encode(), digest_size=6).digest()
         plan = int.from_bytes(digest, "big")
         seen, stages = np.zeros(self.size), np.zeros(self.size)
-        stage = -1 if self._stages is None else self._stages.own
+        stage = -1 if self._stages is None else self._stages.own[0]
         seen[self.rank], stages[self.rank] = share.seen, stage + 1
         told = np.concatenate([[step, -step, plan, -plan, every, self._said], seen, stages])
         head = self._reduce(told, distributed.ReduceOp.MAX)
@@ -275,7 +286,8 @@ class Ranks:
             )
         seen, stages = np.split(head[6:], 2)
         agreement = Agreement(every=int(head[4]), words=int(head[5]))
-        return agreement, replicas(seen[stages == stage + 1].tolist(), share.seen)
+        found = replicas(seen[stages == stage + 1].tolist(), share.seen)
+        return agreement, replace(found, holders=len(set(stages.tolist())))
 
     def _own_part(self, sums: Sums, found: Replicas) -> Sums:
         """What this process adds, where others may bring the same tokens or parts of them."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer_agent.capture.accumulator import Matrix, Sums
-from trainer_agent.capture.plan import Place, Plan, StackPlan
+from trainer_agent.capture.plan import MARK, Place, Plan, StackPlan, mark_of
 
 BLOCKS = Mapping[str, int]  # how many blocks of each stack
 
@@ -23,33 +23,52 @@ class Stages:
     """Where this process's layers stand among all of them.
 
     Attributes:
-        own: which stage this process holds, from 0.
+        own: which stages this process holds, from 0, in the order of its chunks.
         blocks: for every stage how many blocks of each stack it holds.
     """
 
-    own: int
+    own: tuple[int, ...]
     blocks: tuple[BLOCKS, ...]
 
     def widened(self, plan: Plan) -> Plan:
         """The plan of the whole model, whose other blocks have no path here."""
-        own = {stack.name: stack for stack in plan.stacks}
-        for name, n in self.blocks[self.own].items():
-            if name not in own or len(own[name].blocks) != n:
-                raise Misfit(f"stage {self.own} was to hold {n} blocks of the {name}")
+        for stage in self.own:
+            held = {self._home(stack.name)[1]: stack for stack in self._stacks_of(stage, plan)}
+            for name, n in self.blocks[stage].items():
+                if name not in held or len(held[name].blocks) != n:
+                    raise Misfit(f"stage {stage} was to hold {n} blocks of the {name}")
         names = sorted({name for stage in self.blocks for name in stage}, reverse=True)
-        return Plan(tuple(self._whole(name, own.get(name)) for name in names), plan.wanted)
+        return Plan(tuple(self._whole(name, plan) for name in names), plan.wanted)
 
-    def _whole(self, name: str, own: StackPlan | None) -> StackPlan:
-        before, n = self._before(name), sum(stage.get(name, 0) for stage in self.blocks)
-        inside = own.blocks if own else ()
-        blocks = ("",) * before + inside + ("",) * (n - before - len(inside))
-        return StackPlan(name, blocks, (None,) * n, (None,) * n)
+    def _stacks_of(self, stage: int, plan: Plan) -> list[StackPlan]:
+        return [stack for stack in plan.stacks if self._home(stack.name)[0] == stage]
 
-    def _before(self, stack: str) -> int:
-        return sum(stage.get(stack, 0) for stage in self.blocks[: self.own])
+    def _whole(self, name: str, plan: Plan) -> StackPlan:
+        n = sum(stage.get(name, 0) for stage in self.blocks)
+        blocks = [""] * n
+        for stack in plan.stacks:
+            stage, own = self._home(stack.name)
+            if own == name:
+                first = self.before(stage, name)
+                blocks[first : first + len(stack.blocks)] = stack.blocks
+        return StackPlan(name, tuple(blocks), (None,) * n, (None,) * n)
 
-    def _is_last(self, stack: str) -> bool:
-        return not any(stage.get(stack, 0) for stage in self.blocks[self.own + 1 :])
+    def _home(self, name: str) -> tuple[int, str]:
+        """The stage and the stack that a name in this process's plan speaks of."""
+        mark = mark_of(name)
+        stage = int(mark.removeprefix(MARK)) if mark else self.own[0]
+        return stage, name.removesuffix(mark)
+
+    def before(self, stage: int, stack: str) -> int:
+        """How many blocks of a stack lie in earlier stages."""
+        return sum(one.get(stack, 0) for one in self.blocks[:stage])
+
+    def layers_before(self, plan: Plan) -> dict[str, int]:
+        """The same for each stack of this process's plan, by its name there."""
+        return {stack.name: self.before(*self._home(stack.name)) for stack in plan.stacks}
+
+    def _is_last(self, stage: int, stack: str) -> bool:
+        return not any(one.get(stack, 0) for one in self.blocks[stage + 1 :])
 
     def spread(self, plan: Plan, sums: Sums) -> Sums:
         """This process's sums in the rows of the whole model, zero elsewhere.
@@ -72,9 +91,10 @@ class Stages:
 
     def _rows(self, places: Sequence[Place], whole: Plan) -> Iterator[tuple[slice, slice]]:
         for place in places:
-            blocks = self.blocks[self.own].get(place.stack, 0)
-            n = place.n if self._is_last(place.stack) else min(place.n, blocks)
-            first = whole.row(place.stack, place.site, self._before(place.stack))
+            stage, stack = self._home(place.stack)
+            blocks = self.blocks[stage].get(stack, 0)
+            n = place.n if self._is_last(stage, stack) else min(place.n, blocks)
+            first = whole.row(stack, place.site, self.before(stage, stack))
             yield slice(place.first, place.first + n), slice(first, first + n)
 
 
@@ -86,9 +106,10 @@ def _placed(own: Matrix, rows: Sequence[tuple[slice, slice]], n: int, empty: flo
     return found
 
 
-def outline(plan: Plan) -> str:
-    """What a stage tells the others of its plan."""
-    return json.dumps({stack.name: len(stack.blocks) for stack in plan.stacks})
+def outline(plan: Plan, mark: str = "") -> str:
+    """What a stage tells the others of its plan: of what bears its mark, where it has one."""
+    stacks = [stack for stack in plan.stacks if mark_of(stack.name) == mark]
+    return json.dumps({stack.name.removesuffix(mark): len(stack.blocks) for stack in stacks})
 
 
 def read_outline(text: bytes | str) -> BLOCKS:
