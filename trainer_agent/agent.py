@@ -84,7 +84,7 @@ class Agent:
         self._description: SelfDescription | StagedDescription = (
             SelfDescription(inner, self._probe, self._recorder, hints)
             if stages is None
-            else StagedDescription(chunks, self._probe, self._recorder, hints)
+            else StagedDescription(chunks, self._probe, self._recorder, self._ranks, hints)
         )
         self.rank = options.rank if self._ranks is None else self._ranks.rank
         self._sender: Sender | ranks.Follower = (
@@ -98,7 +98,7 @@ class Agent:
                 pace=pace,
             )
             if self.speaks
-            else ranks.Follower(self._guard)
+            else ranks.Follower(self._guard, staged=stages is not None)
         )
         # Before its first step torch's pipelining runs every stage on memory it has not filled.
         self._rehearsal = options.pipeline is not None
@@ -296,7 +296,7 @@ class Agent:
 
     def _obey(self, command: Command) -> None:
         """Do what the server asks; what concerns all processes of a job, all do at one step."""
-        if command.kind == "describe":
+        if command.kind == "describe" and not isinstance(self._description, StagedDescription):
             self._description.ask()
         elif self._ranks is None:
             self._take(command)
@@ -305,7 +305,9 @@ class Agent:
         self._wake()
 
     def _take(self, command: Command) -> None:
-        if command.kind == "burst":
+        if command.kind == "describe":
+            self._description.ask()
+        elif command.kind == "burst":
             self._pacing.bursts.ask(command)
         elif command.kind == "alert" and command.alert is not None:
             self._actions.hear(command.alert)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +15,15 @@ from trainer_agent.capture.probe import Begin, Probe
 from trainer_agent.capture.recorder import Listener, Recorder
 from trainer_agent.chunks import Chunk, joined
 from trainer_agent.hints import Hint
+from trainer_agent.ranks import Ranks, Stages
+from trainer_agent.ranks.board import Board
+from trainer_agent.ranks.whole_spec import whole_spec
 from trainer_agent.self_description import SelfDescription, plan_by_structure
+
+# How long rank 0's sender waits for parts that should have come with the same step's sample.
+PATIENCE_S = 5.0
+Packed = dict[str, Any]
+Take = Callable[[], Packed]
 
 
 class ChunkView:
@@ -40,15 +50,24 @@ class ChunkView:
 
 
 class StagedDescription:
-    """Has each chunk of this process describe itself.
+    """Has each chunk of this process describe itself, and rank 0 make one description of all.
 
     A forward pass of the agent's own runs one chunk alone: what a schedule sends from process to
-    process lies outside of it.
+    process lies outside of it. All processes are asked at the same step, and each leaves its part
+    for rank 0, which waits for it where nobody else does. Where the processes are apart a stage
+    is described alone, as it is shown alone.
     """
 
     def __init__(
-        self, chunks: Sequence[Chunk], probe: Probe, recorder: Recorder, hints: Sequence[Hint] = ()
+        self,
+        chunks: Sequence[Chunk],
+        probe: Probe,
+        recorder: Recorder,
+        together: Ranks | None,
+        hints: Sequence[Hint] = (),
     ) -> None:
+        self._ranks = together
+        self._samples = 0
         self._chunks, self._probe, self._recorder = chunks, probe, recorder
         self._views: list[ChunkView] = []
         self._each: list[SelfDescription] = []
@@ -80,12 +99,25 @@ class StagedDescription:
         for one in self._each:
             one.ask_from_time_to_time(step)
 
-    def take(self) -> Callable[[], dict[str, Any]] | None:
+    def take(self) -> Take | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
+        self._samples += 1  # the same in all processes, which sample the same steps
         if len(self._each) > 1:
             self._recorder.given = None  # which of the compiled chunks was given this is not known
-        found = [one.take() for one in self._each]
-        return found[0] if len(found) == 1 else None
+        own = {
+            chunk.stage: take
+            for chunk, one in zip(self._chunks, self._each, strict=True)
+            if chunk.stage is not None and (take := one.take()) is not None
+        }
+        ranks = self._ranks
+        if ranks is None or ranks.stages is None or not ranks.together:
+            return next(iter(own.values()), None) if len(self._each) == 1 else None
+        if not own:
+            return None
+        names = [f"part/{self._samples}/{stage}" for stage in range(len(ranks.stages.blocks))]
+        if ranks.rank == 0:
+            return partial(_whole, ranks.board, own, names, ranks.stages)
+        return partial(_bring, ranks.board, own, names)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._views[self._chunks.index(self._probe.running)].begin(args, kwargs)
@@ -93,6 +125,28 @@ class StagedDescription:
     def _follow(self) -> None:
         plans = [view.plan for view in self._views]
         self._probe.follow(joined(zip(self._chunks, plans, strict=True)))
+
+
+def _bring(board: Board, own: Mapping[int, Take], names: Sequence[str]) -> Packed:
+    """Leave this process's parts for rank 0."""
+    for stage, take in own.items():
+        board.pin(names[stage], json.dumps(take()))
+    return {}
+
+
+def _whole(board: Board, own: Mapping[int, Take], names: Sequence[str], stages: Stages) -> Packed:
+    """The description of all stages, in rank 0's sender thread; what does not come is missing."""
+    from dslm import spec_from_json, spec_to_json  # pulls in what no other process needs
+
+    others = [name for stage, name in enumerate(names) if stage not in own]
+    found = board.wait_for(others, PATIENCE_S)
+    board.take_down(names)
+    texts = [
+        json.dumps(own[stage]()) if stage in own else found.get(name)
+        for stage, name in enumerate(names)
+    ]
+    parts = [None if text is None else spec_from_json(json.loads(text)) for text in texts]
+    return spec_to_json(whole_spec(parts, stages.blocks))
 
 
 def _tell(listeners: Mapping[str, Listener], stack: str, x: Tensor, mask: Tensor | None) -> None:

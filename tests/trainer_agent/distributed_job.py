@@ -8,6 +8,7 @@ python -m tests.trainer_agent.distributed_job KIND RANK PORT FOLDER
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -47,23 +48,27 @@ SPLIT = {
     "interleaved": (range(1), range(1, 3), range(3, 4), range(4, 6)),
     "looped": (range(1), range(1, 2), range(2, 3), range(3, 4)),
 }
+PIPELINES = tuple(SPLIT)
+SPLIT["asked"] = SPLIT["pipeline"]
 LAYERS = {kind: stages[-1].stop for kind, stages in SPLIT.items()}
 HELD = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3))}
 CHECKPOINTING = {"looped": False}
 SCHEDULES = {"interleaved": ScheduleInterleaved1F1B, "looped": ScheduleLoopedBFS}
-LONGER = {"burst": 80, "stop": 80}
+LONGER = {"burst": 80, "stop": 80, "asked": 80}
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
     "burst": {"overhead": 0.05},
     "stop": {"overhead": 1.0, "on_alert": "stop"},
     "stop-fixed": {"on_alert": "stop"},
     "slow-server": {"overhead": 1.0},
+    "asked": {"overhead": 1.0},
 }
 ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
 SAID = {
     "burst": Command(id="b", kind="burst", steps=6),
     "stop": Command(id="a", kind="alert", alert=ALERT),
     "stop-fixed": Command(id="a", kind="alert", alert=ALERT),
+    "asked": Command(id="d", kind="describe"),
 }
 EVERYTHING = {"sites": "all", "quantities": "all"}
 STAGED_SITES = ("norm_inputs", "weights", "updates")
@@ -133,7 +138,7 @@ class Stage(nn.Module):
 
 def staged(kind: str, rank: int) -> nn.Module:
     """What this process holds of a pipeline: one stage, or a list of them."""
-    if kind == "pipeline":
+    if kind not in HELD:
         return Stage(built()[0], SPLIT[kind][rank])
     whole = built(layers=LAYERS[kind], checkpointing=CHECKPOINTING.get(kind))[0]
     return nn.ModuleList(Stage(whole, SPLIT[kind][stage]) for stage in HELD[kind][rank])
@@ -245,3 +250,5 @@ def keep(transport: RecordingTransport, target: Path) -> None:
     reason = np.array(transport.health.first_failure)
     burst = np.array([transport.health.burst, transport.health.burst_note])
     np.savez(target, steps=steps, reason=reason, burst=burst, **found)
+    specs = [{"step": one.step, "spec": one.spec} for one in transport.revisions]
+    target.with_suffix(".json").write_text(json.dumps(specs))

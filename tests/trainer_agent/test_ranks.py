@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer_agent import distributed_job
-from tests.trainer_agent.distributed_job import EVERYTHING, LAYERS, SPLIT, STEPS
+from tests.trainer_agent.distributed_job import EVERYTHING, LAYERS, PIPELINES, STEPS
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.gradient_norm import gradient_norm
@@ -28,44 +25,6 @@ PARAMETERS = (
     "decoder/updates/second_moment",
     "/updates/ratio",
 )
-_processes = multiprocessing.get_context("forkserver")  # loads torch once for all of them
-_processes.set_forkserver_preload(["tests.trainer_agent.distributed_job"])
-
-
-@pytest.fixture(scope="module")
-def folders() -> dict[str, Path]:
-    """Where jobs that have run left what they found."""
-    return {}
-
-
-@pytest.fixture
-def run(
-    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Runs a job of two processes, each kind once; returns the folder it wrote to."""
-
-    def once(kind: str) -> Path:
-        if kind not in folders:
-            folders[kind] = tmp_path_factory.mktemp(kind)
-            run_job(kind, folders[kind])
-        return folders[kind]
-
-    return once
-
-
-def run_job(kind: str, folder: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        _processes.Process(target=distributed_job.main, args=(kind, rank, port, folder))
-        for rank in range(distributed_job.WORLD)
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(120)
-        assert rank.exitcode == 0
 
 
 def sent(folder: Path) -> dict[str, np.ndarray]:
@@ -118,7 +77,7 @@ def test_numbers_are_those_of_the_whole_batch(
         np.testing.assert_allclose(found[key], wanted, rtol=2e-4, atol=2e-4 * largest, err_msg=key)
 
 
-@pytest.mark.parametrize("kind", SPLIT)
+@pytest.mark.parametrize("kind", PIPELINES)
 def test_pipeline_shows_the_layers_of_all_its_stages(
     kind: str, run: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -190,7 +149,7 @@ def test_weights_are_bit_identical_and_one_rank_alone_holds_nobody_up(
         assert all(np.array_equal(watched[name], bare[name]) for name in bare)
 
 
-@pytest.mark.parametrize("kind", ["tensor", *SPLIT])
+@pytest.mark.parametrize("kind", ["tensor", *PIPELINES])
 def test_weights_of_split_models_are_bit_identical(kind: str, run: Callable[[str], Path]) -> None:
     watched, bare = (np.load(run(name) / "weights-1.npz") for name in (kind, f"{kind}-bare"))
 

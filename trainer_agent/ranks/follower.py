@@ -16,14 +16,17 @@ class Follower:
     dropped = resent = last_seq = 0
     page = ""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, guard: Guard, *, staged: bool = False) -> None:
+        """Bring descriptions too where each process knows a part, as in a pipeline."""
+        self._guard, self._staged = guard, staged
         self._worker = Worker("evenkeel-ranks")
 
     def offer(self, parcel: Any) -> None:
-        """Take a sample; descriptions are rank 0's to send."""
+        """Take a sample or a part of the description; a whole one is rank 0's to send."""
         if hasattr(parcel, "values"):
             self._worker.submit(partial(self._bring, parcel.values))
+        elif self._staged:
+            self._worker.submit(partial(self._bring, parcel.spec))
 
     def close(self, end: object, *, timeout_s: float) -> bool:  # noqa: ARG002
         """Bring what is left; returns whether that was in time."""

@@ -24,6 +24,7 @@ from trainer_agent.capture.frame_values import unscaled
 from trainer_agent.capture.plan import Plan
 from trainer_agent.chunks import Chunk
 from trainer_agent.guard import Guard
+from trainer_agent.ranks.board import Board
 from trainer_agent.ranks.replicas import (
     Replicas,
     divided,
@@ -141,6 +142,8 @@ class Ranks:
     Attributes:
         rank, size: this process, and how many there are.
         together: whether they add up their numbers; if not, rank 0 shows its own.
+        board: where they leave things for each other.
+        stages: whose layers stand where, once it is agreed; None where all hold all.
     """
 
     def __init__(self, store: Any, rank: int, size: int, guard: Guard, split: int = 1) -> None:
@@ -149,12 +152,12 @@ class Ranks:
         self._split = split
         self._chunks: Sequence[Chunk] = ()
         self._n_stages: int | None = None
-        self._stages: Stages | None = None
+        self.stages: Stages | None = None
         self._store, self._guard = store, guard
         self._decided = False
         self._group: Any = None
         self._agreed: dict[int, Agreement] = {}
-        self._said = self._read = 0
+        self.board = Board(store)
         self._worker = Worker("evenkeel-ranks")
         self._heard = threading.Condition()
         self._combined = 0
@@ -168,15 +171,15 @@ class Ranks:
 
     def widened(self, plan: Plan) -> Plan:
         """The plan of the whole model, of which this process may hold a stage."""
-        return plan if self._stages is None else self._stages.widened(plan)
+        return plan if self.stages is None else self.stages.widened(plan)
 
     def layers_before(self, plan: Plan) -> dict[str, int]:
         """By stack of this process, how many of its layers lie in earlier stages."""
-        return {} if self._stages is None else self._stages.layers_before(plan)
+        return {} if self.stages is None else self.stages.layers_before(plan)
 
     def placed(self, plan: Plan, sums: Sums) -> Sums:
         """Sums of this process's `plan` in the rows of the whole model's."""
-        return sums if self._stages is None else self._stages.spread(plan, sums)
+        return sums if self.stages is None else self.stages.spread(plan, sums)
 
     def decide(self) -> None:
         """At the first step's end, when all have been through a backward pass together.
@@ -191,7 +194,7 @@ class Ranks:
             said = self._store.compare_set("decision", "", "together" if all_here else "apart")
             if said != b"together":
                 raise Apart("call watch in every process of the job, not in some")
-            self._stages = self._all_stages()
+            self.stages = self._all_stages()
         except Exception as error:
             self._give_up(error)
 
@@ -210,11 +213,6 @@ class Ranks:
         """Do `work` in the thread of what the processes do together; returns how to wait for it."""
         return self._worker.submit(work).result
 
-    def say(self, word: bytes) -> None:
-        """Tell all processes something, with the next sample; called by rank 0, in any thread."""
-        self._store.set(f"word/{self._said}", word)
-        self._said += 1
-
     def agreed_with(self, sample: int) -> Agreement | None:
         """What was agreed with sample number `sample`, from 0; None when not to be had."""
         with self._heard:
@@ -224,11 +222,6 @@ class Ranks:
         if not known:
             self._give_up(TimeoutError("the other processes are too late"))
         return self._agreed.pop(sample, None)
-
-    def words_of(self, agreement: Agreement) -> list[bytes]:
-        """The words it brings that this process has not read yet."""
-        first, self._read = self._read, max(self._read, agreement.words)
-        return [self._store.get(f"word/{number}") for number in range(first, self._read)]
 
     def combine(self, share: Share) -> Share:
         """The whole job's share; this process's own where they are apart. Waits for the others."""
@@ -275,9 +268,9 @@ class Ranks:
         digest = hashlib.blake2b(repr((rows, wanted)).encode(), digest_size=6).digest()
         plan = int.from_bytes(digest, "big")
         seen, stages = np.zeros(self.size), np.zeros(self.size)
-        stage = -1 if self._stages is None else self._stages.own[0]
+        stage = -1 if self.stages is None else self.stages.own[0]
         seen[self.rank], stages[self.rank] = share.seen, stage + 1
-        told = np.concatenate([[step, -step, plan, -plan, every, self._said], seen, stages])
+        told = np.concatenate([[step, -step, plan, -plan, every, self.board.said], seen, stages])
         head = self._reduce(told, distributed.ReduceOp.MAX)
         if head[0] != -head[1] or head[2] != -head[3]:
             raise Apart(

@@ -1,0 +1,28 @@
+"""Jobs of two processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from pathlib import Path
+
+from tests.trainer_agent import distributed_job
+
+_processes = multiprocessing.get_context("forkserver")  # loads torch once for all of them
+_processes.set_forkserver_preload(["tests.trainer_agent.distributed_job"])
+
+
+def run_job(kind: str, folder: Path) -> None:
+    """Run a job and wait for it; both processes write to the folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [
+        _processes.Process(target=distributed_job.main, args=(kind, rank, port, folder))
+        for rank in range(distributed_job.WORLD)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+        assert rank.exitcode == 0
