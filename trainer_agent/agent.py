@@ -183,7 +183,7 @@ class Agent:
         steps, self._passed, self._idle = self._passed + 1, 0, 0
         self._pacing.steps_over(steps, ended)
         if self._ranks is not None:
-            self._ranks.decide()
+            self._ranks.decide(self._probe.plan)
         if sampled and self._rehearsal:
             sampled = self._rehearsal = False
             self._recorder.accumulator.clear()
@@ -287,12 +287,15 @@ class Agent:
             silent=self._framing.silent,
             overhead=self._pacing.clock.share_since_start(),
             every=self._pacing.sampler.every,
-            dropped_sites=tuple(self._probe.dropped_sites),
+            dropped_sites=(*self._probe.dropped_sites, *self._not_agreed_on()),
             burst=self._pacing.bursts.taken,
             burst_left=self._pacing.bursts.left,
             burst_note=self._pacing.bursts.note,
             wants_alerts=self._actions.wants,
         )
+
+    def _not_agreed_on(self) -> tuple[str, ...]:
+        return () if self._ranks is None else self._ranks.dropped_sites
 
     def _obey(self, command: Command) -> None:
         """Do what the server asks; what concerns all processes of a job, all do at one step."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from trainer_agent.capture.plan import MARK, Plan, StackPlan
-from trainer_agent.capture.wanted import CustomSite, Wanted
+from trainer_agent.capture.wanted import CustomSite
 from trainer_agent.description.replay import eager
 
 
@@ -58,14 +58,10 @@ def joined(parts: Iterable[tuple[Chunk, Plan]]) -> Plan:
     return Plan(tuple(stacks), held[0][1].wanted)
 
 
-def wanted_in(wanted: Wanted, parts: Iterable[tuple[Chunk, Sequence[CustomSite]]]) -> Wanted:
-    """What is wanted, with each chunk's sites of the user's own as `joined` names them."""
-    sites = [
-        CustomSite(site.name, site.stack + chunk.mark, _within(chunk, site.paths))
-        for chunk, found in parts
-        for site in found
-    ]
-    return replace(wanted, custom=tuple(sites))
+def sites_in(chunk: Chunk, found: Iterable[CustomSite]) -> Iterator[CustomSite]:
+    """Sites of the user's own in one chunk, as `joined` names stacks and paths."""
+    for site in found:
+        yield CustomSite(site.name, site.stack + chunk.mark, _within(chunk, site.paths))
 
 
 def _marked(stack: StackPlan, chunk: Chunk) -> StackPlan:

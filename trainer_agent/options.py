@@ -108,7 +108,7 @@ def read_options(
         rank=_require_at_least("rank", rank, 0),
         run_id=_run_id(resume, project, run),
         pipeline=_require_pipeline(pipeline),
-        sites=_require_sites(sites, pipeline),
+        sites=_require_known("sites", sites, SITES, {"all": SITES}),
         quantities=_require_known("quantities", quantities, QUANTITIES, GROUPS),
     )
 
@@ -169,18 +169,6 @@ def _require_share(overhead: float | None, every: int | None) -> float:
             fix="give a number above 0 up to 1, such as 0.01",
         )
     return float(overhead)
-
-
-def _require_sites(sites: Sequence[str] | str, pipeline: GivenPipeline | None) -> tuple[str, ...]:
-    found = _require_known("sites", sites, SITES, {"all": SITES})
-    if pipeline is not None and "attention_heads" in found:
-        left = [site for site in SITES if site != "attention_heads"]
-        raise WatchError(
-            "sites",
-            '"attention_heads" is not measured in pipelines, whose stages may differ in heads',
-            fix=f"choose among {', '.join(left)}",
-        )
-    return found
 
 
 def _require_known(

@@ -34,15 +34,14 @@ class ChunkView:
         plan: what is measured in the chunk.
     """
 
-    def __init__(self, probe: Probe, plan: Plan, tell: Callable[[], None]) -> None:
+    def __init__(self, probe: Probe, plan: Plan, follow: Callable[[ChunkView, Plan], None]) -> None:
         self.begin: Begin = lambda _args, _kwargs: None
         self.plan = plan
-        self._probe, self._tell = probe, tell
+        self._probe, self._follow = probe, follow
 
     def follow(self, plan: Plan) -> None:
-        """Measure the places of `plan` in this chunk from now on."""
-        self.plan = plan
-        self._tell()
+        """Measure the places of `plan` in this chunk; raises where others count on other ones."""
+        self._follow(self, plan)
 
     def unseen(self) -> AbstractContextManager[None]:
         """Let forward passes of our own go by uncounted."""
@@ -122,9 +121,15 @@ class StagedDescription:
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._views[self._chunks.index(self._probe.running)].begin(args, kwargs)
 
-    def _follow(self) -> None:
-        plans = [view.plan for view in self._views]
-        self._probe.follow(joined(zip(self._chunks, plans, strict=True)))
+    def _follow(self, view: ChunkView, plan: Plan) -> None:
+        plans = [plan if one is view else one.plan for one in self._views]
+        whole = joined(zip(self._chunks, plans, strict=True))
+        if self._ranks is not None:
+            self._ranks.check(whole)
+        view.plan = plan
+        self._probe.follow(whole)
+        if self._ranks is not None:
+            self._ranks.roster.tell(self._probe.plan)
 
 
 def _bring(board: Board, own: Mapping[int, Take], names: Sequence[str]) -> Packed:

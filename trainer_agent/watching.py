@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 from trainer_agent.agent import Agent, is_open
 from trainer_agent.alert_actions import Action, read_actions
 from trainer_agent.capture.wanted import CustomSite
-from trainer_agent.chunks import called_modules
+from trainer_agent.chunks import called_modules, chunks_of, sites_in
 from trainer_agent.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.delivery.http_transport import HttpTransport
-from trainer_agent.description.replay import eager
 from trainer_agent.hints import Hint, HintError
 from trainer_agent.options import (
     SPOOL_LIMIT_BYTES,
     GivenPipeline,
+    Options,
     Pipeline,
     WatchError,
     read_options,
@@ -133,14 +133,7 @@ def watch(
     _check_chunks(model, options.pipeline)
     for module in called_modules(model):
         _check_hints(module, hints)
-    custom: tuple[CustomSite, ...] = ()
-    if custom_sites and pipeline is not None:
-        raise WatchError(
-            "custom_sites", "stages may differ in them", fix="leave it out where pipeline is given"
-        )
-    if custom_sites is not None:
-        inner = eager(model)
-        custom = find_custom_sites(inner, plan_by_structure(inner, hints), custom_sites)
+    custom = () if custom_sites is None else sites_of(model, options, custom_sites, hints)
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(
             "resume",
@@ -160,6 +153,19 @@ def watch(
     if agent.speaks:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent
+
+
+def sites_of(
+    model: nn.Module, options: Options, patterns: Mapping[str, str], hints: Sequence[Hint] = ()
+) -> tuple[CustomSite, ...]:
+    """The modules that `custom_sites` names, in each chunk of the model; raises `WatchError`."""
+    whole = options.pipeline is None
+    found = []
+    for chunk in chunks_of(model, None if options.pipeline is None else options.pipeline[0]):
+        plan = plan_by_structure(chunk.module, hints)
+        sites = find_custom_sites(chunk.module, plan, patterns, required=whole)
+        found += list(sites_in(chunk, sites))
+    return tuple(found)
 
 
 def _check_chunks(model: nn.Module, pipeline: Pipeline | None) -> None:

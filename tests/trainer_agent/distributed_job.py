@@ -46,10 +46,10 @@ WORLD, STEPS = 2, 12
 SPLIT = {
     "pipeline": (range(2), range(2, 3)),
     "interleaved": (range(1), range(1, 3), range(3, 4), range(4, 6)),
-    "looped": (range(1), range(1, 2), range(2, 3), range(3, 4)),
+    "looped": (range(0), range(2), range(2, 3), range(3, 4)),  # embeddings by themselves
 }
 PIPELINES = tuple(SPLIT)
-SPLIT["asked"] = SPLIT["pipeline"]
+SPLIT |= {"asked": SPLIT["pipeline"], "uneven": SPLIT["pipeline"]}
 LAYERS = {kind: stages[-1].stop for kind, stages in SPLIT.items()}
 HELD = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3))}
 CHECKPOINTING = {"looped": False}
@@ -71,7 +71,10 @@ SAID = {
     "asked": Command(id="d", kind="describe"),
 }
 EVERYTHING = {"sites": "all", "quantities": "all"}
-STAGED_SITES = ("norm_inputs", "weights", "updates")
+STAGED: dict[str, Any] = {
+    "sites": ("norm_inputs", "weights", "updates", "attention_heads"),
+    "custom_sites": {"hidden": "blocks.*.up", "normed": "rest.norm", "absent": "nowhere.*"},
+}
 
 
 def wrapped(kind: str, model: SmallGPT) -> nn.Module:
@@ -119,9 +122,9 @@ def split_sequences(model: SmallGPT) -> nn.Module:
 class Stage(nn.Module):
     """Some blocks of a `SmallGPT`, with the embeddings before or norm and head behind them."""
 
-    def __init__(self, model: SmallGPT, held: range) -> None:
+    def __init__(self, model: SmallGPT, held: range, *, first: bool) -> None:
         super().__init__()
-        self.first, self.last = held.start == 0, held.stop == len(model.blocks)
+        self.first, self.last = first, held.stop == len(model.blocks)
         self.reentrant = model.reentrant
         self.blocks = nn.ModuleDict({str(n): model.blocks[n] for n in held})
         outside = ["tokens", "positions"] if self.first else []
@@ -138,10 +141,14 @@ class Stage(nn.Module):
 
 def staged(kind: str, rank: int) -> nn.Module:
     """What this process holds of a pipeline: one stage, or a list of them."""
-    if kind not in HELD:
-        return Stage(built()[0], SPLIT[kind][rank])
     whole = built(layers=LAYERS[kind], checkpointing=CHECKPOINTING.get(kind))[0]
-    return nn.ModuleList(Stage(whole, SPLIT[kind][stage]) for stage in HELD[kind][rank])
+    if kind == "uneven":
+        whole.blocks[-1].heads *= 2
+    if kind not in HELD:
+        return Stage(whole, SPLIT[kind][rank], first=rank == 0)
+    return nn.ModuleList(
+        Stage(whole, SPLIT[kind][stage], first=stage == 0) for stage in HELD[kind][rank]
+    )
 
 
 def whole_weights(model: nn.Module) -> dict[str, np.ndarray]:
@@ -179,7 +186,7 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     given: dict[str, Any] = dict(OPTIONS.get(kind, EVERYTHING))
     if in_stages:
         held = HELD[kind][rank] if kind in HELD else rank
-        given |= {"pipeline": (held, len(SPLIT[kind])), "sites": STAGED_SITES}
+        given |= {"pipeline": (held, len(SPLIT[kind])), **STAGED}
     agent, transport = None, RecordingTransport()
     if kind == "slow-server":
         slow_down()
@@ -248,7 +255,11 @@ def keep(transport: RecordingTransport, target: Path) -> None:
     found = {key.replace("/", "|"): transport.series(key, at=0) for key in keys}
     steps = np.array([frame.step for frame in transport.frames])
     reason = np.array(transport.health.first_failure)
-    burst = np.array([transport.health.burst, transport.health.burst_note])
-    np.savez(target, steps=steps, reason=reason, burst=burst, **found)
+    health = transport.health
+    said = {
+        "burst": np.array([health.burst, health.burst_note]),
+        "dropped": np.array(health.dropped_sites),
+    }
+    np.savez(target, steps=steps, reason=reason, **said, **found)
     specs = [{"step": one.step, "spec": one.spec} for one in transport.revisions]
     target.with_suffix(".json").write_text(json.dumps(specs))

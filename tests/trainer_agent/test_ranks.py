@@ -38,7 +38,10 @@ def in_one_process(
 ) -> dict[str, np.ndarray]:
     """The same step on the whole batch, by a plain agent, itself tested elsewhere."""
     model, optimizer = built(**how)
-    agent, transport = recorded(model, folder, optimizer=optimizer, **EVERYTHING)
+    sites = {"hidden": "blocks.*.up", "normed": "norm"}
+    agent, transport = recorded(
+        model, folder, optimizer=optimizer, custom_sites=sites, **EVERYTHING
+    )
     for number in range(step + 1):
         ids = batch(number, size=4)
         optimizer.zero_grad()
@@ -94,8 +97,26 @@ def test_pipeline_shows_the_layers_of_all_its_stages(
     np.testing.assert_allclose(gradient, 4 * expected["decoder/stream_gradient/variance"], 2e-4)
     measured = ("decoder/stream/kurtosis", "decoder/weights/rms", "/weights/rms")
     measured += ("decoder/feed_forward/variance", "decoder/attention_logits/entropy")
+    measured += ("decoder/attention_head_0/variance", "decoder/attention_head_1/max")
+    measured += ("decoder/hidden/variance", "/normed/variance", "/normed/kurtosis")
     for key in ("/loss/value", "/gradient_norm/value", *measured):
         np.testing.assert_allclose(found[key], expected[key], 2e-4)
+
+
+def test_sites_that_no_stage_has_are_dropped_with_their_reason(run: Callable[[str], Path]) -> None:
+    found = sent(run("interleaved"))
+
+    assert found["dropped"].tolist() == ["absent: the pattern fits no module of any stage"]
+    assert not any("absent" in key for key in found)
+
+
+def test_heads_are_dropped_where_stages_differ_in_them(run: Callable[[str], Path]) -> None:
+    found = sent(run("uneven"))
+
+    assert str(found["reason"]) == ""
+    assert "stages differ in heads of the decoder, or do not know them: 2, 4" in found["dropped"][0]
+    assert not any("attention_head_" in key for key in found)
+    assert np.isfinite(found["decoder/attention_logits/entropy"]).all()
 
 
 def test_ranks_agree_on_the_interval_of_a_budget(run: Callable[[str], Path]) -> None:

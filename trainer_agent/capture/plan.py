@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from trainer_agent.capture.wanted import NOTHING_MORE, QUANTITIES, Wanted
+from trainer_agent.capture.wanted import NOTHING_MORE, QUANTITIES, CustomSite, Wanted
 from wire import Layout, Series
 
 STREAM_QUANTITIES = ("mean", "variance", "correlation", "nonfinite")
@@ -87,7 +87,7 @@ class Plan:
         found = list(_number(self.stacks, sites, self.wanted.quantities))
         first = sum(place.n for place in found)
         quantities = _together(MOMENTS, self.wanted.quantities)
-        for custom in self.wanted.custom:
+        for custom in (one for one in self.wanted.custom if one.paths):
             found.append(Place(custom.stack, custom.name, first, len(custom.paths), quantities))
             first += len(custom.paths)
         return tuple(found)
@@ -200,6 +200,23 @@ _PARAMETERS = (
     ("weight_gradients", "weights", ("rms",)),
     ("updates", "updates", ("ratio", "second_moment")),
 )
+
+
+def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
+    """A site of the user's own by the stack that holds its modules, in the order of its blocks.
+
+    The model's forward pass may have named it otherwise than its structure did.
+    """
+    for stack in stacks if site.stack != mark_of(site.stack) else ():
+        paths = tuple(_inside(block, site.paths) for block in stack.blocks)
+        if any(path is not None for path in paths):
+            return CustomSite(site.name, stack.name, paths)
+    return site
+
+
+def _inside(block: str, paths: Sequence[str | None]) -> str | None:
+    found = (path for path in paths if path == block or f"{path}".startswith(f"{block}."))
+    return next(found, None)
 
 
 def mark_of(stack: str) -> str:

@@ -28,7 +28,7 @@ from trainer_agent.capture.hooks import (
 )
 from trainer_agent.capture.log_z import head_of
 from trainer_agent.capture.padding import padding_masks
-from trainer_agent.capture.plan import NORM_INPUTS, Plan, StackPlan, mark_of
+from trainer_agent.capture.plan import NORM_INPUTS, Plan, StackPlan, mark_of, settled
 from trainer_agent.capture.recorder import ONCE, Recorder, in_backward
 from trainer_agent.capture.rehearsal import in_rehearsal
 from trainer_agent.chunks import Chunk
@@ -70,7 +70,8 @@ class Probe:
     def follow(self, plan: Plan) -> None:
         """Measure the places of `plan` from now on, and what the first plan wanted beyond."""
         self._detach()
-        self.plan = plan = replace(plan, wanted=self._wanted)
+        sites = tuple(settled(one, plan.stacks) for one in self._wanted.custom)
+        self.plan = plan = replace(plan, wanted=replace(self._wanted, custom=sites))
         self._windowed = _has_windows(plan, self._model)
         self._recorder.follow(plan, _device_of(self._model))
         if QUANTITIES in self.dropped_sites:

@@ -25,6 +25,7 @@ from trainer_agent.capture.plan import Plan
 from trainer_agent.chunks import Chunk
 from trainer_agent.guard import Guard
 from trainer_agent.ranks.board import Board
+from trainer_agent.ranks.outlines import dropped
 from trainer_agent.ranks.replicas import (
     Replicas,
     divided,
@@ -33,17 +34,14 @@ from trainer_agent.ranks.replicas import (
     tensor_parallel,
     without_pairs,
 )
-from trainer_agent.ranks.stages import Stages, outline, read_outline
+from trainer_agent.ranks.roster import Apart, Roster
+from trainer_agent.ranks.stages import Stages
 from trainer_agent.ranks.worker import Worker
 
 COLLECTIVE_TIMEOUT_S = 30.0
 DECISION_TIMEOUT_S = 5.0
 _numbers = itertools.count()
 T = TypeVar("T")
-
-
-class Apart(RuntimeError):
-    """The processes of the job do not measure the same step of the same model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ def join(
         store = store.clone() if hasattr(store, "clone") else store
         own = distributed.distributed_c10d.PrefixStore(f"evenkeel/{next(_numbers)}", store)
         ranks = Ranks(own, distributed.get_rank(), size, guard, tensor_parallel(model))
-        ranks.enter(plan, chunks, stages)
+        ranks.roster.enter(plan, chunks, stages)
         return ranks
     return None
 
@@ -143,35 +141,39 @@ class Ranks:
         rank, size: this process, and how many there are.
         together: whether they add up their numbers; if not, rank 0 shows its own.
         board: where they leave things for each other.
+        roster: who is watched and what each stage holds, until it is agreed.
         stages: whose layers stand where, once it is agreed; None where all hold all.
+        dropped_sites: sites that stages could not agree on, each with the reason.
     """
 
     def __init__(self, store: Any, rank: int, size: int, guard: Guard, split: int = 1) -> None:
         self.rank, self.size = rank, size
         self.together = True
         self._split = split
-        self._chunks: Sequence[Chunk] = ()
-        self._n_stages: int | None = None
         self.stages: Stages | None = None
+        self.dropped_sites: tuple[str, ...] = ()
+        self._widened: tuple[Plan, Plan] | None = None
         self._store, self._guard = store, guard
-        self._decided = False
         self._group: Any = None
         self._agreed: dict[int, Agreement] = {}
         self.board = Board(store)
+        self.roster = Roster(store, self.board, size)
         self._worker = Worker("evenkeel-ranks")
         self._heard = threading.Condition()
         self._combined = 0
 
-    def enter(self, plan: Plan, chunks: Sequence[Chunk], stages: int | None) -> None:
-        """Say that this process is watched, and which layers it holds."""
-        self._chunks, self._n_stages = chunks, stages
-        for chunk in chunks if stages is not None else ():
-            self._store.set(f"stage/{chunk.stage}", outline(plan, chunk.mark))
-        self._store.add("watched", 1)
+    def check(self, plan: Plan) -> None:
+        """Raise `Misfit` where `plan` is not what the others count on."""
+        if self.stages is not None:
+            self.stages.check(plan)
 
     def widened(self, plan: Plan) -> Plan:
         """The plan of the whole model, of which this process may hold a stage."""
-        return plan if self.stages is None else self.stages.widened(plan)
+        if self.stages is None:
+            return plan
+        if self._widened is None or self._widened[0] is not plan:
+            self._widened = plan, self.stages.widened(plan)
+        return self._widened[1]
 
     def layers_before(self, plan: Plan) -> dict[str, int]:
         """By stack of this process, how many of its layers lie in earlier stages."""
@@ -181,33 +183,21 @@ class Ranks:
         """Sums of this process's `plan` in the rows of the whole model's."""
         return sums if self.stages is None else self.stages.spread(plan, sums)
 
-    def decide(self) -> None:
+    def decide(self, plan: Plan) -> None:
         """At the first step's end, when all have been through a backward pass together.
 
-        Whoever is first lays down, for all, whether every process is watched.
+        It is laid down, for all, whether every process is watched and what its stages hold.
         """
-        if self._decided:
+        if self.roster.laid_down:
             return
-        self._decided = True
         try:
-            all_here = self._store.add("watched", 0) == self.size
-            said = self._store.compare_set("decision", "", "together" if all_here else "apart")
-            if said != b"together":
-                raise Apart("call watch in every process of the job, not in some")
-            self.stages = self._all_stages()
+            stages = self.roster.lay_down()
+            if stages is not None:
+                stages.check(plan)
+                self.dropped_sites = dropped(stages.outlines, plan.wanted.sites)
+            self.stages = stages
         except Exception as error:
             self._give_up(error)
-
-    def _all_stages(self) -> Stages | None:
-        if self._n_stages is None:
-            return None
-        names = [f"stage/{number}" for number in range(self._n_stages)]
-        if not self._store.check(names):
-            raise Apart(
-                f"of {len(names)} stages some are watched by no process: see watch(pipeline=)"
-            )
-        own = tuple(chunk.stage for chunk in self._chunks if chunk.stage is not None)
-        return Stages(own, tuple(read_outline(self._store.get(name)) for name in names))
 
     def soon(self, work: Callable[[], T]) -> Callable[[], T]:
         """Do `work` in the thread of what the processes do together; returns how to wait for it."""

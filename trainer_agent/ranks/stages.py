@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,8 +9,9 @@ import numpy as np
 
 from trainer_agent.capture.accumulator import Matrix, Sums
 from trainer_agent.capture.plan import MARK, Place, Plan, StackPlan, mark_of
+from trainer_agent.ranks.outlines import StageOutline, common_heads, common_sites
 
-BLOCKS = Mapping[str, int]  # how many blocks of each stack
+Rows = Sequence[tuple[slice, slice]]
 
 
 class Misfit(RuntimeError):
@@ -24,34 +24,43 @@ class Stages:
 
     Attributes:
         own: which stages this process holds, from 0, in the order of its chunks.
-        blocks: for every stage how many blocks of each stack it holds.
+        outlines: what every stage holds.
     """
 
     own: tuple[int, ...]
-    blocks: tuple[BLOCKS, ...]
+    outlines: tuple[StageOutline, ...]
+
+    @property
+    def blocks(self) -> tuple[Mapping[str, int], ...]:
+        """For every stage how many blocks of each stack it holds."""
+        return tuple(one.blocks for one in self.outlines)
+
+    def check(self, plan: Plan) -> None:
+        """Raise `Misfit` where this process holds other blocks than it has told the others."""
+        for stage in self.own:
+            homes = [(*self._home(stack.name), stack) for stack in plan.stacks]
+            held = {name: len(stack.blocks) for at, name, stack in homes if at == stage}
+            if held != self.outlines[stage].blocks:
+                said = self.outlines[stage].blocks
+                raise Misfit(f"stage {stage} was to hold blocks {said}, and holds {held}")
 
     def widened(self, plan: Plan) -> Plan:
         """The plan of the whole model, whose other blocks have no path here."""
-        for stage in self.own:
-            held = {self._home(stack.name)[1]: stack for stack in self._stacks_of(stage, plan)}
-            for name, n in self.blocks[stage].items():
-                if name not in held or len(held[name].blocks) != n:
-                    raise Misfit(f"stage {stage} was to hold {n} blocks of the {name}")
-        names = sorted({name for stage in self.blocks for name in stage}, reverse=True)
-        return Plan(tuple(self._whole(name, plan) for name in names), plan.wanted)
-
-    def _stacks_of(self, stage: int, plan: Plan) -> list[StackPlan]:
-        return [stack for stack in plan.stacks if self._home(stack.name)[0] == stage]
+        self.check(plan)
+        names = sorted({name for one in self.outlines for name in one.blocks}, reverse=True)
+        wanted = replace(plan.wanted, custom=common_sites(self.outlines))
+        return Plan(tuple(self._whole(name, plan) for name in names), wanted)
 
     def _whole(self, name: str, plan: Plan) -> StackPlan:
-        n = sum(stage.get(name, 0) for stage in self.blocks)
+        n = sum(one.blocks.get(name, 0) for one in self.outlines)
         blocks = [""] * n
         for stack in plan.stacks:
             stage, own = self._home(stack.name)
             if own == name:
-                first = self.before(stage, name)
+                first = self._before(stage, name)
                 blocks[first : first + len(stack.blocks)] = stack.blocks
-        return StackPlan(name, tuple(blocks), (None,) * n, (None,) * n)
+        n_heads = common_heads(self.outlines, name)
+        return StackPlan(name, tuple(blocks), (None,) * n, (None,) * n, n_heads=n_heads)
 
     def _home(self, name: str) -> tuple[int, str]:
         """The stage and the stack that a name in this process's plan speaks of."""
@@ -59,16 +68,15 @@ class Stages:
         stage = int(mark.removeprefix(MARK)) if mark else self.own[0]
         return stage, name.removesuffix(mark)
 
-    def before(self, stage: int, stack: str) -> int:
-        """How many blocks of a stack lie in earlier stages."""
-        return sum(one.get(stack, 0) for one in self.blocks[:stage])
+    def _before(self, stage: int, stack: str) -> int:
+        return sum(one.blocks.get(stack, 0) for one in self.outlines[:stage])
 
     def layers_before(self, plan: Plan) -> dict[str, int]:
-        """The same for each stack of this process's plan, by its name there."""
-        return {stack.name: self.before(*self._home(stack.name)) for stack in plan.stacks}
+        """By stack of this process's plan, how many of its blocks lie in earlier stages."""
+        return {stack.name: self._before(*self._home(stack.name)) for stack in plan.stacks}
 
     def _is_last(self, stage: int, stack: str) -> bool:
-        return not any(one.get(stack, 0) for one in self.blocks[stage + 1 :])
+        return not any(one.blocks.get(stack, 0) for one in self.outlines[stage + 1 :])
 
     def spread(self, plan: Plan, sums: Sums) -> Sums:
         """This process's sums in the rows of the whole model, zero elsewhere.
@@ -76,42 +84,52 @@ class Stages:
         What leaves one stage enters the next: it is counted where it enters.
         """
         whole = self.widened(plan)
-        tensors = list(self._rows(plan.places, whole))
-        blocks = list(self._rows(plan.logit_places, whole))
+        tensors = list(self._rows(plan.places, whole.places))
+        blocks = list(self._rows(plan.logit_places, whole.logit_places))
         outside = [(slice(plan.logit_rows, None), slice(whole.logit_rows, None))]
+        of_tails = whole.rows if whole.wanted.costly else 0
         return replace(
             sums,
             moments=_placed(sums.moments, tensors, whole.rows),
-            tails=_placed(sums.tails, tensors, whole.rows),
-            tail_max=_placed(sums.tail_max, tensors, whole.rows),
+            tails=_placed(sums.tails, tensors, of_tails),
+            tail_max=_placed(sums.tail_max, tensors, of_tails),
             logits=_placed(sums.logits, blocks, whole.logit_rows),
             logit_max=_placed(sums.logit_max, blocks, whole.logit_rows, empty=-np.inf),
+            heads=_of_heads(sums.heads, plan, whole, blocks),
+            head_max=_of_heads(sums.head_max, plan, whole, blocks, empty=-np.inf),
             parameters=_placed(sums.parameters, blocks + outside, whole.parameter_rows),
         )
 
-    def _rows(self, places: Sequence[Place], whole: Plan) -> Iterator[tuple[slice, slice]]:
-        for place in places:
+    def _rows(self, own: Sequence[Place], whole: Sequence[Place]) -> Iterator[tuple[slice, slice]]:
+        begins = {(place.stack, place.site): place.first for place in whole}
+        for place in own:
             stage, stack = self._home(place.stack)
-            blocks = self.blocks[stage].get(stack, 0)
-            n = place.n if self._is_last(stage, stack) else min(place.n, blocks)
-            first = whole.row(stack, place.site, self.before(stage, stack))
-            yield slice(place.first, place.first + n), slice(first, first + n)
+            if (stack, place.site) in begins:  # else stages could not agree on the site
+                blocks = self.outlines[stage].blocks.get(stack, 0)
+                n = place.n if self._is_last(stage, stack) else min(place.n, blocks)
+                first = begins[stack, place.site] + self._rows_before(stage, stack, place.site)
+                yield slice(place.first, place.first + n), slice(first, first + n)
+
+    def _rows_before(self, stage: int, stack: str, site: str) -> int:
+        if stack:
+            return self._before(stage, stack)
+        return sum(one.custom.get(site, ("", 0))[1] for one in self.outlines[:stage])
 
 
-def _placed(own: Matrix, rows: Sequence[tuple[slice, slice]], n: int, empty: float = 0.0) -> Matrix:
-    """Rows of one array at their places among `n`; an array that is not measured stays empty."""
-    found = np.full((n if len(own) else 0, *own.shape[1:]), empty)
-    for here, there in rows if len(own) else ():
+def _placed(own: Matrix, rows: Rows, n: int, empty: float = 0.0) -> Matrix:
+    """Rows of one array at their places among `n`."""
+    found = np.full((n, *own.shape[1:]), empty)
+    for here, there in rows if n else ():
         found[there] = own[here]
     return found
 
 
-def outline(plan: Plan, mark: str = "") -> str:
-    """What a stage tells the others of its plan: of what bears its mark, where it has one."""
-    stacks = [stack for stack in plan.stacks if mark_of(stack.name) == mark]
-    return json.dumps({stack.name.removesuffix(mark): len(stack.blocks) for stack in stacks})
-
-
-def read_outline(text: bytes | str) -> BLOCKS:
-    """What `outline` wrote."""
-    return {str(name): int(n) for name, n in json.loads(text).items()}
+def _of_heads(own: Matrix, plan: Plan, whole: Plan, rows: Rows, empty: float = 0.0) -> Matrix:
+    """The same of an array that has a row for each head of a block."""
+    columns = own.shape[1:]
+    found = np.full((whole.logit_rows, whole.heads, *columns), empty)
+    held = own.reshape(plan.logit_rows, plan.heads, *columns)
+    n = min(plan.heads, whole.heads)
+    for here, there in rows:
+        found[there, :n] = held[here, :n]
+    return found.reshape(whole.logit_rows * whole.heads, *columns)
