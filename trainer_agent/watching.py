@@ -87,7 +87,7 @@ def watch(
             ``"kurtosis"``, ``"zeros"``, ``"nonfinite"``, ``"ranks"``, ``"ranges"``, ``"all"``, or
             one of a group by its own name.
         custom_sites: outputs of modules to measure, as names of sites and patterns of module
-            paths: ``{"activation": "blocks.*.mlp.act"}``.
+            paths: ``{"activation": "blocks.*.mlp.act"}``. In a pipeline seen from each stage.
         hints: what the description of the model cannot see by itself, or sees wrongly.
         on_alert: what to do when the server opens an alert, nothing by default: a function of one
             argument (`wire.AlertWord`), called at the end of a step; ``"stop"`` sets

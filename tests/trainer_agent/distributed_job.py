@@ -25,6 +25,7 @@ from torch.distributed.pipelining import (
     ScheduleGPipe,
     ScheduleInterleaved1F1B,
     ScheduleLoopedBFS,
+    ScheduleZBVZeroBubble,
 )
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -48,16 +49,22 @@ SPLIT = {
     "interleaved": (range(1), range(1, 3), range(3, 4), range(4, 6)),
     "looped": (range(0), range(2), range(2, 3), range(3, 4)),  # embeddings by themselves
 }
+SPLIT["v_shaped"] = SPLIT["interleaved"]
 PIPELINES = tuple(SPLIT)
-SPLIT |= {"asked": SPLIT["pipeline"], "uneven": SPLIT["pipeline"]}
+SPLIT |= dict.fromkeys(("asked", "uneven", "staged_burst"), SPLIT["pipeline"])
 LAYERS = {kind: stages[-1].stop for kind, stages in SPLIT.items()}
-HELD = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3))}
+HELD = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3)), "v_shaped": ((0, 3), (1, 2))}
 CHECKPOINTING = {"looped": False}
-SCHEDULES = {"interleaved": ScheduleInterleaved1F1B, "looped": ScheduleLoopedBFS}
-LONGER = {"burst": 80, "stop": 80, "asked": 80}
+SCHEDULES = {
+    "interleaved": ScheduleInterleaved1F1B,
+    "looped": ScheduleLoopedBFS,
+    "v_shaped": ScheduleZBVZeroBubble,
+}
+LONGER = {"burst": 80, "staged_burst": 80, "stop": 80, "asked": 80}
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
     "burst": {"overhead": 0.05},
+    "staged_burst": {"overhead": 0.05},
     "stop": {"overhead": 1.0, "on_alert": "stop"},
     "stop-fixed": {"on_alert": "stop"},
     "slow-server": {"overhead": 1.0},
@@ -66,6 +73,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
 SAID = {
     "burst": Command(id="b", kind="burst", steps=6),
+    "staged_burst": Command(id="b", kind="burst", steps=6, layers=(2,)),
     "stop": Command(id="a", kind="alert", alert=ALERT),
     "stop-fixed": Command(id="a", kind="alert", alert=ALERT),
     "asked": Command(id="d", kind="describe"),
@@ -232,11 +240,12 @@ def pipelined(kind: str, model: nn.Module, rank: int) -> Callable[[Tensor], Tens
     schedule = ScheduleGPipe(stages[0], **how) if one else SCHEDULES[kind](stages, **how)
 
     def through(way: Callable[..., Any], ids: Tensor) -> Tensor | None:
-        if rank == 0:
-            way(ids[:, :-1])
+        given = [ids[:, :-1]] if stages[0].is_first else []
+        if not stages[-1].is_last:
+            way(*given)
             return None
         losses: list[Tensor] = []
-        way(target=ids[:, 1:], losses=losses)
+        way(*given, target=ids[:, 1:], losses=losses)
         return torch.stack(losses).mean()
 
     def run(ids: Tensor) -> Tensor | None:
@@ -260,6 +269,12 @@ def keep(transport: RecordingTransport, target: Path) -> None:
         "burst": np.array([health.burst, health.burst_note]),
         "dropped": np.array(health.dropped_sites),
     }
-    np.savez(target, steps=steps, reason=reason, **said, **found)
+    closer = [
+        transport.series("decoder/stream/variance", at)
+        for at in range(len(steps))
+        if transport.holds("/burst_layers/value", at)
+        and transport.series("/burst_layers/value", at)[0] > 0
+    ]
+    np.savez(target, steps=steps, reason=reason, closer=np.array(closer), **said, **found)
     specs = [{"step": one.step, "spec": one.spec} for one in transport.revisions]
     target.with_suffix(".json").write_text(json.dumps(specs))

@@ -57,6 +57,11 @@ class RecordingTransport:
     def close(self) -> None:
         pass
 
+    def holds(self, key: str, at: int) -> bool:
+        """Whether a frame has a series."""
+        layouts = {one.layout.hash: one.layout for one in self.declarations}
+        return key in layouts[self.frames[at].layout].slices
+
     def series(self, key: str, at: int = -1) -> np.ndarray:
         """One series of one frame."""
         frame = self.frames[at]

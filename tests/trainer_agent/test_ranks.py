@@ -135,6 +135,15 @@ def test_a_burst_begins_in_all_processes_at_the_same_step(run: Callable[[str], P
     assert "1" * 5 in "".join("1" if gap == 1 else "0" for gap in gaps)  # six steps running
 
 
+def test_layers_of_a_burst_are_counted_from_the_first_stage_on(run: Callable[[str], Path]) -> None:
+    found = sent(run("staged_burst"))
+
+    assert str(found["reason"]) == ""
+    assert len(found["closer"]) > 0
+    # What enters layer 2, the first of the second stage; and nothing of the first stage's layers.
+    assert all(np.isfinite(one).tolist() == [False, False, True, False] for one in found["closer"])
+
+
 def test_processes_are_asked_to_stop_at_the_same_step(run: Callable[[str], Path]) -> None:
     folder = run("stop")
 

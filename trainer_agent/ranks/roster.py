@@ -55,7 +55,10 @@ class Roster:
         if kind != "together":
             raise Apart(rest)
         own = tuple(chunk.stage for chunk in self._chunks if chunk.stage is not None)
-        return Stages(own, read(rest)) if own else None
+        held = read(rest)
+        if len(held) != self._n_stages:
+            raise Apart("give watch(pipeline=) with the same number of stages in every process")
+        return Stages(own, held) if own else None
 
     def _proposal(self) -> str:
         if self._store.add("watched", 0) != self._size:
