@@ -22,6 +22,7 @@ from trainer_agent.alert_actions import AlertActions
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.wanted import CustomSite, Wanted
+from trainer_agent.chunks import chunks_of, joined
 from trainer_agent.delivery.courier import Pace
 from trainer_agent.delivery.messages import end_of
 from trainer_agent.delivery.sender import Description, Sender
@@ -36,6 +37,7 @@ from trainer_agent.options import Options
 from trainer_agent.pacing import Pacing
 from trainer_agent.parameter_view import ParameterView
 from trainer_agent.self_description import SelfDescription, plan_by_structure
+from trainer_agent.staged_description import StagedDescription
 from trainer_agent.step_guard import StepGuard
 from wire import Command, Health, RunEnd
 
@@ -73,15 +75,23 @@ class Agent:
         self._guard = Guard()
         self._recorder = Recorder(self._guard)
         inner = eager(model)
+        own, stages = options.pipeline or (None, None)
+        chunks = chunks_of(model, own)
+        found = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)
         wanted = Wanted(options.quantities, options.sites, custom)
-        plan = replace(plan_by_structure(inner, hints), wanted=wanted)
-        self._probe = Probe(inner, plan, self._recorder)
-        self._description = SelfDescription(inner, self._probe, self._recorder, hints)
-        self._ranks = ranks.join(self._guard, inner, self._probe.plan, options.pipeline)
+        plan = replace(found, wanted=wanted)
+        self._probe = Probe(inner, plan, self._recorder, chunks)
+        self._ranks = ranks.join(self._guard, inner, plan, chunks, stages)
+        self._description: SelfDescription | StagedDescription = (
+            SelfDescription(inner, self._probe, self._recorder, hints)
+            if stages is None
+            else StagedDescription(chunks, self._probe, self._recorder, self._ranks, hints)
+        )
+        if isinstance(self._description, SelfDescription):
+            self._description.agree = partial(ranks.all_able, self._ranks)
+            if self._ranks is not None:
+                self._description.add_up = self._ranks.add_up
         self.rank = options.rank if self._ranks is None else self._ranks.rank
-        self._description.agree = partial(ranks.all_able, self._ranks)
-        if self._ranks is not None:
-            self._description.add_up = self._ranks.add_up
         self._sender: Sender | ranks.Follower = (
             Sender(
                 options,
@@ -178,11 +188,13 @@ class Agent:
         steps, self._passed, self._idle = self._passed + 1, 0, 0
         self._pacing.steps_over(steps, ended)
         if self._ranks is not None:
-            self._ranks.decide()
+            self._ranks.decide(self._probe.plan)
         if sampled and self._rehearsal:
             sampled = self._rehearsal = False
             self._recorder.accumulator.clear()
             self._description.forget()
+            if self._ranks is not None:
+                self._recorder.before = self._ranks.layers_before(self._probe.plan)
         if sampled:
             with self._guard.at("sample"):
                 self._finish_sample({**given, **self._pacing.burst_layers()}, ended)
@@ -203,7 +215,8 @@ class Agent:
 
         Raises what the model raises on these arguments.
         """
-        self._description.prepare(args, kwargs)
+        if isinstance(self._description, SelfDescription):
+            self._description.prepare(args, kwargs)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Take the hooks away, send what is left, end the run; returns whether all arrived.
@@ -273,9 +286,10 @@ class Agent:
 
     def _describe(self) -> None:
         spec = self._description.take()
-        together = self._description.together and self._ranks is not None
-        if spec is not None and together and self._ranks is not None and self.speaks:
-            spec = self._ranks.soon(spec)
+        together = self._description.together
+        if spec is not None and self._ranks is not None and together:
+            alone = not self.speaks or not self._description.adds_up
+            spec = spec if alone else self._ranks.soon(spec)
         if spec is not None:
             self._sender.offer(Description(self._step, spec, together=together))
         self._description.ask_from_time_to_time(self._step + self._pacing.sampler.every)
@@ -290,12 +304,15 @@ class Agent:
             silent=self._framing.silent,
             overhead=self._pacing.clock.share_since_start(),
             every=self._pacing.sampler.every,
-            dropped_sites=tuple(self._probe.dropped_sites),
+            dropped_sites=(*self._probe.dropped_sites, *self._not_agreed_on()),
             burst=self._pacing.bursts.taken,
             burst_left=self._pacing.bursts.left,
             burst_note=self._pacing.bursts.note,
             wants_alerts=self._actions.wants,
         )
+
+    def _not_agreed_on(self) -> tuple[str, ...]:
+        return () if self._ranks is None else self._ranks.dropped_sites
 
     def _obey(self, command: Command) -> None:
         """Do what the server asks; what concerns all processes of a job, all do at one step."""

@@ -19,11 +19,12 @@ ARGUMENT = "custom_sites"
 
 
 def custom_sites(
-    model: nn.Module, plan: Plan, patterns: Mapping[str, str]
+    model: nn.Module, plan: Plan, patterns: Mapping[str, str], *, required: bool = True
 ) -> tuple[CustomSite, ...]:
     """The modules that each pattern names; ``*`` stands for one part of a path.
 
     ``"blocks.*.mlp.act"`` is a site over depth, one module a block; ``"embed"`` is one of its own.
+    Where it is not `required`, as in a stage of a pipeline, a site may have no module here.
 
     Raises:
         WatchError: for a name that cannot be used, or a pattern that fits no module or several
@@ -35,10 +36,10 @@ def custom_sites(
             f"{type(patterns).__name__} is no mapping",
             fix='give {"activation": "blocks.*.mlp.act"}',
         )
-    return tuple(_site(model, plan, name, pattern) for name, pattern in patterns.items())
+    return tuple(_site(model, plan, *named, required=required) for named in patterns.items())
 
 
-def _site(model: nn.Module, plan: Plan, name: str, pattern: str) -> CustomSite:
+def _site(model: nn.Module, plan: Plan, name: str, pattern: str, *, required: bool) -> CustomSite:
     if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]{0,63}", name) or name in TAKEN:
         raise WatchError(
             ARGUMENT,
@@ -47,6 +48,8 @@ def _site(model: nn.Module, plan: Plan, name: str, pattern: str) -> CustomSite:
         )
     fits = re.compile(re.escape(str(pattern)).replace(r"\*", "[^.]+"))
     paths = [path for path, _ in model.named_modules() if path and fits.fullmatch(path)]
+    if not paths and not required:
+        return CustomSite(name, "", ())
     if not paths:
         raise WatchError(
             ARGUMENT,

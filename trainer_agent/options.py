@@ -18,6 +18,9 @@ from trainer_agent.capture.wanted import GROUPS, QUANTITIES, SITES
 DEFAULT_SERVER = "http://127.0.0.1:8321"
 DEFAULT_OVERHEAD = 0.01
 SPOOL_LIMIT_BYTES = 64 * 1024 * 1024
+# As a caller gives it, and as it is kept: numbers of the stages held here, and how many there are.
+GivenPipeline = tuple[int | Sequence[int], int]
+Pipeline = tuple[tuple[int, ...], int]
 
 
 class WatchError(ValueError):
@@ -43,7 +46,7 @@ class Options:
         overhead: share of the job's time the agent may take.
         spool_limit_bytes: bound of what waits on disk while the server is away.
         run_id: the run to go on with, or None for a new one.
-        pipeline: which stage of how many the model is, or None where it is whole.
+        pipeline: which stages of how many the model's chunks are, or None where it is whole.
         sites, quantities: measured beyond the default.
         on_alert: what to do about alerts, checked by `read_actions`.
     """
@@ -60,7 +63,7 @@ class Options:
     spool_limit_bytes: int
     rank: int
     run_id: str | None = None
-    pipeline: tuple[int, int] | None = None
+    pipeline: Pipeline | None = None
     sites: tuple[str, ...] = ()
     quantities: tuple[str, ...] = ()
     on_alert: tuple[Any, ...] = ()
@@ -80,7 +83,7 @@ def read_options(
     rank: int,
     resume: str | None = None,
     overhead: float | None = None,
-    pipeline: tuple[int, int] | None = None,
+    pipeline: GivenPipeline | None = None,
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
 ) -> Options:
@@ -105,7 +108,7 @@ def read_options(
         rank=_require_at_least("rank", rank, 0),
         run_id=_run_id(resume, project, run),
         pipeline=_require_pipeline(pipeline),
-        sites=_require_sites(sites, pipeline),
+        sites=_require_known("sites", sites, SITES, {"all": SITES}),
         quantities=_require_known("quantities", quantities, QUANTITIES, GROUPS),
     )
 
@@ -134,19 +137,23 @@ def _require_at_least(argument: str, value: int, lowest: int) -> int:
     return value
 
 
-def _require_pipeline(pipeline: tuple[int, int] | None) -> tuple[int, int] | None:
+def _require_pipeline(pipeline: GivenPipeline | None) -> Pipeline | None:
     if pipeline is None:
         return None
     try:
-        stage, stages = pipeline
-        usable = 0 <= int(stage) == stage < int(stages) == stages
+        given, stages = pipeline
+        held = (given,) if isinstance(given, int) else tuple(given)
+        usable = all(0 <= int(stage) == stage < int(stages) == stages for stage in held)
+        usable = usable and 0 < len(held) == len(set(held)) and not isinstance(given, str)
     except (TypeError, ValueError):
         usable = False
     if not usable:
         raise WatchError(
-            "pipeline", f"{pipeline!r} is no stage", fix="give (stage, stages), such as (0, 4)"
+            "pipeline",
+            f"{pipeline!r} is no stage",
+            fix="give (stage, stages), such as (0, 4), or ([0, 2], 4) for a ModuleList of chunks",
         )
-    return int(stage), int(stages)
+    return tuple(int(stage) for stage in held), int(stages)
 
 
 def _require_share(overhead: float | None, every: int | None) -> float:
@@ -162,18 +169,6 @@ def _require_share(overhead: float | None, every: int | None) -> float:
             fix="give a number above 0 up to 1, such as 0.01",
         )
     return float(overhead)
-
-
-def _require_sites(sites: Sequence[str] | str, pipeline: tuple[int, int] | None) -> tuple[str, ...]:
-    found = _require_known("sites", sites, SITES, {"all": SITES})
-    if pipeline is not None and "attention_heads" in found:
-        left = [site for site in SITES if site != "attention_heads"]
-        raise WatchError(
-            "sites",
-            '"attention_heads" is not measured in pipelines, whose stages may differ in heads',
-            fix=f"choose among {', '.join(left)}",
-        )
-    return found
 
 
 def _require_known(

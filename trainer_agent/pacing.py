@@ -87,7 +87,7 @@ class Pacing:
         if command.kind == "burst":
             steps = self.bursts.affordable(command.steps, self._grant, self._last_s)
             command = msgspec.structs.replace(command, steps=steps)
-        self._ranks.say(msgspec.json.encode(command))
+        self._ranks.board.say(msgspec.json.encode(command))
         return True
 
     @property
@@ -102,7 +102,7 @@ class Pacing:
             return None
         agreement = self._ranks.agreed_with(self._samples - 3)
         if agreement is not None:
-            for word in self._ranks.words_of(agreement):
+            for word in self._ranks.board.words(agreement.words):
                 self.on_word(msgspec.json.decode(word, type=Command))
         return agreement
 

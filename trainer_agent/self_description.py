@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dslm.spec import Kernel, Missing
 from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan, StackPlan
-from trainer_agent.capture.probe import Probe
+from trainer_agent.capture.probe import Begin
 from trainer_agent.capture.recorder import ONCE, Recorder
 from trainer_agent.description import Architecture, StackParts, Weighed, architecture, kernel, weigh
 from trainer_agent.description.by_hand import hinted_columns
@@ -107,6 +107,20 @@ def _projections(block: BlockParts | None) -> tuple[str, ...]:
     return () if attention.output.module in found else tuple(found)
 
 
+class Watched(Protocol):
+    """What sets the hooks on the model: a probe, or its view of one chunk."""
+
+    begin: Begin
+    plan: Plan
+
+    def follow(self, plan: Plan) -> None:
+        """Measure the places of `plan` from now on."""
+
+    def unseen(self) -> AbstractContextManager[None]:
+        """Let forward passes of our own go by uncounted."""
+        ...
+
+
 class SelfDescription:
     """Listens to the probe and makes a `ModelSpec` of the steps it is asked to describe.
 
@@ -119,12 +133,15 @@ class SelfDescription:
 
     Attributes:
         together: whether the processes of a job describe the model together.
+        adds_up: whether that is a sum over them, as the samples are.
         agree: asks all of them whether each is able to take that pass.
         add_up: adds up sums over all of them; called in a background thread.
     """
 
+    adds_up = True
+
     def __init__(
-        self, model: nn.Module, probe: Probe, recorder: Recorder, hints: Sequence[Hint] = ()
+        self, model: nn.Module, probe: Watched, recorder: Recorder, hints: Sequence[Hint] = ()
     ) -> None:
         self._hints = hints
         self._model, self._probe, self._recorder = model, probe, recorder
@@ -138,7 +155,7 @@ class SelfDescription:
         self._split = False
         self._fresh: Weighed | None = None
         self.together = False
-        self.agree: Callable[[bool], bool] = lambda able: able
+        self.agree: Callable[[bool], bool] = lambda _able: False
         self.add_up: Callable[[Rows], Rows] = lambda rows: rows
         probe.begin = self._begin
         recorder.on_input = self._note_input

@@ -14,11 +14,19 @@ from torch.optim import Optimizer
 from trainer_agent.agent import Agent, is_open
 from trainer_agent.alert_actions import Action, read_actions
 from trainer_agent.capture.wanted import CustomSite
+from trainer_agent.chunks import called_modules, chunks_of, sites_in
 from trainer_agent.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.delivery.http_transport import HttpTransport
-from trainer_agent.description.replay import call_arguments, eager
+from trainer_agent.description.replay import call_arguments
 from trainer_agent.hints import Hint, HintError
-from trainer_agent.options import SPOOL_LIMIT_BYTES, WatchError, read_options
+from trainer_agent.options import (
+    SPOOL_LIMIT_BYTES,
+    GivenPipeline,
+    Options,
+    Pipeline,
+    WatchError,
+    read_options,
+)
 from trainer_agent.self_description import plan_by_structure
 
 
@@ -39,7 +47,7 @@ def watch(
     spool_limit_bytes: int = SPOOL_LIMIT_BYTES,
     rank: int = 0,
     resume: str | None = None,
-    pipeline: tuple[int, int] | None = None,
+    pipeline: GivenPipeline | None = None,
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
     custom_sites: Mapping[str, str] | None = None,
@@ -73,17 +81,20 @@ def watch(
             checkpoint carries ``agent.state_dict()`` it is not needed.
         pipeline: which stage of how many `model` is, from 0, where a pipeline spreads the layers
             over processes; every process watches its own stage, and one run shows all layers.
+            Where a process holds several (interleaved schedules), `model` is an
+            ``nn.ModuleList`` of them and this names the stage of each: ``([0, 2], 4)``.
         sites: measured beyond the default, off unless named: ``"norm_inputs"``,
             ``"attention_heads"``, ``"weights"``, ``"updates"``, ``"log_z"``, or ``"all"``.
         quantities: of every tensor measured, beyond the default: ``"rms"``, ``"absmax"``,
             ``"kurtosis"``, ``"zeros"``, ``"nonfinite"``, ``"ranks"``, ``"ranges"``, ``"all"``, or
             one of a group by its own name.
         custom_sites: outputs of modules to measure, as names of sites and patterns of module
-            paths: ``{"activation": "blocks.*.mlp.act"}``.
+            paths: ``{"activation": "blocks.*.mlp.act"}``. In a pipeline seen from each stage.
         hints: what the description of the model cannot see by itself, or sees wrongly.
         batch: what the model's forward takes, a tensor or a dict passed as keywords. Only needed
             where the model is compiled as a whole afterwards: its hooks are all there then, so that
-            branches are measured. The model runs on it once, without gradients.
+            branches are measured. The model runs on it once, without gradients. Sharded models and
+            stages of a pipeline do without.
         on_alert: what to do when the server opens an alert, nothing by default: a function of one
             argument (`wire.AlertWord`), called at the end of a step; ``"stop"`` sets
             ``agent.should_stop`` and ``"checkpoint"`` ``agent.should_save`` on a critical one, for
@@ -125,15 +136,10 @@ def watch(
     options = replace(options, on_alert=read_actions(on_alert))
     if "skip_step" in options.on_alert and not hasattr(optimizer, "register_step_pre_hook"):
         raise WatchError("on_alert", '"skip_step" needs an optimizer', fix="pass optimizer=")
-    _check_hints(model, hints)
-    custom: tuple[CustomSite, ...] = ()
-    if custom_sites and pipeline is not None:
-        raise WatchError(
-            "custom_sites", "stages may differ in them", fix="leave it out where pipeline is given"
-        )
-    if custom_sites is not None:
-        inner = eager(model)
-        custom = find_custom_sites(inner, plan_by_structure(inner, hints), custom_sites)
+    _check_chunks(model, options.pipeline)
+    for module in called_modules(model):
+        _check_hints(module, hints)
+    custom = () if custom_sites is None else sites_of(model, options, custom_sites, hints)
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(
             "resume",
@@ -155,6 +161,32 @@ def watch(
     if agent.speaks:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent
+
+
+def sites_of(
+    model: nn.Module, options: Options, patterns: Mapping[str, str], hints: Sequence[Hint] = ()
+) -> tuple[CustomSite, ...]:
+    """The modules that `custom_sites` names, in each chunk of the model; raises `WatchError`."""
+    whole = options.pipeline is None
+    found = []
+    for chunk in chunks_of(model, None if options.pipeline is None else options.pipeline[0]):
+        plan = plan_by_structure(chunk.module, hints)
+        sites = find_custom_sites(chunk.module, plan, patterns, required=whole)
+        found += list(sites_in(chunk, sites))
+    return tuple(found)
+
+
+def _check_chunks(model: nn.Module, pipeline: Pipeline | None) -> None:
+    if pipeline is None:
+        return
+    given, found = len(pipeline[0]), len(called_modules(model))
+    if given != found:
+        raise WatchError(
+            "pipeline",
+            f"{given} stages are named, and the model is {found} chunks",
+            fix="give watch(nn.ModuleList([chunk, ...]), pipeline=([stage, ...], stages)), "
+            "one stage for each chunk",
+        )
 
 
 def _check_hints(model: nn.Module, hints: Sequence[Hint]) -> None:

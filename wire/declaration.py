@@ -21,7 +21,8 @@ class Health(msgspec.Struct, frozen=True):
         silent: names of hooks that were set but have never fired.
         overhead: share of the job's time the agent took, 0 to 1.
         every: sampling interval in steps now in force.
-        dropped_sites: sites no longer measured, because they cost more than the budget allows.
+        dropped_sites: sites no longer measured, because they cost more than the budget allows; or,
+            with a colon and the reason, those that a pipeline's stages cannot agree on.
         burst: id of the last burst begun or refused, or "".
         burst_left: steps the running burst still has.
         burst_note: how the last burst ended early, or why it was refused, or "".

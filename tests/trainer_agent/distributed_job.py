@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+from torch.distributed.pipelining import (
+    PipelineStage,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleLoopedBFS,
+    ScheduleZBVZeroBubble,
+)
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -29,6 +35,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from dslm import spec_to_json
 from tests.trainer_agent.recording import RecordingTransport, recorded
@@ -41,22 +48,46 @@ from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12
 PROCESSES = {"grid": 4, "sums": 4}  # of kinds that take more than two
-LONGER = {"burst": 80, "stop": 80}
+# Of each pipeline which blocks make which stage, and of interleaved ones who holds which stages.
+SPLIT = {
+    "pipeline": (range(2), range(2, 3)),
+    "interleaved": (range(1), range(1, 3), range(3, 4), range(4, 6)),
+    "looped": (range(0), range(2), range(2, 3), range(3, 4)),  # embeddings by themselves
+}
+SPLIT["v_shaped"] = SPLIT["interleaved"]
+PIPELINES = tuple(SPLIT)
+SPLIT |= dict.fromkeys(("asked", "uneven", "staged_burst"), SPLIT["pipeline"])
+LAYERS = {kind: stages[-1].stop for kind, stages in SPLIT.items()}
+HELD = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3)), "v_shaped": ((0, 3), (1, 2))}
+CHECKPOINTING = {"looped": False}
+SCHEDULES = {
+    "interleaved": ScheduleInterleaved1F1B,
+    "looped": ScheduleLoopedBFS,
+    "v_shaped": ScheduleZBVZeroBubble,
+}
+LONGER = {"burst": 80, "staged_burst": 80, "stop": 80, "asked": 80}
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
     "burst": {"overhead": 0.05},
+    "staged_burst": {"overhead": 0.05},
     "stop": {"overhead": 1.0, "on_alert": "stop"},
     "stop-fixed": {"on_alert": "stop"},
     "slow-server": {"overhead": 1.0},
+    "asked": {"overhead": 1.0},
 }
 ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
 SAID = {
     "burst": Command(id="b", kind="burst", steps=6),
+    "staged_burst": Command(id="b", kind="burst", steps=6, layers=(2,)),
     "stop": Command(id="a", kind="alert", alert=ALERT),
     "stop-fixed": Command(id="a", kind="alert", alert=ALERT),
+    "asked": Command(id="d", kind="describe"),
 }
 EVERYTHING = {"sites": "all", "quantities": "all"}
-STAGED_SITES = ("norm_inputs", "weights", "updates")
+STAGED: dict[str, Any] = {
+    "sites": ("norm_inputs", "weights", "updates", "attention_heads"),
+    "custom_sites": {"hidden": "blocks.*.up", "normed": "rest.norm", "absent": "nowhere.*"},
+}
 
 
 def wrapped(kind: str, model: SmallGPT) -> nn.Module:
@@ -113,24 +144,35 @@ def split_sequences(model: SmallGPT) -> nn.Module:
 
 
 class Stage(nn.Module):
-    """Half of a `SmallGPT`: the embeddings and two blocks, or the last block and the head."""
+    """Some blocks of a `SmallGPT`, with the embeddings before or norm and head behind them."""
 
-    def __init__(self, model: SmallGPT, number: int) -> None:
+    def __init__(self, model: SmallGPT, held: range, *, first: bool) -> None:
         super().__init__()
-        self.first, held = number == 0, range(2) if number == 0 else range(2, 3)
+        self.first, self.last = first, held.stop == len(model.blocks)
+        self.reentrant = model.reentrant
         self.blocks = nn.ModuleDict({str(n): model.blocks[n] for n in held})
-        self.rest = nn.ModuleDict(
-            {"tokens": model.tokens, "positions": model.positions}
-            if self.first
-            else {"norm": model.norm, "head": model.head}
-        )
+        outside = ["tokens", "positions"] if self.first else []
+        outside += ["norm", "head"] if self.last else []
+        self.rest = nn.ModuleDict({name: getattr(model, name) for name in outside})
 
     def forward(self, x: Tensor) -> Tensor:
         if self.first:
             x = self.rest["tokens"](x) + self.rest["positions"](torch.arange(x.shape[1]))
         for block in self.blocks.values():
-            x = block(x)
-        return x if self.first else self.rest["head"](self.rest["norm"](x))
+            x = block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=False)
+        return self.rest["head"](self.rest["norm"](x)) if self.last else x
+
+
+def staged(kind: str, rank: int) -> nn.Module:
+    """What this process holds of a pipeline: one stage, or a list of them."""
+    whole = built(layers=LAYERS[kind], checkpointing=CHECKPOINTING.get(kind))[0]
+    if kind == "uneven":
+        whole.blocks[-1].heads *= 2
+    if kind not in HELD:
+        return Stage(whole, SPLIT[kind][rank], first=rank == 0)
+    return nn.ModuleList(
+        Stage(whole, SPLIT[kind][stage], first=stage == 0) for stage in HELD[kind][rank]
+    )
 
 
 def whole_weights(model: nn.Module) -> dict[str, np.ndarray]:
@@ -165,24 +207,25 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
         rank=rank,
         world_size=PROCESSES.get(kind, WORLD),
     )
-    staged = kind == "pipeline"
-    whole = built()[0]
-    model = Stage(whole, rank) if staged else wrapped(kind, whole)
+    in_stages = kind in SPLIT
+    model = staged(kind, rank) if in_stages else wrapped(kind, built()[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     given: dict[str, Any] = dict(OPTIONS.get(kind, EVERYTHING))
-    given |= {"pipeline": (rank, WORLD), "sites": STAGED_SITES} if staged else {}
+    if in_stages:
+        held = HELD[kind][rank] if kind in HELD else rank
+        given |= {"pipeline": (held, len(SPLIT[kind])), **STAGED}
     agent, transport = None, RecordingTransport()
     if kind == "slow-server":
         slow_down()
     if watched and (not kind.endswith("alone") or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
-    run = pipelined(model, rank) if staged else partial(backward_of, kind, model, rank)
+    run = pipelined(kind, model, rank) if in_stages else partial(backward_of, kind, model, rank)
     for step in range(LONGER.get(kind, STEPS)):
         if step == 5 and rank == 0 and agent is not None and kind in SAID:
             agent._obey(SAID[kind])  # as the sender does with what the server answers
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
-        if kind not in ("pipeline", "tensor", "sequence", "grid"):
+        if not in_stages and kind not in ("tensor", "sequence", "grid"):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if agent is not None:
@@ -205,18 +248,30 @@ def backward_of(kind: str, model: nn.Module, rank: int, ids: Tensor) -> Tensor:
     return loss
 
 
-def pipelined(model: nn.Module, rank: int) -> Callable[[Tensor], Tensor | None]:
-    """Runs a batch through both stages, as two micro-batches."""
-    stage = PipelineStage(model, rank, WORLD, torch.device("cpu"))
-    schedule = ScheduleGPipe(stage, n_microbatches=2, loss_fn=loss_of_logits)
+def pipelined(kind: str, model: nn.Module, rank: int) -> Callable[[Tensor], Tensor | None]:
+    """Runs a batch through all stages, as two micro-batches."""
+    held = zip(HELD[kind][rank], model, strict=True) if kind in HELD else [(rank, model)]
+    stages = [
+        PipelineStage(module, number, len(SPLIT[kind]), torch.device("cpu"))
+        for number, module in held
+    ]
+    how: dict[str, Any] = {"n_microbatches": 2, "loss_fn": loss_of_logits}
+    one = kind not in HELD
+    schedule = ScheduleGPipe(stages[0], **how) if one else SCHEDULES[kind](stages, **how)
 
-    def run(ids: Tensor) -> Tensor | None:
-        if rank == 0:
-            schedule.step(ids[:, :-1])
+    def through(way: Callable[..., Any], ids: Tensor) -> Tensor | None:
+        given = [ids[:, :-1]] if stages[0].is_first else []
+        if not stages[-1].is_last:
+            way(*given)
             return None
         losses: list[Tensor] = []
-        schedule.step(target=ids[:, 1:], losses=losses)
+        way(*given, target=ids[:, 1:], losses=losses)
         return torch.stack(losses).mean()
+
+    def run(ids: Tensor) -> Tensor | None:
+        if kind == "looped":  # after an evaluation a schedule rehearses the next step again
+            through(schedule.eval, ids)
+        return through(schedule.step, ids)
 
     return run
 
@@ -269,8 +324,19 @@ def keep(transport: RecordingTransport, target: Path) -> None:
     for at, before in ((0, ""), (1, "second|")):
         for key in layouts[transport.frames[at].layout].slices:
             found[before + key.replace("/", "|")] = transport.series(key, at=at)
-    found["spec"] = np.array(json.dumps([one.spec for one in transport.revisions]))
     steps = np.array([frame.step for frame in transport.frames])
     reason = np.array(transport.health.first_failure)
-    burst = np.array([transport.health.burst, transport.health.burst_note])
-    np.savez(target, steps=steps, reason=reason, burst=burst, **found)
+    health = transport.health
+    said = {
+        "burst": np.array([health.burst, health.burst_note]),
+        "dropped": np.array(health.dropped_sites),
+    }
+    closer = [
+        transport.series("decoder/stream/variance", at)
+        for at in range(len(steps))
+        if transport.holds("/burst_layers/value", at)
+        and transport.series("/burst_layers/value", at)[0] > 0
+    ]
+    np.savez(target, steps=steps, reason=reason, closer=np.array(closer), **said, **found)
+    specs = [{"step": one.step, "spec": one.spec} for one in transport.revisions]
+    target.with_suffix(".json").write_text(json.dumps(specs))

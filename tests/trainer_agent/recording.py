@@ -11,9 +11,8 @@ from torch import nn
 
 from trainer_agent.agent import Agent
 from trainer_agent.alert_actions import read_actions
-from trainer_agent.custom_sites import custom_sites
 from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
-from trainer_agent.self_description import plan_by_structure
+from trainer_agent.watching import sites_of
 from wire import (
     Command,
     Frame,
@@ -58,6 +57,11 @@ class RecordingTransport:
     def close(self) -> None:
         pass
 
+    def holds(self, key: str, at: int) -> bool:
+        """Whether a frame has a series."""
+        layouts = {one.layout.hash: one.layout for one in self.declarations}
+        return key in layouts[self.frames[at].layout].slices
+
     def series(self, key: str, at: int = -1) -> np.ndarray:
         """One series of one frame."""
         frame = self.frames[at]
@@ -82,9 +86,9 @@ def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, Recor
         "rank": 0,
     }
     patterns = given.pop("custom_sites", {})
-    custom = custom_sites(model, plan_by_structure(model), patterns) if patterns else ()
     actions, hints = read_actions(given.pop("on_alert", None)), given.pop("hints", ())
     options = replace(read_options(**{**asked, **given}), on_alert=actions)
+    custom = sites_of(model, options, patterns) if patterns else ()
     agent = Agent(
         model,
         options,

@@ -18,24 +18,26 @@ class Block(nn.Module):
         self.norm_1, self.norm_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        self.dropout = nn.Dropout(p_drop)
+        self.dropout, self.heads = nn.Dropout(p_drop), HEADS
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.dropout(self.out(self.attend(self.norm_1(x))))
         return x + self.dropout(self.down(functional.gelu(self.up(self.norm_2(x)))))
 
     def attend(self, x: Tensor) -> Tensor:
-        split = (*x.shape[:2], HEADS, WIDTH // HEADS)
+        split = (*x.shape[:2], self.heads, WIDTH // self.heads)
         q, k, v = (part.view(split).transpose(1, 2) for part in self.qkv(x).split(WIDTH, -1))
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return mixed.transpose(1, 2).reshape(x.shape)
 
 
 class SmallGPT(nn.Module):
-    def __init__(self, *, p_drop: float = 0.0, checkpointing: bool | None = None) -> None:
+    def __init__(
+        self, *, p_drop: float = 0.0, checkpointing: bool | None = None, layers: int = LAYERS
+    ) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(VOCAB, WIDTH), nn.Embedding(SEQ, WIDTH)
-        self.blocks = nn.ModuleList([Block(p_drop) for _ in range(LAYERS)])
+        self.blocks = nn.ModuleList([Block(p_drop) for _ in range(layers)])
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCAB)
         self.reentrant = checkpointing  # None: no checkpointing
 

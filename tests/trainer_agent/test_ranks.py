@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.trainer_agent import distributed_job
-from tests.trainer_agent.distributed_job import EVERYTHING, STEPS
+from tests.trainer_agent.distributed_job import EVERYTHING, LAYERS, PIPELINES, STEPS
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.gradient_norm import gradient_norm
@@ -27,48 +25,6 @@ PARAMETERS = (
     "decoder/updates/second_moment",
     "/updates/ratio",
 )
-_processes = multiprocessing.get_context("forkserver")  # loads torch once for all of them
-_processes.set_forkserver_preload(["tests.trainer_agent.distributed_job"])
-
-
-@pytest.fixture(scope="module")
-def folders() -> dict[str, Path]:
-    """Where jobs that have run left what they found."""
-    return {}
-
-
-@pytest.fixture
-def run(
-    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Runs a job of two processes, each kind once; returns the folder it wrote to."""
-
-    def once(kind: str) -> Path:
-        if kind not in folders:
-            folders[kind] = tmp_path_factory.mktemp(kind)
-            run_job(kind, folders[kind])
-        return folders[kind]
-
-    return once
-
-
-def run_job(
-    kind: str, folder: Path, main: Callable[[str, int, int, Path], None] = distributed_job.main
-) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        _processes.Process(target=main, args=(kind, rank, port, folder))
-        for rank in range(
-            distributed_job.PROCESSES.get(kind.removesuffix("-bare"), distributed_job.WORLD)
-        )
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(120)
-        assert rank.exitcode == 0
 
 
 def sent(folder: Path) -> dict[str, np.ndarray]:
@@ -77,10 +33,15 @@ def sent(folder: Path) -> dict[str, np.ndarray]:
     return {k.replace("|", "/"): v for k, v in np.load(folder / "frames-0.npz").items()}
 
 
-def in_one_process(folder: Path, step: int = 0, *, clip: bool = False) -> dict[str, np.ndarray]:
+def in_one_process(
+    folder: Path, step: int = 0, *, clip: bool = False, **how: Any
+) -> dict[str, np.ndarray]:
     """The same step on the whole batch, by a plain agent, itself tested elsewhere."""
-    model, optimizer = built()
-    agent, transport = recorded(model, folder, optimizer=optimizer, **EVERYTHING)
+    model, optimizer = built(**how)
+    sites = {"hidden": "blocks.*.up", "normed": "norm"}
+    agent, transport = recorded(
+        model, folder, optimizer=optimizer, custom_sites=sites, **EVERYTHING
+    )
     for number in range(step + 1):
         ids = batch(number, size=4)
         optimizer.zero_grad()
@@ -119,10 +80,12 @@ def test_numbers_are_those_of_the_whole_batch(
         np.testing.assert_allclose(found[key], wanted, rtol=2e-4, atol=2e-4 * largest, err_msg=key)
 
 
+@pytest.mark.parametrize("kind", PIPELINES)
 def test_pipeline_shows_the_layers_of_all_its_stages(
-    run: Callable[[str], Path], tmp_path: Path
+    kind: str, run: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    found, expected = sent(run("pipeline")), in_one_process(tmp_path, step=1)
+    found = sent(run(kind))
+    expected = in_one_process(tmp_path, step=1, layers=LAYERS[kind])
 
     assert found["steps"].tolist() == list(range(1, STEPS))  # the first rehearses on no data
     assert str(found["reason"]) == ""
@@ -133,8 +96,27 @@ def test_pipeline_shows_the_layers_of_all_its_stages(
     gradient = found["decoder/stream_gradient/variance"]
     np.testing.assert_allclose(gradient, 4 * expected["decoder/stream_gradient/variance"], 2e-4)
     measured = ("decoder/stream/kurtosis", "decoder/weights/rms", "/weights/rms")
+    measured += ("decoder/feed_forward/variance", "decoder/attention_logits/entropy")
+    measured += ("decoder/attention_head_0/variance", "decoder/attention_head_1/max")
+    measured += ("decoder/hidden/variance", "/normed/variance", "/normed/kurtosis")
     for key in ("/loss/value", "/gradient_norm/value", *measured):
         np.testing.assert_allclose(found[key], expected[key], 2e-4)
+
+
+def test_sites_that_no_stage_has_are_dropped_with_their_reason(run: Callable[[str], Path]) -> None:
+    found = sent(run("interleaved"))
+
+    assert found["dropped"].tolist() == ["absent: the pattern fits no module of any stage"]
+    assert not any("absent" in key for key in found)
+
+
+def test_heads_are_dropped_where_stages_differ_in_them(run: Callable[[str], Path]) -> None:
+    found = sent(run("uneven"))
+
+    assert str(found["reason"]) == ""
+    assert "stages differ in heads of the decoder, or do not know them: 2, 4" in found["dropped"][0]
+    assert not any("attention_head_" in key for key in found)
+    assert np.isfinite(found["decoder/attention_logits/entropy"]).all()
 
 
 def test_ranks_agree_on_the_interval_of_a_budget(run: Callable[[str], Path]) -> None:
@@ -151,6 +133,15 @@ def test_a_burst_begins_in_all_processes_at_the_same_step(run: Callable[[str], P
     assert found["burst"].tolist() == ["b", ""]
     gaps = np.diff(found["steps"][found["steps"] > 5])
     assert "1" * 5 in "".join("1" if gap == 1 else "0" for gap in gaps)  # six steps running
+
+
+def test_layers_of_a_burst_are_counted_from_the_first_stage_on(run: Callable[[str], Path]) -> None:
+    found = sent(run("staged_burst"))
+
+    assert str(found["reason"]) == ""
+    assert len(found["closer"]) > 0
+    # What enters layer 2, the first of the second stage; and nothing of the first stage's layers.
+    assert all(np.isfinite(one).tolist() == [False, False, True, False] for one in found["closer"])
 
 
 def test_processes_are_asked_to_stop_at_the_same_step(run: Callable[[str], Path]) -> None:
@@ -188,7 +179,7 @@ def test_weights_are_bit_identical_and_one_rank_alone_holds_nobody_up(
         assert all(np.array_equal(watched[name], bare[name]) for name in bare)
 
 
-@pytest.mark.parametrize("kind", ["tensor", "pipeline"])
+@pytest.mark.parametrize("kind", ["tensor", *PIPELINES])
 def test_weights_of_split_models_are_bit_identical(kind: str, run: Callable[[str], Path]) -> None:
     watched, bare = (np.load(run(name) / "weights-1.npz") for name in (kind, f"{kind}-bare"))
 

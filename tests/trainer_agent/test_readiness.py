@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch import distributed
 
+from trainer_agent.capture.plan import Plan
 from trainer_agent.guard import Guard
 from trainer_agent.ranks import group
 from trainer_agent.ranks.group import Ranks
+from trainer_agent.ranks.roster import Roster
 
 
 def answers(able: list[bool], late: frozenset[int] = frozenset(), asked: int = 1) -> set[bool]:
@@ -20,7 +22,7 @@ def answers(able: list[bool], late: frozenset[int] = frozenset(), asked: int = 1
     for one in ranks:
         one._store.add("watched", 1)
     with ThreadPoolExecutor(len(able)) as pool:
-        list(pool.map(Ranks.decide, ranks))
+        list(pool.map(lambda one: one.decide(Plan(())), ranks))
 
         def ask(rank: int) -> bool:
             if rank in late:
@@ -53,8 +55,8 @@ def test_nobody_goes_when_one_is_too_late(monkeypatch):
 
 
 def test_processes_that_are_not_all_watched_do_not_wait(monkeypatch):
-    monkeypatch.setattr(Ranks, "_await", lambda *_: pytest.fail("it waits for the others"))
+    monkeypatch.setattr(Roster, "_await", lambda *_: pytest.fail("it waits for the others"))
     lonely = Ranks(distributed.HashStore(), 0, 2, Guard())
-    lonely.decide()
+    lonely.decide(Plan(()))
 
     assert lonely.all_able(able=True) is False

@@ -12,9 +12,10 @@ import pytest
 
 import dslm
 from tests.trainer_agent import distributed_job
+from tests.trainer_agent.jobs import run_job
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, train_step
-from tests.trainer_agent.test_ranks import run_job, sent
+from tests.trainer_agent.test_ranks import sent
 from trainer_agent import describe
 
 KINDS = ["fsdp", "fsdp-halves", "tensor", "sequence", "grid"]
@@ -25,7 +26,13 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """What a job of several processes sent."""
     folder = tmp_path_factory.mktemp(request.param)
     run_job(request.param, folder)
-    return request.param, sent(folder)
+    return request.param, sent(folder), description_in(folder)
+
+
+def description_in(folder: Path) -> Any:
+    """The one description that a job sent."""
+    (revision,) = json.loads((folder / "frames-0.json").read_text())
+    return revision["spec"]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +51,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_weights_of_all_parts_make_the_whole_models(found: Any, alone: Any) -> None:
-    kind, seen = found
-    (described,) = json.loads(str(seen["spec"]))
+    kind, _, described = found
     spec = dslm.spec_from_json(described)
 
     assert spec.missing == ()
@@ -71,8 +77,7 @@ def assert_alike(mine: dslm.Linear, whole: dslm.Linear) -> None:
 
 
 def test_a_prediction_follows_for_sequences_of_full_length(found: Any) -> None:
-    _, seen = found
-    (described,) = json.loads(str(seen["spec"]))
+    _, _, described = found
 
     stack = dslm.predict(dslm.spec_from_json(described)).stacks["decoder"]
 
@@ -87,7 +92,7 @@ def test_a_prediction_follows_for_sequences_of_full_length(found: Any) -> None:
 def test_branches_are_measured_from_the_second_sample_on(
     found: Any, alone: Any, site: str, what: str
 ) -> None:
-    kind, seen = found
+    kind, seen, _ = found
 
     key = f"decoder/{site}{what}/variance"
     assert np.isnan(seen[key]).all()
@@ -109,9 +114,7 @@ def test_weights_are_bit_identical_with_and_without_the_agent(kind: str, tmp_pat
 def test_a_job_that_is_watched_in_part_is_told_so_and_goes_on(tmp_path: Path) -> None:
     run_job("fsdp-alone", tmp_path)
 
-    seen = sent(tmp_path)
-    (described,) = json.loads(str(seen["spec"]))
-    assert "sharded parameters" in {one["what"] for one in described["missing"]}
+    assert "sharded parameters" in {one["what"] for one in description_in(tmp_path)["missing"]}
 
 
 def test_gpt2_describes_itself_in_parts_as_it_does_whole(tmp_path: Path) -> None:

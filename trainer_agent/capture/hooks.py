@@ -127,15 +127,15 @@ class BeforeNorm(AfterBranch):
 class AfterHead(Hook):
     """Forward hook of the module that makes the final logits."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: Recorder, mark: str) -> None:
+        self._recorder, self._mark = recorder, mark
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
         """Count log Z."""
         if self._recorder.wants(module):
             logits = first_stream(output)
             if logits is not None:
-                self._recorder.final_logits(logits)
+                self._recorder.final_logits(self._mark, logits)
 
 
 class Moment(Hook):

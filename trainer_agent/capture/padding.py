@@ -15,9 +15,10 @@ def padding_masks(kwargs: Mapping[str, Any], stacks: Sequence[str]) -> dict[str,
     are no padding masks and are left alone.
     """
     whole = _key_mask(kwargs.get("attention_mask"))
-    if "encoder" in stacks and "decoder" in stacks:
+    encoders = [name for name in stacks if name.startswith("encoder")]
+    if 0 < len(encoders) < len(stacks):
         decoder = _key_mask(kwargs.get("decoder_attention_mask"))
-        return {"encoder": whole, "decoder": decoder}
+        return {name: whole if name in encoders else decoder for name in stacks}
     return dict.fromkeys(stacks, whole)
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from trainer_agent.capture.wanted import NOTHING_MORE, QUANTITIES, Wanted
+from trainer_agent.capture.wanted import NOTHING_MORE, QUANTITIES, CustomSite, Wanted
 from wire import Layout, Series
 
 STREAM_QUANTITIES = ("mean", "variance", "correlation", "nonfinite")
 LOGIT_QUANTITIES = ("max", "variance", "entropy")
 OWN_SCALARS = ("loss", "learning_rate", "gradient_norm")
+# Stands in a stack's name before the number of its stage, where a process holds several.
+MARK = "@"
 
 Kind = Literal["tensor", "logits", "head", "parameters", "log_z"]
 
@@ -22,7 +24,8 @@ class StackPlan:
     """One column of blocks.
 
     Attributes:
-        name: ``"encoder"`` or ``"decoder"``.
+        name: ``"encoder"`` or ``"decoder"``; ``"decoder@2"`` where a process holds several stages
+            of a pipeline, and this is what stage 2 has of it.
         blocks: module paths in the order the model calls them.
         attention, feed_forward: per block, path of the module whose output is the branch's
             contribution to the stream, or None where it is not known.
@@ -84,7 +87,7 @@ class Plan:
         found = list(_number(self.stacks, sites, self.wanted.quantities))
         first = sum(place.n for place in found)
         quantities = _together(MOMENTS, self.wanted.quantities)
-        for custom in self.wanted.custom:
+        for custom in (one for one in self.wanted.custom if one.paths):
             found.append(Place(custom.stack, custom.name, first, len(custom.paths), quantities))
             first += len(custom.paths)
         return tuple(found)
@@ -197,6 +200,32 @@ _PARAMETERS = (
     ("weight_gradients", "weights", ("rms",)),
     ("updates", "updates", ("ratio", "second_moment")),
 )
+
+
+def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
+    """A site of the user's own by the stack that holds its modules, in the order of its blocks.
+
+    The model's forward pass may have named it otherwise than its structure did.
+    """
+    for stack in stacks if site.stack != mark_of(site.stack) else ():
+        paths = tuple(_inside(block, site.paths) for block in stack.blocks)
+        if any(path is not None for path in paths):
+            return CustomSite(site.name, stack.name, paths)
+    return site
+
+
+def _inside(block: str, paths: Sequence[str | None]) -> str | None:
+    found = (path for path in paths if path == block or f"{path}".startswith(f"{block}."))
+    return next(found, None)
+
+
+def mark_of(stack: str) -> str:
+    """What tells the chunk that a stack is in, "" in a model of one; ``"@2"`` of ``"decoder@2"``.
+
+    What lies in a chunk and in none of its stacks goes by the mark alone.
+    """
+    _, mark, stage = stack.partition(MARK)
+    return mark + stage
 
 
 def _number(

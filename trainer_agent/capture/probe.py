@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -27,8 +28,10 @@ from trainer_agent.capture.hooks import (
 )
 from trainer_agent.capture.log_z import head_of
 from trainer_agent.capture.padding import padding_masks
-from trainer_agent.capture.plan import NORM_INPUTS, Plan, StackPlan
+from trainer_agent.capture.plan import NORM_INPUTS, Plan, StackPlan, mark_of, settled
 from trainer_agent.capture.recorder import ONCE, Recorder, in_backward
+from trainer_agent.capture.rehearsal import in_rehearsal
+from trainer_agent.chunks import Chunk
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
 DISPENSABLE = ("attention_logits", "attention", "feed_forward")
@@ -45,21 +48,21 @@ class Probe:
 
     Attributes:
         plan: the places measured.
-        begin: told of the model's inputs before every sampled forward pass.
+        begin: told of a chunk's inputs before every sampled forward pass of it.
+        running: the chunk whose forward pass began last; a model in one piece is one chunk.
         dropped_sites: sites given up because they cost too much.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, recorder: Recorder) -> None:
+    def __init__(
+        self, model: nn.Module, plan: Plan, recorder: Recorder, chunks: Sequence[Chunk] = ()
+    ) -> None:
         self._model, self._recorder = model, recorder
+        chunks = chunks or (Chunk(model),)
+        self._chunks, self.running = chunks, chunks[0]
         self.begin: Begin = lambda _args, _kwargs: None
         self._window = AttentionWindow(recorder.logits)
-        self._in_pass = self._may_view = False
-        self._model_handles = [
-            model.register_forward_pre_hook(
-                BeforeModel(recorder, self._begin_pass), with_kwargs=True
-            ),
-            model.register_forward_hook(AfterModel(self._end_pass), always_call=True),
-        ]
+        self._in_pass = self._may_view = self._in_rehearsal = False
+        self._model_handles = [handle for chunk in chunks for handle in self._around(chunk)]
         self._handles: dict[str, list[RemovableHandle | CompiledCall]] = {}
         self._wanted = plan.wanted
         self.dropped_sites: list[str] = []
@@ -69,7 +72,8 @@ class Probe:
     def follow(self, plan: Plan) -> None:
         """Measure the places of `plan` from now on, and what the first plan wanted beyond."""
         self._detach()
-        self.plan = plan = replace(plan, wanted=self._wanted)
+        sites = tuple(settled(one, plan.stacks) for one in self._wanted.custom)
+        self.plan = plan = replace(plan, wanted=replace(self._wanted, custom=sites))
         self._windowed = _has_windows(plan, self._model)
         self._looks_around = LOOKS_AROUND
         self._blocks = _places_of(plan, self._model)
@@ -144,6 +148,14 @@ class Probe:
         for handle in self._model_handles:
             handle.remove()
 
+    def _around(self, chunk: Chunk) -> tuple[RemovableHandle, RemovableHandle]:
+        before = BeforeModel(self._recorder, partial(self._begin_pass, chunk))
+        after = AfterModel(self._end_pass)
+        return (
+            chunk.module.register_forward_pre_hook(before, with_kwargs=True),
+            chunk.module.register_forward_hook(after, always_call=True),
+        )
+
     def drop_failing(self) -> None:
         """Take away the hooks of places that fail again and again."""
         guard = self._recorder.guard
@@ -212,30 +224,40 @@ class Probe:
         blocks = tuple(path for stack in self.plan.stacks for path in stack.blocks)
         path = head_of(self._model, blocks)
         if path is not None and "log_z" not in self.dropped_sites:
-            after = AfterHead(self._recorder)
+            mark = next(one.mark for one in self._chunks if path.startswith(one.prefix))
+            after = AfterHead(self._recorder, mark)
             handle = self._model.get_submodule(path).register_forward_hook(after)
             self._handles["/log_z[0]"] = [handle]
 
-    def _begin_pass(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _begin_pass(self, chunk: Chunk, module: nn.Module, args: Any, kwargs: Any) -> None:
         recorder = self._recorder
         if not recorder.active:
             return
         started = time.perf_counter()
         with recorder.guard.at("model input"):
             self._end_pass()
-            if recorder.wants(module):
+            if chunk.stage is not None and in_rehearsal():
+                recorder.active, self._in_rehearsal = False, True
+            elif recorder.wants(module):
+                self.running = chunk
                 self._keep_up()
                 self.begin(args, kwargs)
                 self._may_view = self._can_view()
                 self._look_around()
                 recorder.spend(ONCE, started)
                 started = time.perf_counter()
-                recorder.masks = padding_masks(kwargs, [stack.name for stack in self.plan.stacks])
+                recorder.begin_pass(chunk.mark)
+                recorder.masks = padding_masks(kwargs, self._stacks_of(chunk))
                 self._in_pass = True
         recorder.spend("pass", started)
 
+    def _stacks_of(self, chunk: Chunk) -> list[str]:
+        return [stack.name for stack in self.plan.stacks if mark_of(stack.name) == chunk.mark]
+
     def _end_pass(self) -> None:
         self._window.close()
+        if self._in_rehearsal:
+            self._in_rehearsal, self._recorder.active = False, True
         if self._in_pass:
             self._in_pass = self._may_view = False
             self._recorder.finish_pass()

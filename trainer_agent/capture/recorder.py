@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from trainer_agent.capture.accumulator import Accumulator
 from trainer_agent.capture.attention_logits import Sampled
+from trainer_agent.capture.gradient_hooks import GradientHooks, on_gradient
 from trainer_agent.capture.log_z import log_z_sums
 from trainer_agent.capture.moments import Row, moment_row
 from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.pending_logits import PendingLogits
-from trainer_agent.capture.plan import Plan
+from trainer_agent.capture.plan import Plan, mark_of
 from trainer_agent.capture.tails import tail_sums, token_gram
 from trainer_agent.capture.wanted import RANKS
 from trainer_agent.gradient_norm import is_partial, local
@@ -69,6 +71,7 @@ class Recorder:
     Attributes:
         active: whether the step now running is sampled.
         only: the layers to count, or None for all; compiled graphs count all of them.
+        before: by stack, how many of its layers lie in earlier stages of a pipeline.
         masks: padding masks of the running forward pass, by stack.
         spent_s: seconds the agent took of the training thread since the start, by what for.
         compiled: whether torch.compile has traced a hook.
@@ -83,6 +86,7 @@ class Recorder:
         self.guard = guard
         self.active = False
         self.only: frozenset[int] | None = None
+        self.before: Mapping[str, int] = {}
         self.spent_s: defaultdict[str, float] = defaultdict(float)
         self.compiled = False
         self.masks: dict[str, Tensor | None] = {}
@@ -91,6 +95,7 @@ class Recorder:
         self.on_top_gradient: Listener = _ignore
         self.on_backward: Callable[[bool], None] = lambda _half: None
         self.on_backward_end: Callable[[], None] = lambda: None
+        self._hooks = GradientHooks()
         self._half = False
         self._backward = -1
         self._running: tuple[str, int] | None = None
@@ -101,13 +106,13 @@ class Recorder:
         self._plan = plan
         self.accumulator = Accumulator(plan, device)
         self._pending = PendingLogits(self.accumulator, plan.heads)
-        self._passes = {stack.name: _Pass() for stack in plan.stacks}
+        self._passes: defaultdict[str, _Pass] = defaultdict(_Pass)  # by stack, and by chunk's mark
         self._tops = {stack.name: len(stack.blocks) for stack in plan.stacks}
         self._rows = {
             (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
         }
-        self._passes[""] = _Pass()
-        self._last = plan.stacks[-1].name if plan.stacks else ""
+        # Of each chunk the stack whose mask holds outside its stacks.
+        self._lasts = {mark_of(stack.name): stack.name for stack in plan.stacks}
         self._tails = plan.wanted.costly - set(RANKS)
         self._grams = bool(plan.wanted.costly & set(RANKS))
         self._repeats = "norm_inputs" in plan.wanted.sites
@@ -126,13 +131,17 @@ class Recorder:
         """Charge the time since `started`, as `time.perf_counter` gave it."""
         self.spent_s[what] += time.perf_counter() - started
 
+    def begin_pass(self, mark: str) -> None:
+        """A chunk's forward pass begins: what lies outside its stacks counts anew."""
+        self._passes[mark].number += 1
+
     def enter_block(self, stack: str, index: int) -> None:
         """A block starts; the first block's start is a new pass, unless it is a recomputation."""
         self._running = (stack, index)
         self._ran = True
         if index == 0 and not in_backward():
             self._passes[stack].number += 1
-            self._passes[""].number += 1
+            self._passes[mark_of(stack)].number += 1
 
     def leave_block(self) -> None:
         """The running block is over: attention calls are nobody's."""
@@ -155,7 +164,7 @@ class Recorder:
         """Count what a branch adds to the stream."""
         started = time.perf_counter()
         try:
-            if self._passes[stack].first_time(site, index) and self._is_wanted(index):
+            if self._passes[stack].first_time(site, index) and self._is_wanted(stack, index):
                 self._count(self._rows[stack, site] + index, x, self._mask(stack, x))
                 self._half |= x.dtype == torch.float16
         except Exception as error:
@@ -182,7 +191,7 @@ class Recorder:
         stack, index = self._running
         with self.guard.at(f"{stack}/attention_logits[{index}]"):
             first = self._passes[stack].first_time("attention_logits", index)
-            call = sample() if first and self._is_wanted(index) else None
+            call = sample() if first and self._is_wanted(stack, index) else None
             if call is not None:
                 self._pending.add(self._rows[stack, "attention_logits"] + index, call)
         self.spend("attention_logits", started)
@@ -194,9 +203,9 @@ class Recorder:
             self._pending.flush()
         self.spend("attention_logits", started)
 
-    def final_logits(self, logits: Tensor) -> None:
-        """Count log Z of what the model's head gives, (batch, seq, vocabulary)."""
-        mask = self._mask("", logits)
+    def final_logits(self, mark: str, logits: Tensor) -> None:
+        """Count log Z of what the head gives, (batch, seq, vocabulary); `mark` is its chunk's."""
+        mask = self._mask(mark, logits)
         if torch.compiler.is_compiling():
             self.accumulator.log_z[0].add_(log_z_sums(logits, mask))
             return
@@ -206,11 +215,11 @@ class Recorder:
             self.accumulator.log_z[0].add_(sums.to(self.accumulator.log_z))
         self.spend("log_z", started)
 
-    def _is_wanted(self, index: int) -> bool:
-        return self.only is None or index in self.only
+    def _is_wanted(self, stack: str, index: int) -> bool:
+        return self.only is None or index + self.before.get(stack, 0) in self.only
 
     def _mask(self, stack: str, x: Tensor) -> Tensor | None:
-        return fitting(self.masks.get(stack or self._last), x)
+        return fitting(self.masks.get(self._lasts.get(stack, stack)), x)
 
     def _count(self, row: int | Tensor, x: Tensor, mask: Tensor | None) -> None:
         part = local_part(x)
@@ -250,23 +259,24 @@ class Recorder:
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = self._mask(stack, x)
-        if self._is_wanted(index):
+        if self._is_wanted(stack, index):
             self._count(self._rows[stack, "stream"] + index, x, mask)
         self._half |= x.dtype == torch.float16
         if index == 0:
             self._tell(self.on_input, stack, x, mask)
         if x.requires_grad:
-            _on_gradient(x, lambda g: self._gradient(stack, index, g, mask))
+            tell = partial(self._gradient, stack, index, mask)
+            self._hooks.listen(stack, index, x, tell)
 
     def _tell(self, listener: Listener, stack: str, x: Tensor, mask: Tensor | None) -> None:
         part = local_part(x.detach())
         if part is not None:
             listener(stack, part, mask if part.shape == x.shape else None)
 
-    def _gradient(self, stack: str, index: int, g: Tensor, mask: Tensor | None) -> None:
+    def _gradient(self, stack: str, index: int, mask: Tensor | None, g: Tensor) -> None:
         started = time.perf_counter()
         try:
-            if self._is_wanted(index):
+            if self._is_wanted(stack, index):
                 self._count(self._rows[stack, "stream_gradient"] + index, g, mask)
             self._follow_backward()
             if index == self._tops[stack]:
@@ -290,7 +300,7 @@ class Recorder:
         self._count(self._rows[stack, "stream"] + index, x, mask)
         if x.requires_grad:
             row = self._rows[stack, "stream_gradient"] + index
-            _on_gradient(x, lambda g: self._count(row, g, mask))
+            on_gradient(x, lambda g: self._count(row, g, mask))
 
 
 _engine: Any = torch.autograd.Variable._execution_engine
@@ -311,7 +321,3 @@ def in_backward() -> bool:
     """Whether this thread runs inside a backward pass, as a checkpoint's recomputation does."""
     current = getattr(torch._C, "_current_graph_task_id", None)
     return current is not None and current() != -1
-
-
-def _on_gradient(x: Tensor, tell: Callable[[Tensor], None]) -> None:
-    x.register_hook(tell)  # type: ignore[no-untyped-call]

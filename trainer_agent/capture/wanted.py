@@ -33,7 +33,8 @@ class CustomSite:
     Attributes:
         name: the site's name in the series.
         stack: the stack whose blocks hold the modules, or "" where they lie elsewhere.
-        paths: one module a block (None where a block has none), or the modules as they come.
+        paths: one module a block (None where a block has none), or the modules as they come; none
+            where a pipeline's other stages may have them.
     """
 
     name: str

@@ -21,10 +21,10 @@ class Follower:
         self._worker = Worker("evenkeel-ranks")
 
     def offer(self, parcel: Any) -> None:
-        """Take a sample, or its part of a description; both are rank 0's to send."""
+        """Take a sample, or a part of a description; a whole one is rank 0's to send."""
         if hasattr(parcel, "values"):
             self._worker.submit(partial(self._bring, parcel.values))
-        elif getattr(parcel, "together", False):
+        elif parcel.together:
             self._worker.submit(partial(self._bring, parcel.spec))
 
     def close(self, end: object, *, timeout_s: float) -> bool:  # noqa: ARG002

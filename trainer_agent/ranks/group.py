@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -23,7 +22,10 @@ from torch import distributed, nn
 from trainer_agent.capture.accumulator import ADDITIVE, MAXIMA, Sums
 from trainer_agent.capture.frame_values import unscaled
 from trainer_agent.capture.plan import Plan
+from trainer_agent.chunks import Chunk
 from trainer_agent.guard import Guard
+from trainer_agent.ranks.board import Board
+from trainer_agent.ranks.outlines import dropped
 from trainer_agent.ranks.replicas import (
     Replicas,
     divided,
@@ -32,17 +34,14 @@ from trainer_agent.ranks.replicas import (
     tensor_parallel,
     without_pairs,
 )
-from trainer_agent.ranks.stages import Stages, outline, read_outline
+from trainer_agent.ranks.roster import Apart, Roster
+from trainer_agent.ranks.stages import Stages
 from trainer_agent.ranks.worker import Worker
 
 COLLECTIVE_TIMEOUT_S = 30.0
 DECISION_TIMEOUT_S = 5.0
 _numbers = itertools.count()
 T = TypeVar("T")
-
-
-class Apart(RuntimeError):
-    """The processes of the job do not measure the same step of the same model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +108,15 @@ def whole(
 
 
 def join(
-    guard: Guard, model: nn.Module, plan: Plan, pipeline: tuple[int, int] | None
+    guard: Guard,
+    model: nn.Module,
+    plan: Plan,
+    chunks: Sequence[Chunk],
+    stages: int | None,
 ) -> Ranks | None:
     """Say that this process of a job of several is watched; None where there is one.
 
-    `pipeline` is which stage of how many `model` is, or None where every process holds all layers.
+    `stages` is how many there are, or None where every process holds all layers.
     """
     if not distributed.is_available() or not distributed.is_initialized():
         return None
@@ -126,7 +129,7 @@ def join(
         store = store.clone() if hasattr(store, "clone") else store
         own = distributed.distributed_c10d.PrefixStore(f"evenkeel/{next(_numbers)}", store)
         ranks = Ranks(own, distributed.get_rank(), size, guard, tensor_parallel(model))
-        ranks.enter(plan, pipeline)
+        ranks.roster.enter(plan, chunks, stages)
         return ranks
     return None
 
@@ -145,86 +148,71 @@ class Ranks:
     Attributes:
         rank, size: this process, and how many there are.
         together: whether they add up their numbers; if not, rank 0 shows its own.
+        board: where they leave things for each other.
+        roster: who is watched and what each stage holds, until it is agreed.
+        stages: whose layers stand where, once it is agreed; None where all hold all.
+        dropped_sites: sites that stages could not agree on, each with the reason.
     """
 
     def __init__(self, store: Any, rank: int, size: int, guard: Guard, split: int = 1) -> None:
         self.rank, self.size = rank, size
         self.together = True
         self._split = split
-        self._pipeline: tuple[int, int] | None = None
-        self._stages: Stages | None = None
+        self.stages: Stages | None = None
+        self.dropped_sites: tuple[str, ...] = ()
+        self._widened: tuple[Plan, Plan] | None = None
         self._store, self._guard = store, guard
-        self._decided = self._watched_all = False
         self._group: Any = None
         self._agreed: dict[int, Agreement] = {}
-        self._said = self._read = self._asked = 0
+        self.board = Board(store)
+        self.roster = Roster(store, self.board, size)
         self._worker = Worker("evenkeel-ranks")
         self._heard = threading.Condition()
         self._combined = 0
 
-    def enter(self, plan: Plan, pipeline: tuple[int, int] | None) -> None:
-        """Say that this process is watched, and which layers it holds."""
-        self._pipeline = pipeline
-        if pipeline is not None:
-            self._store.set(f"stage/{pipeline[0]}", outline(plan))
-        self._store.add("watched", 1)
+    def check(self, plan: Plan) -> None:
+        """Raise `Misfit` where `plan` is not what the others count on."""
+        if self.stages is not None:
+            self.stages.check(plan)
 
     def widened(self, plan: Plan) -> Plan:
         """The plan of the whole model, of which this process may hold a stage."""
-        return plan if self._stages is None else self._stages.widened(plan)
+        if self.stages is None:
+            return plan
+        if self._widened is None or self._widened[0] is not plan:
+            self._widened = plan, self.stages.widened(plan)
+        return self._widened[1]
+
+    def layers_before(self, plan: Plan) -> dict[str, int]:
+        """By stack of this process, how many of its layers lie in earlier stages."""
+        return {} if self.stages is None else self.stages.layers_before(plan)
 
     def placed(self, plan: Plan, sums: Sums) -> Sums:
         """Sums of this process's `plan` in the rows of the whole model's."""
-        return sums if self._stages is None else self._stages.spread(plan, sums)
+        return sums if self.stages is None else self.stages.spread(plan, sums)
 
-    def decide(self) -> None:
+    def decide(self, plan: Plan) -> None:
         """At the first step's end, when all have been through a backward pass together.
 
-        Whoever is first lays down, for all, whether every process is watched.
+        It is laid down, for all, whether every process is watched and what its stages hold.
         """
-        if self._decided:
+        if self.roster.laid_down:
             return
-        self._decided = True
         try:
-            all_here = self._store.add("watched", 0) == self.size
-            said = self._store.compare_set("decision", "", "together" if all_here else "apart")
-            if said != b"together":
-                raise Apart("call watch in every process of the job, not in some")
-            self._watched_all = True
-            self._stages = self._all_stages()
+            stages = self.roster.lay_down()
+            if stages is not None:
+                stages.check(plan)
+                self.dropped_sites = dropped(stages.outlines, plan.wanted.sites)
+            self.stages = stages
         except Exception as error:
             self._give_up(error)
-
-    def _all_stages(self) -> Stages | None:
-        if self._pipeline is None:
-            return None
-        own, count = self._pipeline
-        names = [f"stage/{number}" for number in range(count)]
-        if not self._store.check(names):
-            raise Apart(f"of {count} stages some are watched by no process: see watch(pipeline=)")
-        return Stages(own, tuple(read_outline(self._store.get(name)) for name in names))
 
     def all_able(self, *, able: bool) -> bool:
         """Whether every process has come to this point and is able; the same answer in all.
 
-        Waits for them, 5 seconds at most. Whoever answers first lays it down for all.
+        Waits for them, 5 seconds at most.
         """
-        if not self._watched_all:
-            return False
-        self._asked += 1
-        here, said = f"here/{self._asked}", f"said/{self._asked}"
-        everybody = able and self._store.add(here, 1) == self.size
-        if able and not everybody:
-            self._await(said)
-        answer = self._store.compare_set(said, "", "go" if everybody else "no")
-        return bool(answer == b"go")
-
-    def _await(self, key: str) -> None:
-        # Asked again and again: a wait would hold the connection, which the background thread
-        # needs to meet the others, who may need that to come here.
-        until = time.monotonic() + DECISION_TIMEOUT_S
-        while not self._store.check([key]) and time.monotonic() < until:
-            time.sleep(0.001)
+        return self.roster.complete and self.roster.ask_all(able, DECISION_TIMEOUT_S)
 
     def add_up(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over all processes; one's own where they are apart. In the background thread."""
@@ -241,11 +229,6 @@ class Ranks:
         """Do `work` in the thread of what the processes do together; returns how to wait for it."""
         return self._worker.submit(work).result
 
-    def say(self, word: bytes) -> None:
-        """Tell all processes something, with the next sample; called by rank 0, in any thread."""
-        self._store.set(f"word/{self._said}", word)
-        self._said += 1
-
     def agreed_with(self, sample: int) -> Agreement | None:
         """What was agreed with sample number `sample`, from 0; None when not to be had."""
         with self._heard:
@@ -255,11 +238,6 @@ class Ranks:
         if not known:
             self._give_up(TimeoutError("the other processes are too late"))
         return self._agreed.pop(sample, None)
-
-    def words_of(self, agreement: Agreement) -> list[bytes]:
-        """The words it brings that this process has not read yet."""
-        first, self._read = self._read, max(self._read, agreement.words)
-        return [self._store.get(f"word/{number}") for number in range(first, self._read)]
 
     def combine(self, share: Share) -> Share:
         """The whole job's share; this process's own where they are apart. Waits for the others."""
@@ -287,12 +265,11 @@ class Ranks:
         whole = _unpacked(_unpacked(sums, ADDITIVE, flat[:-3]), MAXIMA, largest)
         # Gradients are those of the mean of the losses on different data.
         different = 1 if self._sequences_are_split(alike) else alike.different
-        n_stages = 1 if self._stages is None else len(self._stages.blocks)
         combined = replace(
             share,
             sums=unscaled(share.outline.plan, whole, different),
             loss=loss / losses if losses else None,
-            gradient_norm=float(np.sqrt(squares * n_stages / self.size)),
+            gradient_norm=float(np.sqrt(squares * alike.holders / self.size)),
         )
         return combined, agreement
 
@@ -310,9 +287,9 @@ class Ranks:
         digest = hashlib.blake2b(repr((rows, wanted)).encode(), digest_size=6).digest()
         plan = int.from_bytes(digest, "big")
         seen, stages = np.zeros(self.size), np.zeros(self.size)
-        stage = -1 if self._stages is None else self._stages.own
+        stage = -1 if self.stages is None else self.stages.own[0]
         seen[self.rank], stages[self.rank] = share.seen, stage + 1
-        told = np.concatenate([[step, -step, plan, -plan, every, self._said], seen, stages])
+        told = np.concatenate([[step, -step, plan, -plan, every, self.board.said], seen, stages])
         head = self._reduce(told, distributed.ReduceOp.MAX)
         if head[0] != -head[1] or head[2] != -head[3]:
             raise Apart(
@@ -321,7 +298,8 @@ class Ranks:
             )
         seen, stages = np.split(head[6:], 2)
         agreement = Agreement(every=int(head[4]), words=int(head[5]))
-        return agreement, replicas(seen[stages == stage + 1].tolist(), share.seen)
+        found = replicas(seen[stages == stage + 1].tolist(), share.seen)
+        return agreement, replace(found, holders=len(set(stages.tolist())))
 
     def _own_part(self, sums: Sums, found: Replicas) -> Sums:
         """What this process adds, where others may bring the same tokens or parts of them."""

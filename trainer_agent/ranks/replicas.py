@@ -24,10 +24,12 @@ class Replicas:
     Attributes:
         alike: processes that saw what this one saw, itself included.
         different: how many saw different data, which the job's loss is the mean over.
+        holders: how many processes it takes to hold all layers once.
     """
 
     alike: int
     different: int
+    holders: int = 1
 
 
 def fingerprint(plan: Plan, sums: Sums, rank: int) -> int:

@@ -24,9 +24,9 @@ from tests.trainer_agent.small_gpt import (
 )
 from trainer_agent.capture.frame_values import frame_values
 from trainer_agent.capture.log_z import head_of, log_z_sums
-from trainer_agent.capture.plan import Plan, StackPlan
+from trainer_agent.capture.plan import Plan, StackPlan, settled
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.capture.wanted import Wanted
+from trainer_agent.capture.wanted import CustomSite, Wanted
 from trainer_agent.guard import Guard
 from trainer_agent.options import WatchError
 
@@ -284,3 +284,12 @@ def test_a_compiled_model_gives_the_same_numbers_of_everything(tmp_path: Path):
         np.testing.assert_allclose(
             found[1][key], eager, rtol=1e-4, atol=1e-4 * largest, err_msg=key
         )
+
+
+def test_a_custom_site_goes_with_its_blocks_when_the_forward_pass_names_the_stack_otherwise():
+    site = CustomSite("hidden", "decoder", ("h.0.up", "h.1.up"))
+    called = StackPlan("encoder", ("h.1", "h.0", "h.2"), (None,) * 3, (None,) * 3)
+
+    assert settled(site, (called,)) == CustomSite("hidden", "encoder", ("h.1.up", "h.0.up", None))
+    outside = CustomSite("embedding", "", ("tokens",))
+    assert settled(outside, (called,)) == outside
