@@ -35,12 +35,16 @@ from trainer_agent.ranks import group
 from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12
-LONGER = {"burst": 80, "stop": 80}
+LONGER = {"burst": 80, "stop": 80, "stop-fixed": 80, "burst-fixed": 40, "stop-apart": 40}
+EVERYTHING = {"sites": "all", "quantities": "all"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
     "burst": {"overhead": 0.05},
     "stop": {"overhead": 1.0, "on_alert": "stop"},
-    "stop-fixed": {"on_alert": "stop"},
+    "stop-fixed": {"every": 1, "on_alert": "stop"},
+    "burst-fixed": {"every": 3},
+    "stop-apart": {"every": 3, "on_alert": "stop"},
+    "alone": {"on_alert": "stop", **EVERYTHING},
     "slow-server": {"overhead": 1.0},
 }
 ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
@@ -48,8 +52,10 @@ SAID = {
     "burst": Command(id="b", kind="burst", steps=6),
     "stop": Command(id="a", kind="alert", alert=ALERT),
     "stop-fixed": Command(id="a", kind="alert", alert=ALERT),
+    "burst-fixed": Command(id="b", kind="burst", steps=6),
+    "stop-apart": Command(id="a", kind="alert", alert=ALERT),
+    "alone": Command(id="a", kind="alert", alert=ALERT),
 }
-EVERYTHING = {"sites": "all", "quantities": "all"}
 STAGED_SITES = ("norm_inputs", "weights", "updates")
 
 
@@ -154,12 +160,17 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     agent, transport = None, RecordingTransport()
     if kind == "slow-server":
         slow_down()
+    if kind == "stop-apart":
+        group.COLLECTIVE_TIMEOUT_S = 1.0
     if watched and (kind != "alone" or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
     run = pipelined(model, rank) if staged else partial(backward_of, kind, model, rank)
     for step in range(LONGER.get(kind, STEPS)):
         if step == 5 and rank == 0 and agent is not None and kind in SAID:
             agent._obey(SAID[kind])  # as the sender does with what the server answers
+        if step == 12 and rank == 1 and agent is not None and kind == "stop-apart":
+            # Here it has heard of the word, and taken it nowhere.
+            agent._ranks.part(RuntimeError("on its own"))
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
         if kind not in ("pipeline", "tensor", "sequence"):

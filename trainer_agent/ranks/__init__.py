@@ -1,7 +1,19 @@
 """Several processes of one job, measured as one."""
 
 from trainer_agent.ranks.follower import Follower
-from trainer_agent.ranks.group import Agreement, Outline, Ranks, Share, join, whole
+from trainer_agent.ranks.group import Agreement, Outline, Ranks, Share, join, several, whole
+from trainer_agent.ranks.hearing import Hearing
 from trainer_agent.ranks.stages import Stages
 
-__all__ = ["Agreement", "Follower", "Outline", "Ranks", "Share", "Stages", "join", "whole"]
+__all__ = [
+    "Agreement",
+    "Follower",
+    "Hearing",
+    "Outline",
+    "Ranks",
+    "Share",
+    "Stages",
+    "join",
+    "several",
+    "whole",
+]

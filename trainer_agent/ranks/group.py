@@ -32,6 +32,7 @@ from trainer_agent.ranks.replicas import (
     without_pairs,
 )
 from trainer_agent.ranks.stages import Stages, outline, read_outline
+from trainer_agent.ranks.words import Words
 from trainer_agent.ranks.worker import Worker
 
 COLLECTIVE_TIMEOUT_S = 30.0
@@ -107,6 +108,12 @@ def whole(
     return sums, scalars
 
 
+def several() -> bool:
+    """Whether this is one process of several that torch knows of."""
+    here = distributed.is_available() and distributed.is_initialized()
+    return bool(here and distributed.get_world_size() > 1)
+
+
 def join(
     guard: Guard, model: nn.Module, plan: Plan, pipeline: tuple[int, int] | None
 ) -> Ranks | None:
@@ -114,11 +121,9 @@ def join(
 
     `pipeline` is which stage of how many `model` is, or None where every process holds all layers.
     """
-    if not distributed.is_available() or not distributed.is_initialized():
+    if not several():
         return None
     size = distributed.get_world_size()
-    if size == 1:
-        return None
     with guard.at("ranks"):
         store = distributed.distributed_c10d._get_default_store()
         # A connection of its own: a wait here must not hold up the job's use of the store.
@@ -131,16 +136,19 @@ def join(
 
 
 class Ranks:
-    """The processes of a job. Every method but `combine` belongs to the training thread.
+    """The processes of a job. Methods belong to the training thread where they say nothing else.
 
     Attributes:
         rank, size: this process, and how many there are.
         together: whether they add up their numbers; if not, rank 0 shows its own.
+        listening: whether what is agreed is kept until this process asks for it.
+        words: what rank 0 tells all.
     """
 
     def __init__(self, store: Any, rank: int, size: int, guard: Guard, split: int = 1) -> None:
         self.rank, self.size = rank, size
-        self.together = True
+        self.together = self.listening = True
+        self.words = Words(store)
         self._split = split
         self._pipeline: tuple[int, int] | None = None
         self._stages: Stages | None = None
@@ -148,7 +156,6 @@ class Ranks:
         self._decided = False
         self._group: Any = None
         self._agreed: dict[int, Agreement] = {}
-        self._said = self._read = 0
         self._worker = Worker("evenkeel-ranks")
         self._heard = threading.Condition()
         self._combined = 0
@@ -183,7 +190,7 @@ class Ranks:
                 raise Apart("call watch in every process of the job, not in some")
             self._stages = self._all_stages()
         except Exception as error:
-            self._give_up(error)
+            self.part(error)
 
     def _all_stages(self) -> Stages | None:
         if self._pipeline is None:
@@ -198,47 +205,45 @@ class Ranks:
         """Do `work` in the thread of what the processes do together; returns how to wait for it."""
         return self._worker.submit(work).result
 
-    def say(self, word: bytes) -> None:
-        """Tell all processes something, with the next sample; called by rank 0, in any thread."""
-        self._store.set(f"word/{self._said}", word)
-        self._said += 1
-
-    def agreed_with(self, sample: int) -> Agreement | None:
-        """What was agreed with sample number `sample`, from 0; None when not to be had."""
+    def agreed_with(self, sample: int, patience_s: float) -> Agreement | None:
+        """What was agreed with sample number `sample`, from 0; None when not to be had in time."""
         with self._heard:
-            known = self._heard.wait_for(
-                lambda: sample in self._agreed or not self.together, DECISION_TIMEOUT_S
-            )
-        if not known:
-            self._give_up(TimeoutError("the other processes are too late"))
-        return self._agreed.pop(sample, None)
+            self._heard.wait_for(lambda: sample in self._agreed or not self.together, patience_s)
+            return self._agreed.pop(sample, None)
 
-    def words_of(self, agreement: Agreement) -> list[bytes]:
-        """The words it brings that this process has not read yet."""
-        first, self._read = self._read, max(self._read, agreement.words)
-        return [self._store.get(f"word/{number}") for number in range(first, self._read)]
+    def listen_no_more(self, error: Exception) -> None:
+        """Keep nothing that is agreed from now on; the numbers are still added up."""
+        with self._heard:
+            self.listening = False
+            self._agreed.clear()
+        self._guard.note("ranks", error)
+
+    def part(self, error: Exception) -> None:
+        """Add up no numbers any more; called from any thread."""
+        with self._heard:
+            self.together = False
+            self._heard.notify_all()
+        self._guard.note("ranks", error)
 
     def combine(self, share: Share) -> Share:
-        """The whole job's share; this process's own where they are apart. Waits for the others."""
+        """The whole job's share; this process's own where they are apart.
+
+        Waits for the others, in a thread in the background.
+        """
         if not self.together:
             return share
         try:
-            whole, agreement = self._combine(share)
+            return self._combine(share)
         except Exception as error:
-            self._give_up(error)
+            self.part(error)
             return share
-        with self._heard:
-            if agreement.every:  # a fixed interval asks for nothing that was agreed
-                self._agreed[self._combined] = agreement
-            self._combined += 1
-            self._heard.notify_all()
-        return whole
 
-    def _combine(self, share: Share) -> tuple[Share, Agreement]:
+    def _combine(self, share: Share) -> Share:
         if self._group is None:
             timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
             self._group = distributed.ProcessGroupGloo(self._store, self.rank, self.size, timeout)
         agreement, alike = self._agree(share)
+        self._keep(agreement)
         sums = self._own_part(share.sums, alike)
         flat = self._reduce(np.concatenate([_packed(sums, ADDITIVE), _extras(share)]))
         largest = self._reduce(_packed(sums, MAXIMA), distributed.ReduceOp.MAX)
@@ -247,13 +252,20 @@ class Ranks:
         # Gradients are those of the mean of the losses on different data.
         different = 1 if self._sequences_are_split(alike) else alike.different
         n_stages = 1 if self._stages is None else len(self._stages.blocks)
-        combined = replace(
+        return replace(
             share,
             sums=unscaled(share.outline.plan, whole, different),
             loss=loss / losses if losses else None,
             gradient_norm=float(np.sqrt(squares * n_stages / self.size)),
         )
-        return combined, agreement
+
+    def _keep(self, agreement: Agreement) -> None:
+        """Keep what all have heard until the training thread asks, whatever fails after it."""
+        with self._heard:
+            if self.listening:
+                self._agreed[self._combined] = agreement
+            self._combined += 1
+            self._heard.notify_all()
 
     def _agree(self, share: Share) -> tuple[Agreement, Replicas]:
         """What rank 0 wishes for and has said, and who saw what; raises `Apart`."""
@@ -266,7 +278,7 @@ class Ranks:
         seen, stages = np.zeros(self.size), np.zeros(self.size)
         stage = -1 if self._stages is None else self._stages.own
         seen[self.rank], stages[self.rank] = share.seen, stage + 1
-        told = np.concatenate([[step, -step, plan, -plan, every, self._said], seen, stages])
+        told = np.concatenate([[step, -step, plan, -plan, every, self.words.said], seen, stages])
         head = self._reduce(told, distributed.ReduceOp.MAX)
         if head[0] != -head[1] or head[2] != -head[3]:
             raise Apart(
@@ -295,12 +307,6 @@ class Ranks:
         options.reduceOp = how
         self._group.allreduce([held], options).wait(timedelta(seconds=COLLECTIVE_TIMEOUT_S))
         return held.numpy()
-
-    def _give_up(self, error: Exception) -> None:
-        with self._heard:
-            self.together = False
-            self._heard.notify_all()
-        self._guard.note("ranks", error)
 
 
 def _packed(sums: Sums, names: Sequence[str]) -> NDArray[np.float64]:
