@@ -101,8 +101,10 @@ class Agent:
         )
         self._views: list[Probe | OptimizerView | ParameterView | StepGuard]
         self._views = [self._probe, self._optimizer]
+        self._parameters: ParameterView | None = None
         if plan.parameter_places:
-            self._views.append(ParameterView(inner, optimizer, self._probe, self._recorder))
+            self._parameters = ParameterView(inner, optimizer, self._probe, self._recorder)
+            self._views.append(self._parameters)
         if "skip_step" in options.on_alert and optimizer is not None:
             self._views.append(StepGuard(optimizer, self._guard))
         self._pacing = Pacing(options, self._probe, self._recorder, self._ranks)
@@ -199,6 +201,15 @@ class Agent:
         # The step after a sample is timed beside it.
         if not sampled and not wanted and not self._pacing.promised:
             self._idle = max(self._pacing.sampler.unsampled_from(self._step) - 1, 0)
+
+    def follow_updates(self, optimizer: Optimizer) -> None:
+        """Read weights and updates around the steps of an optimizer that `watch` was not given.
+
+        For loops that have several, or compute gradients inside the step: Lightning's.
+        """
+        with self._guard.at("parameters"):
+            if self._parameters is not None:
+                self._parameters.follow(optimizer)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Take the hooks away, send what is left, end the run; returns whether all arrived.

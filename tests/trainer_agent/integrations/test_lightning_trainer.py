@@ -149,7 +149,7 @@ class Alarm(lightning.Callback):
         self._watching = watching
 
     def on_train_batch_start(self, trainer: Any, module: Any, ids: Tensor, index: int) -> None:
-        if index == 2 and self._watching.agent is not None:
+        if index == 2 and trainer.global_rank == 0 and self._watching.agent is not None:
             word = AlertWord("nonfinite", "critical", "NaN", "At step 2 ...", 2)
             self._watching.agent._obey(Command("a", "alert", alert=word))
 
