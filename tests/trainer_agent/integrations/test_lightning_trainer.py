@@ -28,10 +28,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 class Module(lightning.LightningModule):
     """A module whose own forward never runs, as many are written."""
 
+    p_drop = 0.0
+
     def __init__(self, width: int = 3) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net: SmallGPT = built()[0]
+        self.net: SmallGPT = built(p_drop=self.p_drop)[0]
         self.seen: list[float] = []
         self.norms: list[float] = []
 
