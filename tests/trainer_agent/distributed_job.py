@@ -38,14 +38,15 @@ from wire import AlertWord, Command
 WORLD, STEPS = 2, 12
 LONGER = {"burst": 80, "stop": 80, "stop-fixed": 80, "burst-fixed": 40, "stop-apart": 40}
 EVERYTHING = {"sites": "all", "quantities": "all"}
+HEARD: list[AlertWord] = []  # by the function that some kinds act on alerts with
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
     "burst": {"overhead": 0.05},
     "stop": {"overhead": 1.0, "on_alert": "stop"},
     "stop-fixed": {"every": 1, "on_alert": "stop"},
     "burst-fixed": {"every": 3},
-    "stop-apart": {"every": 3, "on_alert": "stop"},
-    "alone": {"on_alert": "stop", **EVERYTHING},
+    "stop-apart": {"every": 3, "on_alert": ["stop", HEARD.append]},
+    "alone": {"on_alert": ["stop", HEARD.append], **EVERYTHING},
     "slow-server": {"overhead": 1.0},
 }
 ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
@@ -167,7 +168,9 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
     run = pipelined(model, rank) if staged else partial(backward_of, kind, model, rank)
     for step in range(LONGER.get(kind, STEPS)):
-        if step == 5 and rank == 0 and agent is not None and kind in SAID:
+        # To one that turns out to be alone before it can know that.
+        said_at = 0 if kind == "alone" else 5
+        if step == said_at and rank == 0 and agent is not None and kind in SAID:
             agent._obey(SAID[kind])  # as the sender does with what the server answers
         if step == 12 and rank == 1 and agent is not None and kind == "stop-apart":
             # Here it has heard of the word, and taken it nowhere.
@@ -183,7 +186,8 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
                 break
     if agent is not None:
         agent.close(30.0)
-    np.savez(folder / f"weights-{rank}.npz", last_step=np.array(step), **whole_weights(model))
+    told = {"last_step": np.array(step), "heard": np.array(len(HEARD))}
+    np.savez(folder / f"weights-{rank}.npz", **told, **whole_weights(model))
     keep(transport, folder / f"frames-{rank}.npz")
     distributed.destroy_process_group()
     # A gloo group that torch destroys right after a collective may wait for itself for ever.

@@ -73,9 +73,9 @@ def sent(folder: Path) -> dict[str, np.ndarray]:
     return {k.replace("|", "/"): v for k, v in np.load(folder / "frames-0.npz").items()}
 
 
-def last_steps(folder: Path) -> list[int]:
-    """The last step of each process."""
-    return [int(np.load(folder / f"weights-{rank}.npz")["last_step"]) for rank in (0, 1)]
+def of_each(folder: Path, name: str) -> list[int]:
+    """A number that each process left."""
+    return [int(np.load(folder / f"weights-{rank}.npz")[name]) for rank in (0, 1)]
 
 
 def in_one_process(folder: Path, step: int = 0, *, clip: bool = False) -> dict[str, np.ndarray]:
@@ -174,7 +174,7 @@ def test_processes_are_asked_to_stop_at_the_same_step(
 ) -> None:
     folder = run(kind)
 
-    one, other = last_steps(folder)
+    one, other = of_each(folder, "last_step")
     assert one == other < LONGER[kind] - 1
     assert str(sent(folder)["reason"]) == ""
 
@@ -190,7 +190,8 @@ def test_a_server_slow_to_answer_sets_no_process_apart(run: Callable[[str], Path
 def test_one_process_is_never_asked_to_stop_alone(kind: str, run: Callable[[str], Path]) -> None:
     folder = run(kind)  # watched alone from the start, or from the step on that all would stop
 
-    assert last_steps(folder) == [LONGER.get(kind, STEPS) - 1] * 2
+    assert of_each(folder, "last_step") == [LONGER.get(kind, STEPS) - 1] * 2
+    assert of_each(folder, "heard") == [1, 0]  # functions are called on rank 0 all the same
     assert str(sent(folder)["reason"]) != ""
 
 
