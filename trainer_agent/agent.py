@@ -43,7 +43,7 @@ from wire import Command, Health, RunEnd
 
 logger = logging.getLogger("evenkeel")
 EXIT_TIMEOUT_S = 5.0
-NOT_TOLD = "the other processes hear of it only where a budget, not every=, sets the interval"
+NOT_TOLD = "the processes of the job would not begin at the same step"
 SETTLE_TIMEOUT_S = 5.0
 _open: WeakSet[Agent] = WeakSet()
 
@@ -115,14 +115,16 @@ class Agent:
         )
         self._views: list[Probe | OptimizerView | ParameterView | StepGuard]
         self._views = [self._probe, self._optimizer]
+        self._parameters: ParameterView | None = None
         if plan.parameter_places:
-            self._views.append(ParameterView(inner, optimizer, self._probe, self._recorder))
+            self._parameters = ParameterView(inner, optimizer, self._probe, self._recorder)
+            self._views.append(self._parameters)
         if "skip_step" in options.on_alert and optimizer is not None:
             self._views.append(StepGuard(optimizer, self._guard))
         self._pacing = Pacing(options, self._probe, self._recorder, self._ranks)
         self._actions = AlertActions(options.on_alert, self._guard)
         parts = self._probe, self._recorder, self._optimizer, self._scale, self._pacing
-        self._pacing.on_word = self._take
+        self._pacing.on_word, self._pacing.on_lost = self._take, self._take_alone
         self._framing = Framing(options, Sources(*parts), self._ranks)
         self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
@@ -132,6 +134,11 @@ class Agent:
     def speaks(self) -> bool:
         """Whether this process sends: in a job of several, rank 0 does for all of them."""
         return self._ranks is None or self._ranks.rank == 0
+
+    @property
+    def size(self) -> int:
+        """How many processes are measured as this one run, and raise their flags at one step."""
+        return 1 if self._ranks is None else self._ranks.size
 
     @property
     def url(self) -> str:
@@ -200,14 +207,15 @@ class Agent:
                 self._finish_sample({**given, **self._pacing.burst_layers()}, ended)
         self._optimizer.steps_over(steps)
         self._step += 1
-        if self._ranks is not None and not self._ranks.together and not self.speaks:
+        wanted = self._pacing.next_step(self._step, ended, sampled=sampled)
+        self._actions.act()
+        if self._pacing.over:
             self._close(RunEnd(status="finished"), 0.0)
             return
-        wanted = self._pacing.next_step(self._step, ended, sampled=sampled)
         if wanted != self._recorder.active:
             self._probe.switch(on=wanted)
-        self._actions.act()
-        if not sampled and not wanted:  # the step after a sample is timed beside it
+        # The step after a sample is timed beside it.
+        if not sampled and not wanted and not self._pacing.promised:
             self._idle = max(self._pacing.sampler.unsampled_from(self._step) - 1, 0)
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -218,11 +226,21 @@ class Agent:
         if isinstance(self._description, SelfDescription):
             self._description.prepare(args, kwargs)
 
+    def follow_updates(self, optimizer: Optimizer) -> None:
+        """Read weights and updates around the steps of an optimizer that `watch` was not given.
+
+        For loops that have several, or compute gradients inside the step: Lightning's.
+        """
+        with self._guard.at("parameters"):
+            if self._parameters is not None:
+                self._parameters.follow(optimizer)
+
     def close(self, timeout_s: float = 10.0) -> bool:
         """Take the hooks away, send what is left, end the run; returns whether all arrived.
 
         What did not arrive in time stays on disk for the next agent on this machine.
         """
+        self._pacing.leave()
         return self._close(RunEnd(status="finished"), timeout_s)
 
     def state_dict(self) -> dict[str, Any]:
@@ -260,6 +278,7 @@ class Agent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._pacing.leave()
         self._close(end_of(error), EXIT_TIMEOUT_S if error else 10.0)
 
     def _close(self, end: RunEnd, timeout_s: float) -> bool:
@@ -330,12 +349,16 @@ class Agent:
         elif command.kind == "burst":
             self._pacing.bursts.ask(command)
         elif command.kind == "alert" and command.alert is not None:
-            self._actions.hear(command.alert)
+            # Processes that could not be joined, or were not when `watch` was called, act alone.
+            together = self._ranks is not None or not ranks.several()
+            self._actions.hear(command.alert, flags=together)
 
     def _take_alone(self, command: Command) -> None:
         """What one process does where the others cannot be told: no step is left out of step."""
         if command.kind == "burst":
             self._pacing.bursts.refuse(command, NOT_TOLD)
+        elif command.kind == "describe" and self._ranks is not None and not self._ranks.together:
+            self._description.ask()
         elif command.kind == "alert" and command.alert is not None:
             self._actions.hear(command.alert, flags=False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from trainer_agent.capture.plan import Plan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.gradient_norm import is_partial, local
+from trainer_agent.update_hooks import UpdateHooks
 
 # Values of one tensor that are kept over an update, to see what it changed.
 SAMPLED_VALUES = 4096
@@ -33,11 +33,12 @@ class _Before:
 
 
 class ParameterView:
-    """Sums over the parameters of each block, and of the rest, around an optimizer's step.
+    """Sums over the parameters of each block, and of the rest, around optimizers' steps.
 
     Weights and gradients as the optimizer finds them: after clipping, without a scaler's scale.
     The update is seen on evenly spread values, at most 4,096 of a tensor. Of sharded parameters
-    each process sees its part, which adds up; of replicated ones all see the same.
+    each process sees its part, which adds up; of replicated ones all see the same. Several
+    updates in one step are counted together.
     """
 
     def __init__(
@@ -48,27 +49,28 @@ class ParameterView:
         self._known: tuple[Plan, dict[int, int]] | None = None
         self._before: list[_Before] = []
         self._constants: dict[tuple[torch.device, tuple[float, ...]], Tensor] = {}
-        registers = [
-            (getattr(optimizer, "register_step_pre_hook", None), self._update_begins),
-            (getattr(optimizer, "register_step_post_hook", None), self._update_ends),
-        ]
-        self._handles = [register(hook) for register, hook in registers if register is not None]
+        self._hooks: list[UpdateHooks] = []
+        if optimizer is not None:
+            self.follow(optimizer)
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Look at the updates of this optimizer, too."""
+        looks = self._update_begins, self._update_ends
+        self._hooks.append(UpdateHooks(optimizer, *looks, wanted=lambda: self._recorder.active))
 
     def remove(self) -> None:
         """Take the hooks away."""
-        for handle in self._handles:
-            handle.remove()
+        for hooks in self._hooks:
+            hooks.remove()
 
-    def _update_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+    def _update_begins(self, optimizer: Optimizer) -> None:
         self._look(lambda plan: self._note_before(plan, optimizer))
 
-    def _update_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+    def _update_ends(self, optimizer: Optimizer) -> None:
         self._look(lambda plan: self._note_after(plan, optimizer))
         self._before = []
 
     def _look(self, look: Callable[[Plan], None]) -> None:
-        if not self._recorder.active:
-            return
         started = time.perf_counter()
         with self._recorder.guard.at("parameters"), torch.no_grad():
             look(self._probe.plan)

@@ -9,6 +9,7 @@ python -m tests.trainer_agent.distributed_job KIND RANK PORT FOLDER
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +57,7 @@ SPLIT = {
 }
 SPLIT["v_shaped"] = SPLIT["interleaved"]
 PIPELINES = tuple(SPLIT)
-SPLIT |= dict.fromkeys(("asked", "uneven", "staged_burst"), SPLIT["pipeline"])
+SPLIT |= dict.fromkeys(("asked", "asked-fixed", "uneven", "staged_burst"), SPLIT["pipeline"])
 LAYERS = {kind: stages[-1].stop for kind, stages in SPLIT.items()}
 HELD = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3)), "v_shaped": ((0, 3), (1, 2))}
 CHECKPOINTING = {"looped": False}
@@ -65,15 +66,32 @@ SCHEDULES = {
     "looped": ScheduleLoopedBFS,
     "v_shaped": ScheduleZBVZeroBubble,
 }
-LONGER = {"burst": 80, "staged_burst": 80, "stop": 80, "asked": 80}
+LONGER = {
+    "burst": 80,
+    "staged_burst": 80,
+    "stop": 80,
+    "asked": 80,
+    "asked-fixed": 40,
+    "fsdp-asked": 40,
+    "stop-fixed": 80,
+    "burst-fixed": 40,
+    "stop-apart": 40,
+}
+EVERYTHING = {"sites": "all", "quantities": "all"}
+HEARD: list[AlertWord] = []  # by the function that some kinds act on alerts with
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
     "burst": {"overhead": 0.05},
     "staged_burst": {"overhead": 0.05},
     "stop": {"overhead": 1.0, "on_alert": "stop"},
-    "stop-fixed": {"on_alert": "stop"},
+    "stop-fixed": {"every": 1, "on_alert": "stop"},
+    "burst-fixed": {"every": 3},
+    "stop-apart": {"every": 3, "on_alert": ["stop", HEARD.append]},
+    "alone": {"on_alert": ["stop", HEARD.append], **EVERYTHING},
     "slow-server": {"overhead": 1.0},
     "asked": {"overhead": 1.0},
+    "asked-fixed": {"every": 1},
+    "fsdp-asked": {"every": 1},
 }
 ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
 SAID = {
@@ -82,8 +100,12 @@ SAID = {
     "stop": Command(id="a", kind="alert", alert=ALERT),
     "stop-fixed": Command(id="a", kind="alert", alert=ALERT),
     "asked": Command(id="d", kind="describe"),
+    "asked-fixed": Command(id="d", kind="describe"),
+    "fsdp-asked": Command(id="d", kind="describe"),
+    "burst-fixed": Command(id="b", kind="burst", steps=6),
+    "stop-apart": Command(id="a", kind="alert", alert=ALERT),
+    "alone": Command(id="a", kind="alert", alert=ALERT),
 }
-EVERYTHING = {"sites": "all", "quantities": "all"}
 STAGED: dict[str, Any] = {
     "sites": ("norm_inputs", "weights", "updates", "attention_heads"),
     "custom_sites": {"hidden": "blocks.*.up", "normed": "rest.norm", "absent": "nowhere.*"},
@@ -217,12 +239,19 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     agent, transport = None, RecordingTransport()
     if kind == "slow-server":
         slow_down()
+    if kind == "stop-apart":
+        group.COLLECTIVE_TIMEOUT_S = 1.0
     if watched and (not kind.endswith("alone") or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
     run = pipelined(kind, model, rank) if in_stages else partial(backward_of, kind, model, rank)
     for step in range(LONGER.get(kind, STEPS)):
-        if step == 5 and rank == 0 and agent is not None and kind in SAID:
+        # To one that turns out to be alone before it can know that.
+        said_at = 0 if kind == "alone" else 5
+        if step == said_at and rank == 0 and agent is not None and kind in SAID:
             agent._obey(SAID[kind])  # as the sender does with what the server answers
+        if step == 12 and rank == 1 and agent is not None and kind == "stop-apart":
+            # Here it has heard of the word, and taken it nowhere.
+            agent._ranks.part(RuntimeError("on its own"))
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
         if not in_stages and kind not in ("tensor", "sequence", "grid"):
@@ -234,9 +263,12 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
                 break
     if agent is not None:
         agent.close(30.0)
-    np.savez(folder / f"weights-{rank}.npz", last_step=np.array(step), **whole_weights(model))
+    told = {"last_step": np.array(step), "heard": np.array(len(HEARD))}
+    np.savez(folder / f"weights-{rank}.npz", **told, **whole_weights(model))
     keep(transport, folder / f"frames-{rank}.npz")
     distributed.destroy_process_group()
+    # A gloo group that torch destroys right after a collective may wait for itself for ever.
+    os._exit(0)
 
 
 def backward_of(kind: str, model: nn.Module, rank: int, ids: Tensor) -> Tensor:

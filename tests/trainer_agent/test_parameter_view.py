@@ -137,3 +137,30 @@ def test_bf16_weights_are_measured_in_float32(tmp_path: Path):
     assert transport.series("/weights/rms")[0] == pytest.approx(rms(old), rel=1e-5)
     # differences of bf16 values are rounded to bf16 once more: 2^-9 each, at random
     assert transport.series("/updates/ratio")[0] == pytest.approx(ratio, rel=1e-3)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_gradients_that_a_closure_computes_inside_the_step_are_seen(by_name: bool, tmp_path: Path):
+    model, _ = built()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer, sites=["weights", "updates"])
+    old, calls = copies(list(model.parameters())), []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model, batch(1))
+        loss.backward()
+        calls.append([p.grad.clone() for p in model.parameters()])
+        return loss
+
+    optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    agent.step()
+    agent.close()
+
+    assert len(calls) > 1 and transport.health.failures == 0
+    assert transport.series("/weights/rms")[0] == pytest.approx(rms(old), rel=1e-6)
+    found = transport.series("/weight_gradients/rms")[0]
+    assert found == pytest.approx(rms(calls[0]), rel=1e-5)  # as it finds them first
+    new = list(model.parameters())
+    ratio = rms([n - o for n, o in zip(new, old, strict=True)]) / rms(old)
+    assert transport.series("/updates/ratio")[0] == pytest.approx(ratio, rel=1e-3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer_agent.distributed_job import EVERYTHING, LAYERS, PIPELINES, STEPS
+from tests.trainer_agent.distributed_job import EVERYTHING, LAYERS, LONGER, PIPELINES, STEPS
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.gradient_norm import gradient_norm
@@ -31,6 +31,11 @@ def sent(folder: Path) -> dict[str, np.ndarray]:
     """What rank 0 sent: its first frame by series, its steps and its first failure."""
     assert not (folder / "frames-1.npz").exists()  # rank 0 speaks for both
     return {k.replace("|", "/"): v for k, v in np.load(folder / "frames-0.npz").items()}
+
+
+def of_each(folder: Path, name: str) -> list[int]:
+    """A number that each process left."""
+    return [int(np.load(folder / f"weights-{rank}.npz")[name]) for rank in (0, 1)]
 
 
 def in_one_process(
@@ -144,11 +149,28 @@ def test_layers_of_a_burst_are_counted_from_the_first_stage_on(run: Callable[[st
     assert all(np.isfinite(one).tolist() == [False, False, True, False] for one in found["closer"])
 
 
-def test_processes_are_asked_to_stop_at_the_same_step(run: Callable[[str], Path]) -> None:
-    folder = run("stop")
+def test_a_burst_between_samples_of_a_fixed_interval_begins_in_all_processes(
+    run: Callable[[str], Path],
+) -> None:
+    found = sent(run("burst-fixed"))
 
-    one, other = (int(np.load(folder / f"weights-{rank}.npz")["last_step"]) for rank in (0, 1))
-    assert one == other < 79
+    assert str(found["reason"]) == ""
+    assert found["burst"].tolist() == ["b", ""]
+    # Said in step 5, heard with the sample of step 6, or of step 3 where that is added up late,
+    # and begun after the sample 16 steps later.
+    expected = [[*range(0, begun, 3), *range(begun, begun + 6)] for begun in (22, 25)]
+    steps = found["steps"].tolist()
+    assert any(steps == one + [n for n in range(0, 40, 3) if n > one[-1]] for one in expected)
+
+
+@pytest.mark.parametrize("kind", ["stop", "stop-fixed"])
+def test_processes_are_asked_to_stop_at_the_same_step(
+    kind: str, run: Callable[[str], Path]
+) -> None:
+    folder = run(kind)
+
+    one, other = of_each(folder, "last_step")
+    assert one == other < LONGER[kind] - 1
     assert str(sent(folder)["reason"]) == ""
 
 
@@ -159,11 +181,13 @@ def test_a_server_slow_to_answer_sets_no_process_apart(run: Callable[[str], Path
     assert len(found["steps"]) > 4  # past the first samples, which nobody waits for
 
 
-def test_one_process_is_never_asked_to_stop_alone(run: Callable[[str], Path]) -> None:
-    folder = run("stop-fixed")  # with every=, processes agree on nothing while they train
+@pytest.mark.parametrize("kind", ["alone", "stop-apart"])
+def test_one_process_is_never_asked_to_stop_alone(kind: str, run: Callable[[str], Path]) -> None:
+    folder = run(kind)  # watched alone from the start, or from the step on that all would stop
 
-    one, other = (int(np.load(folder / f"weights-{rank}.npz")["last_step"]) for rank in (0, 1))
-    assert one == other == STEPS - 1
+    assert of_each(folder, "last_step") == [LONGER.get(kind, STEPS) - 1] * 2
+    assert of_each(folder, "heard") == [1, 0]  # functions are called on rank 0 all the same
+    assert str(sent(folder)["reason"]) != ""
 
 
 def test_weights_are_bit_identical_and_one_rank_alone_holds_nobody_up(

@@ -48,13 +48,15 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the module, or go on with the run of the checkpoint that was loaded."""
         # Lightning computes gradients inside the optimizer's step, where the agent's own look
-        # at them would come too early; so it is not given the optimizer.
+        # at their norm would come too early; so it is not given the optimizer.
         self.agent = watch(
             _inner(pl_module, self._module),
             project=self._project,
             run=self._run,
             **{"config": _config(pl_module), **self._given},
         )
+        for optimizer in trainer.optimizers:
+            self.agent.follow_updates(optimizer)
         self._steps = trainer.global_step
         if self._kept and trainer.global_step:
             self.agent.load_state_dict(self._kept)
@@ -90,7 +92,7 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
         by_itself = pl_module.automatic_optimization
         loss = self._losses.take_sum() if by_itself else self._losses.take_mean()
         self.agent.step(loss, step=self._steps - 1, **scalars)
-        if trainer.world_size == 1:  # else one process would stop, and the others wait for it
+        if trainer.world_size == self.agent.size:  # all raise their flags at the same step
             self._act(trainer, self.agent)
 
     def _act(self, trainer: Trainer, agent: Agent) -> None:

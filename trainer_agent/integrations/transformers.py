@@ -69,7 +69,7 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
             loss = self._losses.take(args)
             # A loss that is not the model's own is seen in the Trainer's log alone.
             self.agent.step(self._logged if loss is None else loss, step=state.global_step - 1)
-            if args.world_size == 1:  # else one process would stop, and the others wait for it
+            if args.world_size == self.agent.size:  # all raise their flags at the same step
                 control.should_training_stop |= self.agent.should_stop
                 control.should_save |= self.agent.should_save
             self._keep(state, control)

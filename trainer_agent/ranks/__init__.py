@@ -1,17 +1,29 @@
 """Several processes of one job, measured as one."""
 
 from trainer_agent.ranks.follower import Follower
-from trainer_agent.ranks.group import Agreement, Outline, Ranks, Share, all_able, join, whole
+from trainer_agent.ranks.group import (
+    Agreement,
+    Outline,
+    Ranks,
+    Share,
+    all_able,
+    join,
+    several,
+    whole,
+)
+from trainer_agent.ranks.hearing import Hearing
 from trainer_agent.ranks.stages import Stages
 
 __all__ = [
     "Agreement",
     "Follower",
+    "Hearing",
     "Outline",
     "Ranks",
     "Share",
     "Stages",
     "all_able",
     "join",
+    "several",
     "whole",
 ]

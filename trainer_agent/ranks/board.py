@@ -16,12 +16,6 @@ class Board:
 
     def __init__(self, store: Any) -> None:
         self._store = store
-        self._said = self._read = 0
-
-    @property
-    def said(self) -> int:
-        """How many words this process has said."""
-        return self._said
 
     def pin(self, name: str, text: str) -> None:
         """Leave a text in place of what was there; whoever hears of it after this finds it."""
@@ -56,13 +50,3 @@ class Board:
         """Free the room of texts that nobody needs any more."""
         for name in names:
             self._store.delete_key(name)
-
-    def say(self, word: bytes) -> None:
-        """Add a word to those that are read in order; called by one process, in any thread."""
-        self._store.set(f"word/{self._said}", word)
-        self._said += 1
-
-    def words(self, until: int) -> list[bytes]:
-        """The words before number `until` that this process has not read yet."""
-        first, self._read = self._read, max(self._read, until)
-        return [self._store.get(f"word/{number}") for number in range(first, self._read)]

@@ -36,6 +36,7 @@ from trainer_agent.ranks.replicas import (
 )
 from trainer_agent.ranks.roster import Apart, Roster
 from trainer_agent.ranks.stages import Stages
+from trainer_agent.ranks.words import Words
 from trainer_agent.ranks.worker import Worker
 
 COLLECTIVE_TIMEOUT_S = 30.0
@@ -107,6 +108,12 @@ def whole(
     return sums, scalars
 
 
+def several() -> bool:
+    """Whether this is one process of several that torch knows of."""
+    here = distributed.is_available() and distributed.is_initialized()
+    return bool(here and distributed.get_world_size() > 1)
+
+
 def join(
     guard: Guard,
     model: nn.Module,
@@ -118,11 +125,9 @@ def join(
 
     `stages` is how many there are, or None where every process holds all layers.
     """
-    if not distributed.is_available() or not distributed.is_initialized():
+    if not several():
         return None
     size = distributed.get_world_size()
-    if size == 1:
-        return None
     with guard.at("ranks"):
         store = distributed.distributed_c10d._get_default_store()
         # A connection of its own: a wait here must not hold up the job's use of the store.
@@ -138,12 +143,11 @@ def all_able(ranks: Ranks | None, able: bool) -> bool:
     """Whether every process of the job may take a pass that gathers parameters."""
     if ranks is not None:
         return ranks.all_able(able=able)
-    several = distributed.is_available() and distributed.is_initialized()
-    return able and not (several and distributed.get_world_size() > 1)
+    return able and not several()
 
 
 class Ranks:
-    """The processes of a job. Every method but `combine` belongs to the training thread.
+    """The processes of a job. Methods belong to the training thread where they say nothing else.
 
     Attributes:
         rank, size: this process, and how many there are.
@@ -152,11 +156,14 @@ class Ranks:
         roster: who is watched and what each stage holds, until it is agreed.
         stages: whose layers stand where, once it is agreed; None where all hold all.
         dropped_sites: sites that stages could not agree on, each with the reason.
+        listening: whether what is agreed is kept until this process asks for it.
+        words: what rank 0 tells all.
     """
 
     def __init__(self, store: Any, rank: int, size: int, guard: Guard, split: int = 1) -> None:
         self.rank, self.size = rank, size
-        self.together = True
+        self.together = self.listening = True
+        self.words = Words(store)
         self._split = split
         self.stages: Stages | None = None
         self.dropped_sites: tuple[str, ...] = ()
@@ -205,7 +212,7 @@ class Ranks:
                 self.dropped_sites = dropped(stages.outlines, plan.wanted.sites)
             self.stages = stages
         except Exception as error:
-            self._give_up(error)
+            self.part(error)
 
     def all_able(self, *, able: bool) -> bool:
         """Whether every process has come to this point and is able; the same answer in all.
@@ -222,42 +229,50 @@ class Ranks:
             self._meet()
             return self._reduce(values)
         except Exception as error:
-            self._give_up(error)
+            self.part(error)
             return values
 
     def soon(self, work: Callable[[], T]) -> Callable[[], T]:
         """Do `work` in the thread of what the processes do together; returns how to wait for it."""
         return self._worker.submit(work).result
 
-    def agreed_with(self, sample: int) -> Agreement | None:
-        """What was agreed with sample number `sample`, from 0; None when not to be had."""
+    def agreed_with(self, sample: int, patience_s: float) -> Agreement | None:
+        """What was agreed with sample number `sample`, from 0; None when not to be had in time."""
         with self._heard:
-            known = self._heard.wait_for(
-                lambda: sample in self._agreed or not self.together, DECISION_TIMEOUT_S
-            )
-        if not known:
-            self._give_up(TimeoutError("the other processes are too late"))
-        return self._agreed.pop(sample, None)
+            self._heard.wait_for(lambda: sample in self._agreed or not self.together, patience_s)
+            return self._agreed.pop(sample, None)
+
+    def listen_no_more(self, error: Exception) -> None:
+        """Keep nothing that is agreed from now on; the numbers are still added up."""
+        with self._heard:
+            self.listening = False
+            self._agreed.clear()
+        self._guard.note("ranks", error)
+
+    def part(self, error: Exception) -> None:
+        """Add up no numbers any more; called from any thread."""
+        with self._heard:
+            self.together = False
+            self._heard.notify_all()
+        self._guard.note("ranks", error)
 
     def combine(self, share: Share) -> Share:
-        """The whole job's share; this process's own where they are apart. Waits for the others."""
+        """The whole job's share; this process's own where they are apart.
+
+        Waits for the others, in a thread in the background.
+        """
         if not self.together:
             return share
         try:
-            whole, agreement = self._combine(share)
+            return self._combine(share)
         except Exception as error:
-            self._give_up(error)
+            self.part(error)
             return share
-        with self._heard:
-            if agreement.every:  # a fixed interval asks for nothing that was agreed
-                self._agreed[self._combined] = agreement
-            self._combined += 1
-            self._heard.notify_all()
-        return whole
 
-    def _combine(self, share: Share) -> tuple[Share, Agreement]:
+    def _combine(self, share: Share) -> Share:
         self._meet()
         agreement, alike = self._agree(share)
+        self._keep(agreement)
         sums = self._own_part(share.sums, alike)
         flat = self._reduce(np.concatenate([_packed(sums, ADDITIVE), _extras(share)]))
         largest = self._reduce(_packed(sums, MAXIMA), distributed.ReduceOp.MAX)
@@ -265,13 +280,20 @@ class Ranks:
         whole = _unpacked(_unpacked(sums, ADDITIVE, flat[:-3]), MAXIMA, largest)
         # Gradients are those of the mean of the losses on different data.
         different = 1 if self._sequences_are_split(alike) else alike.different
-        combined = replace(
+        return replace(
             share,
             sums=unscaled(share.outline.plan, whole, different),
             loss=loss / losses if losses else None,
             gradient_norm=float(np.sqrt(squares * alike.holders / self.size)),
         )
-        return combined, agreement
+
+    def _keep(self, agreement: Agreement) -> None:
+        """Keep what all have heard until the training thread asks, whatever fails after it."""
+        with self._heard:
+            if self.listening:
+                self._agreed[self._combined] = agreement
+            self._combined += 1
+            self._heard.notify_all()
 
     def _meet(self) -> None:
         if self._group is None:
@@ -289,7 +311,7 @@ class Ranks:
         seen, stages = np.zeros(self.size), np.zeros(self.size)
         stage = -1 if self.stages is None else self.stages.own[0]
         seen[self.rank], stages[self.rank] = share.seen, stage + 1
-        told = np.concatenate([[step, -step, plan, -plan, every, self.board.said], seen, stages])
+        told = np.concatenate([[step, -step, plan, -plan, every, self.words.said], seen, stages])
         head = self._reduce(told, distributed.ReduceOp.MAX)
         if head[0] != -head[1] or head[2] != -head[3]:
             raise Apart(
@@ -319,12 +341,6 @@ class Ranks:
         options.reduceOp = how
         self._group.allreduce([held], options).wait(timedelta(seconds=COLLECTIVE_TIMEOUT_S))
         return held.numpy()
-
-    def _give_up(self, error: Exception) -> None:
-        with self._heard:
-            self.together = False
-            self._heard.notify_all()
-        self._guard.note("ranks", error)
 
 
 def _packed(sums: Sums, names: Sequence[str]) -> NDArray[np.float64]:

@@ -1,5 +1,7 @@
 """One process of a job of two under each framework, as a launcher such as torchrun starts it.
 
+Behind ``-asked`` rank 0 hears of a critical alert at an early step, and the job is longer.
+
 python -m tests.trainer_agent.integrations.rank_job KIND FOLDER, with RANK and the like set.
 """
 
@@ -8,15 +10,16 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-STEPS = 3
+STEPS, LONGER = 3, 40
 
 
-def accelerate(folder: Path) -> nn.Module:
+def accelerate(folder: Path, asked: bool) -> tuple[nn.Module, int]:
     """A loop on an `Accelerator`."""
     from accelerate import Accelerator
 
@@ -33,43 +36,56 @@ def accelerate(folder: Path) -> nn.Module:
             accelerator.backward(loss)
             optimizer.step()
             agent.step(loss=loss)
-    return model
+    return model, STEPS
 
 
-def trainer(folder: Path) -> nn.Module:
+def trainer(folder: Path, asked: bool) -> tuple[nn.Module, int]:
     """A `transformers.Trainer`."""
+    from tests.trainer_agent.integrations.test_transformers_trainer import Alarm
     from tests.trainer_agent.integrations.test_transformers_trainer import trainer as built
     from trainer_agent.integrations.transformers import EvenkeelCallback
 
-    callback = EvenkeelCallback(project="p", every=1)
-    job = built(folder, callback, max_steps=STEPS, ddp_backend="gloo")
+    callback = EvenkeelCallback(project="p", every=1, **actions(asked))
+    alarms = [Alarm(callback, 1)] if asked else []
+    steps = LONGER if asked else STEPS
+    job = built(folder, callback, *alarms, max_steps=steps, ddp_backend="gloo")
     job.train()
-    return job.model
+    return job.model, job.state.global_step
 
 
-def lightning(folder: Path) -> nn.Module:
+def lightning(folder: Path, asked: bool) -> tuple[nn.Module, int]:
     """A Lightning `Trainer`."""
     from tests.trainer_agent.integrations.test_lightning_trainer import (
+        Alarm,
         Module,
         batches,
         callback,
     )
     from tests.trainer_agent.integrations.test_lightning_trainer import trainer as built
 
-    module = Module()
-    job = built(folder, callback(), devices=2, strategy="ddp", use_distributed_sampler=False)
-    job.fit(module, batches(STEPS))
-    return module
+    module, watching = Module(), callback(**actions(asked))
+    alarms = [Alarm(watching)] if asked else []
+    given = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
+    job = built(folder, watching, *alarms, **given)
+    job.fit(module, batches(LONGER if asked else STEPS))
+    return module, job.global_step
+
+
+def actions(asked: bool) -> dict[str, Any]:
+    """What the agent is to do about alerts."""
+    return {"on_alert": ["stop", "checkpoint"]} if asked else {}
 
 
 def main(kind: str, folder: Path) -> None:
-    """Train, and leave the weights in the folder."""
+    """Train, and leave the weights and the number of steps in the folder."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    model = {"accelerate": accelerate, "trainer": trainer, "lightning": lightning}[kind](folder)
+    kind, asked = kind.removesuffix("-asked"), kind.endswith("-asked")
+    jobs = {"accelerate": accelerate, "trainer": trainer, "lightning": lightning}
+    model, steps = jobs[kind](folder, asked)
     rank = torch.distributed.get_rank()
     weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
-    np.savez(folder / f"weights-{rank}.npz", **weights)
+    np.savez(folder / f"weights-{rank}.npz", steps=np.array(steps), **weights)
     torch.distributed.destroy_process_group()
 
 

@@ -28,10 +28,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 class Module(lightning.LightningModule):
     """A module whose own forward never runs, as many are written."""
 
+    p_drop = 0.0
+
     def __init__(self, width: int = 3) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net: SmallGPT = built()[0]
+        self.net: SmallGPT = built(p_drop=self.p_drop)[0]
         self.seen: list[float] = []
         self.norms: list[float] = []
 
@@ -149,7 +151,7 @@ class Alarm(lightning.Callback):
         self._watching = watching
 
     def on_train_batch_start(self, trainer: Any, module: Any, ids: Tensor, index: int) -> None:
-        if index == 2 and self._watching.agent is not None:
+        if index == 2 and trainer.global_rank == 0 and self._watching.agent is not None:
             word = AlertWord("nonfinite", "critical", "NaN", "At step 2 ...", 2)
             self._watching.agent._obey(Command("a", "alert", alert=word))
 

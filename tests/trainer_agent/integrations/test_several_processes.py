@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.trainer_agent.integrations.arrivals import series, the_run
-from tests.trainer_agent.integrations.rank_job import STEPS
+from tests.trainer_agent.integrations.rank_job import LONGER, STEPS
 from tests.trainer_agent.receiving_server import Store
 
 WORLD = 2
@@ -53,3 +53,17 @@ def test_two_processes_of_a_framework_are_one_run(kind: str, store: Store, tmp_p
     assert store.ends[the_run(store)].status == "finished"
     one, other = (np.load(tmp_path / f"weights-{rank}.npz") for rank in range(WORLD))
     assert one.files and all(np.array_equal(one[name], other[name]) for name in one.files)
+
+
+@pytest.mark.parametrize(
+    ("kind", "saved"), [("trainer", "out/checkpoint-{}"), ("lightning", "evenkeel/step-{}.ckpt")]
+)
+def test_both_processes_of_a_framework_save_and_stop_at_the_same_step(
+    kind: str, saved: str, store: Store, tmp_path: Path
+) -> None:
+    run(f"{kind}-asked", tmp_path)
+
+    one, other = (int(np.load(tmp_path / f"weights-{rank}.npz")["steps"]) for rank in range(WORLD))
+    assert one == other < LONGER
+    assert (tmp_path / saved.format(one)).exists()
+    assert store.healths[-1].first_failure == ""

@@ -171,7 +171,8 @@ class Alarm(TrainerCallback):
         self._watching, self._step = watching, step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self._step and self._watching.agent is not None:
+        at = state.global_step == self._step and state.is_world_process_zero
+        if at and self._watching.agent is not None:
             word = AlertWord("nonfinite", "critical", "NaN", "At step 1 ...", 1)
             self._watching.agent._obey(Command("a", "alert", alert=word))
 
