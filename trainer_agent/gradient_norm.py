@@ -51,5 +51,13 @@ def _shards(gradient: Any) -> int:
         return 1
     shards = 1
     for size, placement in zip(gradient.device_mesh.shape, gradient.placements, strict=True):
-        shards *= size if placement.is_shard() else 1
+        shards *= size if is_split(placement) else 1
     return shards
+
+
+def is_split(placement: Any) -> bool:
+    """Whether processes hold parts along a dimension of the mesh.
+
+    Asked this way round: what is split twice calls itself no shard.
+    """
+    return not (placement.is_replicate() or placement.is_partial())

@@ -48,7 +48,7 @@ from trainer_agent.ranks import group
 from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12
-PROCESSES = {"grid": 4, "sums": 4}  # of kinds that take more than two
+PROCESSES = {"grid": 4, "grid-sequence": 4, "sums": 4}  # of kinds that take more than two
 # Of each pipeline which blocks make which stage, and of interleaved ones who holds which stages.
 SPLIT = {
     "pipeline": (range(2), range(2, 3)),
@@ -117,10 +117,11 @@ def wrapped(kind: str, model: SmallGPT) -> nn.Module:
     if kind == "tensor":
         return split_matrices(model, init_device_mesh("cpu", (WORLD,)))
     if kind == "sequence":
-        return split_sequences(model)
-    if kind == "grid":
+        return split_sequences(model, init_device_mesh("cpu", (WORLD,)))
+    if kind in ("grid", "grid-sequence"):
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
-        return sharded(split_matrices(model, mesh["tensor"]), mesh=mesh["data"])
+        split = split_matrices if kind == "grid" else split_sequences
+        return sharded(split(model, mesh["tensor"]), mesh=mesh["data"])
     if not kind.startswith("fsdp"):
         return DistributedDataParallel(model)
     halves = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -143,9 +144,9 @@ def split_matrices(model: SmallGPT, mesh: DeviceMesh) -> SmallGPT:
     return model
 
 
-def split_sequences(model: SmallGPT) -> nn.Module:
-    """Sequence parallelism: each process holds half of the tokens of the stream."""
-    mesh, halves = init_device_mesh("cpu", (WORLD,)), Shard(1)
+def split_sequences(model: SmallGPT, mesh: DeviceMesh) -> SmallGPT:
+    """Sequence parallelism: each process of a mesh holds half of the tokens of the stream."""
+    halves = Shard(1)
     inside = {
         "norm_1": SequenceParallel(use_local_output=False),
         "qkv": ColwiseParallel(input_layouts=halves, output_layouts=Replicate()),
@@ -162,7 +163,8 @@ def split_sequences(model: SmallGPT) -> nn.Module:
         "norm": SequenceParallel(use_local_output=False),
         "head": ColwiseParallel(input_layouts=halves, output_layouts=Replicate()),
     }
-    return parallelize_module(model, mesh, outside)
+    parallelize_module(model, mesh, outside)
+    return model
 
 
 class Stage(nn.Module):
@@ -254,7 +256,7 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
             agent._ranks.part(RuntimeError("on its own"))
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
-        if not in_stages and kind not in ("tensor", "sequence", "grid"):
+        if not in_stages and kind not in ("tensor", "sequence", "grid", "grid-sequence"):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if agent is not None:
@@ -273,7 +275,7 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
 
 def backward_of(kind: str, model: nn.Module, rank: int, ids: Tensor) -> Tensor:
     """The loss on this process's part of a batch, and its gradients."""
-    rank = rank // 2 if kind == "grid" else rank
+    rank = rank // 2 if kind.startswith("grid") else rank
     ids = ids if kind in ("tensor", "sequence") else ids[rank::WORLD]
     loss = loss_of(model, ids)
     loss.backward()

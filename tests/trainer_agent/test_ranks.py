@@ -60,7 +60,7 @@ def in_one_process(
     return {key: transport.series(key) for key in transport.declarations[0].layout.slices}
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", "tensor", "sequence"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "tensor", "sequence", "grid", "grid-sequence"])
 def test_numbers_are_those_of_the_whole_batch(
     kind: str, run: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -68,11 +68,12 @@ def test_numbers_are_those_of_the_whole_batch(
 
     assert found["steps"].tolist() == list(range(STEPS))
     assert str(found["reason"]) == ""
-    pairs = () if kind == "sequence" else ("correlation",)  # of tokens in different processes
+    parts = kind.endswith("sequence")
+    pairs = () if parts else ("correlation",)  # of tokens in different processes
     keys = [
         *(f"decoder/stream/{what}" for what in ("mean", "variance", *pairs, *BEYOND, *RANGES)),
         *(f"decoder/stream_gradient/{what}" for what in ("variance", *pairs, *BEYOND)),
-        *(() if kind == "sequence" else ("decoder/attention_logits/max", "/gradient_norm/value")),
+        *(() if parts else ("decoder/attention_logits/max", "/gradient_norm/value")),
         *(PARAMETERS if kind in ("ddp", "fsdp") else ()),
         "/log_z/mean",
         "/loss/value",

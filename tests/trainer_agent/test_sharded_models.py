@@ -18,7 +18,7 @@ from tests.trainer_agent.small_gpt import batch, built, train_step
 from tests.trainer_agent.test_ranks import sent
 from trainer_agent import describe
 
-KINDS = ["fsdp", "fsdp-halves", "tensor", "sequence", "grid"]
+KINDS = ["fsdp", "fsdp-halves", "tensor", "sequence", "grid", "grid-sequence"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -100,7 +100,7 @@ def test_branches_are_measured_from_the_second_sample_on(
     assert seen[f"second/{key}"] == pytest.approx(alone[1].series(key), rel=rel)
 
 
-@pytest.mark.parametrize("kind", ["fsdp", "sequence", "grid"])
+@pytest.mark.parametrize("kind", ["fsdp", "sequence", "grid", "grid-sequence"])
 def test_weights_are_bit_identical_with_and_without_the_agent(kind: str, tmp_path: Path) -> None:
     for name in (kind, f"{kind}-bare"):
         (tmp_path / name).mkdir()

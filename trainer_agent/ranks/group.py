@@ -31,6 +31,7 @@ from trainer_agent.ranks.replicas import (
     divided,
     fingerprint,
     replicas,
+    split_sequences,
     tensor_parallel,
     without_pairs,
 )
@@ -279,7 +280,8 @@ class Ranks:
         loss, losses, squares = flat[-3:]
         whole = _unpacked(_unpacked(sums, ADDITIVE, flat[:-3]), MAXIMA, largest)
         # Gradients are those of the mean of the losses on different data.
-        different = 1 if self._sequences_are_split(alike) else alike.different
+        split = self._sequences_are_split(alike)
+        different = alike.different // self._split if split else alike.different
         return replace(
             share,
             sums=unscaled(share.outline.plan, whole, different),
@@ -328,12 +330,11 @@ class Ranks:
         if self._sequences_are_split(found):
             return without_pairs(sums)
         if found.alike < self._split:
-            raise Apart("the processes hold parts of each sequence, and several batches")
+            raise Apart("processes that split matrices between them saw different sequences")
         return divided(sums, found.alike)
 
     def _sequences_are_split(self, found: Replicas) -> bool:
-        """Whether one batch's sequences lie over the processes, as sequence parallelism does."""
-        return self._split == self.size > 1 and found.different == self.size
+        return split_sequences(found, self.size // found.holders, self._split)
 
     def _reduce(self, values: Any, how: Any = distributed.ReduceOp.SUM) -> NDArray[np.float64]:
         held = torch.tensor(np.asarray(values), dtype=torch.float64)

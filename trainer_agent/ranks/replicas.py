@@ -15,6 +15,7 @@ from torch import nn
 from trainer_agent.capture import moments
 from trainer_agent.capture.accumulator import ADDITIVE, Sums
 from trainer_agent.capture.plan import Plan
+from trainer_agent.gradient_norm import is_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Replicas:
 
     Attributes:
         alike: processes that saw what this one saw, itself included.
-        different: how many saw different data, which the job's loss is the mean over.
+        different: how many saw different data.
         holders: how many processes it takes to hold all layers once.
     """
 
@@ -46,6 +47,15 @@ def fingerprint(plan: Plan, sums: Sums, rank: int) -> int:
     return int.from_bytes(digest, "big")
 
 
+def split_sequences(found: Replicas, processes: int, split: int) -> bool:
+    """Whether sequences lie over groups of `split` processes, as sequence parallelism does.
+
+    Processes that split matrices work on the same sequences: where none saw what another did,
+    each saw a part of them.
+    """
+    return split > 1 and found.alike == 1 and found.different == processes
+
+
 def replicas(found: Sequence[int], own: int) -> Replicas:
     """From the fingerprints of all processes with the same layers, and one's own."""
     counts = Counter(found)
@@ -65,9 +75,9 @@ def _split(parameter: Any, fully_sharded: bool) -> int:
     if not hasattr(parameter, "full_tensor"):
         return 1
     mesh = zip(parameter.device_mesh.shape, parameter.placements, strict=True)
-    sizes = [size for size, placement in mesh if placement.is_shard()]
+    sizes = [size for size, placement in mesh if is_split(placement)]
     if fully_sharded:
-        return min(sizes) if len(sizes) > 1 else 1
+        return sizes[-1] if len(sizes) > 1 else 1  # behind those of the data
     return math.prod(sizes)
 
 
