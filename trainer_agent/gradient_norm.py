@@ -28,7 +28,7 @@ def gradient_norm(optimizer: Optimizer) -> Tensor | None:
     # In float32: squares of half-precision gradients overflow or vanish.
     norms = torch._foreach_norm([local(one) for one in gradients], 2, dtype=torch.float32)
     together = torch.stack([norm.to(norms[0].device) for norm in norms])
-    shards = [_shards(one) for one in gradients]
+    shards = [shards_of(one) for one in gradients]
     if set(shards) != {1}:
         together *= torch.tensor(shards, device=together.device).sqrt()
     total: Tensor = torch.linalg.vector_norm(together)
@@ -46,11 +46,12 @@ def is_partial(gradient: Any) -> bool:
     return any(placement.is_partial() for placement in getattr(gradient, "placements", ()))
 
 
-def _shards(gradient: Any) -> int:
-    if not hasattr(gradient, "to_local"):
+def shards_of(tensor: Any) -> int:
+    """In how many parts a tensor lies over the processes, each of which may be there repeatedly."""
+    if not hasattr(tensor, "to_local"):
         return 1
     shards = 1
-    for size, placement in zip(gradient.device_mesh.shape, gradient.placements, strict=True):
+    for size, placement in zip(tensor.device_mesh.shape, tensor.placements, strict=True):
         shards *= size if is_split(placement) else 1
     return shards
 

@@ -14,7 +14,7 @@ from trainer_agent.capture import accumulator as columns
 from trainer_agent.capture.plan import Plan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.gradient_norm import is_partial, local
+from trainer_agent.gradient_norm import is_partial, local, shards_of
 from trainer_agent.update_hooks import UpdateHooks
 
 # Values of one tensor that are kept over an update, to see what it changed.
@@ -29,16 +29,18 @@ class _Before:
     parameter: Tensor
     row: int
     values: Tensor
-    stands_for: int
+    stands_for: float
 
 
 class ParameterView:
     """Sums over the parameters of each block, and of the rest, around optimizers' steps.
 
     Weights and gradients as the optimizer finds them: after clipping, without a scaler's scale.
-    The update is seen on evenly spread values, at most 4,096 of a tensor. Of sharded parameters
-    each process sees its part, which adds up; of replicated ones all see the same. Several
-    updates in one step are counted together.
+    The update is seen on evenly spread values, at most 4,096 of a tensor. Several updates in one
+    step are counted together.
+
+    Of sharded parameters each process sees its part; of replicated ones all see the same. A part
+    counts once for every shard, so that over all processes every value counts equally often.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class ParameterView:
             self._add(plan, given, gradients, columns.GRADIENTS, order=2, scale=_scale(optimizer))
         if "updates" in plan.wanted.sites:
             self._before = [
-                _Before(one, self._row(plan, one), _some(one).clone(), local(one).numel())
+                _Before(one, self._row(plan, one), _some(one).clone(), _count(one))
                 for one in held
                 if one.grad is not None
             ]
@@ -124,9 +126,13 @@ class ParameterView:
         sums = _norms(tensors, order)
         sums = sums if scale is None else sums / scale.to(sums.device)
         rows = [self._row(plan, one) for one in parameters]
-        counts = tuple(float(local(one).numel()) for one in tensors)
+        counts = tuple(map(_count, tensors))
         self._scatter(column, rows, self._constant(counts, sums.device))
-        self._scatter(column + 1, rows, sums.square() if order == 2 else sums)
+        sums = sums.square() if order == 2 else sums
+        shards = tuple(float(shards_of(one)) for one in tensors)
+        if set(shards) != {1.0}:
+            sums *= self._constant(shards, sums.device)
+        self._scatter(column + 1, rows, sums)
 
     def _scatter(self, column: int, rows: Sequence[int], values: Tensor) -> None:
         held = self._recorder.accumulator.parameters
@@ -165,6 +171,10 @@ def _rows(plan: Plan, names: dict[int, str]) -> dict[int, int]:
 
 def _held(optimizer: Optimizer) -> list[Tensor]:
     return [one for group in optimizer.param_groups for one in group["params"] if one.numel()]
+
+
+def _count(tensor: Tensor) -> float:
+    return float(local(tensor).numel() * shards_of(tensor))
 
 
 def _is_whole(gradient: Tensor | None) -> bool:
