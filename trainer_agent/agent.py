@@ -36,7 +36,8 @@ from trainer_agent.optimizer_view import OptimizerView
 from trainer_agent.options import Options
 from trainer_agent.pacing import Pacing
 from trainer_agent.parameter_view import ParameterView
-from trainer_agent.self_description import SelfDescription, plan_by_structure
+from trainer_agent.planning import plan_by_structure
+from trainer_agent.self_description import SelfDescription
 from trainer_agent.staged_description import StagedDescription
 from trainer_agent.step_guard import StepGuard
 from wire import Command, Health, RunEnd

@@ -12,18 +12,16 @@ from torch import Tensor, nn
 
 from dslm.spec import Kernel, Missing
 from trainer_agent.capture.hooks import first_stream
-from trainer_agent.capture.plan import Plan, StackPlan
+from trainer_agent.capture.plan import Plan
 from trainer_agent.capture.probe import Begin
 from trainer_agent.capture.recorder import ONCE, Recorder
-from trainer_agent.description import Architecture, StackParts, Weighed, architecture, kernel, weigh
-from trainer_agent.description.by_hand import hinted_columns
-from trainer_agent.description.parts import BlockParts, NormPart
+from trainer_agent.description import Architecture, Weighed, architecture, kernel, weigh
 from trainer_agent.description.replay import eager
-from trainer_agent.description.stacks import columns
 from trainer_agent.description.unsharded import holds_shards, is_flat, would_fit
 from trainer_agent.description.weight_sums import Rows
 from trainer_agent.description_notes import Given, Notes, packed_spec
 from trainer_agent.hints import Hint
+from trainer_agent.planning import plan_of
 
 FIRST_AGAIN = 50
 TIMES_LATER = 4
@@ -31,7 +29,6 @@ WITHOUT_DROPOUT = (
     "the input kernel is that of the batch that the architecture was found on, without dropout or "
     "padding mask, and gradients at the top are taken as independent between tokens"
 )
-
 GATHERED = (
     "the parameters are sharded: the weights are those after the step described, and what "
     "attention and feed-forward add is measured from the next sample on"
@@ -43,8 +40,6 @@ SPLIT = (
 )
 COMPILED_WHOLE = "the model is compiled as a whole: the weights are those after the step described"
 UNPREPARED = "what attention and feed-forward add is not measured: for that watch needs batch="
-
-
 FLAT = Missing(
     "model",
     "flat parameters",
@@ -55,56 +50,6 @@ APART = Missing(
     "sharded parameters",
     "finding the architecture gathers them, and not every process of the job was ready for that",
 )
-
-
-def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
-    """Blocks as the module tree and hints show them, before the model has been called."""
-    stacks: dict[str, StackPlan] = {}
-    inner = eager(model)
-    for column in hinted_columns(inner, columns(inner), hints):
-        name = "encoder" if "encoder" in column.container.lower() else "decoder"
-        unknown = (None,) * len(column.blocks)
-        stacks.setdefault(name, StackPlan(name, column.blocks, unknown, unknown))
-    return Plan(tuple(stacks[name] for name in sorted(stacks, reverse=True)))
-
-
-def plan_of(known: Architecture) -> Plan:
-    """Blocks and branches as the model's own forward pass showed them."""
-    return Plan(tuple(_stack_plan(stack) for stack in known.stacks))
-
-
-def _stack_plan(stack: StackParts) -> StackPlan:
-    return StackPlan(
-        name=stack.name,
-        blocks=stack.blocks,
-        attention=tuple(p.attention.output.module if p else None for p in stack.parts),
-        feed_forward=tuple(p.feed_forward.down.module if p else None for p in stack.parts),
-        projections=tuple(_projections(p) for p in stack.parts),
-        attention_norm=tuple(_module_of(p.attention_norm) if p else None for p in stack.parts),
-        feed_forward_norm=tuple(
-            _module_of(p.feed_forward_norm) if p else None for p in stack.parts
-        ),
-        n_heads=_heads(stack.parts),
-    )
-
-
-def _module_of(norm: NormPart) -> str | None:
-    """Path of a norm's module; one without parameters has no name to be found by."""
-    parameter = norm.weight or norm.bias
-    return parameter.rpartition(".")[0] if parameter else None
-
-
-def _heads(blocks: Sequence[BlockParts | None]) -> int:
-    counts = {block.attention.n_heads for block in blocks if block is not None}
-    return counts.pop() if len(counts) == 1 else 0
-
-
-def _projections(block: BlockParts | None) -> tuple[str, ...]:
-    if block is None:
-        return ()
-    attention = block.attention
-    found = dict.fromkeys(part.module for part in (attention.query, attention.key, attention.value))
-    return () if attention.output.module in found else tuple(found)
 
 
 class Watched(Protocol):

@@ -15,10 +15,11 @@ from trainer_agent.capture.probe import Begin, Probe
 from trainer_agent.capture.recorder import Listener, Recorder
 from trainer_agent.chunks import Chunk, joined
 from trainer_agent.hints import Hint
+from trainer_agent.planning import plan_by_structure
 from trainer_agent.ranks import Ranks, Stages
 from trainer_agent.ranks.board import Board
 from trainer_agent.ranks.whole_spec import whole_spec
-from trainer_agent.self_description import SelfDescription, plan_by_structure
+from trainer_agent.self_description import SelfDescription
 
 # How long rank 0's sender waits for parts that should have come with the same step's sample.
 PATIENCE_S = 5.0

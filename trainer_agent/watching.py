@@ -27,7 +27,7 @@ from trainer_agent.options import (
     WatchError,
     read_options,
 )
-from trainer_agent.self_description import plan_by_structure
+from trainer_agent.planning import plan_by_structure
 
 
 def watch(
