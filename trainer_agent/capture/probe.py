@@ -69,6 +69,9 @@ class Probe:
         self._detach()
         self.plan = plan = replace(plan, wanted=self._wanted)
         self._windowed = _has_windows(plan, self._model)
+        self._blocks = [
+            self._model.get_submodule(path) for stack in plan.stacks for path in stack.blocks
+        ]
         self._recorder.follow(plan, _device_of(self._model))
         if QUANTITIES in self.dropped_sites:
             self._recorder.give_up_quantities()
@@ -248,8 +251,7 @@ class Probe:
             self._recorder.follow(self.plan, device)
 
     def _has_compiled_block(self) -> bool:
-        blocks = (path for stack in self.plan.stacks for path in stack.blocks)
-        return any(_is_compiled(self._model.get_submodule(path)) for path in blocks)
+        return any(map(_is_compiled, self._blocks))
 
 
 def _has_windows(plan: Plan, model: nn.Module) -> bool:
