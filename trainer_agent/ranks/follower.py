@@ -22,8 +22,8 @@ class Follower:
 
     def offer(self, parcel: Any) -> None:
         """Take a sample; descriptions are rank 0's to send."""
-        if hasattr(parcel, "values"):
-            self._worker.submit(partial(self._bring, parcel.values))
+        if hasattr(parcel, "content"):
+            self._worker.submit(partial(self._bring, parcel.content))
 
     def close(self, end: object, *, timeout_s: float) -> bool:  # noqa: ARG002
         """Bring what is left; returns whether that was in time."""
