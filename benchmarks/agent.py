@@ -10,7 +10,6 @@ other things, too, it says more than the clock.
     python -m benchmarks.agent
     python -m benchmarks.agent --long 2000    # the budget, once its start is paid back
     python -m benchmarks.agent --all-sites    # what each option costs
-    python -m benchmarks.agent --all-sites    # what each option adds
     python -m benchmarks.agent --layers 24 --width 64 --batch 16 --context 64    # the demo's
 """
 
@@ -50,6 +49,34 @@ before, started = resident(), time.process_time()
 import trainer_agent
 trainer_agent.watch
 print((time.process_time() - started) * 1e3, resident() - before)
+"""
+
+# Resident memory at the end of a short job of its own process, watched where a server is named.
+MEMORY = """
+import gc, sys, torch
+from examples.byte_gpt import ByteGPT, Sizes, loss_of
+layers, width, batch, context, steps = map(int, sys.argv[1:6])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = ByteGPT(Sizes(layers, width, 4, context), "pre")
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+agent = None
+if len(sys.argv) > 6:
+    import trainer_agent
+    agent = trainer_agent.watch(
+        model, project="benchmark", run="memory", optimizer=optimizer,
+        server=sys.argv[6], spool_dir=sys.argv[7], every=1,
+    )
+for _ in range(steps):
+    ids = torch.randint(256, (batch, context + 1))
+    loss = loss_of(model(ids[:, :-1]), ids[:, 1:])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if agent is not None:
+        agent.step(loss=loss)
+gc.collect()
+print("resident", int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20)
 """
 
 
@@ -217,24 +244,57 @@ def report_import() -> None:
     )
 
 
+def report_memory(arguments: argparse.Namespace, url: str, folder: str) -> None:
+    """Resident memory that a watched job has beyond a bare one, each in processes of its own."""
+    shape = (arguments.layers, arguments.width, arguments.batch, arguments.context, 8)
+    command = [sys.executable, "-c", MEMORY, *map(str, shape)]
+    grown = [_resident([*command, url, folder]) - _resident(command) for _ in range(3)]
+    print(
+        f"\nresident memory of a watched job beyond a bare one: "
+        f"{statistics.median(grown):.1f} MiB (target 30)"
+    )
+
+
+def _resident(command: list[str]) -> float:
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(told.split("resident")[-1])
+
+
 def settle(sizes: Sizes, steps: int, url: str, folder: str) -> None:
-    """What the default budget comes to in a longer job, once its start is paid back."""
-    jobs = [job("bare", sizes), job("agent, default budget", sizes, watched(url, folder, None))]
-    shape = (8, sizes.context + 1)
-    for ids in (torch.randint(256, shape) for _ in range(steps)):
-        for one in jobs:
-            one.step(ids)
+    """What the default budget comes to in a longer job, once its start is paid back.
+
+    The agent's clock takes the bare job's steps for its own job's, too: hence half the budget.
+    The sender may work in either's steps: all that the bare job's thread does not take is the
+    watched job's.
+    """
+    half_budget = watched(url, folder, None, overhead=0.005)
+    jobs = [job("bare", sizes), job("agent, default budget", sizes, half_budget)]
     bare, mine = jobs
-    half = steps // 2
+    threads: dict[str, list[float]] = {bare.name: [], mine.name: []}
+    everything = []
+    for ids in (torch.randint(256, (8, sizes.context + 1)) for _ in range(steps)):
+        began = time.process_time()
+        for one in jobs:
+            threads[one.name].append(_thread_time(partial(one.step, ids)))
+        everything.append(time.process_time() - began)
+    alone, beside = threads[bare.name], threads[mine.name]
+    all_mine = [both - own for both, own in zip(everything, alone, strict=True)]
     print(f"\ndefault budget over {steps} steps of {sizes.layers} x {sizes.width} (target +1 %)")
-    for name, part in (("all steps", slice(None)), ("second half", slice(half, None))):
-        clock, cpu = (
-            over_all(mine.steps[part], bare.steps[part]),
-            over_all(mine.cpu[part], bare.cpu[part]),
-        )
-        print(f"{name:<28}{1e3 * statistics.median(mine.steps[part]):>8.0f}{clock:>10}{cpu:>10}")
+    print(f"{'':<28}{'ms':>8}{'clock':>10}{'CPU':>10}{'training thread':>18}")
+    for name, part in (("all steps", slice(None)), ("second half", slice(steps // 2, None))):
+        clock = over_all(mine.steps[part], bare.steps[part])
+        cpu, thread = (over_all(one[part], alone[part]) for one in (all_mine, beside))
+        length_ms = 1e3 * statistics.median(mine.steps[part])
+        print(f"{name:<28}{length_ms:>8.0f}{clock:>10}{cpu:>10}{thread:>18}")
     assert mine.agent is not None
     mine.agent.close()
+
+
+def _thread_time(work: Callable[[], None]) -> float:
+    """Processor time of this thread, with what is freed at the work's end."""
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -262,6 +322,7 @@ def main(argv: list[str] | None = None) -> None:
                 one.agent.close()
         if rivals is not None:
             rivals.close()
+        report_memory(arguments, url, folder)
     report_import()
 
 

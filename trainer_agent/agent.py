@@ -25,7 +25,8 @@ from trainer_agent.capture.wanted import CustomSite, Wanted
 from trainer_agent.chunks import chunks_of, joined
 from trainer_agent.delivery.courier import Pace
 from trainer_agent.delivery.messages import end_of
-from trainer_agent.delivery.sender import Description, Sender
+from trainer_agent.delivery.parcels import Description
+from trainer_agent.delivery.sender import Sender
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.replay import eager
 from trainer_agent.framing import Framing, Scalar, Sources
@@ -101,6 +102,7 @@ class Agent:
                 health=self._health,
                 on_command=self._obey,
                 guard=self._guard,
+                charge=self._charge,
                 pace=pace,
             )
             if self.speaks
@@ -186,8 +188,10 @@ class Agent:
             return
         if self._closed:
             return
-        with self._guard.at("step"):
+        try:
             self._step_over({"loss": loss, **scalars}, step)
+        except Exception as error:
+            self._guard.note("step", error)
 
     def _step_over(self, given: Mapping[str, Scalar | None], step: int | None) -> None:
         ended, sampled = time.perf_counter(), self._recorder.active
@@ -204,8 +208,10 @@ class Agent:
             if self._ranks is not None:
                 self._recorder.before = self._ranks.layers_before(self._probe.plan)
         if sampled:
-            with self._guard.at("sample"):
-                self._finish_sample({**given, **self._pacing.burst_layers()}, ended)
+            try:
+                self._finish_sample(given if self._pacing.own else self._in_burst(given))
+            except Exception as error:
+                self._guard.note("sample", error)
         self._optimizer.steps_over(steps)
         self._step += 1
         wanted = self._pacing.next_step(self._step, ended, sampled=sampled)
@@ -298,8 +304,11 @@ class Agent:
         # Python notes here the exception that ends the program, before it runs exit handlers.
         self._close(end_of(getattr(sys, "last_value", None)), EXIT_TIMEOUT_S)
 
-    def _finish_sample(self, given: Mapping[str, Scalar | None], ended: float) -> None:
-        self._sender.offer(self._framing.sample(self._step, given, ended))
+    def _in_burst(self, given: Mapping[str, Scalar | None]) -> dict[str, Scalar | None]:
+        return {**given, **self._pacing.burst_layers()}
+
+    def _finish_sample(self, given: Mapping[str, Scalar | None]) -> None:
+        self._sender.offer(self._framing.sample(self._step, given))
         self._describe()
         if self._guard.failures:
             self._probe.drop_failing()
@@ -333,6 +342,9 @@ class Agent:
 
     def _not_agreed_on(self) -> tuple[str, ...]:
         return () if self._ranks is None else self._ranks.dropped_sites
+
+    def _charge(self, spent_s: float, recurs: bool) -> None:
+        self._pacing.clock.charge(spent_s, recurs)
 
     def _obey(self, command: Command) -> None:
         """Do what the server asks; what concerns all processes of a job, all do at one step."""

@@ -19,7 +19,7 @@ from trainer_agent.capture.moments import COUNT
 from trainer_agent.capture.plan import OWN_SCALARS, Plan
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.delivery.sender import Sample
+from trainer_agent.delivery.parcels import Content, Sample
 from trainer_agent.loss_scale import LossScale
 from trainer_agent.optimizer_view import OptimizerView
 from trainer_agent.options import Options
@@ -29,6 +29,20 @@ from wire import RunDeclaration
 
 Scalar = float | Tensor
 Whole = Callable[[], tuple[Sums, dict[str, float]]]
+
+
+@dataclass(slots=True)
+class _Held:
+    """What the training thread takes of a step: everything that a later step may change."""
+
+    step: int
+    plan: Plan
+    numbers: dict[str, float | None]  # None: it lies among the sums' scalars, in this order
+    scale: float | None  # None: likewise, in its own slot
+    loss_given: bool
+    overhead: float
+    every: int
+    take: Callable[[], Sums]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,59 +71,65 @@ class Framing:
         self._fired: NDArray[np.bool_] | None = None
         self._started_at = time.time()
 
-    def sample(self, step: int, given: Mapping[str, Scalar | None], ended: float) -> Sample:
+    def sample(self, step: int, given: Mapping[str, Scalar | None]) -> Sample:
         """Take the step's sums off the device without waiting.
+
+        As little as can be happens here. The code of a function that runs once a step has to be
+        read from memory, so that each costs the training thread some microseconds.
 
         Args:
             step: its number.
             given: what the job said of it.
-            ended: when it ended, as `time.perf_counter` gave it.
         """
-        sources = self._sources
-        plan, accumulator = sources.probe.plan, sources.recorder.accumulator
-        scalars = self._all_scalars(given)
-        readers = {
-            name: accumulator.scalar(slot, value)
-            for slot, (name, value) in enumerate(scalars.items())
-        }
-        overhead = sources.pacing.clock.share_since_frame(ended)
-        scale = accumulator.scalar(SCALE_SLOT, sources.scale.take())
-        take = partial(_unscaled, plan, accumulator.take(), scale)
-        outline = ranks.Outline(
+        sources, together = self._sources, self._ranks
+        accumulator, sampler = sources.recorder.accumulator, sources.pacing.sampler
+        scalars = {**sources.optimizer.scalars(), **given}
+        held = _Held(
             step,
-            plan,
-            every=0 if sources.pacing.sampler.fixed else sources.pacing.sampler.wish(),
-            loss_given=given.get("loss") is not None,
+            sources.probe.plan,
+            {
+                name: accumulator.scalar(slot, value)
+                for slot, (name, value) in enumerate(scalars.items())
+            },
+            accumulator.scalar(SCALE_SLOT, sources.scale.take()),
+            scalars.get("loss") is not None,
+            sources.pacing.clock.share_since_frame(),
+            0 if together is None or sampler.fixed else sampler.wish(),
+            accumulator.take(),  # after the scalars, which travel with it
         )
-        whole: Whole = partial(ranks.whole, self._ranks, outline, take, readers)
-        if self._ranks is not None and self._ranks.rank == 0:
-            whole = self._ranks.soon(whole)
-        shown = plan if self._ranks is None else self._ranks.widened(plan)
-        values = partial(self._values, shown, whole, overhead)
-        return Sample(step, time.time(), self._declaration(shown, tuple(scalars)), values)
+        whole: Whole = partial(self._whole, held)
+        if together is not None:
+            whole = partial(sources.pacing.clock.charged, whole)
+            if together.rank == 0:
+                whole = together.soon(whole)
+        return Sample(step, time.time(), partial(self._content, held, whole))
 
-    def _all_scalars(self, given: Mapping[str, Scalar | None]) -> dict[str, Scalar | None]:
-        """What was given and what the agent reads by itself, in an order that never changes."""
-        merged = {**self._sources.optimizer.scalars(), **given}
-        self._names.update(dict.fromkeys(merged))
-        return {name: merged.get(name) for name in self._names}
+    def _whole(self, held: _Held) -> tuple[Sums, dict[str, float]]:
+        """Sums and scalars of the whole job; in a background thread."""
+        outline = ranks.Outline(held.step, held.plan, held.every, held.loss_given)
+        readers = {
+            name: partial(_read, slot, number)
+            for slot, (name, number) in enumerate(held.numbers.items())
+        }
+        return ranks.whole(self._ranks, outline, partial(_unscaled, held), readers)
 
-    def _values(
-        self,
-        plan: Plan,
-        whole: Whole,
-        overhead: float,
-    ) -> NDArray[np.float32]:
-        """The frame's values; runs in the sender thread and waits for the device."""
+    def _content(self, held: _Held, whole: Whole) -> Content:
+        """Declaration and values of the frame; in the sender thread."""
         sums, scalars = whole()
+        plan = held.plan if self._ranks is None else self._ranks.widened(held.plan)
         self._note_silence(plan, sums)
-        return frame_values(plan, sums, [*scalars.values(), overhead])
+        # In an order that never changes, whatever else the job comes to say.
+        self._names.update(dict.fromkeys(scalars))
+        numbers = [scalars.get(name, math.nan) for name in self._names]
+        declaration = self._declaration(plan, tuple(self._names))
+        return declaration, frame_values(plan, sums, [*numbers, held.overhead])
 
     def _note_silence(self, plan: Plan, sums: Sums) -> None:
         fired = sums.moments[:, COUNT] > 0
         if self._fired is not None and len(self._fired) == len(fired):
             fired |= self._fired
-        self._fired, self.silent = fired, silent_places(plan, fired)
+        self._fired = fired
+        self.silent = () if fired.all() else silent_places(plan, fired)
 
     def _declaration(self, plan: Plan, names: tuple[str, ...]) -> RunDeclaration:
         known = self._layouts.get((plan, names))
@@ -128,7 +148,11 @@ class Framing:
         return known
 
 
-def _unscaled(plan: Plan, take: Callable[[], Sums], scale: Callable[[Sums], float]) -> Sums:
-    sums = take()
-    factor = scale(sums)
-    return sums if math.isnan(factor) else unscaled(plan, sums, factor)
+def _read(slot: int, number: float | None, sums: Sums) -> float:
+    return float(sums.scalars[slot]) if number is None else number
+
+
+def _unscaled(held: _Held) -> Sums:
+    sums = held.take()
+    factor = _read(SCALE_SLOT, held.scale, sums)
+    return sums if math.isnan(factor) else unscaled(held.plan, sums, factor)

@@ -62,8 +62,11 @@ class OptimizerView:
             self._handle.remove()
 
     def _learning_rate(self) -> Scalar | None:
-        groups = self._optimizer.param_groups if self._optimizer is not None else ()
-        return next((group["lr"] for group in groups if "lr" in group), None)
+        for group in self._optimizer.param_groups if self._optimizer is not None else ():
+            if "lr" in group:
+                rate: Scalar = group["lr"]
+                return rate
+        return None
 
     def _skipped(self) -> float | None:
         # The step now ending is not counted yet.

@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from trainer_agent.capture.recorder import ONCE, Recorder
 
+BESIDE, BESIDE_ONCE = "beside", "beside, once"
+# Over so many frames the work beside training is averaged: it is done for several at a time.
+AVERAGED = 8
+T = TypeVar("T")
+
 
 class SpendingClock:
-    """Reads the recorder's account at the ends of steps, of samples and of frames."""
+    """Reads the recorder's account at the ends of steps, of samples and of frames.
+
+    The account holds what the training thread spends, by the clock, and what the agent's own
+    threads take of the processor. The latter counts where the model computes on the CPU: beside a
+    job that waits for its GPU it takes nothing away.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
-        self._spent = recorder.spent_s
+        self._recorder, self._spent = recorder, recorder.spent_s
         self._began = self._step_began = self._frame_began = time.perf_counter()
         self._at_step = self._at_frame = self._recurrent = 0.0
+        self._beside = self._beside_a_sample = 0.0
+        self._frames = 0
+
+    def charge(self, spent_s: float, recurs: bool) -> None:
+        """Add processor time of the sender's thread; called by that one alone."""
+        if self._recorder.accumulator.on_cpu:
+            self._spent[BESIDE if recurs else BESIDE_ONCE] += spent_s
+
+    def charged(self, work: Callable[[], T]) -> T:
+        """Do `work` of the thread that processes of one job share, and charge it."""
+        began = time.thread_time()
+        done = work()
+        if self._recorder.accumulator.on_cpu:
+            self._spent["together"] += time.thread_time() - began
+        return done
 
     def step_over(self, ended: float) -> tuple[float, float]:
         """Length of the step that ended then, and how much of it the agent took."""
@@ -24,16 +51,20 @@ class SpendingClock:
 
     def work_over(self, ended: float) -> float:
         """Charge the agent's work since `ended`; returns what recurs with a sample like this."""
-        self._spent["step"] += time.perf_counter() - ended
-        recurrent = self._total() - self._spent[ONCE]
-        cost_s, self._recurrent = recurrent - self._recurrent, recurrent
-        return cost_s
+        spent = self._spent
+        spent["step"] += time.perf_counter() - ended
+        recurrent = self._total() - spent[ONCE] - spent[BESIDE_ONCE] - spent[BESIDE]
+        own_s, self._recurrent = recurrent - self._recurrent, recurrent
+        return own_s + self._beside_a_sample
 
-    def share_since_frame(self, now: float) -> float:
-        """The agent's share of the time since the last call."""
-        total = self._total()
-        share = _share(total - self._at_frame, now - self._frame_began)
-        self._frame_began, self._at_frame = now, total
+    def share_since_frame(self) -> float:
+        """The agent's share from the last frame's step to the one just over; once a frame."""
+        share = _share(self._at_step - self._at_frame, self._step_began - self._frame_began)
+        self._frame_began, self._at_frame = self._step_began, self._at_step
+        self._frames = min(self._frames + 1, AVERAGED)
+        beside = self._spent[BESIDE]
+        since, self._beside = beside - self._beside, beside
+        self._beside_a_sample += (since - self._beside_a_sample) / self._frames
         return share
 
     def share_since_start(self) -> float:
@@ -41,7 +72,7 @@ class SpendingClock:
         return _share(self._total(), time.perf_counter() - self._began)
 
     def _total(self) -> float:
-        # The sender thread asks, too, while the training thread may add a key: copy at once.
+        # Other threads ask, and add, too: copy at once.
         return sum(tuple(self._spent.values()))
 
 

@@ -100,6 +100,24 @@ def test_step_takes_nonsense_for_not_given(tmp_path: Path) -> None:
     assert np.isnan(transport.series("/accuracy/value")[0])
 
 
+def test_numbers_are_those_of_the_step_whatever_the_job_does_with_them_afterwards(
+    tmp_path: Path,
+) -> None:
+    model, optimizer = built()
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+    loss, accuracy, rate = torch.tensor(1.5), np.array(0.25), optimizer.param_groups[0]["lr"]
+
+    agent.step(loss=loss, accuracy=accuracy)
+    loss.fill_(7.0)
+    accuracy.fill(7.0)
+    optimizer.param_groups[0]["lr"] = 7.0
+    agent.close()
+
+    names = ("loss", "accuracy", "learning_rate")
+    found = [transport.series(f"/{name}/value")[0] for name in names]
+    assert found == pytest.approx([1.5, 0.25, rate])
+
+
 def test_an_exception_in_forward_is_the_jobs_and_leaves_no_mode_behind(tmp_path: Path) -> None:
     model, _ = built()
     agent, transport = recorded(model, tmp_path)

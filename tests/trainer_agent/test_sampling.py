@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, train_step
+from trainer_agent.capture.plan import Plan
+from trainer_agent.capture.recorder import Recorder
 from trainer_agent.device_clock import DeviceClock
+from trainer_agent.guard import Guard
 from trainer_agent.sampling import FIRST_STEPS, Sampler
+from trainer_agent.spending import BESIDE, BESIDE_ONCE, SpendingClock
 
 
 def simulate(
@@ -101,6 +107,59 @@ def test_by_default_the_first_steps_are_sampled_and_then_fewer(tmp_path: Path) -
     assert len(steps) < 12  # three layers of width 16: a sample costs about as much as a step
     assert transport.health.every > 4
     assert 0 < transport.health.overhead < 1
+
+
+@pytest.mark.parametrize(("device", "charged"), [("cpu", 1.0), ("meta", 0.0)])
+def test_the_agents_own_threads_count_where_the_model_is_on_the_cpu(
+    device: str, charged: float
+) -> None:
+    recorder = Recorder(Guard())
+    recorder.follow(Plan(()), torch.device(device))
+    clock = SpendingClock(recorder)
+    began = clock._began
+    clock.step_over(began + 50.0)
+    clock.share_since_frame()
+
+    clock.charge(3.0, False)  # the thread's start
+    clock.charge(2.0, True)
+    _, spent_s = clock.step_over(began + 100.0)
+
+    assert spent_s == pytest.approx(5.0 * charged)
+    assert clock.share_since_frame() == pytest.approx(0.1 * charged)
+
+
+def test_a_sample_costs_its_part_of_what_is_done_for_several_at_a_time() -> None:
+    recorder = Recorder(Guard())
+    recorder.follow(Plan(()), torch.device("cpu"))
+    clock = SpendingClock(recorder)
+    clock.charge(7.0, False)  # does not recur
+
+    costs = []
+    for sample in range(400):
+        clock.charge(1.0 if sample % 4 == 0 else 0.0, True)
+        recorder.spent_s["stream"] += 0.5
+        clock.share_since_frame()
+        costs.append(clock.work_over(time.perf_counter()))
+
+    assert np.mean(costs[-40:]) == pytest.approx(0.75, abs=0.01)
+    assert max(costs[-40:]) < 0.9
+
+
+def test_the_senders_work_is_in_the_share_that_a_run_reports(
+    tmp_path: Path,
+) -> None:
+    model, optimizer = built()
+    agent, _ = recorded(model, tmp_path, optimizer=optimizer, overhead=0.01)
+
+    for step in range(5):
+        agent.step(loss=train_step(model, optimizer, batch(step)))
+    agent.close()
+
+    thread_s = agent._recorder.spent_s[BESIDE] + agent._recorder.spent_s[BESIDE_ONCE]
+    assert thread_s > 0
+    alone_s = sum(agent._recorder.spent_s.values()) - thread_s
+    elapsed_s = time.perf_counter() - agent._pacing.clock._began
+    assert agent._pacing.clock.share_since_start() > alone_s / elapsed_s
 
 
 def test_unsampled_steps_find_no_hook_on_the_blocks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -66,6 +67,7 @@ class Accumulator:
 
     Attributes:
         device: where it lives.
+        on_cpu: whether that is the host.
         wide: its type, float64 where the device has it.
         parameters: (parameter rows, 8), to be added to.
         log_z: (1, 3), or no row.
@@ -74,6 +76,7 @@ class Accumulator:
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self.device = device
         self.wide = torch.float32 if device.type == "mps" else torch.float64
+        self.on_cpu = device.type == "cpu"
         self._shapes = _shapes(plan)
         size = sum(math.prod(shape) for shape in self._shapes.values())
         self._flat = torch.zeros(size, dtype=self.wide, device=device)
@@ -84,7 +87,12 @@ class Accumulator:
         self.parameters, self.log_z = views["parameters"], views["log_z"]
         self._n_heads = plan.heads
         self._logit_max, self._tail_max, self._head_max = (views[name] for name in MAXIMA)
-        self.clear()
+        for largest in (self._logit_max, self._head_max):
+            largest.fill_(float("-inf"))
+        self._empty = self._flat.clone()
+        # On the host numpy copies with a fraction of the code that a call of torch runs through.
+        self._arrays = (self._flat.numpy(), self._empty.numpy()) if self.on_cpu else None
+        self._on_host: list[tuple[int, tuple[float, ...]]] = []
 
     def add(self, row: int | Tensor, sums: Row) -> None:
         """Add a row of `moment_row`; one that is on the host already is added up later.
@@ -146,45 +154,59 @@ class Accumulator:
         here = self._logit_max[first : first + n]
         torch.maximum(here, largest.to(self._flat), out=here)
 
-    def scalar(self, slot: int, value: float | Tensor | None) -> Callable[[Sums], float]:
-        """Take a number along, from wherever it is, without waiting; returns how to read it."""
-        if isinstance(value, Tensor) and value.numel() != 1:
-            value = None  # not one number: as good as not given
-        if isinstance(value, Tensor) and value.device.type != "cpu" and slot < SCALAR_SLOTS:
-            self._scalars[slot].copy_(value.detach().reshape(()), non_blocking=True)
-            return lambda sums: float(sums.scalars[slot])
-        try:
-            plain = value.detach() if isinstance(value, Tensor) else value
-            number = float("nan") if plain is None else float(plain)
-        except (TypeError, ValueError):  # no number at all
-            number = float("nan")
-        return lambda _: number
+    def scalar(self, slot: int, value: float | Tensor | None) -> float | None:
+        """Take a number along without waiting; None where it will lie among `Sums.scalars`."""
+        if isinstance(value, Tensor):
+            if value.device.type == "cpu":
+                return _number(value)
+            if value.numel() == 1 and slot < SCALAR_SLOTS:
+                self._scalars[slot].copy_(value.detach().reshape(()), non_blocking=True)
+                return None
+        return math.nan if value is None else _number(value)
 
     def clear(self) -> None:
         """Start the next step."""
-        self._on_host: list[tuple[int, tuple[float, ...]]] = []
-        self._flat.zero_()
-        for largest in (self._logit_max, self._head_max):
-            largest.fill_(float("-inf"))
+        self._on_host = []
+        if self._arrays is None:
+            self._flat.copy_(self._empty)
+        else:
+            held, empty = self._arrays
+            held[:] = empty
 
     def take(self) -> Callable[[], Sums]:
         """Copy the buffer without waiting and clear it; the result waits, in any thread."""
-        host, wait = _copy(self._flat)
+        held = _copy(self._flat) if self._arrays is None else self._arrays[0].copy()
         rows = self._on_host
         self.clear()
-        shapes = self._shapes
+        return partial(_sums, self._shapes, held, rows)
 
-        def finish() -> Sums:
-            wait()
-            found = {name: one.numpy() for name, one in _views(host.double(), shapes).items()}
-            for row, sums in rows:
-                found["moments"][row] += sums
-            grams = found.pop("grams")
-            if len(grams):
-                found["tails"][:, tails.RANKED :] += rank_sums(grams)
-            return Sums(**found)
 
-        return finish
+def _number(value: object) -> float:
+    """The value as it is now: a tensor may be written to later. NaN where it is no number."""
+    try:
+        # A value that has a gradient is read without torch's warning.
+        return float(value.item() if isinstance(value, Tensor) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
+
+
+def _sums(
+    shapes: Mapping[str, tuple[int, ...]],
+    held: Matrix | Callable[[], Matrix],
+    rows: Sequence[tuple[int, tuple[float, ...]]],
+) -> Sums:
+    """What lies in a copied buffer, and the rows that never were in it."""
+    flat, found, start = held() if callable(held) else held, {}, 0
+    for name, shape in shapes.items():
+        end = start + math.prod(shape)
+        found[name] = flat[start:end].reshape(shape)
+        start = end
+    if rows:
+        np.add.at(found["moments"], [row for row, _ in rows], np.array([sums for _, sums in rows]))
+    grams = found.pop("grams")
+    if len(grams):
+        found["tails"][:, tails.RANKED :] += rank_sums(grams)
+    return Sums(**found)
 
 
 def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
@@ -211,11 +233,18 @@ def _views(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Ten
     return {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
 
 
-def _copy(flat: Tensor) -> tuple[Tensor, Callable[[], None]]:
+def _copy(flat: Tensor) -> Callable[[], Matrix]:
+    """A copy on its way to the host; what is returned waits for it."""
     if flat.device.type != "cuda":
-        return flat.to("cpu", copy=True), lambda: None
+        host = flat.to("cpu", copy=True)
+        return lambda: host.double().numpy()
     host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
     host.copy_(flat, non_blocking=True)
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record(torch.cuda.current_stream(flat.device))
-    return host, copied.synchronize
+
+    def arrived() -> Matrix:
+        copied.synchronize()
+        return host.double().numpy()
+
+    return arrived

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +18,15 @@ Vector = NDArray[np.float64]
 
 def frame_values(plan: Plan, sums: Sums, scalars: Sequence[float]) -> NDArray[np.float32]:
     """Values in the order of ``plan.layout(...)``; `scalars` ends with the overhead."""
-    known: dict[Place, Mapping[str, Vector]] = {}
+    known: dict[tuple[str, bool], Mapping[str, Vector]] = {}
     parts: list[Vector] = []
     for place, quantity in plan.series:
-        if place not in known:
-            known[place] = _site(plan, place, sums)
-        parts.append(known[place][quantity])
+        # All tensors at once, and so on: small arrays cost by their number, not by their size.
+        alike = place.kind if place.kind in ("tensor", "logits") else place.site
+        key = alike, place.kind == "parameters" and not place.stack
+        if key not in known:
+            known[key] = _KINDS[place.kind](plan, place, sums)
+        parts.append(known[key][quantity][place.first : place.first + place.n])
     parts.append(np.array(scalars, dtype=np.float64))
     with np.errstate(over="ignore"):
         return np.concatenate(parts).astype(np.float32)
@@ -59,24 +62,39 @@ def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
     return replace(sums, moments=rows, tails=beyond, tail_max=largest)
 
 
-def _site(plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
-    rows = slice(place.first, place.first + place.n)
-    match place.kind:
-        case "logits":
-            return logit_statistics(sums.logits[rows], sums.logit_max[rows])
-        case "head":
-            by_head = sums.heads.reshape(-1, plan.heads, columns.LOGIT_COLUMNS)
-            largest = sums.head_max.reshape(-1, plan.heads)
-            return logit_statistics(by_head[rows, place.head], largest[rows, place.head])
-        case "parameters":
-            whole = sums.parameters.sum(0, keepdims=True)
-            return parameter_statistics(place.site, sums.parameters[rows] if place.stack else whole)
-        case "log_z":
-            return log_z_statistics(sums.log_z)
-    found = statistics(sums.moments[rows])
+def _tensors(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
+    found = statistics(sums.moments)
     if len(sums.tails):
-        found |= tail_statistics(sums.moments[rows], sums.tails[rows], sums.tail_max[rows])
+        found |= tail_statistics(sums.moments, sums.tails, sums.tail_max)
     return found
+
+
+def _logits(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
+    return logit_statistics(sums.logits, sums.logit_max)
+
+
+def _head(plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
+    by_head = sums.heads.reshape(-1, plan.heads, columns.LOGIT_COLUMNS)
+    largest = sums.head_max.reshape(-1, plan.heads)
+    return logit_statistics(by_head[:, place.head], largest[:, place.head])
+
+
+def _parameters(_plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
+    whole = sums.parameters.sum(0, keepdims=True)
+    return parameter_statistics(place.site, sums.parameters if place.stack else whole)
+
+
+def _log_z(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
+    return log_z_statistics(sums.log_z)
+
+
+_KINDS: Mapping[str, Callable[[Plan, Place, Sums], Mapping[str, Vector]]] = {
+    "tensor": _tensors,
+    "logits": _logits,
+    "head": _head,
+    "parameters": _parameters,
+    "log_z": _log_z,
+}
 
 
 def statistics(rows: NDArray[np.float64]) -> dict[str, Vector]:

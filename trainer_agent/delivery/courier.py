@@ -22,16 +22,18 @@ class Pace:
     """Intervals of the conversation, in seconds.
 
     Attributes:
-        flush_s: shortest time between two batches of new frames.
-        ask_s: between questions for the durable mark while frames await it.
+        flush_s: between looks for new frames, which are written and sent together.
+        ask_s: from the last word to a question for the durable mark while frames await it.
+        closing_s: the same once the job waits for its end.
         heartbeat_s: between signs of life when there is nothing to say.
         resend_s: after how long without progress of the mark frames are sent again.
         backoff_s, longest_backoff_s: first and longest wait after a failure.
         refused_s: wait after an answer that only a person can mend.
     """
 
-    flush_s: float = 0.1
-    ask_s: float = 0.5
+    flush_s: float = 0.25
+    ask_s: float = 2.0
+    closing_s: float = 0.05
     heartbeat_s: float = 5.0
     resend_s: float = 5.0
     backoff_s: float = 0.25
@@ -80,6 +82,7 @@ class Courier:
         self._ever_sent = 0
         self._max_frames = MAX_FRAMES
         self._failures = 0
+        self._hurried = False
         self._retry_at = float("-inf")
         self._spoke_at = float("-inf")
         self._progress_at = clock()
@@ -114,7 +117,7 @@ class Courier:
 
     def hurry(self) -> None:
         """Forget about waiting: the job is about to end."""
-        self._retry_at = float("-inf")
+        self._retry_at, self._hurried = float("-inf"), True
 
     def _converse(self) -> float:
         self._declare_layouts()
@@ -127,18 +130,20 @@ class Courier:
             self._send(frames)
         if not frames:
             self._end()
-        return self._pace.flush_s if frames else self._patience_s()
+        more = self._sent < self._spool.last_seq
+        return self._pace.flush_s if frames and more else self._patience_s()
 
     def _patience_s(self) -> float:
-        return self._pace.ask_s if self._sent > self.mark else self._pace.heartbeat_s
+        if self._sent <= self.mark:
+            return self._pace.heartbeat_s
+        return self._pace.closing_s if self._hurried else self._pace.ask_s
 
     def _declare_layouts(self) -> None:
-        for declaration in messages.declarations(self._spool):
-            if declaration.layout.hash not in self._declared:
-                receipt = self._transport.declare(self._run_id, declaration)
-                self.page = receipt.url
-                self._advance(receipt.durable.get(str(self._rank), 0))
-                self._declared.add(declaration.layout.hash)
+        for declaration in messages.declarations(self._spool, known=self._declared):
+            receipt = self._transport.declare(self._run_id, declaration)
+            self.page = receipt.url
+            self._advance(receipt.durable.get(str(self._rank), 0))
+            self._declared.add(declaration.layout.hash)
 
     def _describe(self) -> None:
         for name, revision in messages.revisions(self._spool).items():

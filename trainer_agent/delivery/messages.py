@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import msgspec
 
 from trainer_agent.delivery.spool import Spool
@@ -18,10 +20,13 @@ def keep_declaration(spool: Spool, declaration: RunDeclaration) -> None:
     spool.note(_DECLARATION + declaration.layout.hash, msgspec.json.encode(declaration))
 
 
-def declarations(spool: Spool) -> list[RunDeclaration]:
-    """Every declaration kept, one per layout."""
-    kept = spool.notes(_DECLARATION).values()
-    return [msgspec.json.decode(body, type=RunDeclaration) for body in kept]
+def declarations(spool: Spool, *, known: Container[str] = ()) -> list[RunDeclaration]:
+    """Every declaration kept, one per layout, but those of the layouts whose hash is `known`."""
+    return [
+        msgspec.json.decode(body, type=RunDeclaration)
+        for name, body in spool.notes(_DECLARATION).items()
+        if name.removeprefix(_DECLARATION) not in known
+    ]
 
 
 def keep_revision(spool: Spool, revision: SpecRevision) -> None:

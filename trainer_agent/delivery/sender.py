@@ -6,56 +6,39 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from contextlib import suppress
 
 from trainer_agent.delivery import messages, spool_folder
 from trainer_agent.delivery.courier import Courier, Pace
 from trainer_agent.delivery.forks import forks
 from trainer_agent.delivery.inheritance import Inheritance
+from trainer_agent.delivery.parcels import Description, Parcel, Sample
 from trainer_agent.delivery.spool import Spool
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.guard import Guard
 from trainer_agent.options import Options
-from wire import Command, Frame, Health, RunDeclaration, RunEnd, SpecRevision
+from wire import Command, Frame, Health, RunEnd, SpecRevision
 
 QUEUE_LIMIT = 1024
+GATHERED = 256  # parcels that are unpacked together: their values are in memory twice meanwhile
 FRAMES_A_MILLISECOND = 1024
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One sampled step on its way: `values` waits for the device, in the sender thread."""
-
-    step: int
-    time: float
-    declaration: RunDeclaration
-    values: Callable[[], NDArray[np.float32]]
+Charge = Callable[[float, bool], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """The model's description at a step: `spec` packs it, in the sender thread.
-
-    `together` is whether every process of the job has to, each with its part of the weights.
-    """
-
-    step: int
-    spec: Callable[[], dict[str, Any]]
-    together: bool = False
-
-
-Parcel = Sample | Description | RunEnd
+def _uncharged(spent_s: float, recurs: bool) -> None:
+    """Nobody keeps account."""
 
 
 class Sender:
     """Bounded queue, daemon thread, spool and courier of one run and rank.
 
     `offer` belongs to the training thread and never waits; everything else on the way happens
-    in the thread, which is started by the first offer and again after a fork.
+    in the thread, which is started by the first offer and again after a fork. It looks every
+    `Pace.flush_s` for what has come in, and packs, writes and sends that together: one frame at a
+    time would take several times as much, and to wake the thread is work for the training thread.
+    `charge` is told what all this takes of the processor, in seconds, and whether it recurs with
+    every frame.
     """
 
     def __init__(
@@ -67,9 +50,11 @@ class Sender:
         health: Callable[[], Health],
         on_command: Callable[[Command], None],
         guard: Guard,
+        charge: Charge = _uncharged,
         pace: Pace | None = None,
     ) -> None:
         self._options, self._run_id = options, run_id
+        self._charge = charge
         self._make_transport = transport
         self._health, self._on_command = health, on_command
         self._guard, self._pace = guard, pace or Pace()
@@ -81,10 +66,11 @@ class Sender:
     def _renew(self) -> None:
         self._forks = forks.count
         self._queue: deque[Parcel] = deque()
-        self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
         self._courier: Courier | None = None
         self._overflow = 0
+        self._accounted_s = 0.0
         self._offered = self._kept = 0  # one is the training thread's, one the sender's
         self._progress = threading.Condition()
         self._layouts_kept: set[str] = set()
@@ -124,19 +110,18 @@ class Sender:
         if self._forks != forks.count:
             self._start_again_after_fork()
         if len(self._queue) >= QUEUE_LIMIT:
-            self._overflow += isinstance(self._queue.popleft(), Sample)
-            self._offered -= 1
-        self._queue.append(parcel)
+            self._give_up_oldest()
         self._offered += 1
+        self._queue.append(parcel)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="evenkeel-sender", daemon=True)
             self._thread.start()
-        self._wake.set()
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until all that was offered is on disk; returns whether it is."""
         if self._thread is None or self._forks != forks.count:
             return True
+        self._hurry.set()
         with self._progress:
             return self._progress.wait_for(lambda: self._kept >= self._offered, timeout_s)
 
@@ -151,10 +136,15 @@ class Sender:
             return True  # nothing was ever sampled: there is no run
         self.offer(end)
         self._deadline = time.monotonic() + timeout_s
-        self._wake.set()
+        self._hurry.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self._arrived
+
+    def _give_up_oldest(self) -> None:
+        with suppress(IndexError):  # the thread was quicker
+            self._overflow += isinstance(self._queue.popleft(), Sample)
+            self._offered -= 1
 
     def _start_again_after_fork(self) -> None:
         # SQLite forbids using, and even closing, a connection across a fork: hold on to it.
@@ -195,59 +185,87 @@ class Sender:
             spool_folder.remove(spool) if self._arrived else spool_folder.leave(spool)
 
     def _converse(self, spool: Spool, courier: Courier, inheritance: Inheritance) -> None:
-        rest_s = 0.0
+        due = 0.0
         while True:
-            if self._wake.wait(rest_s):
-                self._wake.clear()
             closing = self._deadline is not None  # then the end is in the queue by now
-            with self._guard.at("spool"):
-                self._keep_all(spool, courier)
+            parcels = self._gather()
+            self._keep_all(parcels, spool, courier)
             if closing:
                 courier.hurry()
-            rest_s = courier.round()
-            if closing and (courier.delivered or time.monotonic() >= (self._deadline or 0.0)):
+            if parcels or closing or time.monotonic() >= due:
+                rest_s = courier.round()
+                if not courier.failing and not closing:
+                    rest_s = min(rest_s, inheritance.round())
+                due = time.monotonic() + (self._pace.closing_s if closing else rest_s)
+            if closing and self._is_over(courier):
                 return
-            if not closing and not courier.failing:
-                rest_s = min(rest_s, inheritance.round())
-            if closing:
-                rest_s = min(rest_s, self._pace.flush_s)
+            self._account()
+            self._rest(due)
 
-    def _keep_all(self, spool: Spool, courier: Courier) -> None:
-        while self._queue:
-            parcel = self._queue.popleft()
+    def _is_over(self, courier: Courier) -> bool:
+        late = time.monotonic() >= (self._deadline or 0.0)
+        return late or (courier.delivered and not self._queue)
+
+    def _rest(self, due: float) -> None:
+        """Wait for parcels, for `due`, or for somebody in a hurry."""
+        look_s = self._pace.flush_s
+        while len(self._queue) < GATHERED:
+            wait_s = look_s if self._queue else min(look_s, due - time.monotonic())
+            if self._hurry.wait(max(wait_s, 0.0)) or self._queue or time.monotonic() >= due:
+                break
+        # Before the queue is emptied: whoever is in a hurry later finds there what was offered.
+        self._hurry.clear()
+
+    def _account(self, *, recurs: bool = True) -> None:
+        now = time.thread_time()
+        # What the thread's start takes does not recur.
+        self._charge(now - self._accounted_s, recurs and self._accounted_s > 0.0)
+        self._accounted_s = now
+
+    def _gather(self) -> list[Parcel]:
+        """What has come in, at most so much that it is no burden on memory."""
+        found: list[Parcel] = []
+        with suppress(IndexError):  # where it is empty; a full one is emptied by training, too
+            while len(found) < GATHERED:
+                found.append(self._queue.popleft())
+        return found
+
+    def _keep_all(self, parcels: list[Parcel], spool: Spool, courier: Courier) -> None:
+        if not parcels:
+            return
+        frames: list[Frame] = []
+        for parcel in parcels:
             with self._guard.at("packing"):
-                self._keep(parcel, spool, courier)
-            with self._progress:
-                self._kept += 1
-                self._progress.notify_all()
+                self._pack(parcel, spool, frames)
+        with self._guard.at("spool"):
+            if frames:
+                courier.dropped += spool.append(*frames)
+        with self._progress:
+            self._kept += len(parcels)
+            self._progress.notify_all()
 
-    def _keep(
-        self,
-        parcel: Parcel,
-        spool: Spool,
-        courier: Courier,
-    ) -> None:
+    def _pack(self, parcel: Parcel, spool: Spool, frames: list[Frame]) -> None:
         match parcel:
             case Sample():
-                self._keep_sample(parcel, spool, courier)
+                frames.append(self._frame(parcel, spool))
             case Description():
+                self._account()
                 messages.keep_revision(spool, SpecRevision(step=parcel.step, spec=parcel.spec()))
+                self._account(recurs=False)
             case RunEnd():
                 messages.keep_end(spool, parcel)
 
-    def _keep_sample(self, sample: Sample, spool: Spool, courier: Courier) -> None:
+    def _frame(self, sample: Sample, spool: Spool) -> Frame:
+        declaration, values = sample.content()
+        layout = declaration.layout.hash
         frame = Frame.pack(
-            seq=self._last_seq + 1,
-            step=sample.step,
-            time=sample.time,
-            layout=sample.declaration.layout.hash,
-            values=sample.values(),
+            seq=self._last_seq + 1, step=sample.step, time=sample.time, layout=layout, values=values
         )
         self._last_seq += 1
-        if sample.declaration.layout.hash not in self._layouts_kept:
-            self._layouts_kept.add(sample.declaration.layout.hash)
-            messages.keep_declaration(spool, sample.declaration)
-        courier.dropped += spool.append(frame)
+        if layout not in self._layouts_kept:
+            self._layouts_kept.add(layout)
+            messages.keep_declaration(spool, declaration)
+        return frame
 
 
 def _past_every_number(last_seq: int) -> int:

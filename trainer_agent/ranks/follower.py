@@ -22,8 +22,8 @@ class Follower:
 
     def offer(self, parcel: Any) -> None:
         """Take a sample, or a part of a description; a whole one is rank 0's to send."""
-        if hasattr(parcel, "values"):
-            self._worker.submit(partial(self._bring, parcel.values))
+        if hasattr(parcel, "content"):
+            self._worker.submit(partial(self._bring, parcel.content))
         elif parcel.together:
             self._worker.submit(partial(self._bring, parcel.spec))
 

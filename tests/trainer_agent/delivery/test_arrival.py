@@ -16,11 +16,13 @@ import torch
 
 import trainer_agent
 from tests.trainer_agent.receiving_server import Store, refusal, serving
+from tests.trainer_agent.recording import RecordingTransport
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from trainer_agent import Agent
 from trainer_agent.delivery.courier import Pace
 from trainer_agent.delivery.http_transport import HttpTransport
 from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
+from wire import FrameBatch, FramesReceipt
 
 QUICK = Pace(
     flush_s=0.005,
@@ -33,9 +35,9 @@ QUICK = Pace(
 )
 
 
-def watched(url: str, folder: Path, **given: Any) -> Agent:
-    """An agent on a model too small to matter, in a hurry."""
-    asked: dict[str, Any] = {
+def asked(url: str, folder: Path) -> dict[str, Any]:
+    """What `watch` is asked to do here."""
+    return {
         "project": "p",
         "run": "r",
         "server": url,
@@ -47,7 +49,11 @@ def watched(url: str, folder: Path, **given: Any) -> Agent:
         "spool_limit_bytes": SPOOL_LIMIT_BYTES,
         "rank": 0,
     }
-    options = read_options(**{**asked, **given})
+
+
+def watched(url: str, folder: Path, **given: Any) -> Agent:
+    """An agent on a model too small to matter, in a hurry."""
+    options = read_options(**{**asked(url, folder), **given})
     return Agent(
         torch.nn.Linear(2, 2),
         options,
@@ -117,6 +123,52 @@ def test_frames_that_never_became_durable_are_sent_to_the_next_server(tmp_path: 
     assert agent._sender.resent == 10
 
 
+class Counting(RecordingTransport):
+    """Counts the requests that carry frames."""
+
+    requests = 0
+
+    def send(self, run_id: str, batch: FrameBatch) -> FramesReceipt:
+        self.requests += bool(batch.frames)
+        return super().send(run_id, batch)
+
+
+def recorded(transport: RecordingTransport, folder: Path, pace: Pace) -> Agent:
+    """An agent whose frames stay in this process."""
+    options = read_options(**asked("http://127.0.0.1:9", folder))
+    model = torch.nn.Linear(2, 2)
+    return Agent(model, options, optimizer=None, transport=lambda: transport, pace=pace)
+
+
+def test_frames_that_come_in_soon_after_each_other_are_sent_together(tmp_path: Path) -> None:
+    transport, tick = Counting(), threading.Event()
+    agent = recorded(transport, tmp_path, Pace(flush_s=3600.0))
+    agent.step(loss=0)
+    assert agent._sender.settle(20.0)
+
+    for step in range(1, 40):
+        agent.step(loss=step)
+        tick.wait(0.002)  # long enough for a thread that is woken for each
+    assert agent.close(20.0)
+
+    assert [frame.step for frame in transport.frames] == list(range(40))
+    assert transport.requests <= 3  # the first, what came while it was sent, and the rest
+
+
+def test_whoever_waits_for_the_disk_or_the_end_does_not_wait_for_the_pace(tmp_path: Path) -> None:
+    hours, transport = 3600.0, RecordingTransport()
+    agent = recorded(transport, tmp_path, Pace(flush_s=hours, heartbeat_s=hours))
+
+    agent.step(loss=0)
+    assert agent._sender.settle(20.0)
+    agent.step(loss=1)
+    assert agent._sender.settle(20.0)
+    agent.step(loss=2)
+    assert agent.close(20.0)
+
+    assert [frame.step for frame in transport.frames] == [0, 1, 2]
+
+
 def test_a_server_that_forgot_the_run_is_told_again(tmp_path: Path) -> None:
     store = Store()
     with serving(store) as url:
@@ -180,7 +232,7 @@ def test_what_a_full_spool_drops_is_counted_and_what_it_kept_arrives(tmp_path: P
     for step in range(900):
         agent.step(loss=step, **{f"metric_{i}": i for i in range(40)})
         if step % 300 == 299:
-            wait_for(lambda: not agent._sender._queue)
+            assert agent._sender.settle(20.0)
     with serving(store, port=int(url.rpartition(":")[2])):
         assert agent.close()
 

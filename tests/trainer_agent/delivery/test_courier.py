@@ -143,7 +143,7 @@ def test_frames_are_not_sent_again_while_the_mark_may_still_come(
     server.mark = 0
     put(spool, 1)
     courier.round()
-    clock.now += 1
+    clock.now += Pace().ask_s
 
     courier.round()
 

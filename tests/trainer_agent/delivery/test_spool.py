@@ -42,6 +42,21 @@ def test_frames_survive_closing_and_opening(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_is_durable_leaves_the_file_with_the_next_write(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "a.spool", limit_bytes=1 << 20)
+    spool.append(frame(1), frame(2), frame(3))
+    spool.drop_to(2)
+    assert (seqs(spool), spool.oldest) == ([3], 3)
+
+    spool.append(frame(4))
+
+    found = Spool(tmp_path / "a.spool", limit_bytes=1 << 20)  # as after kill -9
+    assert seqs(found) == [3, 4]
+    assert found.size_bytes == spool.size_bytes
+    for one in (spool, found):
+        one.close()
+
+
 def test_a_full_spool_drops_the_oldest_and_says_how_many(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "a.spool", limit_bytes=2000)
 
