@@ -1,17 +1,9 @@
 """Several processes of one job, measured as one."""
 
 from trainer_agent.ranks.follower import Follower
-from trainer_agent.ranks.group import (
-    Agreement,
-    Outline,
-    Ranks,
-    Share,
-    all_able,
-    join,
-    several,
-    whole,
-)
+from trainer_agent.ranks.group import Ranks, all_able, join, several, whole
 from trainer_agent.ranks.hearing import Hearing
+from trainer_agent.ranks.shares import Agreement, Outline, Share
 from trainer_agent.ranks.stages import Stages
 
 __all__ = [

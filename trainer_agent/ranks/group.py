@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from trainer_agent.ranks.replicas import (
     without_pairs,
 )
 from trainer_agent.ranks.roster import Apart, Roster
+from trainer_agent.ranks.shares import Agreement, Outline, Share, extras, packed, unpacked
 from trainer_agent.ranks.stages import Stages
 from trainer_agent.ranks.words import Words
 from trainer_agent.ranks.worker import Worker
@@ -44,49 +45,6 @@ COLLECTIVE_TIMEOUT_S = 30.0
 DECISION_TIMEOUT_S = 5.0
 _numbers = itertools.count()
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """What is known of a sample before the device has finished it.
-
-    Attributes:
-        every: the interval this process wishes for, 0 where it is fixed.
-        loss_given: whether the job gave a loss.
-    """
-
-    step: int
-    plan: Plan
-    every: int
-    loss_given: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """What all processes have heard with a sample.
-
-    Attributes:
-        every: the interval rank 0 wishes for, 0 where it is fixed.
-        words: how many words rank 0 had said by then.
-    """
-
-    every: int
-    words: int
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one process brings to a sample; a loss that was not given is None.
-
-    Attributes:
-        seen: the fingerprint of what entered its first block.
-    """
-
-    outline: Outline
-    sums: Sums
-    loss: float | None
-    gradient_norm: float
-    seen: int = 0
 
 
 def whole(
@@ -275,10 +233,10 @@ class Ranks:
         agreement, alike = self._agree(share)
         self._keep(agreement)
         sums = self._own_part(share.sums, alike)
-        flat = self._reduce(np.concatenate([_packed(sums, ADDITIVE), _extras(share)]))
-        largest = self._reduce(_packed(sums, MAXIMA), distributed.ReduceOp.MAX)
+        flat = self._reduce(np.concatenate([packed(sums, ADDITIVE), extras(share)]))
+        largest = self._reduce(packed(sums, MAXIMA), distributed.ReduceOp.MAX)
         loss, losses, squares = flat[-3:]
-        whole = _unpacked(_unpacked(sums, ADDITIVE, flat[:-3]), MAXIMA, largest)
+        whole = unpacked(unpacked(sums, ADDITIVE, flat[:-3]), MAXIMA, largest)
         # Gradients are those of the mean of the losses on different data.
         split = self._sequences_are_split(alike)
         different = alike.different // self._split if split else alike.different
@@ -342,20 +300,3 @@ class Ranks:
         options.reduceOp = how
         self._group.allreduce([held], options).wait(timedelta(seconds=COLLECTIVE_TIMEOUT_S))
         return held.numpy()
-
-
-def _packed(sums: Sums, names: Sequence[str]) -> NDArray[np.float64]:
-    return np.concatenate([getattr(sums, name).ravel() for name in names])
-
-
-def _unpacked(sums: Sums, names: Sequence[str], flat: NDArray[np.float64]) -> Sums:
-    """The sums with these of their arrays in place of their own."""
-    own = [getattr(sums, name) for name in names]
-    parts = np.split(flat, np.cumsum([one.size for one in own])[:-1])
-    shaped = [part.reshape(one.shape) for part, one in zip(parts, own, strict=True)]
-    return replace(sums, **dict(zip(names, shaped, strict=True)))
-
-
-def _extras(share: Share) -> tuple[float, float, float]:
-    given = share.loss is not None
-    return share.loss or 0.0, float(given), share.gradient_norm**2

@@ -6,7 +6,8 @@ import time
 from collections import deque
 
 from trainer_agent.ranks import group
-from trainer_agent.ranks.group import Agreement, Ranks
+from trainer_agent.ranks.group import Ranks
+from trainer_agent.ranks.shares import Agreement
 
 # With a budget the interval is agreed on, too, and samples are far apart.
 HEARD_AFTER_SAMPLES = 2
