@@ -33,6 +33,7 @@ from trainer_agent.framing import Framing, Scalar, Sources
 from trainer_agent.guard import Guard
 from trainer_agent.hints import Hint
 from trainer_agent.loss_scale import LossScale
+from trainer_agent.obedience import Obedience
 from trainer_agent.optimizer_view import OptimizerView
 from trainer_agent.options import Options
 from trainer_agent.pacing import Pacing
@@ -45,7 +46,6 @@ from wire import Command, Health, RunEnd
 
 logger = logging.getLogger("evenkeel")
 EXIT_TIMEOUT_S = 5.0
-NOT_TOLD = "the processes of the job would not begin at the same step"
 SETTLE_TIMEOUT_S = 5.0
 _open: WeakSet[Agent] = WeakSet()
 
@@ -127,7 +127,7 @@ class Agent:
         self._pacing = Pacing(options, self._probe, self._recorder, self._ranks)
         self._actions = AlertActions(options.on_alert, self._guard)
         parts = self._probe, self._recorder, self._optimizer, self._scale, self._pacing
-        self._pacing.on_word, self._pacing.on_lost = self._take, self._take_alone
+        self._obedience = Obedience(self._description, self._pacing, self._actions, self._ranks)
         self._framing = Framing(options, Sources(*parts), self._ranks)
         self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
@@ -347,37 +347,12 @@ class Agent:
         self._pacing.clock.charge(spent_s, recurs)
 
     def _obey(self, command: Command) -> None:
-        """Do what the server asks; what concerns all processes of a job, all do at one step."""
-        if command.kind == "describe" and not self._description.together:
-            self._description.ask()
-        elif self._ranks is None:
-            self._take(command)
-        elif not self._pacing.tell_all(command):
-            self._take_alone(command)
+        self._obedience.obey(command)
         self._wake()
-
-    def _take(self, command: Command) -> None:
-        if command.kind == "describe":
-            self._description.ask()
-        elif command.kind == "burst":
-            self._pacing.bursts.ask(command)
-        elif command.kind == "alert" and command.alert is not None:
-            # Processes that could not be joined, or were not when `watch` was called, act alone.
-            together = self._ranks is not None or not ranks.several()
-            self._actions.hear(command.alert, flags=together)
-
-    def _take_alone(self, command: Command) -> None:
-        """What one process does where the others cannot be told: no step is left out of step."""
-        if command.kind == "burst":
-            self._pacing.bursts.refuse(command, NOT_TOLD)
-        elif command.kind == "describe" and self._ranks is not None and not self._ranks.together:
-            self._description.ask()
-        elif command.kind == "alert" and command.alert is not None:
-            self._actions.hear(command.alert, flags=False)
 
     def _wake(self) -> None:
         """Have the next step looked at, where something waits for it; called from any thread."""
-        if self._pacing.bursts.waiting or self._actions.waiting:
+        if self._obedience.waiting:
             self._idle = 0
 
 
