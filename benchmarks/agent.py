@@ -52,8 +52,9 @@ print((time.process_time() - started) * 1e3, resident() - before)
 """
 
 # Resident memory at the end of a short job of its own process, watched where a server is named.
+# What glibc keeps of freed memory is given back first: it varies by 60 MiB from job to job.
 MEMORY = """
-import gc, sys, torch
+import ctypes, gc, sys, torch
 from examples.byte_gpt import ByteGPT, Sizes, loss_of
 layers, width, batch, context, steps = map(int, sys.argv[1:6])
 torch.set_num_threads(1)
@@ -76,6 +77,7 @@ for _ in range(steps):
     if agent is not None:
         agent.step(loss=loss)
 gc.collect()
+getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
 print("resident", int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20)
 """
 
