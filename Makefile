@@ -70,6 +70,7 @@ bench-agent: $(VENV)/.installed-bench  ## what the agent costs a training step, 
 	$(BIN)/python -m benchmarks.agent --long 2000
 	$(BIN)/python -m benchmarks.agent --all-sites --batch 4 --context 128
 	$(BIN)/python -m benchmarks.cuda_kernel
+	$(BIN)/python -m benchmarks.agent --device cuda --layers 24 --width 1024 --batch 16 --context 1024
 
 bench-page: $(VENV)/.installed-dev  ## page load and live updates in headless Chromium
 	@.ci/system-packages

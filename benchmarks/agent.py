@@ -11,16 +11,14 @@ other things, too, it says more than the clock.
     python -m benchmarks.agent --long 2000    # the budget, once its start is paid back
     python -m benchmarks.agent --all-sites    # what each option costs
     python -m benchmarks.agent --layers 24 --width 64 --batch 16 --context 64    # the demo's
+    python -m benchmarks.agent --device cuda --layers 24 --width 1024 --batch 16 --context 1024
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,51 +33,13 @@ import torch
 from torch import Tensor, nn
 
 import trainer_agent
+from benchmarks.footprint import report_import, report_memory
 from benchmarks.rivals import AfterStep, Wandb, naive_hooks, stacked_hooks
 from examples.byte_gpt import ByteGPT, Sizes, loss_of
 from trainer_agent import Agent
 
 # The first step also describes the model, and a budget samples the first four at any cost.
 WARM_UP = 4
-
-IMPORT = """
-import time, torch
-def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
-before, started = resident(), time.process_time()
-import trainer_agent
-trainer_agent.watch
-print((time.process_time() - started) * 1e3, resident() - before)
-"""
-
-# Resident memory at the end of a short job of its own process, watched where a server is named.
-# What glibc keeps of freed memory is given back first: it varies by 60 MiB from job to job.
-MEMORY = """
-import ctypes, gc, sys, torch
-from examples.byte_gpt import ByteGPT, Sizes, loss_of
-layers, width, batch, context, steps = map(int, sys.argv[1:6])
-torch.set_num_threads(1)
-torch.manual_seed(0)
-model = ByteGPT(Sizes(layers, width, 4, context), "pre")
-optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-agent = None
-if len(sys.argv) > 6:
-    import trainer_agent
-    agent = trainer_agent.watch(
-        model, project="benchmark", run="memory", optimizer=optimizer,
-        server=sys.argv[6], spool_dir=sys.argv[7], every=1,
-    )
-for _ in range(steps):
-    ids = torch.randint(256, (batch, context + 1))
-    loss = loss_of(model(ids[:, :-1]), ids[:, 1:])
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    if agent is not None:
-        agent.step(loss=loss)
-gc.collect()
-getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
-print("resident", int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20)
-"""
 
 
 @dataclass
@@ -97,6 +57,7 @@ class Job:
 
     def step(self, ids: Tensor) -> None:
         """Train on one batch, (batch, context + 1), and note what it took."""
+        _wait(ids.device)
         started, busy = time.perf_counter(), time.process_time()
         loss = loss_of(self.model(ids[:, :-1]), ids[:, 1:])
         self.optimizer.zero_grad()
@@ -107,10 +68,15 @@ class Job:
             self.agent.step(loss=loss)
         if self.after is not None:
             self.after(loss.detach())
-        ended = time.perf_counter()
-        self.steps.append(ended - started)
+        self.calls.append(time.perf_counter() - called)
+        _wait(ids.device)
+        self.steps.append(time.perf_counter() - started)
         self.cpu.append(time.process_time() - busy)
-        self.calls.append(ended - called)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def job(
@@ -120,7 +86,7 @@ def job(
     rival: Callable[[nn.Module], AfterStep] | None = None,
 ) -> Job:
     torch.manual_seed(0)
-    model = ByteGPT(sizes, "pre")
+    model = ByteGPT(sizes, "pre").to(torch.get_default_device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     agent = watch(model, optimizer) if watch else None
     return Job(name, model, optimizer, agent, rival(model) if rival else None)
@@ -231,37 +197,6 @@ def report(jobs: list[Job]) -> None:
         print(line)
 
 
-def report_import() -> None:
-    """CPU and memory that importing the agent adds to torch's, its bytecode being there."""
-    told = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, "-c", IMPORT]
-    pairs = [
-        subprocess.run(command, capture_output=True, text=True, check=True, env=told).stdout.split()
-        for _ in range(6)
-    ][1:]  # the first may have to compile
-    spent_ms, grown_mib = (statistics.median(float(p[i]) for p in pairs) for i in (0, 1))
-    print(
-        f"\nimport beyond torch: {spent_ms:.0f} ms of CPU (target 150), "
-        f"{grown_mib:.1f} MiB (target 30)"
-    )
-
-
-def report_memory(arguments: argparse.Namespace, url: str, folder: str) -> None:
-    """Resident memory that a watched job has beyond a bare one, each in processes of its own."""
-    shape = (arguments.layers, arguments.width, arguments.batch, arguments.context, 8)
-    command = [sys.executable, "-c", MEMORY, *map(str, shape)]
-    grown = [_resident([*command, url, folder]) - _resident(command) for _ in range(3)]
-    print(
-        f"\nresident memory of a watched job beyond a bare one: "
-        f"{statistics.median(grown):.1f} MiB (target 30)"
-    )
-
-
-def _resident(command: list[str]) -> float:
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(told.split("resident")[-1])
-
-
 def settle(sizes: Sizes, steps: int, url: str, folder: str) -> None:
     """What the default budget comes to in a longer job, once its start is paid back.
 
@@ -308,8 +243,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--all-sites", action="store_true", help="what each option costs")
     parser.add_argument("--long", type=int, default=0, help="steps of a longer, smaller job")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if arguments.device == "cuda":
+        if not torch.cuda.is_available():
+            print("no CUDA device: nothing measured")
+            return
+        print(torch.cuda.get_device_name())
+    torch.set_default_device(arguments.device)
     sizes = Sizes(arguments.layers, arguments.width, 4, arguments.context)
     with tempfile.TemporaryDirectory() as folder, served(folder) as url:
         if arguments.long:
@@ -324,7 +266,9 @@ def main(argv: list[str] | None = None) -> None:
                 one.agent.close()
         if rivals is not None:
             rivals.close()
-        report_memory(arguments, url, folder)
+        if arguments.device == "cpu":
+            shape = (arguments.layers, arguments.width, arguments.batch, arguments.context)
+            report_memory(shape, url, folder)
     report_import()
 
 
