@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 import dslm
 from dslm.spec import Head, Kernel, Missing, ModelSpec, Stack
 from trainer_agent.capture.plan import Plan, StackPlan
-from trainer_agent.description import Architecture, Connection, Weighed
+
+if TYPE_CHECKING:
+    from trainer_agent.description import Architecture, Connection, Weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def packed_spec(
 ) -> dict[str, Any]:
     """The `ModelSpec` of a step, as JSON holds it."""
     from dslm import spec_to_json
+    from trainer_agent.description import Connection
 
     blocks = notes.weights.blocks() if notes.weights else {}
     links = notes.weights.connections() if notes.weights else {}

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from trainer_agent.capture.plan import Plan, StackPlan
-from trainer_agent.description import Architecture, StackParts
-from trainer_agent.description.by_hand import hinted_columns
-from trainer_agent.description.parts import BlockParts, NormPart
 from trainer_agent.description.replay import eager
 from trainer_agent.description.stacks import columns
 from trainer_agent.hints import Hint
+
+if TYPE_CHECKING:
+    from trainer_agent.description import Architecture, BlockParts, NormPart, StackParts
 
 
 def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
     """Blocks as the module tree and hints show them, before the model has been called."""
     stacks: dict[str, StackPlan] = {}
     inner = eager(model)
-    for column in hinted_columns(inner, columns(inner), hints):
+    found = columns(inner)
+    if hints:
+        from trainer_agent.description.by_hand import hinted_columns
+
+        found = hinted_columns(inner, found, hints)
+    for column in found:
         name = "encoder" if "encoder" in column.container.lower() else "decoder"
         unknown = (None,) * len(column.blocks)
         stacks.setdefault(name, StackPlan(name, column.blocks, unknown, unknown))

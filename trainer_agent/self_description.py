@@ -5,23 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dslm.spec import Kernel, Missing
+from trainer_agent import description
 from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.plan import Plan
 from trainer_agent.capture.probe import Begin
 from trainer_agent.capture.recorder import ONCE, Recorder
-from trainer_agent.description import Architecture, Weighed, architecture, kernel, weigh
 from trainer_agent.description.replay import eager
 from trainer_agent.description.unsharded import holds_shards, is_flat, would_fit
-from trainer_agent.description.weight_sums import Rows
 from trainer_agent.description_notes import Given, Notes, packed_spec
 from trainer_agent.hints import Hint
 from trainer_agent.planning import plan_of
+
+if TYPE_CHECKING:
+    from trainer_agent.description import Architecture, Weighed
+    from trainer_agent.description.weight_sums import Rows
 
 FIRST_AGAIN = 50
 TIMES_LATER = 4
@@ -115,10 +118,10 @@ class SelfDescription:
         if is_flat(self._model) or holds_shards(self._model):
             return
         with self._probe.unseen(), self._first_inputs():
-            known = architecture(self._model, args, kwargs, hints=self._hints)
+            known = description.architecture(self._model, args, kwargs, hints=self._hints)
         if known.stacks:
             self._take_plan(known)
-            self._known, self._fresh = known, weigh(known, eager(self._model))
+            self._known, self._fresh = known, description.weigh(known, eager(self._model))
 
     def ask(self) -> None:
         """Describe the next sampled step."""
@@ -223,12 +226,12 @@ class SelfDescription:
         if self._known is not None and self._notes is not None:
             with self._recorder.guard.at("weight moments"):
                 fresh, self._fresh = self._fresh, None
-                self._notes.weights = fresh or weigh(self._known, eager(self._model))
+                self._notes.weights = fresh or description.weigh(self._known, eager(self._model))
 
     def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:
             with self._probe.unseen(), self._first_inputs():
-                known = architecture(self._model, args, kwargs, hints=self._hints)
+                known = description.architecture(self._model, args, kwargs, hints=self._hints)
             if not known.stacks:
                 self._failure = next(iter(known.missing), None)
                 return
@@ -270,19 +273,21 @@ class SelfDescription:
         finally:
             for handle in handles:
                 handle.remove()
-        self._undropped = {p: (kernel(x), x.shape) for p, x in kept.items() if x.ndim == 3}
+        self._undropped = {
+            p: (description.kernel(x), x.shape) for p, x in kept.items() if x.ndim == 3
+        }
 
     def _note_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
         notes = self._notes
         if notes is not None and stack not in notes.inputs:
-            notes.inputs[stack] = kernel(x, mask)
+            notes.inputs[stack] = description.kernel(x, mask)
             notes.widths[stack] = x.shape[-1]
             notes.batch_size = max(notes.batch_size, x.shape[0])
 
     def _note_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
         notes = self._notes
         if notes is not None and stack not in notes.gradients:
-            notes.gradients[stack] = kernel(g, mask)
+            notes.gradients[stack] = description.kernel(g, mask)
 
     def _spec(self, notes: Notes) -> dict[str, Any]:
         """The notes as the server takes them; in a background thread, in all processes alike."""

@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_followed_is_watched_and_says_what_is_missing(
     def refuse(*args: object, **kwargs: object) -> None:
         raise NotImplementedError("an operator of my own")
 
-    monkeypatch.setattr("trainer_agent.self_description.architecture", refuse)
+    monkeypatch.setattr("trainer_agent.description.architecture", refuse)
     model, _ = built()
     agent, transport = recorded(model, tmp_path)
 

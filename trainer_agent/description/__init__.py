@@ -1,19 +1,28 @@
-"""Describing a model: its architecture, today's weight moments, the kernels of a batch."""
+"""Describing a model: its architecture, today's weight moments, the kernels of a batch.
 
-from .architecture import architecture
-from .describe import describe
-from .kernels import kernel
-from .moments import Connection, Weighed, measure, weigh
-from .parts import (
-    Architecture,
-    AttentionParts,
-    BlockParts,
-    CrossParts,
-    FeedForwardParts,
-    LinearPart,
-    NormPart,
-    StackParts,
-)
+Loaded as far as it is used: a job that is watched needs most of it in one step.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .kernels import kernel
+    from .model_spec import describe
+    from .moments import Connection, Weighed, measure, weigh
+    from .parts import (
+        Architecture,
+        AttentionParts,
+        BlockParts,
+        CrossParts,
+        FeedForwardParts,
+        LinearPart,
+        NormPart,
+        StackParts,
+    )
+    from .recognition import architecture
 
 __all__ = [
     "Architecture",
@@ -32,3 +41,18 @@ __all__ = [
     "measure",
     "weigh",
 ]
+
+_HOMES = {
+    "architecture": "recognition",
+    "describe": "model_spec",
+    "kernel": "kernels",
+    **dict.fromkeys(("Connection", "Weighed", "measure", "weigh"), "moments"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'parts')}"), name)
+    globals()[name] = found
+    return found

@@ -174,7 +174,7 @@ def test_attention_is_looked_for_in_the_whole_block_where_its_place_is_not_known
     def refuse(*args: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr("trainer_agent.self_description.architecture", refuse)
+    monkeypatch.setattr("trainer_agent.description.architecture", refuse)
     model, _ = built()
     agent, transport = recorded(model, tmp_path)
     looked_at = noted_calls(monkeypatch)

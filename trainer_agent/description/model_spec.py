@@ -17,12 +17,12 @@ from dslm.kernels.cells import block_cells
 from dslm.validation import validate
 from trainer_agent.hints import Hint, HintError
 
-from .architecture import architecture
 from .head import scalars_of
 from .heads import padding_of
 from .kernels import kernel
 from .moments import Connection, weigh
 from .parts import Architecture, StackParts
+from .recognition import architecture
 from .replay import call_arguments, eager, result_of, stream_of, undisturbed
 from .unsharded import holds_shards
 from .weight_sums import Rows
