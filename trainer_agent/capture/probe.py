@@ -60,7 +60,7 @@ class Probe:
         chunks = chunks or (Chunk(model),)
         self._chunks, self.running = chunks, chunks[0]
         self.begin: Begin = lambda _args, _kwargs: None
-        self._window = AttentionWindow(recorder.logits)
+        self._window = AttentionWindow(recorder.logits, self._charge_view)
         self._in_pass = self._may_view = self._in_rehearsal = False
         self._model_handles = [handle for chunk in chunks for handle in self._around(chunk)]
         self._handles: dict[str, list[RemovableHandle | CompiledCall]] = {}
@@ -272,6 +272,9 @@ class Probe:
         # A checkpoint may leave a forward pass it runs again at any point.
         if self._may_view and not in_backward():
             self._window.open()
+
+    def _charge_view(self, spent_s: float) -> None:
+        self._recorder.spent_s["attention_logits"] += spent_s
 
     def _can_view(self) -> bool:
         # A mode on torch's stack would make compiled parts compile again.

@@ -28,6 +28,9 @@ from trainer_agent.guard import Guard
 
 # What a description costs is charged here: it does not recur with every sample.
 ONCE = "description"
+# What a hook takes of the thread by what it takes itself: torch calls it, and the job reads again
+# what it displaced. Measured on the CPU, 12 and 24 layers of width 64: 1.08 to 1.13.
+AROUND = 1.1
 
 Listener = Callable[[str, Tensor, Tensor | None], None]
 
@@ -129,7 +132,7 @@ class Recorder:
 
     def spend(self, what: str, started: float) -> None:
         """Charge the time since `started`, as `time.perf_counter` gave it."""
-        self.spent_s[what] += time.perf_counter() - started
+        self.spent_s[what] += AROUND * (time.perf_counter() - started)
 
     def begin_pass(self, mark: str) -> None:
         """A chunk's forward pass begins: what lies outside its stacks counts anew."""

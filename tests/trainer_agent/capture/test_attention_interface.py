@@ -208,7 +208,7 @@ def test_flex_attention_of_the_library_has_the_logits_of_sdpa_and_compiles_as_of
 
 def test_the_names_stand_for_their_own_functions_after_the_pass(names: dict[str, Any]) -> None:
     before = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
-    window = AttentionWindow(lambda sample: None)
+    window = AttentionWindow(lambda sample: None, lambda spent_s: None)
     window.look_around(nn.Identity())
 
     window.open()
@@ -223,7 +223,7 @@ def test_the_names_stand_for_their_own_functions_after_the_pass(names: dict[str,
 def test_a_bound_method_under_a_name_is_called_as_it_is(names: dict[str, Any]) -> None:
     AttentionInterface.register("hand_made", names["hand_made"].__call__)
     seen: list[Any] = []
-    window = AttentionWindow(seen.append)
+    window = AttentionWindow(seen.append, lambda spent_s: None)
     window.look_around(nn.Identity())
     q = torch.randn(1, 2, 4, 8)
 
@@ -237,7 +237,7 @@ def test_a_bound_method_under_a_name_is_called_as_it_is(names: dict[str, Any]) -
 
 def test_the_library_is_not_imported_to_look_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "transformers.modeling_utils")
-    window = AttentionWindow(lambda sample: None)
+    window = AttentionWindow(lambda sample: None, lambda spent_s: None)
     kept = ALL_ATTENTION_FUNCTIONS["flash_attention_2"]
 
     window.look_around(nn.Identity())

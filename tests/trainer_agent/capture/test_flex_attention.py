@@ -224,7 +224,7 @@ def test_functions_are_back_in_their_places_after_a_pass_that_raised(tmp_path: P
 
 
 def test_a_stand_in_that_is_compiled_leaves_the_function_compiled() -> None:
-    window = AttentionWindow(lambda sample: None)
+    window = AttentionWindow(lambda sample: None, lambda spent_s: None)
     window.look_around(torch.nn.Identity())
     plain = flex_attention
 
@@ -237,7 +237,7 @@ def test_a_stand_in_that_is_compiled_leaves_the_function_compiled() -> None:
 
 
 def test_another_compiled_function_runs_with_nobody_looking() -> None:
-    window = AttentionWindow(lambda sample: None)
+    window = AttentionWindow(lambda sample: None, lambda spent_s: None)
     window.look_around(torch.nn.Identity())
     torch._dynamo.reset()
     counters.clear()
@@ -255,7 +255,7 @@ def test_another_compiled_function_runs_with_nobody_looking() -> None:
 
 def test_scores_softmaxed_by_hand_beside_flex_are_still_seen() -> None:
     seen: list[Any] = []
-    window = AttentionWindow(seen.append)
+    window = AttentionWindow(seen.append, lambda spent_s: None)
     window.look_around(torch.nn.Identity())
 
     window.open()

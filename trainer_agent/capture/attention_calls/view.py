@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,11 +24,15 @@ class AttentionView(TorchFunctionMode):
     Sees `scaled_dot_product_attention` (q and k arrive after rotary embedding and QK-norm),
     `multi_head_attention_forward`, which `nn.MultiheadAttention` calls, and a plain softmax over
     (batch, heads, queries, keys).
+
+    Attributes:
+        calls_s: seconds inside the calls themselves, and looking at them.
     """
 
     def __init__(self, observe: Observe) -> None:
         super().__init__()
         self._observe = observe
+        self.calls_s = 0.0
 
     def __torch_function__(
         self,
@@ -37,9 +42,12 @@ class AttentionView(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Look, then call."""
+        began = time.perf_counter()
         if func in _ATTENTION:
             self._look(func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        self.calls_s += time.perf_counter() - began
+        return result
 
     def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
         if func is functional.scaled_dot_product_attention:
