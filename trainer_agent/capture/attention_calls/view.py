@@ -42,12 +42,17 @@ class AttentionView(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Look, then call."""
+        if torch.compiler.is_compiling():  # there is no clock inside a graph
+            return self._look_and_call(func, args, kwargs or {})
         began = time.perf_counter()
-        if func in _ATTENTION:
-            self._look(func, args, kwargs or {})
-        result = func(*args, **(kwargs or {}))
+        result = self._look_and_call(func, args, kwargs or {})
         self.calls_s += time.perf_counter() - began
         return result
+
+    def _look_and_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        if func in _ATTENTION:
+            self._look(func, args, kwargs)
+        return func(*args, **kwargs)
 
     def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
         if func is functional.scaled_dot_product_attention:
