@@ -22,7 +22,7 @@ from trainer_agent.alert_actions import AlertActions
 from trainer_agent.capture.probe import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.wanted import CustomSite, Wanted
-from trainer_agent.chunks import chunks_of, joined
+from trainer_agent.chunks import Chunk, chunks_of, joined
 from trainer_agent.delivery.courier import Pace
 from trainer_agent.delivery.messages import end_of
 from trainer_agent.delivery.parcels import Description
@@ -84,30 +84,9 @@ class Agent:
         plan = replace(found, wanted=wanted)
         self._probe = Probe(inner, plan, self._recorder, chunks)
         self._ranks = ranks.join(self._guard, inner, plan, chunks, stages)
-        self._description: SelfDescription | StagedDescription = (
-            SelfDescription(inner, self._probe, self._recorder, hints)
-            if stages is None
-            else StagedDescription(chunks, self._probe, self._recorder, self._ranks, hints)
-        )
-        if isinstance(self._description, SelfDescription):
-            self._description.agree = partial(ranks.all_able, self._ranks)
-            if self._ranks is not None:
-                self._description.add_up = self._ranks.add_up
+        self._description = self._describing(inner, chunks, hints)
         self.rank = options.rank if self._ranks is None else self._ranks.rank
-        self._sender: Sender | ranks.Follower = (
-            Sender(
-                options,
-                self.run_id,
-                transport=transport,
-                health=self._health,
-                on_command=self._obey,
-                guard=self._guard,
-                charge=self._charge,
-                pace=pace,
-            )
-            if self.speaks
-            else ranks.Follower(self._guard)
-        )
+        self._sender = self._delivery(transport, pace)
         # Before its first step torch's pipelining runs every stage on memory it has not filled.
         self._rehearsal = options.pipeline is not None
         self._step = self._idle = self._passed = 0
@@ -116,14 +95,16 @@ class Agent:
         self._optimizer = OptimizerView(
             optimizer, self._scale, self._recorder, staged=self._rehearsal
         )
-        self._views: list[Probe | OptimizerView | ParameterView | StepGuard]
-        self._views = [self._probe, self._optimizer]
-        self._parameters: ParameterView | None = None
-        if plan.parameter_places:
-            self._parameters = ParameterView(inner, optimizer, self._probe, self._recorder)
-            self._views.append(self._parameters)
+        self._parameters = (
+            ParameterView(inner, optimizer, self._probe, self._recorder)
+            if plan.parameter_places
+            else None
+        )
+        step_guard = None
         if "skip_step" in options.on_alert and optimizer is not None:
-            self._views.append(StepGuard(optimizer, self._guard))
+            step_guard = StepGuard(optimizer, self._guard)
+        views = self._probe, self._optimizer, self._parameters, step_guard
+        self._views = [view for view in views if view is not None]
         self._pacing = Pacing(options, self._probe, self._recorder, self._ranks)
         self._actions = AlertActions(options.on_alert, self._guard)
         parts = self._probe, self._recorder, self._optimizer, self._scale, self._pacing
@@ -132,6 +113,33 @@ class Agent:
         self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
         _open.add(self)
+
+    def _describing(
+        self, model: nn.Module, chunks: Sequence[Chunk], hints: Sequence[Hint]
+    ) -> SelfDescription | StagedDescription:
+        if self._options.pipeline is not None:
+            return StagedDescription(chunks, self._probe, self._recorder, self._ranks, hints)
+        found = SelfDescription(model, self._probe, self._recorder, hints)
+        found.agree = partial(ranks.all_able, self._ranks)
+        if self._ranks is not None:
+            found.add_up = self._ranks.add_up
+        return found
+
+    def _delivery(
+        self, transport: Callable[[], Transport], pace: Pace | None
+    ) -> Sender | ranks.Follower:
+        if not self.speaks:
+            return ranks.Follower(self._guard)
+        return Sender(
+            self._options,
+            self.run_id,
+            transport=transport,
+            health=self._health,
+            on_command=self._obey,
+            guard=self._guard,
+            charge=self._charge,
+            pace=pace,
+        )
 
     @property
     def speaks(self) -> bool:

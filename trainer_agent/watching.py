@@ -104,18 +104,7 @@ def watch(
     Raises:
         WatchError: naming the argument that cannot be used, and the fix. Nothing raises later.
     """
-    if not isinstance(model, nn.Module):
-        raise WatchError(
-            "model", f"{type(model).__name__} is no torch module", fix="pass the model"
-        )
-    if optimizer is not None and not hasattr(optimizer, "param_groups"):
-        raise WatchError(
-            "optimizer", f"{type(optimizer).__name__} has no param_groups", fix="pass the optimizer"
-        )
-    if scaler is not None and not hasattr(scaler, "get_scale"):
-        raise WatchError(
-            "scaler", f"{type(scaler).__name__} has no get_scale", fix="pass the GradScaler"
-        )
+    _check_objects(model, optimizer, scaler)
     options = read_options(
         project=project,
         run=run,
@@ -161,6 +150,21 @@ def watch(
     if agent.speaks:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent
+
+
+def _check_objects(model: Any, optimizer: Any, scaler: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise WatchError(
+            "model", f"{type(model).__name__} is no torch module", fix="pass the model"
+        )
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise WatchError(
+            "optimizer", f"{type(optimizer).__name__} has no param_groups", fix="pass the optimizer"
+        )
+    if scaler is not None and not hasattr(scaler, "get_scale"):
+        raise WatchError(
+            "scaler", f"{type(scaler).__name__} has no get_scale", fix="pass the GradScaler"
+        )
 
 
 def sites_of(
