@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import dslm
 from tests.trainer_agent import distributed_job
@@ -17,6 +18,7 @@ from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from tests.trainer_agent.test_ranks import sent
 from trainer_agent import describe
+from trainer_agent.description.unsharded import bytes_needed
 
 KINDS = ["fsdp", "fsdp-halves", "tensor", "sequence", "grid", "grid-sequence"]
 
@@ -123,6 +125,15 @@ def test_gpt2_describes_itself_in_parts_as_it_does_whole(tmp_path: Path) -> None
     whole, parts = (json.loads((tmp_path / name).read_text()) for name in ("whole", "parts"))
     assert parts["missing"] == [] and parts["stacks"]["decoder"]["head"] is not None
     assert_close(parts, whole)
+
+
+def test_room_for_whole_parameters_is_that_of_the_rest_and_the_largest_block() -> None:
+    table, small, large = torch.empty(100, 8), torch.empty(8, 8), torch.empty(32, 8)
+
+    needed = bytes_needed([table], [[small], [small, large]], tokens=10)
+
+    parameters = 4 * (table.numel() + small.numel() + large.numel())
+    assert needed == parameters + 10 * (100 * 3 * 4 + (8 + 32) * 4 * 4)
 
 
 def test_sums_of_slices_are_those_of_the_whole_matrix(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ job must enter together, and run the same pass.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 # Who sets the hooks that split inputs and outputs, or gather parameters.
 SPLITTERS = ("torch.distributed.", "transformers.integrations.tensor_parallel")
-# Values held for each output of a matrix while a block's graph is read, in float32.
-ACTIVATION_BYTES = 4 * 4
+# Held in float32 for each output of a matrix while a block's graph is read, and for each logit.
+BYTES_AN_OUTPUT, BYTES_A_LOGIT = 4 * 4, 3 * 4
 
 
 def is_sharded(parameter: object) -> bool:
@@ -74,17 +74,26 @@ def would_fit(model: nn.Module, blocks: Collection[str], tokens: int) -> bool:
     inside = [modules[path] for path in blocks]
     held = {id(one) for block in inside for one in block.parameters()}
     outside = [one for one in model.parameters() if id(one) not in held]
-    each = [_bytes(block.parameters(), tokens) for block in inside]
     free = torch.cuda.mem_get_info(device)[0]
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return _bytes(outside, tokens) + max(each, default=0) < free
+    return bytes_needed(outside, [list(block.parameters()) for block in inside], tokens) < free
 
 
-def _bytes(parameters: Iterable[Tensor], tokens: int) -> int:
-    """What whole parameters take, with what matrices put out for so many tokens."""
-    held = list(parameters)
-    outputs = sum(max(one.shape) for one in held if one.ndim >= 2)
-    return sum(one.numel() * one.itemsize for one in held) + tokens * outputs * ACTIVATION_BYTES
+def bytes_needed(outside: Sequence[Tensor], blocks: Sequence[Sequence[Tensor]], tokens: int) -> int:
+    """What whole parameters and the tensors made of so many tokens take, of one block at a time."""
+    logits = max(_outputs(outside), default=0) * BYTES_A_LOGIT
+    each = [
+        sum(map(_size, block)) + tokens * sum(_outputs(block)) * BYTES_AN_OUTPUT for block in blocks
+    ]
+    return sum(map(_size, outside)) + tokens * logits + max(each, default=0)
+
+
+def _outputs(parameters: Iterable[Tensor]) -> list[int]:
+    return [max(one.shape) for one in parameters if one.ndim >= 2]
+
+
+def _size(parameter: Tensor) -> int:
+    return parameter.numel() * parameter.itemsize
 
 
 class _Gathered:
