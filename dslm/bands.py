@@ -118,7 +118,9 @@ def _normed(error: Floats, before: Kernel, after: Kernel) -> Floats:
 
 def _through_norm(before: Kernel, after: Kernel) -> Floats:
     v, m = mean_diagonal(before), mean_off_diagonal(before)
-    return mean_diagonal(after) * np.array([[0.0, 0.0], [-m / v / v, 1 / v]])
+    if v == 0.0:  # a branch that puts out nothing
+        return np.zeros((2, 2))
+    return mean_diagonal(after) / v * np.array([[0.0, 0.0], [-m / v, 1.0]])
 
 
 def _branch_noise(sub: SubLayer, batch_size: int, repeats: float = 1.0) -> Floats:
