@@ -60,7 +60,12 @@ def _account(health: Mapping[str, Any]) -> list[str]:
         *_stored(health.get("durable")),
         *(words.format(health[name]) for name, words in said.items() if health.get(name)),
         *([f"silent: {', '.join(health['silent'])}"] if health.get("silent") else []),
+        *_given_up(health.get("dropped_sites")),
     ]
+
+
+def _given_up(sites: list[str] | None) -> list[str]:
+    return [f"not measured: {', '.join(sites)}"] if sites else []
 
 
 def _stored(mark: int | None) -> list[str]:

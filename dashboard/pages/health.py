@@ -50,6 +50,10 @@ def findings(run: Json) -> list[tuple[str, bool, str]]:
     notes = [one["burst_note"] for one in ranks if one.get("burst_note")]
     if notes:
         lines.append(("burst cut short", False, notes[0]))
+    given_up = sorted({site for one in ranks for site in one.get("dropped_sites", ())})
+    if given_up:
+        sites = "site" if len(given_up) == 1 else "sites"
+        lines.append((f"{len(given_up)} {sites} not measured", True, "\n".join(given_up)))
     if silent:
         lines.append((f"{len(silent)} silent hooks", True, ", ".join(silent)))
     if total["failures"]:

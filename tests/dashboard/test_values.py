@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dashboard import formats, vectors
+from dashboard.pages.details import _health_rows
 from dashboard.pages.health import findings
 from dashboard.pages.profiles import why_missing
 from dashboard.pages.suggestions import suggested_comparisons
@@ -122,6 +123,20 @@ def test_health_says_what_was_lost_silent_and_failing() -> None:
         "1 silent hooks",
         "2 failures in the agent",
     ]
+
+
+def test_health_names_sites_that_were_given_up_with_their_reason() -> None:
+    given_up = ["attention_logits", "absent: the pattern fits no module of any stage"]
+
+    (line,) = [one for one in findings(health(dropped_sites=given_up)) if "not measured" in one[0]]
+
+    assert line == ("2 sites not measured", True, "\n".join(sorted(given_up)))
+
+
+def test_details_name_sites_that_were_given_up() -> None:
+    (row,) = _health_rows({"0": {"every": 2, "dropped_sites": ["log_z", "attention"]}})
+
+    assert row[1].endswith("not measured: log_z, attention")
 
 
 def test_health_says_which_steps_were_recorded_twice() -> None:
