@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from trainer_agent.capture.moments import _on_device
+from trainer_agent.capture.statistics.moments import _on_device
 
 SHAPE = (8, 16_384, 4_096)
 ROUNDS = 30
@@ -38,7 +38,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
         return 0
-    from trainer_agent.capture.fused_moments import fused_row
+    from trainer_agent.capture.statistics.moments_triton import fused_row
 
     x = torch.randn(SHAPE, dtype=torch.bfloat16, device="cuda")
     target, size = torch.empty_like(x), x.numel() * x.element_size()

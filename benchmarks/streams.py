@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer_agent.description.replay import result_of, stream_of
+from trainer_agent.description.trace.replay import result_of, stream_of
 
 
 class Curves(NamedTuple):

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer_agent.agent import Agent
+    from trainer_agent.attach import watch
     from trainer_agent.deepscale_lm import deepscale
     from trainer_agent.description import describe
-    from trainer_agent.hints import Hint
-    from trainer_agent.mean_field import mean_field
-    from trainer_agent.watching import watch
+    from trainer_agent.description.hints import Hint
+    from trainer_agent.description.mean_field import mean_field
 
 __all__ = ["Agent", "Hint", "deepscale", "describe", "mean_field", "watch"]
 
 _HOMES = {
     "Agent": "trainer_agent.agent",
-    "Hint": "trainer_agent.hints",
+    "Hint": "trainer_agent.description.hints",
     "deepscale": "trainer_agent.deepscale_lm",
     "describe": "trainer_agent.description",
-    "mean_field": "trainer_agent.mean_field",
-    "watch": "trainer_agent.watching",
+    "mean_field": "trainer_agent.description.mean_field",
+    "watch": "trainer_agent.attach",
 }
 
 

@@ -17,31 +17,31 @@ from weakref import WeakSet
 from torch import nn
 from torch.optim import Optimizer
 
-from trainer_agent import ranks
-from trainer_agent.alert_actions import AlertActions
-from trainer_agent.capture.probe import Probe
+from trainer_agent import distributed as ranks
+from trainer_agent.capture.framing import Framing, Scalar, Sources
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.capture.wanted import CustomSite, Wanted
-from trainer_agent.chunks import Chunk, chunks_of, joined
-from trainer_agent.delivery.courier import Pace
+from trainer_agent.capture.sites import CustomSite, Wanted
+from trainer_agent.commands.alert_actions import AlertActions
+from trainer_agent.commands.dispatch import Obedience
+from trainer_agent.delivery.exporter import Pace
 from trainer_agent.delivery.messages import end_of
 from trainer_agent.delivery.parcels import Description
 from trainer_agent.delivery.sender import Sender
 from trainer_agent.delivery.transport import Transport
-from trainer_agent.description.replay import eager
-from trainer_agent.framing import Framing, Scalar, Sources
-from trainer_agent.guard import Guard
-from trainer_agent.hints import Hint
-from trainer_agent.loss_scale import LossScale
-from trainer_agent.obedience import Obedience
-from trainer_agent.optimizer_view import OptimizerView
+from trainer_agent.description.hints import Hint
+from trainer_agent.description.planning import plan_by_structure
+from trainer_agent.description.session.describer import SelfDescription
+from trainer_agent.description.session.pipeline_describer import StagedDescription
+from trainer_agent.description.trace.replay import eager
+from trainer_agent.job.loss_scale import LossScale
+from trainer_agent.job.optimizer import OptimizerView
+from trainer_agent.job.parameters import ParameterView
+from trainer_agent.job.skip_step import StepGuard
+from trainer_agent.model.chunks import Chunk, chunks_of, joined
 from trainer_agent.options import Options
-from trainer_agent.pacing import Pacing
-from trainer_agent.parameter_view import ParameterView
-from trainer_agent.planning import plan_by_structure
-from trainer_agent.self_description import SelfDescription
-from trainer_agent.staged_description import StagedDescription
-from trainer_agent.step_guard import StepGuard
+from trainer_agent.sampling.controller import Pacing
 from wire import Command, Health, RunEnd
 
 logger = logging.getLogger("evenkeel")

@@ -24,7 +24,7 @@ import trainer_agent
 from evenkeel.prediction.config import SPECIAL_IDS, zipf_ids
 from server.errors import StartError
 from trainer_agent.description import architecture
-from trainer_agent.description.stacks import Column, columns
+from trainer_agent.model.blocks import Column, columns
 
 MOST_BUILT = 4_000_000_000  # parameters: 16 GB
 OLDEST_TRANSFORMERS = 5  # before, buffers made in a constructor were lost on the meta device

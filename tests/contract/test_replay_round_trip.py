@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from tests.services.agent import LAYOUT, Agent, frame
 from tests.services.polling import eventually
 from tests.services.serving import listening
-from trainer_agent.replay.__main__ import main
+from trainer_agent.importing.__main__ import main
 
 N_FRAMES = 700
 

@@ -42,9 +42,9 @@ from dslm import spec_to_json
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_of_logits
 from trainer_agent import describe
-from trainer_agent.description.model_spec import over_all_processes
-from trainer_agent.description.weight_sums import weight_sums
-from trainer_agent.ranks import group
+from trainer_agent.description.spec.model_spec import over_all_processes
+from trainer_agent.description.spec.weight_sums import weight_sums
+from trainer_agent.distributed import reducer as group
 from wire import AlertWord, Command
 
 WORLD, STEPS = 2, 12

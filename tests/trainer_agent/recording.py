@@ -10,9 +10,9 @@ import numpy as np
 from torch import nn
 
 from trainer_agent.agent import Agent
-from trainer_agent.alert_actions import read_actions
+from trainer_agent.attach import sites_of
+from trainer_agent.commands.alert_actions import read_actions
 from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
-from trainer_agent.watching import sites_of
 from wire import (
     Command,
     Frame,

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import dslm
+from trainer_agent.deepscale_lm.report import Change
 from trainer_agent.description import BlockParts, LinearPart, NormPart
-
-from .report import Change
 
 ATTENTION = ("query", "key", "value", "output")
 

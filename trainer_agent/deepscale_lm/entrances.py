@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from .drawing import draw_whole, scale_whole, zero
-from .report import Change, DeepScaleError
-from .residual_scales import scale_input, scale_output
-from .surroundings import Entrance, Source, Surroundings
+from trainer_agent.deepscale_lm.drawing import draw_whole, scale_whole, zero
+from trainer_agent.deepscale_lm.report import Change, DeepScaleError
+from trainer_agent.deepscale_lm.residual_scales import scale_input, scale_output
+from trainer_agent.deepscale_lm.surroundings import Entrance, Source, Surroundings
 
 SAME_VARIANCE = 1.5  # a small table's draw, and positions seen by few tokens, scatter
 SAME_SIZE = 1.25  # the root of that, and dropout

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dslm import Missing
+from trainer_agent.deepscale_lm.report import DeepScaleError
 from trainer_agent.description import Architecture, architecture
-from trainer_agent.description.replay import call_arguments
-
-from .report import DeepScaleError
+from trainer_agent.description.trace.replay import call_arguments
 
 MAX_TOKENS = 64
 SEQUENCES = 4

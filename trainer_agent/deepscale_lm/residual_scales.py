@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dslm import Amplitudes
+from trainer_agent.deepscale_lm.report import DeepScaleError
 from trainer_agent.description import BlockParts, StackParts
-
-from .report import DeepScaleError
 
 SAME = 1e-5  # relative; scales are traced through float32
 

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer_agent.deepscale_lm.residual_scales import own_scales, set_scales
 from trainer_agent.description import Architecture
-
-from .residual_scales import own_scales, set_scales
 
 
 @contextmanager

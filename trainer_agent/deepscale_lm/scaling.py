@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 import dslm
 from dslm.scaling import Form
-from trainer_agent.description import Architecture, StackParts, describe
-from trainer_agent.description.replay import eager
-from trainer_agent.description.unsharded import holds_shards
-
-from .drawing import draw_block, linears_of, plain_norm
-from .entrances import unit_head, unit_inputs
-from .probe import Batch, probe_batch, understood
-from .report import Change, DeepScaleError, Report, ResidualChange, StackReport
-from .residual_scales import (
+from trainer_agent.deepscale_lm.drawing import draw_block, linears_of, plain_norm
+from trainer_agent.deepscale_lm.entrances import unit_head, unit_inputs
+from trainer_agent.deepscale_lm.probe import Batch, probe_batch, understood
+from trainer_agent.deepscale_lm.report import (
+    Change,
+    DeepScaleError,
+    Report,
+    ResidualChange,
+    StackReport,
+)
+from trainer_agent.deepscale_lm.residual_scales import (
     factors,
     hook_scales,
     is_scaled,
@@ -26,8 +28,11 @@ from .residual_scales import (
     set_scales,
     steps_of,
 )
-from .rollback import all_or_nothing, in_training_mode
-from .surroundings import Surroundings, surroundings
+from trainer_agent.deepscale_lm.rollback import all_or_nothing, in_training_mode
+from trainer_agent.deepscale_lm.surroundings import Surroundings, surroundings
+from trainer_agent.description import Architecture, StackParts, describe
+from trainer_agent.description.trace.replay import eager
+from trainer_agent.description.trace.unsharded import holds_shards
 
 Scalings = Mapping[str, dslm.Scaling]
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer_agent.deepscale_lm.probe import Batch
 from trainer_agent.description import Architecture, StackParts
-from trainer_agent.description.replay import call_arguments, stream_of, undisturbed
-
-from .probe import Batch
+from trainer_agent.description.trace.replay import call_arguments, stream_of, undisturbed
 
 MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer_agent.delivery import messages, spool_folder
-from trainer_agent.delivery.courier import Courier, Pace
+from trainer_agent.delivery.exporter import Courier, Pace
 from trainer_agent.delivery.spool import Spool
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.options import Options

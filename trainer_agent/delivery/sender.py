@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from trainer_agent.capture.guard import Guard
 from trainer_agent.delivery import messages, spool_folder
-from trainer_agent.delivery.courier import Courier, Pace
+from trainer_agent.delivery.exporter import Courier, Pace
 from trainer_agent.delivery.forks import forks
 from trainer_agent.delivery.inheritance import Inheritance
 from trainer_agent.delivery.parcels import Description, Parcel, Sample
 from trainer_agent.delivery.spool import Spool
 from trainer_agent.delivery.transport import Transport
-from trainer_agent.guard import Guard
 from trainer_agent.options import Options
 from wire import Command, Frame, Health, RunEnd, SpecRevision
 

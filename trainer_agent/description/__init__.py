@@ -9,10 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .kernels import kernel
-    from .model_spec import describe
-    from .moments import Connection, Weighed, measure, weigh
-    from .parts import (
+    from trainer_agent.description.parts import (
         Architecture,
         AttentionParts,
         BlockParts,
@@ -22,7 +19,10 @@ if TYPE_CHECKING:
         NormPart,
         StackParts,
     )
-    from .recognition import architecture
+    from trainer_agent.description.read.recognition import architecture
+    from trainer_agent.description.spec.kernels import kernel
+    from trainer_agent.description.spec.model_spec import describe
+    from trainer_agent.description.spec.moments import Connection, Weighed, measure, weigh
 
 __all__ = [
     "Architecture",
@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "architecture": "recognition",
-    "describe": "model_spec",
-    "kernel": "kernels",
-    **dict.fromkeys(("Connection", "Weighed", "measure", "weigh"), "moments"),
+    "architecture": "read.recognition",
+    "describe": "spec.model_spec",
+    "kernel": "spec.kernels",
+    **dict.fromkeys(("Connection", "Weighed", "measure", "weigh"), "spec.moments"),
 }
 
 

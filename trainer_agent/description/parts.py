@@ -8,8 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 import dslm.spec as theory
-
-from .position_bias import BiasPart
+from trainer_agent.description.read.position_bias import BiasPart
 
 Run = tuple[int, int]
 

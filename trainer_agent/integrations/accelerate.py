@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent
-from trainer_agent.framing import Scalar
+from trainer_agent.attach import watch as watch_model
+from trainer_agent.capture.framing import Scalar
 from trainer_agent.integrations.step_loss import StepLoss
-from trainer_agent.watching import watch as watch_model
 
 
 class AcceleratedAgent:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent
-from trainer_agent.gradient_norm import gradient_norm
+from trainer_agent.attach import watch
 from trainer_agent.integrations.step_loss import StepLoss
-from trainer_agent.watching import watch
+from trainer_agent.job.gradient_norm import gradient_norm
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer

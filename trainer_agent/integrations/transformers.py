@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_agent.agent import Agent
+from trainer_agent.attach import watch
 from trainer_agent.integrations.step_loss import StepLoss
-from trainer_agent.watching import watch
 
 KEPT_AS = "evenkeel"  # in the checkpoint's trainer_state.json
 

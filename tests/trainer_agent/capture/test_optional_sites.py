@@ -22,12 +22,12 @@ from tests.trainer_agent.small_gpt import (
     loss_of,
     train_step,
 )
-from trainer_agent.capture.frame_values import frame_values
-from trainer_agent.capture.log_z import head_of, log_z_sums
-from trainer_agent.capture.plan import Plan, StackPlan, settled
+from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.capture.wanted import CustomSite, Wanted
-from trainer_agent.guard import Guard
+from trainer_agent.capture.sites import CustomSite, Wanted
+from trainer_agent.capture.statistics.finalise import frame_values
+from trainer_agent.capture.statistics.log_z import head_of, log_z_sums
+from trainer_agent.model.plan import Plan, StackPlan, settled
 from trainer_agent.options import WatchError
 
 

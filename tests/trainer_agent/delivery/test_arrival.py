@@ -19,7 +19,7 @@ from tests.trainer_agent.receiving_server import Store, refusal, serving
 from tests.trainer_agent.recording import RecordingTransport
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from trainer_agent import Agent
-from trainer_agent.delivery.courier import Pace
+from trainer_agent.delivery.exporter import Pace
 from trainer_agent.delivery.http_transport import HttpTransport
 from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
 from wire import FrameBatch, FramesReceipt

@@ -14,9 +14,9 @@ import dslm
 from dslm.spec import Head
 from tests.trainer_agent.description.test_families import SIZES, bert, gpt2, llama, padded
 from trainer_agent import describe
-from trainer_agent.description.labels import label_kernels
 from trainer_agent.description.parts import LabelsPart
-from trainer_agent.description.replay import result_of
+from trainer_agent.description.spec.labels import label_kernels
+from trainer_agent.description.trace.replay import result_of
 
 
 def head_of(model: nn.Module, batch: dict[str, Tensor]) -> Head:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tests.trainer_agent.integrations.arrivals import series, the_run
 from tests.trainer_agent.receiving_server import Store
 from tests.trainer_agent.small_gpt import LAYERS, SmallGPT, batch, built, loss_of
-from trainer_agent.gradient_norm import gradient_norm
+from trainer_agent.job.gradient_norm import gradient_norm
 
 lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 

@@ -1,0 +1,74 @@
+"""Attention calls that are torch functions, seen by a mode on torch's stack."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from trainer_agent.capture.attention.multihead import sampled_packed
+from trainer_agent.capture.statistics.logits import Sampled, sampled_logits, sampled_scores
+
+Observe = Callable[[Callable[[], Sampled | None]], None]
+
+
+class AttentionView(TorchFunctionMode):
+    """Passes every torch call on unchanged and shows `observe` the logits of attention ones.
+
+    Sees `scaled_dot_product_attention` (q and k arrive after rotary embedding and QK-norm),
+    `multi_head_attention_forward`, which `nn.MultiheadAttention` calls, and a plain softmax over
+    (batch, heads, queries, keys).
+
+    Attributes:
+        calls_s: seconds inside the calls themselves, and looking at them.
+    """
+
+    def __init__(self, observe: Observe) -> None:
+        super().__init__()
+        self._observe = observe
+        self.calls_s = 0.0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Look, then call."""
+        if torch.compiler.is_compiling():  # there is no clock inside a graph
+            return self._look_and_call(func, args, kwargs or {})
+        began = time.perf_counter()
+        result = self._look_and_call(func, args, kwargs or {})
+        self.calls_s += time.perf_counter() - began
+        return result
+
+    def _look_and_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        if func in _ATTENTION:
+            self._look(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
+        if func is functional.scaled_dot_product_attention:
+            self._observe(partial(sampled_logits, *args, **kwargs))
+        elif func is functional.multi_head_attention_forward:
+            self._observe(partial(sampled_packed, *args, **kwargs))
+        elif isinstance(args[0], Tensor) and args[0].ndim == 4:
+            self._observe(partial(sampled_scores, args[0]))
+
+
+_ATTENTION = frozenset(
+    {
+        functional.scaled_dot_product_attention,
+        functional.multi_head_attention_forward,
+        functional.softmax,
+        torch.softmax,
+        Tensor.softmax,
+    }
+)

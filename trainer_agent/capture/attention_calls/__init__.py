@@ -1,5 +1,0 @@
-"""Attention calls of every kind: how each is seen, and what is sampled of it."""
-
-from trainer_agent.capture.attention_calls.window import AttentionWindow
-
-__all__ = ["AttentionWindow"]

@@ -1,0 +1,72 @@
+"""Sites of the user's own: modules found by a pattern of their paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import nn
+
+from trainer_agent.capture.sites import CustomSite
+from trainer_agent.model.plan import NORM_INPUTS, Plan
+from trainer_agent.options import WatchError
+
+TAKEN = frozenset({
+    "stream", "stream_gradient", "attention", "feed_forward", "attention_logits", "weights",
+    "weight_gradients", "updates", "log_z", "agent", *NORM_INPUTS,
+})  # fmt: skip
+ARGUMENT = "custom_sites"
+
+
+def custom_sites(
+    model: nn.Module, plan: Plan, patterns: Mapping[str, str], *, required: bool = True
+) -> tuple[CustomSite, ...]:
+    """The modules that each pattern names; ``*`` stands for one part of a path.
+
+    ``"blocks.*.mlp.act"`` is a site over depth, one module a block; ``"embed"`` is one of its own.
+    Where it is not `required`, as in a stage of a pipeline, a site may have no module here.
+
+    Raises:
+        WatchError: for a name that cannot be used, or a pattern that fits no module or several
+            of one block.
+    """
+    if not isinstance(patterns, Mapping):
+        raise WatchError(
+            ARGUMENT,
+            f"{type(patterns).__name__} is no mapping",
+            fix='give {"activation": "blocks.*.mlp.act"}',
+        )
+    return tuple(_site(model, plan, *named, required=required) for named in patterns.items())
+
+
+def _site(model: nn.Module, plan: Plan, name: str, pattern: str, *, required: bool) -> CustomSite:
+    if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]{0,63}", name) or name in TAKEN:
+        raise WatchError(
+            ARGUMENT,
+            f"{name!r} cannot name a site",
+            fix="use small letters, digits and _, and no name of evenkeel's own sites",
+        )
+    fits = re.compile(re.escape(str(pattern)).replace(r"\*", "[^.]+"))
+    paths = [path for path, _ in model.named_modules() if path and fits.fullmatch(path)]
+    if not paths and not required:
+        return CustomSite(name, "", ())
+    if not paths:
+        raise WatchError(
+            ARGUMENT,
+            f"{name}: {pattern!r} fits no module",
+            fix="write a path of model.named_modules(), with * for a block's number",
+        )
+    for stack in plan.stacks:
+        by_block = [
+            [path for path in paths if path == block or path.startswith(f"{block}.")]
+            for block in stack.blocks
+        ]
+        if sum(map(len, by_block)) == len(paths):
+            if max(map(len, by_block)) > 1:
+                raise WatchError(
+                    ARGUMENT,
+                    f"{name}: {pattern!r} fits several modules of one block",
+                    fix="write a pattern that fits one of them, and a site for each other",
+                )
+            return CustomSite(name, stack.name, tuple(next(iter(one), None) for one in by_block))
+    return CustomSite(name, "", tuple(paths))

@@ -1,0 +1,182 @@
+"""From the sums of a step to the values of its frame, on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer_agent.capture.statistics import accumulator as columns
+from trainer_agent.capture.statistics import extra as tails
+from trainer_agent.capture.statistics import moments
+from trainer_agent.capture.statistics.accumulator import Matrix, Sums
+from trainer_agent.model.plan import Place, Plan
+
+Vector = NDArray[np.float64]
+
+
+def frame_values(plan: Plan, sums: Sums, scalars: Sequence[float]) -> NDArray[np.float32]:
+    """Values in the order of ``plan.layout(...)``; `scalars` ends with the overhead."""
+    known: dict[tuple[str, bool], Mapping[str, Vector]] = {}
+    parts: list[Vector] = []
+    for place, quantity in plan.series:
+        # All tensors at once, and so on: small arrays cost by their number, not by their size.
+        alike = place.kind if place.kind in ("tensor", "logits") else place.site
+        key = alike, place.kind == "parameters" and not place.stack
+        if key not in known:
+            known[key] = _KINDS[place.kind](plan, place, sums)
+        parts.append(known[key][quantity][place.first : place.first + place.n])
+    parts.append(np.array(scalars, dtype=np.float64))
+    with np.errstate(over="ignore"):
+        return np.concatenate(parts).astype(np.float32)
+
+
+def silent_places(plan: Plan, fired: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Names of the rows of moment sums that have never had a value."""
+    return tuple(
+        f"{place.stack}/{place.site}[{index}]"
+        for place in plan.places
+        for index in range(place.n)
+        if not fired[place.first + index]
+    )
+
+
+def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
+    """The sums as they would be without the scale that the gradients carry.
+
+    Shares lost to a number format stay as they are: they speak of the tensors the job computes.
+    """
+    divisors = np.ones(moments.COLUMNS)
+    divisors[moments.SUM] = scale
+    divisors[[moments.SQUARES, moments.PAIR_PRODUCTS]] = scale**2
+    powers = np.ones(tails.COLUMNS)
+    powers[tails.CUBES], powers[tails.FOURTHS] = scale**3, scale**4
+    rows, beyond, largest = sums.moments.copy(), sums.tails.copy(), sums.tail_max.copy()
+    for place in plan.places:
+        if place.site == "stream_gradient":
+            mine = slice(place.first, place.first + place.n)
+            rows[mine] /= divisors
+            beyond[mine] /= powers
+            largest[mine] /= scale
+    return replace(sums, moments=rows, tails=beyond, tail_max=largest)
+
+
+def _tensors(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
+    found = statistics(sums.moments)
+    if len(sums.tails):
+        found |= tail_statistics(sums.moments, sums.tails, sums.tail_max)
+    return found
+
+
+def _logits(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
+    return logit_statistics(sums.logits, sums.logit_max)
+
+
+def _head(plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
+    by_head = sums.heads.reshape(-1, plan.heads, columns.LOGIT_COLUMNS)
+    largest = sums.head_max.reshape(-1, plan.heads)
+    return logit_statistics(by_head[:, place.head], largest[:, place.head])
+
+
+def _parameters(_plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
+    whole = sums.parameters.sum(0, keepdims=True)
+    return parameter_statistics(place.site, sums.parameters if place.stack else whole)
+
+
+def _log_z(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
+    return log_z_statistics(sums.log_z)
+
+
+_KINDS: Mapping[str, Callable[[Plan, Place, Sums], Mapping[str, Vector]]] = {
+    "tensor": _tensors,
+    "logits": _logits,
+    "head": _head,
+    "parameters": _parameters,
+    "log_z": _log_z,
+}
+
+
+def statistics(rows: NDArray[np.float64]) -> dict[str, Vector]:
+    """Mean, variance, token correlation and share of non-finite values, NaN where unseen."""
+    with np.errstate(all="ignore"):
+        count = rows[:, moments.COUNT]
+        mean = rows[:, moments.SUM] / count
+        # Rounding may leave a constant tensor a hair below zero; NaN stays NaN.
+        variance = np.maximum(rows[:, moments.SQUARES] / count - mean**2, 0.0)
+        covariance = rows[:, moments.PAIR_PRODUCTS] / rows[:, moments.PAIRS] - mean**2
+        correlation = covariance / variance
+        nonfinite = rows[:, moments.NONFINITE] / count
+        rms = np.sqrt(rows[:, moments.SQUARES] / count)
+    return {
+        "mean": mean,
+        "variance": variance,
+        "correlation": np.where(np.isinf(correlation), np.nan, correlation),
+        "nonfinite": nonfinite,
+        "rms": rms,
+    }
+
+
+def tail_statistics(rows: Matrix, beyond: Matrix, largest: Vector) -> dict[str, Vector]:
+    r"""Largest value, kurtosis, token ranks and shares, NaN where unseen.
+
+    Kurtosis is :math:`E[(x - \mu)^4] / \sigma^4`: 3 for a Gaussian.
+    """
+    with np.errstate(all="ignore"):
+        count = rows[:, moments.COUNT]
+        mean, second = rows[:, moments.SUM] / count, rows[:, moments.SQUARES] / count
+        third, fourth = beyond[:, tails.CUBES] / count, beyond[:, tails.FOURTHS] / count
+        central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
+        kurtosis = central / (second - mean**2) ** 2
+        shares = {name: beyond[:, at] / count for name, at in tails.RANGE_COLUMNS.items()}
+        zeros = beyond[:, tails.ZEROS] / count
+        ranks = {
+            name: beyond[:, at] / beyond[:, tails.RANKED] for name, at in tails.RANK_COLUMNS.items()
+        }
+    return {
+        "absmax": np.where(count > 0, largest, np.nan),
+        "kurtosis": np.where(np.isinf(kurtosis), np.nan, kurtosis),
+        "zeros": zeros,
+        **ranks,
+        **shares,
+    }
+
+
+def parameter_statistics(site: str, rows: Matrix) -> dict[str, Vector]:
+    """RMS of weights or gradients, or the update relative to the weights and the second moment."""
+    with np.errstate(all="ignore"):
+        if site == "updates":
+            second_moment = rows[:, columns.SECOND_MOMENT_SUM] / rows[:, columns.SECOND_MOMENTS]
+            ratio = np.sqrt(rows[:, columns.CHANGES] / rows[:, columns.CHANGED_SQUARES])
+            return {"ratio": ratio, "second_moment": second_moment}
+        count, squares = (
+            (columns.WEIGHTS, columns.WEIGHT_SQUARES)
+            if site == "weights"
+            else (columns.GRADIENTS, columns.GRADIENT_SQUARES)
+        )
+        return {"rms": np.sqrt(rows[:, squares] / rows[:, count])}
+
+
+def log_z_statistics(rows: Matrix) -> dict[str, Vector]:
+    """Mean of log Z and of its square over the sampled tokens, NaN where unseen."""
+    with np.errstate(all="ignore"):
+        count = rows[:, columns.LOG_Z_COUNT]
+        return {
+            "mean": rows[:, columns.LOG_Z_SUM] / count,
+            "mean_square": rows[:, columns.LOG_Z_SQUARES] / count,
+        }
+
+
+def logit_statistics(rows: NDArray[np.float64], largest: Vector) -> dict[str, Vector]:
+    """Maximum, variance and mean entropy in nats of attention logits, NaN where unseen."""
+    with np.errstate(all="ignore"):
+        count = rows[:, columns.LOGIT_COUNT]
+        mean = rows[:, columns.LOGIT_SUM] / count
+        variance = np.maximum(rows[:, columns.LOGIT_SQUARES] / count - mean**2, 0.0)
+        entropy = rows[:, columns.ENTROPY_SUM] / rows[:, columns.ENTROPY_COUNT]
+    return {
+        "max": np.where(count > 0, largest, np.nan),
+        "variance": variance,
+        "entropy": entropy,
+    }

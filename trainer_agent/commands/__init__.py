@@ -1,0 +1,1 @@
+"""What the server asks of a job: dispatch of its commands, actions on its alerts."""

@@ -1,0 +1,71 @@
+"""What there is to measure in a model: by its structure, then by what its forward pass showed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from trainer_agent.description.hints import Hint
+from trainer_agent.description.trace.replay import eager
+from trainer_agent.model.blocks import columns
+from trainer_agent.model.plan import Plan, StackPlan
+
+if TYPE_CHECKING:
+    from trainer_agent.description import Architecture, BlockParts, NormPart, StackParts
+
+
+def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
+    """Blocks as the module tree and hints show them, before the model has been called."""
+    stacks: dict[str, StackPlan] = {}
+    inner = eager(model)
+    found = columns(inner)
+    if hints:
+        from trainer_agent.description.read.by_hand import hinted_columns
+
+        found = hinted_columns(inner, found, hints)
+    for column in found:
+        name = "encoder" if "encoder" in column.container.lower() else "decoder"
+        unknown = (None,) * len(column.blocks)
+        stacks.setdefault(name, StackPlan(name, column.blocks, unknown, unknown))
+    return Plan(tuple(stacks[name] for name in sorted(stacks, reverse=True)))
+
+
+def plan_of(known: Architecture) -> Plan:
+    """Blocks and branches as the model's own forward pass showed them."""
+    return Plan(tuple(_stack_plan(stack) for stack in known.stacks))
+
+
+def _stack_plan(stack: StackParts) -> StackPlan:
+    return StackPlan(
+        name=stack.name,
+        blocks=stack.blocks,
+        attention=tuple(p.attention.output.module if p else None for p in stack.parts),
+        feed_forward=tuple(p.feed_forward.down.module if p else None for p in stack.parts),
+        projections=tuple(_projections(p) for p in stack.parts),
+        attention_norm=tuple(_module_of(p.attention_norm) if p else None for p in stack.parts),
+        feed_forward_norm=tuple(
+            _module_of(p.feed_forward_norm) if p else None for p in stack.parts
+        ),
+        n_heads=_heads(stack.parts),
+    )
+
+
+def _module_of(norm: NormPart) -> str | None:
+    """Path of a norm's module; one without parameters has no name to be found by."""
+    parameter = norm.weight or norm.bias
+    return parameter.rpartition(".")[0] if parameter else None
+
+
+def _heads(blocks: Sequence[BlockParts | None]) -> int:
+    counts = {block.attention.n_heads for block in blocks if block is not None}
+    return counts.pop() if len(counts) == 1 else 0
+
+
+def _projections(block: BlockParts | None) -> tuple[str, ...]:
+    if block is None:
+        return ()
+    attention = block.attention
+    found = dict.fromkeys(part.module for part in (attention.query, attention.key, attention.value))
+    return () if attention.output.module in found else tuple(found)

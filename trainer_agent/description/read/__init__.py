@@ -1,0 +1,1 @@
+"""What a block computes, read from its traced graph."""

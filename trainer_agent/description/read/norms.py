@@ -1,0 +1,104 @@
+"""LayerNorm and RMSNorm in a traced graph, whatever the class that computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer_agent.description.parts import NormPart
+from trainer_agent.description.read.tolerance import close, difference
+from trainer_agent.description.trace.graph import argument, strip
+from trainer_agent.description.trace.tracer import Node
+
+KINDS: tuple[Literal["rmsnorm", "layernorm"], ...] = ("rmsnorm", "layernorm")
+EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_epsilon")
+
+
+@dataclass(frozen=True, slots=True)
+class NormCall:
+    """One use of a norm."""
+
+    input: Node
+    part: NormPart
+
+
+def norm_call(node: Node, model: nn.Module) -> NormCall | None:
+    """The norm a node is the output of, else None."""
+    if node.op in {"layer_norm", "rms_norm"}:
+        return _functional(node)
+    if node.op == "module":
+        return _module(node, model)
+    return None
+
+
+def _functional(node: Node) -> NormCall | None:
+    x = strip(node.args[0])
+    if tuple(argument(node, 1, "normalized_shape")) != tuple(x.value.shape[-1:]):
+        return None
+    weight = argument(node, 2, "weight")
+    layer = node.op == "layer_norm"
+    bias = argument(node, 3, "bias") if layer else None
+    default = 1e-5 if layer else float(torch.finfo(x.value.dtype).eps)
+    eps = argument(node, 4 if layer else 3, "eps")
+    if any(isinstance(p, Node) and p.op != "parameter" for p in (weight, bias)):
+        return None
+    part = NormPart(
+        "layernorm" if layer else "rmsnorm",
+        weight.where if weight is not None else None,
+        bias.where if bias is not None else None,
+        default if eps is None else float(eps),
+    )
+    return NormCall(x, part)
+
+
+def _module(node: Node, model: nn.Module) -> NormCall | None:
+    """Tell what a home-made norm module computes by computing it."""
+    module = model.get_submodule(node.where)
+    own = dict(module.named_parameters(recurse=False))
+    vectors = [(name, p) for name, p in own.items() if p.shape == node.value.shape[-1:]]
+    if next(module.children(), None) is not None or len(vectors) != len(own) or len(own) > 2:
+        return None
+    names = [name for name, _ in vectors if "bias" not in name]
+    bias = next((name for name, _ in vectors if "bias" in name), None)
+    if len(names) > 1:
+        return None
+    weight = names[0] if names else None
+    part = _matching(node, module, weight, bias)
+    return None if part is None else NormCall(strip(node.inputs[0]), part)
+
+
+def _matching(
+    node: Node, module: nn.Module, weight: str | None, bias: str | None
+) -> NormPart | None:
+    candidates = [
+        NormPart(kind, weight and f"{node.where}.{weight}", bias and f"{node.where}.{bias}", *rest)
+        for kind in KINDS
+        for rest in product(_possible_eps(module), (0.0, 1.0) if weight else (0.0,))
+    ]
+    x, want = node.inputs[0].value, node.value
+    gain = getattr(module, weight) if weight else None
+    shift = getattr(module, bias) if bias else None
+    results = [_compute(part, x, gain, shift) for part in candidates]
+    best = min(range(len(results)), key=lambda i: difference(results[i], want))
+    return candidates[best] if close(results[best], want) else None
+
+
+def _possible_eps(module: Any) -> list[float]:
+    known = [getattr(module, name, None) for name in EPS_NAMES]
+    return [float(e) for e in known if isinstance(e, (int, float))] or [1e-5, 1e-6, 1e-8]
+
+
+def _compute(part: NormPart, x: Tensor, gain: Tensor | None, shift: Tensor | None) -> Tensor:
+    x, shape, eps = x.float(), x.shape[-1:], part.eps
+    unit = (
+        functional.layer_norm(x, shape, eps=eps)
+        if part.kind == "layernorm"
+        else x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    )
+    scaled = unit if gain is None else unit * (gain.float() + part.gain_offset)
+    return scaled if shift is None else scaled + shift.float()

@@ -1,0 +1,116 @@
+"""Queries, keys and values in a traced graph: the dense map they come from, and what follows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dslm.spec import Rotary
+from trainer_agent.description.parts import LinearPart, NormPart
+from trainer_agent.description.read.linears import LinearCall, linear_call
+from trainer_agent.description.read.norms import NormCall, norm_call
+from trainer_agent.description.read.rotary import rotary_between
+from trainer_agent.description.trace.graph import (
+    VIEWS,
+    UnrecognisedError,
+    ancestors,
+    is_view_of,
+    strip,
+    unscale,
+)
+from trainer_agent.description.trace.tracer import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """factor * rotary(norm(part(input))): a projection, and the stream it reads.
+
+    `norm` and `rotary` are None where there is none; `norm_width` is the number of features the
+    norm is over, 0 without one.
+    """
+
+    part: LinearPart
+    input: Node
+    factor: float = 1.0
+    norm: NormPart | None = None
+    norm_width: int = 0
+    rotary: Rotary | None = None
+
+
+def projection(node: Node, model: nn.Module) -> Projection:
+    """Trace queries, keys or values back to the dense map they come from."""
+    call = _source(node)
+    normed = _norm_after(node, call, model)
+    base, made, norm = (call.output, None, None) if normed is None else normed
+    norm_part = norm.part if norm else None
+    width = norm.input.value.shape[-1] if norm else 0
+    factor, top = _without_factor(node, base)
+    if is_view_of(top, base):
+        part = call.part(made or top)
+        return Projection(part, call.input, factor, norm_part, width)
+    before, after = _around_change(top, base)
+    rotary = _rotary(before.value, after.value)
+    if rotary is None:
+        raise UnrecognisedError(after, "queries or keys changed", "not a plain rotary embedding")
+    part = call.part(made or before)
+    return Projection(part, call.input, factor, norm_part, width, rotary)
+
+
+def _source(node: Node) -> LinearCall:
+    """The one dense map a node is computed from."""
+    sources = [n for n in ancestors(node, lambda n: linear_call(n) is not None) if linear_call(n)]
+    call = linear_call(sources[0]) if len(sources) == 1 else None
+    if call is None:
+        raise UnrecognisedError(node, "attention input", "not made by one dense projection")
+    return call
+
+
+def _norm_after(
+    node: Node, call: LinearCall, model: nn.Module
+) -> tuple[Node, Node, NormCall] | None:
+    """(output, input, norm) of a norm on a projection, else None."""
+    for made in ancestors(node, lambda n: n is call.output):
+        found = norm_call(made, model)
+        if found is not None and is_view_of(found.input, call.output):
+            return made, found.input, found
+    return None
+
+
+def _without_factor(node: Node, base: Node) -> tuple[float, Node]:
+    """Take numbers that multiply off a node, if they and views are all that is on `base`."""
+    factor, top = 1.0, node
+    while not is_view_of(top, base):
+        bare = unscale(strip(top, VIEWS))
+        if bare.factor == 1.0 or bare.p_drop or bare.node.value.numel() != top.value.numel():
+            break
+        factor, top = factor * bare.factor, bare.node
+    return factor, top
+
+
+def _around_change(node: Node, source: Node) -> tuple[Node, Node]:
+    """The last mere view of `source` that all of `node` comes from, and the first to follow."""
+    after = strip(node, VIEWS)
+    for before in reversed(ancestors(after, lambda n: n is source)):
+        around = ancestors(after, lambda n, b=before: n is b)  # type: ignore[misc]
+        if before is not after and _views(before, source) and source not in around[:-1]:
+            return before, after
+    return source, after
+
+
+def _views(node: Node, source: Node) -> bool:
+    return any(n is source for n in ancestors(node, lambda n: n is source)) and is_view_of(
+        node, source
+    )
+
+
+def _rotary(before: Tensor, after: Tensor) -> Rotary | None:
+    """The rotation between two (batch, heads, seq, d_head), or with heads after seq."""
+    if before.ndim == 5:  # complex pairs as a last dimension of two
+        before, after = before.flatten(3), after.flatten(3)
+    if before.ndim == 3:
+        before, after = before.unsqueeze(1), after.unsqueeze(1)
+    if before.ndim != 4 or before.shape != after.shape:
+        return None
+    found = rotary_between(before, after)
+    return found or rotary_between(before.transpose(1, 2), after.transpose(1, 2))

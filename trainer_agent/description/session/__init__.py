@@ -1,0 +1,1 @@
+"""When a running job is described, and from which of its steps."""

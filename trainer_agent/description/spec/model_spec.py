@@ -1,0 +1,172 @@
+"""A model and a batch, as the theory sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.utils.hooks import RemovableHandle
+
+import dslm.spec as theory
+from dslm.kernels.cells import block_cells
+from dslm.validation import validate
+from trainer_agent.description.hints import Hint, HintError
+from trainer_agent.description.parts import Architecture, StackParts
+from trainer_agent.description.read.head import scalars_of
+from trainer_agent.description.read.recognition import architecture
+from trainer_agent.description.spec.kernels import kernel
+from trainer_agent.description.spec.moments import Connection, weigh
+from trainer_agent.description.spec.weight_sums import Rows
+from trainer_agent.description.trace.head_inputs import padding_of
+from trainer_agent.description.trace.replay import (
+    call_arguments,
+    eager,
+    result_of,
+    stream_of,
+    undisturbed,
+)
+from trainer_agent.description.trace.unsharded import holds_shards
+
+
+def describe(
+    model: nn.Module, batch: Tensor | Mapping[str, Any], *, hints: Sequence[Hint] = ()
+) -> theory.ModelSpec:
+    """Architecture, today's weight moments, and the kernels of this batch.
+
+    `batch` is what the model's forward takes: a tensor, or a dict passed as keywords. Where the
+    output holds a loss (a field `loss`, or its one differentiable scalar), the kernel of its
+    gradient at the last block is taken too. The model
+    runs in its own mode, dropout included, and is left as it was: gradients, random state,
+    buffers and hooks. Of a model whose parameters are sharded (FSDP2, DTensor) all processes must
+    ask at the same time: parameters are gathered for it. `hints` say what it cannot see, or sees
+    wrongly. Raises TypeError for another kind of batch, ValueError where the model cannot run on
+    it, HintError for a hint that does not fit the model, and SpecError where hints make an
+    impossible one.
+    """
+    model = eager(model)
+    args, kwargs = call_arguments(batch)
+    try:
+        known = architecture(model, args, kwargs, hints=hints)
+    except HintError:
+        raise
+    except (TypeError, RuntimeError, ValueError, IndexError, KeyError) as error:
+        name = type(model).__name__
+        raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
+    streams = _run(model, known, args, kwargs)
+    weights = weigh(known, model).added_up(
+        over_all_processes if holds_shards(model) else lambda rows: rows
+    )
+    blocks, links = weights.blocks(), weights.connections()
+    mask = padding_of(kwargs)
+    spec = theory.ModelSpec(
+        family=known.family,
+        stacks={
+            s.name: _stack(s, blocks[s.name], links[s.name], streams[s.name], mask)
+            for s in known.stacks
+        },
+        missing=known.missing,
+        batch_size=_batch_size(streams),
+        n_params=known.n_params,
+        notes=known.notes,
+    )
+    if hints:
+        validate(spec)
+    return spec
+
+
+@dataclass(slots=True)
+class _Streams:
+    """What went into a stack, what came out, and dLoss/d(what came out)."""
+
+    first: Tensor | None = None
+    last: Tensor | None = None
+    grad: Tensor | None = None
+
+
+def _run(
+    model: nn.Module, known: Architecture, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, _Streams]:
+    """One forward pass in the model's own mode, and a backward pass down to the last blocks."""
+    streams = {stack.name: _Streams() for stack in known.stacks}
+    handles = [h for s in known.stacks for h in _hooks(model, s, streams[s.name])]
+    try:
+        with undisturbed(model), torch.enable_grad():
+            _differentiate(model(*args, **kwargs), streams)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return streams
+
+
+def _hooks(model: nn.Module, stack: StackParts, into: _Streams) -> list[RemovableHandle]:
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        into.first = stream_of(args, kwargs)
+
+    def leave(_: nn.Module, _args: object, output: Any) -> None:
+        into.last = result_of(output)
+
+    first = model.get_submodule(stack.blocks[0])
+    last = model.get_submodule(stack.blocks[-1])
+    return [
+        first.register_forward_pre_hook(enter, with_kwargs=True),
+        last.register_forward_hook(leave),
+    ]
+
+
+def _differentiate(output: Any, streams: dict[str, _Streams]) -> None:
+    """Gradients of the output's loss at the last blocks; touches no parameter's gradient."""
+    loss = _loss_of(output)
+    tops = [s for s in streams.values() if s.last is not None and s.last.requires_grad]
+    if loss is None or not tops:
+        return
+    inputs = [s.last for s in tops if s.last is not None]
+    for stream, grad in zip(
+        tops, torch.autograd.grad(loss, inputs, allow_unused=True), strict=True
+    ):
+        stream.grad = grad
+
+
+def _loss_of(output: Any) -> Tensor | None:
+    """The one differentiable scalar in an output: itself, a field, or an item of it."""
+    scalars = [value for value in scalars_of(output) if value.requires_grad]
+    return scalars[0] if len(scalars) == 1 else None
+
+
+def _stack(
+    stack: StackParts,
+    blocks: tuple[theory.Block | None, ...],
+    link: Connection,
+    streams: _Streams,
+    mask: Tensor | None,
+) -> theory.Stack:
+    assert streams.first is not None  # the architecture pass saw this block called
+    fits = mask is not None and mask.shape == streams.first.shape[:2]
+    mask = mask if fits else None
+    cells = partial(block_cells, blocks)
+    return theory.Stack(
+        d_model=stack.d_model,
+        blocks=blocks,
+        input_kernel=kernel(streams.first, mask, cells),
+        top_gradient_kernel=None if streams.grad is None else kernel(streams.grad, mask, cells),
+        reads=link.reads,
+        final_norm=link.final_norm,
+        final_p_drop=link.final_p_drop,
+        head=None if link.head is None else link.head.on(cells),
+    )
+
+
+def _batch_size(streams: Mapping[str, _Streams]) -> int:
+    return max((s.first.shape[0] for s in streams.values() if s.first is not None), default=1)
+
+
+def over_all_processes(rows: Rows) -> Rows:
+    """Sums over the processes of the job, on whatever device its collectives run."""
+    gathered: list[Rows | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, rows)
+    whole: Rows = np.stack([one for one in gathered if one is not None]).sum(0)
+    return whole

@@ -1,0 +1,266 @@
+"""Moments of today's weights, block by block, read with one copy to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+import dslm.spec as theory
+from trainer_agent.description.hints import with_fields
+from trainer_agent.description.parts import (
+    Architecture,
+    AttentionParts,
+    BlockParts,
+    CrossParts,
+    FeedForwardParts,
+    HeadPart,
+    LinearPart,
+    NormPart,
+    Run,
+)
+from trainer_agent.description.read.position_bias import BiasPart
+from trainer_agent.description.spec.kernels import Sizes
+from trainer_agent.description.spec.labels import label_kernels
+from trainer_agent.description.spec.weight_sums import Moments, Rows, Slice, WeightSums, weight_sums
+from trainer_agent.description.trace.replay import eager
+from trainer_agent.description.trace.unsharded import is_sharded
+
+Blocks = dict[str, tuple[theory.Block | None, ...]]
+Biases = Mapping[BiasPart, theory.PositionBias]
+WHOLE: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """The weights of one moment: what this process holds of them, or all processes together."""
+
+    architecture: Architecture
+    sums: WeightSums
+    biases: Biases
+
+    def added_up(self, add: Callable[[Rows], Rows]) -> Weighed:
+        """The same over all processes, of which each holds a part of every parameter."""
+        return replace(self, sums=self.sums.added_up(add))
+
+    def blocks(self) -> Blocks:
+        """Every block with E[w²], E[b²] and norm gains; None where not understood."""
+        moments = self.sums.moments
+        return {
+            stack.name: tuple(
+                None if b is None else _block(b, moments, self.biases) for b in stack.parts
+            )
+            for stack in self.architecture.stacks
+        }
+
+    def connections(self) -> dict[str, Connection]:
+        """Each stack's connection, with the final norms' gains and the head's weights."""
+        moments = self.sums.moments
+        return {
+            s.name: Connection(
+                s.reads,
+                _optional_norm(s.final_norm, moments),
+                s.final_p_drop,
+                None if s.head is None else _head(s.head, moments),
+            )
+            for s in self.architecture.stacks
+        }
+
+
+@torch.no_grad()
+def weigh(architecture: Architecture, model: nn.Module) -> Weighed:
+    """Read the weights of today that an architecture names.
+
+    Reduces on the device in float32 and waits for it once. Raises KeyError when a parameter
+    that `architecture` names is gone.
+    """
+    blocks = [b for stack in architecture.stacks for b in stack.parts if b is not None]
+    wanted = [s for block in blocks for s in _slices(block)]
+    for stack in architecture.stacks:
+        wanted += _norm_slices(stack.final_norm) if stack.final_norm else ()
+        wanted += _head_slices(stack.head) if stack.head else ()
+    parameters = dict(eager(model).named_parameters())
+    return Weighed(architecture, weight_sums(parameters, wanted), _biases(blocks, parameters))
+
+
+def measure(architecture: Architecture, model: nn.Module) -> Blocks:
+    """Every block with the weights of today; raises as `weigh` does."""
+    return weigh(architecture, model).blocks()
+
+
+def _biases(blocks: list[BlockParts], parameters: Mapping[str, Tensor]) -> Biases:
+    """The position biases of today; a learned table is copied to the host, once for all layers.
+
+    One that is sharded stays as the architecture's pass has seen it.
+    """
+    found = {a.position_bias for block in blocks for a in block.attentions}
+    return {part: _bias_of(part, parameters) for part in found if part is not None}
+
+
+def _bias_of(part: BiasPart, parameters: Mapping[str, Tensor]) -> theory.PositionBias:
+    if part.table is None or is_sharded(parameters[part.table]):
+        return part.seen
+    return part.today(parameters[part.table])
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a stack hangs together with another; fields as in `dslm.spec.Stack`."""
+
+    reads: str | None = None
+    final_norm: theory.Norm | None = None
+    final_p_drop: float = 0.0
+    head: HeadWeights | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWeights:
+    """A head's weights of today, and its parts."""
+
+    part: HeadPart
+    layers: tuple[theory.HeadLayer, ...]
+    output: theory.Linear
+
+    def on(self, cells: Callable[[int], Sizes]) -> theory.Head:
+        """The head as the theory sees it, its labels on the cells of the input kernel."""
+        return theory.Head(
+            layers=self.layers,
+            output=self.output,
+            labels=label_kernels(self.part.labels, cells),
+            scale=self.part.scale,
+            soft_cap=self.part.soft_cap,
+            tied=self.part.tied,
+        )
+
+
+def _slices(block: BlockParts) -> Iterator[Slice]:
+    feed_forward = block.feed_forward
+    linears = [feed_forward.up, feed_forward.down]
+    for attention in block.attentions:
+        linears += [attention.query, attention.key, attention.value, attention.output]
+    linears += [feed_forward.gate] if feed_forward.gate else []
+    for linear in linears:
+        yield from _linear_slices(linear)
+    for norm in block.norms:
+        yield from _norm_slices(norm)
+
+
+def _head_slices(head: HeadPart) -> Iterator[Slice]:
+    yield from _linear_slices(head.output)
+    for layer in head.layers:
+        yield from _linear_slices(layer.linear) if layer.linear else ()
+        yield from _norm_slices(layer.norm) if layer.norm else ()
+
+
+def _linear_slices(linear: LinearPart) -> Iterator[Slice]:
+    yield _weight(linear)
+    if linear.bias:
+        yield _bias(linear)
+
+
+def _norm_slices(norm: NormPart) -> Iterator[Slice]:
+    yield from ((name, WHOLE, 0) for name in (norm.weight, norm.bias) if name)
+
+
+def _weight(linear: LinearPart) -> Slice:
+    return linear.weight, linear.outputs, 1 if linear.input_first else 0
+
+
+def _bias(linear: LinearPart) -> Slice:
+    return linear.bias or "", linear.outputs, 0
+
+
+def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:
+    block = theory.Block(
+        placement=parts.placement,
+        attention=_attention(parts.attention, moments, biases),
+        attention_norm=_norm(parts.attention_norm, moments),
+        attention_residual=parts.attention_residual,
+        feed_forward=_feed_forward(parts.feed_forward, moments),
+        feed_forward_norm=_norm(parts.feed_forward_norm, moments),
+        feed_forward_residual=parts.feed_forward_residual,
+        attention_out_norm=_optional_norm(parts.attention_out_norm, moments),
+        feed_forward_out_norm=_optional_norm(parts.feed_forward_out_norm, moments),
+        cross=_cross(parts.cross, moments, biases) if parts.cross else None,
+    )
+    return with_fields(block, dict(parts.said))
+
+
+def _head(part: HeadPart, moments: Moments) -> HeadWeights:
+    layers = tuple(
+        theory.HeadLayer(
+            linear=_linear(x.linear, moments) if x.linear else None,
+            activation=x.activation,
+            norm=_optional_norm(x.norm, moments),
+            p_drop=x.p_drop,
+        )
+        for x in part.layers
+    )
+    return HeadWeights(part, layers, _linear(part.output, moments))
+
+
+def _cross(parts: CrossParts, moments: Moments, biases: Biases) -> theory.CrossAttention:
+    return theory.CrossAttention(
+        attention=_attention(parts.attention, moments, biases),
+        norm=_norm(parts.norm, moments),
+        residual=parts.residual,
+        out_norm=_optional_norm(parts.out_norm, moments),
+    )
+
+
+def _linear(part: LinearPart, moments: Moments) -> theory.Linear:
+    return theory.Linear(
+        d_in=part.d_in,
+        d_out=part.d_out,
+        weight_var=moments[_weight(part)][1],
+        bias_var=moments[_bias(part)][1] if part.bias else 0.0,
+    )
+
+
+def _norm(part: NormPart, moments: Moments) -> theory.Norm:
+    gain_mean, gain_square = moments[part.weight, WHOLE, 0] if part.weight else (1.0, 1.0)
+    return theory.Norm(
+        kind=part.kind,
+        gain_mean=part.factor * (gain_mean + part.gain_offset),
+        gain_var=part.factor**2 * max(gain_square - gain_mean**2, 0.0),
+        bias_var=part.factor**2 * moments[part.bias, WHOLE, 0][1] if part.bias else 0.0,
+        eps=part.eps,
+    )
+
+
+def _optional_norm(part: NormPart | None, moments: Moments) -> theory.Norm | None:
+    return _norm(part, moments) if part else None
+
+
+def _attention(parts: AttentionParts, moments: Moments, biases: Biases) -> theory.Attention:
+    return theory.Attention(
+        query=_linear(parts.query, moments),
+        key=_linear(parts.key, moments),
+        value=_linear(parts.value, moments),
+        output=_linear(parts.output, moments),
+        n_heads=parts.n_heads,
+        n_kv_heads=parts.n_kv_heads,
+        d_head=parts.d_head,
+        causal=parts.causal,
+        score_scale=parts.score_scale,
+        rotary=parts.rotary,
+        p_drop=parts.p_drop,
+        query_norm=_optional_norm(parts.query_norm, moments),
+        key_norm=_optional_norm(parts.key_norm, moments),
+        soft_cap=parts.soft_cap,
+        window=parts.window,
+        prefix=parts.prefix,
+        position_bias=None if parts.position_bias is None else biases[parts.position_bias],
+    )
+
+
+def _feed_forward(parts: FeedForwardParts, moments: Moments) -> theory.FeedForward:
+    return theory.FeedForward(
+        up=_linear(parts.up, moments),
+        down=_linear(parts.down, moments),
+        activation=parts.activation,
+        gate=_linear(parts.gate, moments) if parts.gate else None,
+        p_drop=parts.p_drop,
+    )

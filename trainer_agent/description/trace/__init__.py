@@ -1,0 +1,1 @@
+"""Running and following one forward pass of a model."""

@@ -1,0 +1,61 @@
+"""Skipping the updates of steps whose gradients are broken: off unless asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import isfinite
+from statistics import median
+from typing import Any
+
+from torch.optim import Optimizer
+
+from trainer_agent.capture.guard import Guard
+from trainer_agent.job.gradient_norm import gradient_norm
+
+# As the server's rule for gradient norms has it.
+NORM_FACTOR = 20.0
+NORM_SAMPLES = 32
+
+
+class StepGuard:
+    """Takes the gradients away before an update that would do harm, so that it changes nothing.
+
+    A step is skipped when the norm of its gradients is not finite, or more than 20 times the
+    median of the last 32 norms. The norm is brought to the host before every update: the one
+    thing in evenkeel that makes a job wait for its device. Processes decide alike, as far as
+    they hold the same gradients; sharded ones (FSDP, tensor parallelism) are left alone.
+
+    Attributes:
+        skipped: updates skipped so far.
+    """
+
+    def __init__(self, optimizer: Optimizer, guard: Guard) -> None:
+        self.skipped = 0
+        self._guard = guard
+        self._norms: deque[float] = deque(maxlen=NORM_SAMPLES)
+        self._handle = optimizer.register_step_pre_hook(self._before_update)
+
+    def remove(self) -> None:
+        """Take the hook away."""
+        self._handle.remove()
+
+    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        with self._guard.at("skip_step"):
+            held = [one for group in optimizer.param_groups for one in group["params"]]
+            if any(hasattr(one, "full_tensor") for one in held):
+                return
+            norm = gradient_norm(optimizer)
+            if norm is None or not self._is_broken(float(norm)):
+                return
+            for parameter in held:
+                parameter.grad = None
+            self.skipped += 1
+
+    def _is_broken(self, norm: float) -> bool:
+        if not isfinite(norm):
+            return True
+        full = len(self._norms) == NORM_SAMPLES
+        if full and norm > NORM_FACTOR * median(self._norms):
+            return True
+        self._norms.append(norm)
+        return False

@@ -1,0 +1,82 @@
+"""What a process runs one by one: the chunks of its stages of a pipeline, or the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from trainer_agent.capture.sites import CustomSite
+from trainer_agent.description.trace.replay import eager
+from trainer_agent.model.plan import MARK, Plan, StackPlan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """A module that is called by itself, inside the module that is watched.
+
+    Attributes:
+        module: the user's own, inside compilation and data-parallel wrappers.
+        prefix: what its modules' paths begin with, seen from the watched module.
+        mark: what names of its stacks end with, so that two chunks' stacks keep apart.
+        stage: which stage of a pipeline it is, or None.
+    """
+
+    module: nn.Module
+    prefix: str = ""
+    mark: str = ""
+    stage: int | None = None
+
+
+def chunks_of(model: nn.Module, stages: Sequence[int] | None) -> tuple[Chunk, ...]:
+    """The chunks of a model: of a list of modules, which nobody calls, each is one.
+
+    `stages` has a number for each; None where there is no pipeline.
+    """
+    if stages is None:
+        return (Chunk(eager(model)),)
+    found = called_modules(model)
+    marks = [f"{MARK}{stage}" for stage in stages] if len(found) > 1 else [""]
+    paths = {id(module): path for path, module in eager(model).named_modules()}
+    return tuple(
+        Chunk(module, f"{path}." if (path := paths[id(module)]) else "", mark, stage)
+        for module, mark, stage in zip(found, marks, stages, strict=True)
+    )
+
+
+def called_modules(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The model itself, or the modules of a list of them, without wrappers."""
+    is_list = isinstance(model, nn.ModuleList) and type(model).forward is nn.Module.forward
+    return tuple(eager(one) for one in model.children()) if is_list else (eager(model),)
+
+
+def joined(parts: Iterable[tuple[Chunk, Plan]]) -> Plan:
+    """One plan of all chunks, each with stacks of its own; what is wanted is the first's."""
+    held = list(parts)
+    stacks = [_marked(stack, chunk) for chunk, plan in held for stack in plan.stacks]
+    return Plan(tuple(stacks), held[0][1].wanted)
+
+
+def sites_in(chunk: Chunk, found: Iterable[CustomSite]) -> Iterator[CustomSite]:
+    """Sites of the user's own in one chunk, as `joined` names stacks and paths."""
+    for site in found:
+        yield CustomSite(site.name, site.stack + chunk.mark, _within(chunk, site.paths))
+
+
+def _marked(stack: StackPlan, chunk: Chunk) -> StackPlan:
+    prefix = chunk.prefix
+    return replace(
+        stack,
+        name=stack.name + chunk.mark,
+        blocks=tuple(prefix + path for path in stack.blocks),
+        attention=_within(chunk, stack.attention),
+        feed_forward=_within(chunk, stack.feed_forward),
+        projections=tuple(tuple(prefix + one for one in paths) for paths in stack.projections),
+        attention_norm=_within(chunk, stack.attention_norm),
+        feed_forward_norm=_within(chunk, stack.feed_forward_norm),
+    )
+
+
+def _within(chunk: Chunk, paths: Iterable[str | None]) -> tuple[str | None, ...]:
+    return tuple(None if path is None else chunk.prefix + path for path in paths)

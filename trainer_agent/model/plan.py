@@ -1,0 +1,243 @@
+"""What is measured where: the places of a model, their rows on the device, their series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from trainer_agent.capture.sites import NOTHING_MORE, QUANTITIES, CustomSite, Wanted
+from wire import Layout, Series
+
+STREAM_QUANTITIES = ("mean", "variance", "correlation", "nonfinite")
+LOGIT_QUANTITIES = ("max", "variance", "entropy")
+OWN_SCALARS = ("loss", "learning_rate", "gradient_norm")
+# Stands in a stack's name before the number of its stage, where a process holds several.
+MARK = "@"
+
+Kind = Literal["tensor", "logits", "head", "parameters", "log_z"]
+
+
+@dataclass(frozen=True, slots=True)
+class StackPlan:
+    """One column of blocks.
+
+    Attributes:
+        name: ``"encoder"`` or ``"decoder"``; ``"decoder@2"`` where a process holds several stages
+            of a pipeline, and this is what stage 2 has of it.
+        blocks: module paths in the order the model calls them.
+        attention, feed_forward: per block, path of the module whose output is the branch's
+            contribution to the stream, or None where it is not known.
+        projections: per block, paths of the modules that make queries, keys and values, where
+            the attention call lies between them and the module in `attention`; else ().
+        attention_norm, feed_forward_norm: per block, path of the branch's norm, or None.
+        n_heads: attention heads of a block, 0 where not known or not the same in all.
+    """
+
+    name: str
+    blocks: tuple[str, ...]
+    attention: tuple[str | None, ...]
+    feed_forward: tuple[str | None, ...]
+    projections: tuple[tuple[str, ...], ...] = ()
+    attention_norm: tuple[str | None, ...] = ()
+    feed_forward_norm: tuple[str | None, ...] = ()
+    n_heads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Rows of one site: `first` to `first + n`, excluded, among the rows of its kind.
+
+    Attributes:
+        quantities: what is published of this site.
+        head: which attention head, where the kind is ``"head"``.
+    """
+
+    stack: str
+    site: str
+    first: int
+    n: int
+    quantities: tuple[str, ...] = ()
+    kind: Kind = "tensor"
+    head: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The places of a whole model."""
+
+    stacks: tuple[StackPlan, ...]
+    wanted: Wanted = NOTHING_MORE
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Over the paths of all blocks, and asked for in every sampled step.
+        return hash(self.stacks)
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Sites measured by `moment_sums`, in the order of their rows."""
+        sites = list(_SITES)
+        if "norm_inputs" in self.wanted.sites:
+            sites += [(site, 0, MOMENTS) for site in NORM_INPUTS]
+        found = list(_number(self.stacks, sites, self.wanted.quantities))
+        first = sum(place.n for place in found)
+        quantities = _together(MOMENTS, self.wanted.quantities)
+        for custom in (one for one in self.wanted.custom if one.paths):
+            found.append(Place(custom.stack, custom.name, first, len(custom.paths), quantities))
+            first += len(custom.paths)
+        return tuple(found)
+
+    @cached_property
+    def logit_places(self) -> tuple[Place, ...]:
+        """Sites measured on the attention logits, in the order of their rows."""
+        found, first = [], 0
+        for stack in self.stacks:
+            n = len(stack.blocks)
+            site = "attention_logits"
+            found.append(Place(stack.name, site, first, n, LOGIT_QUANTITIES, "logits"))
+            first += n
+        return tuple(found)
+
+    @cached_property
+    def head_places(self) -> tuple[Place, ...]:
+        """The same of each head, where that is wanted and the heads are known."""
+        if "attention_heads" not in self.wanted.sites:
+            return ()
+        return tuple(
+            Place(
+                of.stack, f"attention_head_{head}", of.first, of.n, LOGIT_QUANTITIES, "head", head
+            )
+            for stack, of in zip(self.stacks, self.logit_places, strict=True)
+            for head in range(stack.n_heads)
+        )
+
+    @cached_property
+    def parameter_places(self) -> tuple[Place, ...]:
+        """Parameters and their updates by block, then of the whole model: the last row is the rest.
+
+        The rows of all these sites are the same ones.
+        """
+        found = []
+        for site, wanted, quantities in _PARAMETERS:
+            if wanted in self.wanted.sites:
+                for of in self.logit_places:
+                    found.append(Place(of.stack, site, of.first, of.n, quantities, "parameters"))
+                found.append(Place("", site, 0, 1, quantities, "parameters"))
+        return tuple(found)
+
+    @cached_property
+    def log_z_places(self) -> tuple[Place, ...]:
+        """The final logits, where they are wanted."""
+        wanted = "log_z" in self.wanted.sites
+        return (Place("", "log_z", 0, 1, ("mean", "mean_square"), "log_z"),) if wanted else ()
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of moment sums."""
+        return sum(place.n for place in self.places)
+
+    @cached_property
+    def logit_rows(self) -> int:
+        """Rows of logit sums."""
+        return sum(place.n for place in self.logit_places)
+
+    @cached_property
+    def heads(self) -> int:
+        """Rows of each head's logit sums that stand in for one row of logit sums."""
+        return max((place.head + 1 for place in self.head_places), default=0)
+
+    @cached_property
+    def parameter_rows(self) -> int:
+        """Rows of sums over parameters: one a block, one for what lies in no block."""
+        return self.logit_rows + 1 if self.parameter_places else 0
+
+    @cached_property
+    def series(self) -> tuple[tuple[Place, str], ...]:
+        """Every place with every quantity of it, as a frame lists them."""
+        places = (
+            *self.places,
+            *self.logit_places,
+            *self.head_places,
+            *self.parameter_places,
+            *self.log_z_places,
+        )
+        return tuple((place, quantity) for place in places for quantity in place.quantities)
+
+    def row(self, stack: str, site: str, index: int) -> int:
+        """The row of one place, counted among its own kind."""
+        for place in (*self.places, *self.logit_places):
+            if (place.stack, place.site) == (stack, site):
+                return place.first + index
+        raise KeyError(f"{stack}/{site}")
+
+    def layout(self, scalars: Sequence[str]) -> Layout:
+        """The series of a frame that also carries `scalars`."""
+        measured = [
+            Series(place.stack, place.site, quantity, place.n) for place, quantity in self.series
+        ]
+        whole = [Series("", name, "value", 1) for name in scalars]
+        return Layout((*measured, *whole, Series("", "agent", "overhead", 1)))
+
+
+MOMENTS = ("mean", "variance")
+NORM_INPUTS = ("attention_norm_input", "feed_forward_norm_input")
+# Site, how many rows it has beyond the number of blocks, and what is published of it.
+_Site = tuple[str, int, tuple[str, ...]]
+_SITES: tuple[_Site, ...] = (
+    ("stream", 1, STREAM_QUANTITIES),
+    ("stream_gradient", 1, STREAM_QUANTITIES),
+    ("attention", 0, ("variance",)),
+    ("feed_forward", 0, ("variance",)),
+)
+# Site, the option that brings it, and its quantities.
+_PARAMETERS = (
+    ("weights", "weights", ("rms",)),
+    ("weight_gradients", "weights", ("rms",)),
+    ("updates", "updates", ("ratio", "second_moment")),
+)
+
+
+def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
+    """A site of the user's own by the stack that holds its modules, in the order of its blocks.
+
+    The model's forward pass may have named it otherwise than its structure did.
+    """
+    for stack in stacks if site.stack != mark_of(site.stack) else ():
+        paths = tuple(_inside(block, site.paths) for block in stack.blocks)
+        if any(path is not None for path in paths):
+            return CustomSite(site.name, stack.name, paths)
+    return site
+
+
+def _inside(block: str, paths: Sequence[str | None]) -> str | None:
+    found = (path for path in paths if path == block or f"{path}".startswith(f"{block}."))
+    return next(found, None)
+
+
+def mark_of(stack: str) -> str:
+    """What tells the chunk that a stack is in, "" in a model of one; ``"@2"`` of ``"decoder@2"``.
+
+    What lies in a chunk and in none of its stacks goes by the mark alone.
+    """
+    _, mark, stage = stack.partition(MARK)
+    return mark + stage
+
+
+def _number(
+    stacks: Sequence[StackPlan], sites: Sequence[_Site], more: tuple[str, ...]
+) -> Iterator[Place]:
+    first = 0
+    for stack in stacks:
+        for site, beyond, quantities in sites:
+            n = len(stack.blocks) + beyond
+            yield Place(stack.name, site, first, n, _together(quantities, more))
+            first += n
+
+
+def _together(default: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    return (*default, *(one for one in QUANTITIES if one in more and one not in default))
