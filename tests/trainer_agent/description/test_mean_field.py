@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import dslm
 from tests.trainer_agent.description.test_families import bert, gpt2, llama, padded
-from trainer_agent import describe
-from trainer_agent.description import architecture, mean_field
+from trainer_agent import describe, mean_field
+from trainer_agent.description import architecture
 from trainer_agent.description.trace.replay import result_of, stream_of
 
 

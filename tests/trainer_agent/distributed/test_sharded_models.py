@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.trainer_agent.test_ranks import sent
 
 import dslm
 from tests.trainer_agent import distributed_job
+from tests.trainer_agent.distributed.test_reducer import sent
 from tests.trainer_agent.jobs import run_job
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, train_step

@@ -18,9 +18,9 @@ from tests.trainer_agent.integrations.test_lightning_trainer import (
     callback,
     trainer,
 )
+from tests.trainer_agent.job.test_parameters import copies, of_block, rms
 from tests.trainer_agent.receiving_server import Store
 from tests.trainer_agent.small_gpt import LAYERS, loss_of
-from tests.trainer_agent.test_parameter_view import copies, of_block, rms
 
 lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 
