@@ -9,7 +9,7 @@ TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check format bench bench-theory bench-agent bench-page docs-theory clean
+.PHONY: help demo test check format bench bench-theory bench-agent bench-harmless bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -71,6 +71,9 @@ bench-agent: $(VENV)/.installed-bench  ## what the agent costs a training step, 
 	$(BIN)/python -m benchmarks.agent --all-sites --batch 4 --context 128
 	$(BIN)/python -m benchmarks.cuda_kernel
 	$(BIN)/python -m benchmarks.agent --device cuda --layers 24 --width 1024 --batch 16 --context 1024
+
+bench-harmless: $(VENV)/.installed-dev  ## 10,000 random training jobs, with and without the agent
+	$(BIN)/python -m benchmarks.harmless 10000
 
 bench-page: $(VENV)/.installed-dev  ## page load and live updates in headless Chromium
 	@.ci/system-packages
