@@ -19,7 +19,7 @@ import torch
 import dslm
 import trainer_agent
 from benchmarks.measured_run import STACK, Recipe, Values, batches_of, build, measured
-from server.alerts.lifecycle import Event, advance
+from server.alerts.lifecycle import Transition, advance
 from server.alerts.rules import Memory, Observation, StackFacts, evaluate, facts
 
 DEEPSCALE = "post-ln-deepscale"
@@ -61,7 +61,7 @@ class Result:
 
     recipe: Recipe
     losses: np.ndarray
-    raised: list[Event]
+    raised: list[Transition]
 
 
 def known(recipe: Recipe, model: torch.nn.Module) -> dict[str, StackFacts]:

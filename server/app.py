@@ -9,12 +9,13 @@ from functools import partial
 from fastapi import APIRouter, FastAPI, Request
 from starlette.middleware.gzip import GZipMiddleware
 
-from server import failures, health, migration, workers
+from server import error_handlers, health, migration, workers
 from server.access import endpoints as access
 from server.access import sessions
 from server.access.middleware import Gate
 from server.alerts import endpoints as alerts
 from server.alerts.delivery import Delivery
+from server.app_state import AppState
 from server.bus import open_bus
 from server.caching import Fresh
 from server.clock import Clock, system_clock
@@ -26,16 +27,15 @@ from server.ingest.writer import write
 from server.live import endpoints as live
 from server.live.hub import Hub
 from server.metrics import Metrics
-from server.parts import Parts
 from server.predictions import endpoints as predictions
 from server.predictions.worker import predict
 from server.profiles import endpoints as profiles
 from server.profiles import export
-from server.profiles.packing import pack
 from server.runs import endpoints as runs
 from server.runs.watchdog import watch
 from server.schemas import Failure
 from server.settings import Settings
+from server.storage.compaction import compact
 
 API = "/api/v1"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
         StartError: if the settings name something that cannot be used.
     """
     settings = settings or Settings()
-    parts = _parts(settings, clock)
+    state = _app_state(settings, clock)
     app = FastAPI(
         title="evenkeel",
         version="1",
@@ -57,20 +57,20 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
         docs_url=None,  # FastAPI's pages load their scripts from a CDN
         redoc_url=None,
     )
-    app.state.parts = parts
+    app.state.server = state
     app.state.cookie_secret = sessions.secret_of(settings)
-    app.state.hub = Hub(parts.bus, parts.database, parts.metrics)
+    app.state.hub = Hub(state.bus, state.database, state.metrics)
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
     app.add_middleware(Fresh)
     app.add_middleware(Gate, settings=settings, secret=app.state.cookie_secret, clock=clock)
-    failures.install(app)
+    error_handlers.install(app)
     _route(app)
     return app
 
 
-def _parts(settings: Settings, clock: Clock) -> Parts:
+def _app_state(settings: Settings, clock: Clock) -> AppState:
     metrics = Metrics()
-    return Parts(
+    return AppState(
         settings=settings,
         database=connect(settings.resolved_database_url),
         bus=open_bus(settings),
@@ -102,26 +102,26 @@ async def unknown_path(request: Request, rest: str) -> None:  # noqa: ARG001
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: Parts = app.state.parts
+    state: AppState = app.state.server
     try:
-        await migration.prepare(parts.settings, parts.database)
-        working = workers.running(_turns(app), parts.metrics, parts.database.serves)
-        async with parts.delivery.running(), working:
+        await migration.prepare(state.settings, state.database)
+        working = workers.running(_turns(app), state.metrics, state.database.serves)
+        async with state.delivery.running(), working:
             yield
     finally:
-        await parts.bus.close()
-        await parts.database.close()
+        await state.bus.close()
+        await state.database.close()
 
 
 def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
-    parts: Parts = app.state.parts
+    state: AppState = app.state.server
     hub: Hub = app.state.hub
     return {
-        "writer": partial(write, parts),
-        "diagnosis": Diagnosis(parts).turn,
-        "predictor": partial(predict, parts),
-        "watchdog": partial(watch, parts),
-        "packer": partial(pack, parts),
+        "writer": partial(write, state),
+        "diagnosis": Diagnosis(state).turn,
+        "predictor": partial(predict, state),
+        "watchdog": partial(watch, state),
+        "compaction": partial(compact, state),
         "pages": hub.listen,
         "summaries": hub.summarise,
     }

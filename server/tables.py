@@ -173,7 +173,7 @@ chunks = Table(
     Column("first_seq", BigInteger, nullable=False),
     Column("series", String(300), nullable=False),
     Column("level", Integer, nullable=False),  # 0 = every frame, else frames per coarse cell
-    Column("data", LargeBinary, nullable=False),  # zstd of float32, see profiles/codec.py
+    Column("data", LargeBinary, nullable=False),  # zstd of float32, see storage/codec.py
     PrimaryKeyConstraint("run_id", "series", "level", "rank", "first_seq"),
 )
 

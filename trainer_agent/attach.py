@@ -96,7 +96,7 @@ def watch(
             branches are measured. The model runs on it once, without gradients. Sharded models and
             stages of a pipeline do without.
         on_alert: what to do when the server opens an alert, nothing by default: a function of one
-            argument (`wire.AlertWord`), called at the end of a step; ``"stop"`` sets
+            argument (`wire.AlertNotice`), called at the end of a step; ``"stop"`` sets
             ``agent.should_stop`` and ``"checkpoint"`` ``agent.should_save`` on a critical one, for
             the loop to look at; ``"skip_step"`` waits for no alert and skips updates whose
             gradient norm is not finite or 20 times the usual. Or several of these.

@@ -4,13 +4,13 @@ from wire.declaration import Health, RunDeclaration, RunEnd, SpecRevision
 from wire.errors import WireError
 from wire.frame import MEDIA_TYPE, Frame, FrameBatch, decode_batch, encode_batch
 from wire.layout import Layout, Series
-from wire.receipts import AlertWord, Command, FramesReceipt, RunReceipt
+from wire.receipts import AlertNotice, Command, FramesReceipt, RunReceipt
 from wire.version import WIRE_VERSION
 
 __all__ = [
     "MEDIA_TYPE",
     "WIRE_VERSION",
-    "AlertWord",
+    "AlertNotice",
     "Command",
     "Frame",
     "FrameBatch",

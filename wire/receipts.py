@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 
-class AlertWord(msgspec.Struct, frozen=True):
+class AlertNotice(msgspec.Struct, frozen=True):
     """An alert of the run, as far as the job needs to know it.
 
     Attributes:
@@ -43,7 +43,7 @@ class Command(msgspec.Struct, frozen=True):
     kind: Literal["describe", "burst", "alert"] | str
     steps: int = 0
     layers: tuple[int, ...] = ()
-    alert: AlertWord | None = None
+    alert: AlertNotice | None = None
 
 
 class RunReceipt(msgspec.Struct, frozen=True):

@@ -11,14 +11,14 @@ from starlette.requests import HTTPConnection
 
 from server.access import service, sessions
 from server.access.principal import EVERYONE, Principal, Scope
+from server.app_state import State
 from server.errors import RunNotFound, ScopeMissing, WrongKey
-from server.parts import Serving
 from server.runs.repository import RunRepository
 
 RunId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="32 hexadecimal digits")]
 
 
-async def principal_of(connection: HTTPConnection, parts: Serving) -> Principal:
+async def principal_of(connection: HTTPConnection, state: State) -> Principal:
     """Who is asking.
 
     Raises:
@@ -26,12 +26,12 @@ async def principal_of(connection: HTTPConnection, parts: Serving) -> Principal:
     """
     given = connection.headers.get("authorization")
     if given is not None:
-        return await _holder(given, parts)
+        return await _holder(given, state)
     cookie = connection.cookies.get(sessions.COOKIE)
     secret: bytes = connection.app.state.cookie_secret
-    if not parts.settings.keys_required:
+    if not state.settings.keys_required:
         return EVERYONE
-    if cookie is not None and sessions.is_valid(secret, cookie, parts.clock()):
+    if cookie is not None and sessions.is_valid(secret, cookie, state.clock()):
         return EVERYONE
     raise WrongKey(
         "this server needs a key",
@@ -40,10 +40,10 @@ async def principal_of(connection: HTTPConnection, parts: Serving) -> Principal:
     )
 
 
-async def _holder(given: str, parts: Serving) -> Principal:
+async def _holder(given: str, state: State) -> Principal:
     scheme, _, key = given.partition(" ")
     found = (
-        await service.holder(parts.database, key.strip()) if scheme.lower() == "bearer" else None
+        await service.holder(state.database, key.strip()) if scheme.lower() == "bearer" else None
     )
     if found is None:
         raise WrongKey(
@@ -88,9 +88,9 @@ def require_project(caller: Principal, project: str) -> None:
 
 
 def _run_for(scope: Scope) -> Callable[..., Awaitable[RowMapping]]:
-    async def load(run_id: RunId, caller: Caller, parts: Serving) -> RowMapping:
+    async def load(run_id: RunId, caller: Caller, state: State) -> RowMapping:
         require_scope(caller, scope)
-        async with parts.database.reading() as session:
+        async with state.database.reading() as session:
             run = await RunRepository(session).get(run_id)
         if run is None:
             raise RunNotFound(run_id)

@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.access import sessions
 from server.clock import Clock
+from server.error_handlers import CLOSE_POLICY, failure
 from server.errors import MonitorError
-from server.failures import CLOSE_POLICY, failure
 from server.settings import Settings, is_loopback
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

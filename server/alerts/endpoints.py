@@ -8,10 +8,11 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from server.access.dependencies import Reader, holding
 from server.access.principal import Principal
-from server.alerts import news, service
+from server.alerts import service
+from server.alerts.events import publish_alerts
 from server.alerts.repository import AlertFilter
 from server.alerts.schemas import Alert, AlertPage, AlertStatus
-from server.parts import Serving
+from server.app_state import State
 
 router = APIRouter(tags=["alerts"])
 
@@ -23,7 +24,7 @@ Editor = Annotated[Principal, Depends(holding("admin"))]
 @router.get("/alerts")
 async def list_alerts(
     caller: Reader,
-    parts: Serving,
+    state: State,
     *,
     run: Annotated[str | None, Query(pattern=ID)] = None,
     status: AlertStatus | None = None,
@@ -32,12 +33,12 @@ async def list_alerts(
 ) -> AlertPage:
     """Alerts, newest first."""
     wanted = AlertFilter(run, status, caller.project)
-    return await service.list_alerts(parts.database, wanted, cursor=cursor, limit=limit)
+    return await service.list_alerts(state.database, wanted, cursor=cursor, limit=limit)
 
 
 @router.post("/alerts/{alert_id}/acknowledge")
-async def acknowledge_alert(alert_id: AlertId, caller: Editor, parts: Serving) -> Alert:
+async def acknowledge_alert(alert_id: AlertId, caller: Editor, state: State) -> Alert:
     """Mark an alert as seen: it is shown, but no longer announced."""
-    alert = await service.acknowledge(parts.database, alert_id, project=caller.project)
-    await news.tell_pages(parts.bus, [alert])
+    alert = await service.acknowledge(state.database, alert_id, project=caller.project)
+    await publish_alerts(state.bus, [alert])
     return alert

@@ -39,7 +39,7 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Transition:
     """A change of an alert.
 
     Attributes:
@@ -59,18 +59,18 @@ class Event:
 Tracks = Mapping[Key, Track]
 
 
-def advance(tracks: Tracks, verdict: Verdict) -> tuple[dict[Key, Track], list[Event]]:
-    """The tracks and events after one more sampled step."""
+def advance(tracks: Tracks, verdict: Verdict) -> tuple[dict[Key, Track], list[Transition]]:
+    """The tracks and transitions after one more sampled step."""
     worst = _worst(verdict.findings)
     after: dict[Key, Track] = {}
-    events: list[Event] = []
+    transitions: list[Transition] = []
     for key in sorted({*tracks, *worst}):
-        track, event = _one(tracks.get(key, Track()), key, worst.get(key), verdict)
-        if event is not None:
-            events.append(event)
+        track, transition = _one(tracks.get(key, Track()), key, worst.get(key), verdict)
+        if transition is not None:
+            transitions.append(transition)
         if track.open or track.holds:  # nothing to remember of a key that is closed and quiet
             after[key] = track
-    return after, events
+    return after, transitions
 
 
 def _worst(findings: Iterable[Finding]) -> dict[Key, Finding]:
@@ -88,7 +88,7 @@ def _rank(finding: Finding) -> tuple[int, float]:
 
 def _one(
     track: Track, key: Key, finding: Finding | None, verdict: Verdict
-) -> tuple[Track, Event | None]:
+) -> tuple[Track, Transition | None]:
     if finding is not None:
         return _holding(track, finding)
     if key.rule not in verdict.judged:
@@ -96,14 +96,14 @@ def _one(
     return _clearing(track, key, verdict.memory.step)
 
 
-def _holding(track: Track, finding: Finding) -> tuple[Track, Event | None]:
+def _holding(track: Track, finding: Finding) -> tuple[Track, Transition | None]:
     track = replace(track, holds=track.holds + 1, clear=0, since=track.since + 1)
     kind = _kind(track, finding)
     if kind is None:
         return track, None
     if kind != "seen":  # what is told stays the worst that was found
         track = replace(track, open=True, published=finding.badness, severity=finding.severity)
-    return replace(track, since=0), Event(kind, finding.key, finding.step, finding)
+    return replace(track, since=0), Transition(kind, finding.key, finding.step, finding)
 
 
 def _kind(track: Track, finding: Finding) -> Kind | None:
@@ -118,8 +118,8 @@ def _kind(track: Track, finding: Finding) -> Kind | None:
     return "seen" if due else None
 
 
-def _clearing(track: Track, key: Key, step: int) -> tuple[Track, Event | None]:
+def _clearing(track: Track, key: Key, step: int) -> tuple[Track, Transition | None]:
     track = replace(track, holds=0, clear=track.clear + 1, since=track.since + 1)
     if track.open and track.clear >= _RULES[key.rule].clears_after:
-        return Track(), Event("resolved", key, step)
+        return Track(), Transition("resolved", key, step)
     return track, None

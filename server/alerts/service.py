@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server import cursor as cursors
-from server.alerts import present
-from server.alerts.lifecycle import Event, Track, advance
+from server.alerts import serializers
+from server.alerts.lifecycle import Track, Transition, advance
 from server.alerts.repository import AlertFilter, AlertRepository
 from server.alerts.rules import Key, Memory, Observation, evaluate, silence
 from server.alerts.schemas import Alert, AlertPage
@@ -22,7 +22,7 @@ DIVERGENCE_RULES = frozenset({"nonfinite", "loss_divergence"})
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class AlertState:
     """All that is remembered of a run between frames; frozen, so a failed commit loses nothing."""
 
     memory: Memory = field(default_factory=Memory)
@@ -34,7 +34,7 @@ class Outcome:
     """What new frames did to a run's alerts.
 
     Attributes:
-        watch: to be handed to the next `diagnose` of this run, once the commit stands.
+        alert_state: to be handed to the next `diagnose` of this run, once the commit stands.
         changed: alerts as they now are, for open pages.
         to_notify: those of them that webhooks are told: opened or become more severe, at warning
             or above, while nobody has acknowledged them.
@@ -42,7 +42,7 @@ class Outcome:
             changed.
     """
 
-    watch: Watch
+    alert_state: AlertState
     changed: tuple[Alert, ...] = ()
     to_notify: tuple[Alert, ...] = ()
     diverging: bool | None = None
@@ -52,25 +52,27 @@ async def diagnose(
     session: AsyncSession,
     *,
     run_id: str,
-    watch: Watch,
+    alert_state: AlertState,
     observations: Sequence[Observation],
     now: float,
 ) -> Outcome:
     """Judge a run's new frames, in ascending step, inside the caller's transaction.
 
-    A process that has not judged this run yet hands in a plain ``Watch()``: which alerts are
+    A process that has not judged this run yet hands in a plain ``AlertState()``: which alerts are
     open is read from the database, so a restart neither repeats nor forgets one.
     """
     repository = AlertRepository(session)
-    standing = {present.key_of(row): row for row in await repository.unresolved(run_id)}
-    watch = Watch(watch.memory, _open_as_stored(watch.tracks, standing))
-    events: list[Event] = []
+    standing = {serializers.key_of(row): row for row in await repository.unresolved(run_id)}
+    alert_state = AlertState(alert_state.memory, _open_as_stored(alert_state.tracks, standing))
+    transitions: list[Transition] = []
     for observation in observations:
-        verdict = evaluate(observation, watch.memory)
-        tracks, found = advance(watch.tracks, verdict)
-        watch = Watch(verdict.memory, tracks)
-        events += found
-    return await _store(repository, run_id, watch, events=events, standing=standing, now=now)
+        verdict = evaluate(observation, alert_state.memory)
+        tracks, found = advance(alert_state.tracks, verdict)
+        alert_state = AlertState(verdict.memory, tracks)
+        transitions += found
+    return await _store(
+        repository, run_id, alert_state, transitions=transitions, standing=standing, now=now
+    )
 
 
 async def report_silence(
@@ -78,10 +80,14 @@ async def report_silence(
 ) -> Outcome:
     """Open an alert for a run that has not spoken for so long; its next frame resolves it."""
     repository = AlertRepository(session)
-    standing = {present.key_of(row): row for row in await repository.unresolved(run_id)}
+    standing = {serializers.key_of(row): row for row in await repository.unresolved(run_id)}
     finding = silence(step, seconds)
-    events = [] if finding.key in standing else [Event("opened", finding.key, step, finding)]
-    return await _store(repository, run_id, Watch(), events=events, standing=standing, now=now)
+    transitions = (
+        [] if finding.key in standing else [Transition("opened", finding.key, step, finding)]
+    )
+    return await _store(
+        repository, run_id, AlertState(), transitions=transitions, standing=standing, now=now
+    )
 
 
 def _open_as_stored(
@@ -97,24 +103,24 @@ def _open_as_stored(
 async def _store(
     repository: AlertRepository,
     run_id: str,
-    watch: Watch,
+    alert_state: AlertState,
     *,
-    events: Sequence[Event],
+    transitions: Sequence[Transition],
     standing: Mapping[Key, Mapping[str, Any]],
     now: float,
 ) -> Outcome:
-    if not events:
-        return Outcome(watch)
+    if not transitions:
+        return Outcome(alert_state)
     ids = {key: str(row["id"]) for key, row in standing.items()}
     touched: dict[str, bool] = {}  # alert id -> whether it is worth a notice
-    for event in events:
-        alert_id = await _apply(repository, run_id, ids, event=event, now=now)
+    for transition in transitions:
+        alert_id = await _apply(repository, run_id, ids, transition=transition, now=now)
         if alert_id is not None:
-            loud = event.kind in {"opened", "escalated"}
+            loud = transition.kind in {"opened", "escalated"}
             touched[alert_id] = touched.get(alert_id, False) or loud
     changed = [_found(await repository.get(alert_id)) for alert_id in touched]
     return Outcome(
-        watch=watch,
+        alert_state=alert_state,
         changed=tuple(changed),
         to_notify=tuple(one for one in changed if touched[one.id] and _is_loud(one)),
         diverging=any(map(_diverges, await repository.unresolved(run_id))),
@@ -126,21 +132,25 @@ async def _apply(
     run_id: str,
     ids: dict[Key, str],
     *,
-    event: Event,
+    transition: Transition,
     now: float,
 ) -> str | None:
-    alert_id = ids.get(event.key)
-    if event.finding is None:
+    alert_id = ids.get(transition.key)
+    if transition.finding is None:
         if alert_id is not None:
-            del ids[event.key]
+            del ids[transition.key]
             await repository.change(alert_id, status="resolved", resolved_at=now)
     elif alert_id is None:
-        row = present.new_row(run_id, event.finding, now)
+        row = serializers.new_row(run_id, transition.finding, now)
         await repository.add(row)
-        alert_id = ids[event.key] = row["id"]
+        alert_id = ids[transition.key] = row["id"]
     else:
-        seen = event.kind == "seen"
-        values = {"last_step": event.step} if seen else present.found_columns(event.finding)
+        seen = transition.kind == "seen"
+        values = (
+            {"last_step": transition.step}
+            if seen
+            else serializers.found_columns(transition.finding)
+        )
         await repository.change(alert_id, **values)
     return alert_id
 
@@ -164,7 +174,7 @@ async def list_alerts(
     shown = rows[:limit]
     more = len(rows) > limit
     return AlertPage(
-        alerts=[present.alert(row) for row in shown],
+        alerts=[serializers.alert(row) for row in shown],
         next_cursor=cursors.encode(shown[-1]["opened_at"], shown[-1]["id"]) if more else None,
     )
 
@@ -193,4 +203,4 @@ async def acknowledge(database: Database, alert_id: str, *, project: str | None)
 def _found(row: Mapping[str, Any] | None) -> Alert:
     if row is None:
         raise LookupError("an alert vanished inside its own transaction")
-    return present.alert(row)
+    return serializers.alert(row)

@@ -13,12 +13,12 @@ from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import dslm
-from server.alerts import news
+from server.alerts.events import publish_alerts
 from server.alerts.rules import Observation, StackFacts, facts, observe
-from server.alerts.service import Outcome, Watch, diagnose
+from server.alerts.service import AlertState, Outcome, diagnose
+from server.app_state import AppState
 from server.bus.protocol import COMMITTED, DIAGNOSIS
 from server.diagnosis.repository import DiagnosisRepository
-from server.parts import Parts
 from server.predictions.repository import PredictionRepository
 from server.predictions.service import ready, unpack_spec
 from server.runs.repository import RunRepository
@@ -34,7 +34,7 @@ RUNS_REMEMBERED = 1024
 class _Known:
     """What is remembered of a run between turns."""
 
-    watch: Watch = field(default_factory=Watch)
+    alert_state: AlertState = field(default_factory=AlertState)
     revisions: tuple[Any, ...] = ()
     stacks: Mapping[str, StackFacts] = field(default_factory=dict)
 
@@ -42,16 +42,16 @@ class _Known:
 class Diagnosis:
     """Judges frames; its memory is a cache, the marks in the database say where it stands."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, state: AppState) -> None:
+        self._state = state
         self._known: dict[str, _Known] = {}
 
     async def turn(self) -> None:
         """Judge what the bus says is new, and whatever else is behind."""
-        bus = self._parts.bus
+        bus = self._state.bus
         entries = await bus.read(COMMITTED, DIAGNOSIS, count=256, wait_s=WAIT_S)
         named = [entry.body.decode() for entry in entries]
-        async with self._parts.database.reading() as session:
+        async with self._state.database.reading() as session:
             behind = await DiagnosisRepository(session).behind()
         for run_id in dict.fromkeys([*named, *behind]):
             while await self._judge_some(run_id):
@@ -61,7 +61,7 @@ class Diagnosis:
     async def _judge_some(self, run_id: str) -> bool:
         """Judge a few frames in one transaction; whether more may wait."""
         known = self._known.get(run_id, _Known())
-        async with self._parts.database.writing() as session:
+        async with self._state.database.writing() as session:
             run = await RunRepository(session).get(run_id, lock=True)
             if run is None:
                 return False
@@ -73,24 +73,24 @@ class Diagnosis:
             outcome = await diagnose(
                 session,
                 run_id=run_id,
-                watch=known.watch,
+                alert_state=known.alert_state,
                 observations=observations,
-                now=self._parts.clock(),
+                now=self._state.clock(),
             )
-            await _set_status(session, run, outcome, self._parts.settings.lost_contact_s)
+            await _set_status(session, run, outcome, self._state.settings.lost_contact_s)
             if outcome.to_notify and run["ended"] is None:
                 # What theory says of an alert should be said of today's weights.
                 await RunRepository(session).ask_for_description(run_id)
                 await self._ask_for_burst(session, run, outcome)
-        self._remember(run_id, _Known(outcome.watch, known.revisions, known.stacks))
-        await tell(self._parts, outcome)
+        self._remember(run_id, _Known(outcome.alert_state, known.revisions, known.stacks))
+        await tell(self._state, outcome)
         return len(observations) == FRAMES_A_TURN
 
     async def _ask_for_burst(
         self, session: AsyncSession, run: RowMapping, outcome: Outcome
     ) -> None:
         """A critical alert is worth a closer look, at every layer: the cause may lie in another."""
-        steps = self._parts.settings.burst_steps
+        steps = self._state.settings.burst_steps
         critical = any(alert.severity == "critical" for alert in outcome.to_notify)
         if steps and critical and run["burst"] is None:
             await RunRepository(session).ask_for_burst(run["id"], steps)
@@ -102,11 +102,11 @@ class Diagnosis:
             del self._known[next(iter(self._known))]
 
 
-async def tell(parts: Parts, outcome: Outcome) -> None:
+async def tell(state: AppState, outcome: Outcome) -> None:
     """Pages see every change; webhooks what is worth a notice."""
     if outcome.changed:
-        await news.tell_pages(parts.bus, outcome.changed)
-    parts.delivery.tell(outcome.to_notify)
+        await publish_alerts(state.bus, outcome.changed)
+    state.delivery.tell(outcome.to_notify)
 
 
 async def _up_to_date(session: AsyncSession, run_id: str, known: _Known) -> _Known:
@@ -118,7 +118,7 @@ async def _up_to_date(session: AsyncSession, run_id: str, known: _Known) -> _Kno
     packed = await repository.spec(run_id, revisions[0][0])
     rows = await repository.of_run(run_id)
     stacks = await asyncio.to_thread(_facts, packed, rows)
-    return _Known(known.watch, revisions, stacks)
+    return _Known(known.alert_state, revisions, stacks)
 
 
 def _facts(packed: bytes | None, rows: Any) -> Mapping[str, StackFacts]:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 async def raw(request: Request) -> bytes:
     """The body, refused as soon as it grows past the limit."""
-    limit: int = request.app.state.parts.settings.max_body_bytes
+    limit: int = request.app.state.server.settings.max_body_bytes
     pieces, size = [], 0
     async for piece in request.stream():
         size += len(piece)

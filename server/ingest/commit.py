@@ -12,10 +12,10 @@ import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import Row
-from server.ingest.durable import advance
+from server.events import FrameEvent
+from server.ingest.ack_watermark import advance
 from server.ingest.envelope import Envelope
 from server.ingest.repository import FrameRepository
-from server.live.messages import FrameNews
 from server.runs import rewinds, sparkline
 from server.runs.repository import RunRepository
 from server.runs.status import status_of
@@ -30,7 +30,7 @@ class Committed:
     run_id: str
     stored: int
     duplicates: int
-    newest: FrameNews | None
+    newest: FrameEvent | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ async def commit_run(
         run["id"], **changed, **reached, frames=run["frames"] + stored
     )
     sent = sum(len(envelope.batch.frames) for envelope in batches)
-    return Committed(run["id"], stored, sent - stored, _news(run["id"], ahead))
+    return Committed(run["id"], stored, sent - stored, _newest(run["id"], ahead))
 
 
 async def _commit_batch(repository: FrameRepository, envelope: Envelope) -> _Stored:
@@ -180,11 +180,11 @@ def _stream_is_nonfinite(frame: Frame, layout: Layout) -> bool:
     return False
 
 
-def _news(run_id: str, frames: Sequence[Frame]) -> FrameNews | None:
+def _newest(run_id: str, frames: Sequence[Frame]) -> FrameEvent | None:
     if not frames:
         return None
     newest = max(frames, key=lambda frame: frame.seq)
-    return FrameNews(
+    return FrameEvent(
         run=run_id,
         step=newest.step,
         time=newest.time,

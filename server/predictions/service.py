@@ -13,11 +13,11 @@ import structlog
 import zstandard
 
 import dslm
+from server.app_state import AppState
 from server.bus import BusFull
 from server.bus.protocol import SPECS
 from server.database import Database, Row
 from server.errors import InvalidField, RevisionNotFound
-from server.parts import Parts
 from server.predictions.repository import PredictionRepository
 from server.predictions.schemas import (
     CurveAnswer,
@@ -35,20 +35,20 @@ MAX_STEP = 2**53
 log = structlog.get_logger(__name__)
 
 
-async def revise(parts: Parts, run_id: str, step: int, spec: dict[str, Any]) -> None:
+async def revise(state: AppState, run_id: str, step: int, spec: dict[str, Any]) -> None:
     """Store a spec for a step and have its prediction computed; again is the same."""
     if not 0 <= step <= MAX_STEP:
         raise InvalidField(f"step {step} is out of range", field="step", fix="count steps from 0")
     packed = msgspec.json.encode(spec)
     digest = hashlib.blake2b(packed, digest_size=16).hexdigest()
-    async with parts.database.writing() as session:
+    async with state.database.writing() as session:
         repository = PredictionRepository(session)
         if await repository.has_digest(run_id, digest):
             return
         compressed = zstandard.compress(packed)
-        await repository.put(run_id, step, digest, compressed, parts.clock())
+        await repository.put(run_id, step, digest, compressed, state.clock())
     try:
-        await parts.bus.append(SPECS, run_id.encode())
+        await state.bus.append(SPECS, run_id.encode())
     except (OSError, BusFull) as error:  # the predictor also looks by itself
         log.warning("predictor_not_told", error=repr(error))
 

@@ -9,10 +9,10 @@ from typing import Any
 import structlog
 
 import dslm
+from server.app_state import AppState
 from server.bus.protocol import PREDICTOR, SPECS
 from server.database import Row
-from server.live.messages import PredictionNews, RunNews, announce
-from server.parts import Parts
+from server.events import PredictionEvent, RunEvent, publish
 from server.predictions.architecture import described
 from server.predictions.repository import PredictionRepository
 from server.predictions.service import unpack_spec
@@ -32,23 +32,23 @@ class Outcome:
     described: dict[str, Any]  # of `runs`; empty when the spec cannot be read
 
 
-async def predict(parts: Parts) -> None:
+async def predict(state: AppState) -> None:
     """One turn: compute every pending prediction; the database says which those are."""
-    entries = await parts.bus.read(SPECS, PREDICTOR, count=64, wait_s=WAIT_S)
-    await predict_pending(parts)
-    await parts.bus.acknowledge(SPECS, PREDICTOR, [entry.id for entry in entries])
+    entries = await state.bus.read(SPECS, PREDICTOR, count=64, wait_s=WAIT_S)
+    await predict_pending(state)
+    await state.bus.acknowledge(SPECS, PREDICTOR, [entry.id for entry in entries])
 
 
-async def predict_pending(parts: Parts) -> None:
+async def predict_pending(state: AppState) -> None:
     """Compute and store predictions until none is pending."""
     while True:
-        async with parts.database.reading() as session:
+        async with state.database.reading() as session:
             rows = await PredictionRepository(session).pending(SPECS_A_TURN)
         if not rows:
             return
         for row in rows:
             outcome = await asyncio.to_thread(outcome_of, row["spec"])
-            await _store(parts, row, outcome)
+            await _store(state, row, outcome)
 
 
 def outcome_of(packed: bytes) -> Outcome:
@@ -65,11 +65,11 @@ def outcome_of(packed: bytes) -> Outcome:
     return Outcome({"state": "ready", "reason": "", "prediction": prediction}, about)
 
 
-async def _store(parts: Parts, row: Row, outcome: Outcome) -> None:
+async def _store(state: AppState, row: Row, outcome: Outcome) -> None:
     run_id, step = row["run_id"], row["step"]
-    async with parts.database.writing() as session:
+    async with state.database.writing() as session:
         repository = PredictionRepository(session)
         await repository.settle(run_id, step, row["digest"], **outcome.columns)
         if outcome.described and step == (await repository.steps(run_id))[0]:
             await RunRepository(session).change(run_id, **outcome.described)
-    await announce(parts.bus, [PredictionNews(run_id, step), RunNews(run_id)])
+    await publish(state.bus, [PredictionEvent(run_id, step), RunEvent(run_id)])

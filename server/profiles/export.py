@@ -13,10 +13,10 @@ from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
 from server.access.dependencies import ReadableRun
+from server.app_state import State
 from server.database import Database
-from server.parts import Serving
-from server.profiles.measurements import Measured, read, sampled_steps
 from server.runs.repository import RunRepository
+from server.storage.measurements import Measured, read, sampled_steps
 
 router = APIRouter(tags=["measurements"])
 
@@ -27,11 +27,11 @@ MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.pa
 @router.get("/runs/{run_id}/export", response_class=StreamingResponse)
 async def export_run(
     run: ReadableRun,
-    parts: Serving,
+    state: State,
     kind: Annotated[Literal["csv", "parquet"], Query(alias="format")] = "parquet",
 ) -> StreamingResponse:
     """Every sampled step, as Parquet (a list column a series) or CSV (a column a layer)."""
-    pieces = (as_csv if kind == "csv" else as_parquet)(measurements(parts.database, run["id"]))
+    pieces = (as_csv if kind == "csv" else as_parquet)(measurements(state.database, run["id"]))
     name = f"{run['id']}.{kind}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(pieces, media_type=MEDIA[kind], headers=headers)

@@ -10,8 +10,11 @@ from server.database import Database
 from server.errors import InvalidField, NotFound
 from server.predictions.repository import PredictionRepository
 from server.predictions.service import at_initialisation
-from server.profiles.coarse import cells_of
-from server.profiles.measurements import (
+from server.profiles.ratio import compare, predicted
+from server.profiles.schemas import History, Profile, Scalars, StackProfile, Steps
+from server.runs.repository import RunRepository
+from server.storage.downsample import downsample
+from server.storage.measurements import (
     ANY_STEP,
     Measured,
     read,
@@ -19,10 +22,7 @@ from server.profiles.measurements import (
     step_at,
     widths,
 )
-from server.profiles.ratio import compare, predicted
-from server.profiles.schemas import History, Profile, Scalars, StackProfile, Steps
-from server.profiles.thinning import thin
-from server.runs.repository import RunRepository
+from server.storage.rollups import read_rollups
 from server.vectors import to_f32
 from wire import Layout
 
@@ -61,17 +61,17 @@ async def history(
     most: int,
     summary: str | None = None,
 ) -> History:
-    """One series over steps, evenly thinned, or summarised over stretches of frames."""
+    """One series over steps, evenly thinned, or rolled_up over stretches of frames."""
     async with database.reading() as session:
         layouts = await RunRepository(session).layouts_of(run_id)
         _require_series([key], layouts)
         if summary is None:
             found = await sampled_steps(session, run_id, after=first - 1, last=last)
-            measured = await read(session, run_id, layouts, thin(found, most), [key])
+            measured = await read(session, run_id, layouts, downsample(found, most), [key])
             steps, values = measured.steps, measured.series[key]
         else:
-            steps, values = await cells_of(session, run_id, layouts, key=key, summary=summary)
-            kept = thin(np.flatnonzero((steps >= first) & (steps <= last)), most)
+            steps, values = await read_rollups(session, run_id, layouts, key=key, summary=summary)
+            kept = downsample(np.flatnonzero((steps >= first) & (steps <= last)), most)
             steps, values = steps[kept], values[kept]
     curve = predicted(await at_initialisation(database, run_id), key, values.shape[1])
     return History(
@@ -99,7 +99,7 @@ async def scalars(
                     fix="ask GET /api/v1/runs/{run_id}/history for it",
                 )
         found = await sampled_steps(session, run_id, after=after)
-        measured = await read(session, run_id, layouts, thin(found, most), keys)
+        measured = await read(session, run_id, layouts, downsample(found, most), keys)
     values = {key: to_f32(measured.series[key][:, 0]) for key in keys}
     return Scalars(steps=measured.steps.tolist(), values_f32=values)
 

@@ -8,7 +8,7 @@ from server import cursor as cursors
 from server.database import Database, Row
 from server.errors import Conflict, InvalidField
 from server.predictions.repository import PredictionRepository
-from server.runs import present
+from server.runs import serializers
 from server.runs.repository import RunFilter, RunRepository, tag_index
 from server.runs.schemas import (
     BurstAsked,
@@ -34,20 +34,20 @@ async def list_runs(
     shown = rows[:limit]
     more = len(rows) > limit
     return RunPage(
-        runs=[present.summary(row, counts.get(row["id"], {})) for row in shown],
+        runs=[serializers.summary(row, counts.get(row["id"], {})) for row in shown],
         next_cursor=cursors.encode(shown[-1]["created_at"], shown[-1]["id"]) if more else None,
     )
 
 
-async def summary_of(database: Database, run_id: str) -> tuple[RunSummary, str] | None:
-    """A run's line in the list and its project, or None if there is no such run."""
+async def summary_of(database: Database, run_id: str) -> RunSummary | None:
+    """A run's line in the list, or None if there is no such run."""
     async with database.reading() as session:
         repository = RunRepository(session)
         row = await repository.get(run_id)
         if row is None:
             return None
         counts = await repository.open_alerts([run_id])
-    return present.summary(row, counts.get(run_id, {})), row["project"]
+    return serializers.summary(row, counts.get(run_id, {}))
 
 
 async def show(database: Database, row: Row) -> RunDetail:
@@ -56,7 +56,7 @@ async def show(database: Database, row: Row) -> RunDetail:
     async with database.reading() as session:
         repository = RunRepository(session)
         counts = await repository.open_alerts([run_id])
-        return present.detail(
+        return serializers.detail(
             row,
             counts.get(run_id, {}),
             layouts=await repository.layouts_of(run_id),

@@ -34,7 +34,7 @@ async def stranger(locked: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def database(locked: FastAPI) -> Database:
-    return locked.state.parts.database
+    return locked.state.server.database
 
 
 def _with(key: str) -> dict[str, str]:

@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 
 from server.app import create_app
-from server.profiles import packing
-from server.profiles.packing import pack_some
 from server.settings import Settings
+from server.storage import compaction
+from server.storage.compaction import compact_some
 from server.tables import blocks, frames
 from tests.services.agent import LAYOUT, N_LAYERS, Agent, frame, vector
 from tests.services.polling import eventually
@@ -26,12 +26,12 @@ SERIES = "decoder/stream/variance"
 
 async def _settle(agent: Agent, seq: int) -> None:
     """Wait until every frame up to `seq` is durable and judged."""
-    parts = agent.client._transport.app.state.parts  # type: ignore[attr-defined]
+    state = agent.client._transport.app.state.server  # type: ignore[attr-defined]
 
     async def marks() -> list[tuple[int, int]]:
         from server.tables import marks as table
 
-        async with parts.database.reading() as session:
+        async with state.database.reading() as session:
             query = select(table.c.durable, table.c.diagnosed)
             return [tuple(row) for row in (await session.execute(query)).all()]
 
@@ -55,12 +55,12 @@ def _numbered(count: int) -> list[tuple[int, int]]:
 
 
 async def _count(app: FastAPI, table) -> int:
-    async with app.state.parts.database.reading() as session:
+    async with app.state.server.database.reading() as session:
         return (await session.execute(select(func.count()).select_from(table))).scalar_one()
 
 
 async def _pack_all(app: FastAPI) -> None:
-    while await pack_some(app.state.parts):
+    while await compact_some(app.state.server):
         pass
 
 
@@ -124,9 +124,9 @@ async def test_packer_that_dies_midway_loses_and_repeats_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
-        dying.setattr(packing, "_remove", die)
+        dying.setattr(compaction, "_remove", die)
         with pytest.raises(KeyboardInterrupt):
-            await pack_some(app.state.parts)
+            await compact_some(app.state.server)
     assert await _count(app, frames) == 100
 
     await _pack_all(app)

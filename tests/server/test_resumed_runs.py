@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.app import create_app
-from server.profiles.packing import pack_some
 from server.runs.rewinds import Reached, advance, superseded
 from server.settings import Settings
+from server.storage.compaction import compact_some
 from tests.services.agent import Agent, frame, vector
 from tests.services.polling import eventually
 from tests.services.serving import running
@@ -101,8 +101,8 @@ async def test_blocks_leave_out_what_was_superseded(settings: Settings):
         fresh = await first_layers(agent, shown)
 
         async def moved() -> float:
-            await pack_some(app.state.parts)
-            return app.state.parts.metrics.frames_packed._value.get()
+            await compact_some(app.state.server)
+            return app.state.server.metrics.frames_packed._value.get()
 
         await eventually(moved, lambda count: count >= 148)
         rows = await first_layers(agent, shown)

@@ -40,8 +40,8 @@ async def timed(settings: Settings, clock: Watch) -> AsyncIterator[Agent]:
         yield agent
 
 
-def _parts(agent: Agent):
-    return agent.client._transport.app.state.parts  # type: ignore[attr-defined]
+def _app_state(agent: Agent):
+    return agent.client._transport.app.state.server  # type: ignore[attr-defined]
 
 
 async def _status(agent: Agent) -> str:
@@ -73,7 +73,7 @@ def test_status_follows_from_what_is_known(ended, diverged, diverging, silent_s,
 
 async def test_silent_run_is_out_of_contact_until_its_next_frame(timed: Agent, clock: Watch):
     clock.now += 60.0
-    assert await mark_silent(_parts(timed)) == []
+    assert await mark_silent(_app_state(timed)) == []
 
     clock.now += 0.5
     await eventually(lambda: _status(timed), lambda status: status == "lost_contact")
@@ -88,7 +88,7 @@ async def test_heartbeat_keeps_a_run_in_contact(timed: Agent, clock: Watch):
     await eventually(timed.get, lambda run: run["last_seen"] == clock.now)
     clock.now += 50.0
 
-    assert await mark_silent(_parts(timed)) == []
+    assert await mark_silent(_app_state(timed)) == []
     assert await _status(timed) == "running"
 
 
@@ -99,7 +99,7 @@ async def test_ended_run_stays_ended(timed: Agent, clock: Watch, status: str):
     clock.now += 1e6
 
     assert answer.status_code == 204
-    assert await mark_silent(_parts(timed)) == []
+    assert await mark_silent(_app_state(timed)) == []
     run = await timed.get()
     assert (run["status"], run["end_reason"]) == (status, "out of memory")
 

@@ -45,7 +45,7 @@ from trainer_agent import describe
 from trainer_agent.description.spec.model_spec import over_all_processes
 from trainer_agent.description.spec.weight_sums import weight_sums
 from trainer_agent.distributed import reducer as group
-from wire import AlertWord, Command
+from wire import AlertNotice, Command
 
 WORLD, STEPS = 2, 12
 PROCESSES = {"grid": 4, "grid-sequence": 4, "sums": 4}  # of kinds that take more than two
@@ -78,7 +78,7 @@ LONGER = {
     "stop-apart": 40,
 }
 EVERYTHING = {"sites": "all", "quantities": "all"}
-HEARD: list[AlertWord] = []  # by the function that some kinds act on alerts with
+HEARD: list[AlertNotice] = []  # by the function that some kinds act on alerts with
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
     "burst": {"overhead": 0.05},
@@ -93,7 +93,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "asked-fixed": {"every": 1},
     "fsdp-asked": {"every": 1},
 }
-ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
+ALERT = AlertNotice("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
 SAID = {
     "burst": Command(id="b", kind="burst", steps=6),
     "staged_burst": Command(id="b", kind="burst", steps=6, layers=(2,)),

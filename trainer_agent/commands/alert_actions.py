@@ -9,12 +9,12 @@ from typing import Any
 
 from trainer_agent.capture.guard import Guard
 from trainer_agent.options import WatchError
-from wire import AlertWord
+from wire import AlertNotice
 
 logger = logging.getLogger("evenkeel")
 NAMED = ("stop", "checkpoint", "skip_step")
 
-Action = str | Callable[[AlertWord], object]
+Action = str | Callable[[AlertNotice], object]
 
 
 def read_actions(given: Action | Sequence[Action] | None) -> tuple[Action, ...]:
@@ -51,7 +51,7 @@ class AlertActions:
         self.should_stop = self.should_save = False
         self.reason = ""
         self._actions, self._guard = actions, guard
-        self._heard: deque[tuple[AlertWord, bool]] = deque()
+        self._heard: deque[tuple[AlertNotice, bool]] = deque()
 
     @property
     def wants(self) -> bool:
@@ -63,7 +63,7 @@ class AlertActions:
         """Whether there are alerts that nothing has been done about."""
         return bool(self._heard)
 
-    def hear(self, alert: AlertWord, *, flags: bool = True) -> None:
+    def hear(self, alert: AlertNotice, *, flags: bool = True) -> None:
         """Take an alert; called from any thread.
 
         Without `flags` functions alone hear of it: a process that stops while the others go on
@@ -79,7 +79,7 @@ class AlertActions:
                 with self._guard.at("on_alert"):
                     self._do(action, alert, flags=flags)
 
-    def _do(self, action: Action, alert: AlertWord, *, flags: bool) -> None:
+    def _do(self, action: Action, alert: AlertNotice, *, flags: bool) -> None:
         if not isinstance(action, str):
             action(alert)
         elif not flags:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.alerts.lifecycle import Event, Track, advance
+from server.alerts.lifecycle import Track, Transition, advance
 from server.alerts.rules import Expected, Key, Memory, Observation, StackFacts, evaluate
 
 RUNS = Path(__file__).with_name("runs.npz")
@@ -43,7 +43,7 @@ class Diagnosis:
 
     memory: Memory
     tracks: dict[Key, Track]
-    events: list[Event]
+    events: list[Transition]
 
     def see(self, observation: Observation) -> None:
         verdict = evaluate(observation, self.memory)
@@ -51,7 +51,7 @@ class Diagnosis:
         self.memory = verdict.memory
         self.events += events
 
-    def opened(self, rule: str) -> list[Event]:
+    def opened(self, rule: str) -> list[Transition]:
         return [one for one in self.events if one.kind == "opened" and one.key.rule == rule]
 
     def loud(self) -> list[str]:

@@ -172,7 +172,7 @@ def test_after_a_failure_everything_above_the_mark_is_sent_again(
     put(spool, 1)
     courier.round()
     put(spool, 2)
-    server.failures = [Unreachable("cut")]
+    server.error_handlers = [Unreachable("cut")]
     clock.now += 1
     rest_s = courier.round()
     clock.now += rest_s
@@ -185,7 +185,7 @@ def test_after_a_failure_everything_above_the_mark_is_sent_again(
 def test_waits_grow_with_every_failure_and_stay_bounded(
     courier: Courier, server: Server, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.failures = [Unreachable("away") for _ in range(20)]
+    server.error_handlers = [Unreachable("away") for _ in range(20)]
     waits = []
     with caplog.at_level(logging.WARNING, logger="evenkeel"):
         for _ in range(20):
@@ -200,7 +200,7 @@ def test_waits_grow_with_every_failure_and_stay_bounded(
 def test_nothing_is_said_before_the_wait_is_over(
     courier: Courier, server: Server, clock: Clock
 ) -> None:
-    server.failures = [Unreachable("busy", retry_after_s=7.0)]
+    server.error_handlers = [Unreachable("busy", retry_after_s=7.0)]
 
     assert courier.round() == 7.0
     clock.now += 6
@@ -222,7 +222,7 @@ def test_an_unknown_layout_is_declared_again_before_the_frames(
 ) -> None:
     courier.round()
     put(spool, 1)
-    server.failures = [Refused(409, field="frames[0].layout", message="unknown", fix="declare")]
+    server.error_handlers = [Refused(409, field="frames[0].layout", message="unknown", fix="declare")]
 
     courier.round()
     courier.round()
@@ -266,7 +266,7 @@ def test_a_wrong_key_is_said_once_and_nothing_is_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     put(spool, 1)
-    server.failures = [Refused(401, field="key", message="unknown key", fix="set EVENKEEL_KEY")] * 3
+    server.error_handlers = [Refused(401, field="key", message="unknown key", fix="set EVENKEEL_KEY")] * 3
 
     with caplog.at_level(logging.WARNING, logger="evenkeel"):
         for _ in range(3):
@@ -284,7 +284,7 @@ def test_a_batch_that_is_wrong_as_a_whole_is_kept(
 ) -> None:
     courier.round()
     put(spool, 1)
-    server.failures = [Refused(400, field="wire_version", message="too new", fix="upgrade")]
+    server.error_handlers = [Refused(400, field="wire_version", message="too new", fix="upgrade")]
 
     rest_s = courier.round()
 
@@ -298,7 +298,7 @@ def test_a_description_the_server_cannot_use_does_not_hold_up_frames(
     courier.round()
     messages.keep_revision(spool, SpecRevision(step=3, spec={}))
     put(spool, 1)
-    server.failures = [Refused(422, field="spec.stacks", message="bad", fix="mend")]
+    server.error_handlers = [Refused(422, field="spec.stacks", message="bad", fix="mend")]
 
     courier.round()
 

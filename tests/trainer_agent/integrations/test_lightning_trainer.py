@@ -19,7 +19,7 @@ from trainer_agent.job.gradient_norm import gradient_norm
 lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 
 from trainer_agent.integrations.lightning import EvenkeelCallback  # noqa: E402
-from wire import AlertWord, Command  # noqa: E402
+from wire import AlertNotice, Command  # noqa: E402
 
 # Lightning warns of workers, loggers and intervals that a small test does without.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -152,7 +152,7 @@ class Alarm(lightning.Callback):
 
     def on_train_batch_start(self, trainer: Any, module: Any, ids: Tensor, index: int) -> None:
         if index == 2 and trainer.global_rank == 0 and self._watching.agent is not None:
-            word = AlertWord("nonfinite", "critical", "NaN", "At step 2 ...", 2)
+            word = AlertNotice("nonfinite", "critical", "NaN", "At step 2 ...", 2)
             self._watching.agent._obey(Command("a", "alert", alert=word))
 
 

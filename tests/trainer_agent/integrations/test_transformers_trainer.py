@@ -22,7 +22,7 @@ from transformers import (
 from tests.trainer_agent.integrations.arrivals import series, the_run
 from tests.trainer_agent.receiving_server import Store
 from trainer_agent.integrations.transformers import EvenkeelCallback
-from wire import AlertWord, Command
+from wire import AlertNotice, Command
 
 LAYERS, SEQ, VOCAB = 2, 8, 32
 # Trainer's data loader wants pinned memory wherever torch knows of an accelerator.
@@ -173,7 +173,7 @@ class Alarm(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         at = state.global_step == self._step and state.is_world_process_zero
         if at and self._watching.agent is not None:
-            word = AlertWord("nonfinite", "critical", "NaN", "At step 1 ...", 1)
+            word = AlertNotice("nonfinite", "critical", "NaN", "At step 1 ...", 1)
             self._watching.agent._obey(Command("a", "alert", alert=word))
 
 

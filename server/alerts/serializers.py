@@ -9,7 +9,7 @@ from typing import Any
 
 from server.alerts.rules import Finding, Key
 from server.alerts.schemas import Alert
-from wire import AlertWord
+from wire import AlertNotice
 
 _COLUMNS = (
     "rule", "severity", "title", "message", "stack", "site", "quantity", "first_layer",
@@ -51,6 +51,6 @@ def alert(row: Mapping[str, Any]) -> Alert:
     return Alert(**{name: row[name] for name in Alert.model_fields})
 
 
-def word(row: Mapping[str, Any]) -> AlertWord:
+def word(row: Mapping[str, Any]) -> AlertNotice:
     """What the run's own job is told of a stored alert."""
-    return AlertWord(**{name: row[name] for name in AlertWord.__struct_fields__})
+    return AlertNotice(**{name: row[name] for name in AlertNotice.__struct_fields__})

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.database import Row
-from server.profiles.codec import pack, pack_series
+from server.storage.codec import pack, pack_series
 from wire import Layout
 
-COARSE = 16  # frames in one cell of the coarser level
+ROLLUP = 16  # frames in one cell of the coarser level
 SUMMARIES = ("min", "mean", "max")
 
 
-def block_row(rows: Sequence[Row]) -> dict[str, Any]:
+def segment_row(rows: Sequence[Row]) -> dict[str, Any]:
     """The row of `blocks` for these frames, ascending in `seq`."""
     steps = np.array([row["step"] for row in rows])
     return {
@@ -35,7 +35,7 @@ def block_row(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def chunk_rows(rows: Sequence[Row], layout: Layout) -> list[dict[str, Any]]:
+def series_rows(rows: Sequence[Row], layout: Layout) -> list[dict[str, Any]]:
     """The rows of `chunks` for these frames: every series, whole and coarse."""
     values = np.stack([np.frombuffer(row["values"], dtype="<f4") for row in rows])
     where = {key: rows[0][key] for key in ("run_id", "rank")} | {"first_seq": rows[0]["seq"]}
@@ -43,17 +43,17 @@ def chunk_rows(rows: Sequence[Row], layout: Layout) -> list[dict[str, Any]]:
     for key, part in layout.slices.items():
         series = values[:, part]
         found.append({**where, "series": key, "level": 0, "data": pack_series(series)})
-        coarse = np.concatenate(list(summarised(series).values()), axis=1)
-        found.append({**where, "series": key, "level": COARSE, "data": pack_series(coarse)})
+        coarse = np.concatenate(list(rolled_up(series).values()), axis=1)
+        found.append({**where, "series": key, "level": ROLLUP, "data": pack_series(coarse)})
     return found
 
 
-def summarised(series: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Least, mean and greatest of every `COARSE` steps; (steps, n) becomes (cells, n).
+def rolled_up(series: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Least, mean and greatest of every `ROLLUP` steps; (steps, n) becomes (cells, n).
 
     NaN is passed over unless a cell holds nothing else; an infinite value stays one.
     """
-    cells = [series[start : start + COARSE] for start in range(0, len(series), COARSE)]
+    cells = [series[start : start + ROLLUP] for start in range(0, len(series), ROLLUP)]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a cell of NaN alone is NaN
         return {
@@ -65,7 +65,7 @@ def summarised(series: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         }
 
 
-def of_one_layout(rows: Sequence[Row]) -> Sequence[Row]:
+def leading_layout(rows: Sequence[Row]) -> Sequence[Row]:
     """The leading frames that share the first one's layout."""
     for index, row in enumerate(rows):
         if row["layout"] != rows[0]["layout"]:

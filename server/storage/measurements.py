@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import Row
-from server.profiles.codec import unpack, unpack_series
-from server.profiles.repository import MeasurementRepository
-from server.profiles.thinning import Steps
 from server.runs.rewinds import Rewind
+from server.storage.codec import unpack, unpack_series
+from server.storage.downsample import Steps
+from server.storage.repository import MeasurementRepository
 from wire import Layout
 
 ANY_STEP = 2**53

@@ -1,4 +1,4 @@
-"""What one server process is made of, handed to endpoints and workers alike."""
+"""What every endpoint and worker of one server process shares."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from server.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of one process."""
+class AppState:
+    """Settings, connections, clock and counters of one server process."""
 
     settings: Settings
     database: Database
@@ -28,10 +28,10 @@ class Parts:
     delivery: Delivery
 
 
-def parts_of(connection: HTTPConnection) -> Parts:
-    """The parts of the app that serves this connection."""
-    parts: Parts = connection.app.state.parts
-    return parts
+def app_state_of(connection: HTTPConnection) -> AppState:
+    """The state of the app that serves this connection."""
+    state: AppState = connection.app.state.server
+    return state
 
 
-Serving = Annotated[Parts, Depends(parts_of)]
+State = Annotated[AppState, Depends(app_state_of)]

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import and_, case, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.app_state import AppState
 from server.database import Row
-from server.parts import Parts
-from server.profiles.blocks import block_row, chunk_rows, of_one_layout
 from server.runs.repository import RunRepository
+from server.storage.segments import leading_layout, segment_row, series_rows
 from server.tables import blocks, chunks, frames, marks, runs
 
 EVERY_S = 5.0
@@ -21,24 +21,24 @@ RUNS_A_TURN = 32
 _settled = case((marks.c.diagnosed < marks.c.durable, marks.c.diagnosed), else_=marks.c.durable)
 
 
-async def pack(parts: Parts) -> None:
+async def compact(state: AppState) -> None:
     """One turn: pack until nothing is finished, then a pause."""
-    while await pack_some(parts):
+    while await compact_some(state):
         await asyncio.sleep(0)  # a long backlog leaves room for requests
     await asyncio.sleep(EVERY_S)
 
 
-async def pack_some(parts: Parts) -> int:
+async def compact_some(state: AppState) -> int:
     """Pack at most one block of each of some runs; returns how many frames moved."""
-    async with parts.database.reading() as session:
-        finished = await _finished(session, parts)
-    return sum([await _pack_block(parts, mark) for mark in finished])
+    async with state.database.reading() as session:
+        finished = await _finished(session, state)
+    return sum([await _compact_segment(state, mark) for mark in finished])
 
 
-async def _finished(session: AsyncSession, parts: Parts) -> list[Row]:
+async def _finished(session: AsyncSession, state: AppState) -> list[Row]:
     """Ranks that hold a whole block beside one to spare, or whose run has ended."""
-    spare = 2 * parts.settings.block_frames
-    quiet = parts.clock() - parts.settings.lost_contact_s
+    spare = 2 * state.settings.block_frames
+    quiet = state.clock() - state.settings.lost_contact_s
     over = and_(runs.c.ended.is_not(None), marks.c.last_seen < quiet, marks.c.packed < _settled)
     query = (
         select(marks, _settled.label("settled"))
@@ -49,22 +49,22 @@ async def _finished(session: AsyncSession, parts: Parts) -> list[Row]:
     return list((await session.execute(query)).mappings())
 
 
-async def _pack_block(parts: Parts, mark: Row) -> int:
-    async with parts.database.reading() as session:
-        rows = of_one_layout(await _frames(session, mark, parts.settings.block_frames))
+async def _compact_segment(state: AppState, mark: Row) -> int:
+    async with state.database.reading() as session:
+        rows = leading_layout(await _frames(session, mark, state.settings.block_frames))
         layouts = await RunRepository(session).layouts_of(mark["run_id"])
     if rows:
-        block = await asyncio.to_thread(block_row, rows)
-        packed = await asyncio.to_thread(chunk_rows, rows, layouts[rows[0]["layout"]])
+        block = await asyncio.to_thread(segment_row, rows)
+        packed = await asyncio.to_thread(series_rows, rows, layouts[rows[0]["layout"]])
     # One transaction: a process that dies on the way leaves the frames as they were.
-    async with parts.database.writing() as session:
+    async with state.database.writing() as session:
         reached = rows[-1]["seq"] if rows else mark["settled"]
         if not await _advance(session, mark, reached) or not rows:
             return 0
         await session.execute(blocks.insert().values(**block))
         await session.execute(chunks.insert(), packed)
         await _remove(session, block)
-    parts.metrics.frames_packed.inc(len(rows))
+    state.metrics.frames_packed.inc(len(rows))
     return len(rows)
 
 

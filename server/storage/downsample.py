@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Steps = NDArray[np.int64]
 
 
-def thin(steps: Steps, most: int) -> Steps:
+def downsample(steps: Steps, most: int) -> Steps:
     """At most `most` of these steps, evenly spread, the first and the last among them."""
     if len(steps) <= most:
         return steps

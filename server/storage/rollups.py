@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import Row
-from server.profiles.blocks import COARSE, SUMMARIES, summarised
-from server.profiles.codec import unpack, unpack_series
-from server.profiles.measurements import ANY_STEP, kept, read, widths
-from server.profiles.repository import MeasurementRepository
-from server.profiles.thinning import Steps
+from server.storage.codec import unpack, unpack_series
+from server.storage.downsample import Steps
+from server.storage.measurements import ANY_STEP, kept, read, widths
+from server.storage.repository import MeasurementRepository
+from server.storage.segments import ROLLUP, SUMMARIES, rolled_up
 from wire import Layout
 
 Cells = tuple[Steps, NDArray[np.float32]]
 
 
-async def cells_of(
+async def read_rollups(
     session: AsyncSession, run_id: str, layouts: Mapping[str, Layout], *, key: str, summary: str
 ) -> Cells:
     """The first step of each cell, ascending, and the series there, (cells, n).
@@ -37,7 +37,7 @@ async def cells_of(
     fresh = await read(session, run_id, layouts, fresh_steps, [key])
     found = await _from_blocks(repository, whole, key, summary)
     if len(fresh_steps):
-        found.append((fresh_steps[::COARSE], summarised(fresh.series[key])[summary]))
+        found.append((fresh_steps[::ROLLUP], rolled_up(fresh.series[key])[summary]))
     if not found:
         return np.empty(0, np.int64), np.empty((0, fresh.series[key].shape[1]), np.float32)
     steps = np.concatenate([steps for steps, _ in found])
@@ -48,7 +48,7 @@ async def cells_of(
 async def _sorted_out(
     repository: MeasurementRepository, speaking: Sequence[Row]
 ) -> tuple[list[Row], Steps]:
-    """Blocks whose cells hold, and the steps of the few frames that are summarised anew.
+    """Blocks whose cells hold, and the steps of the few frames that are rolled_up anew.
 
     Those are not in a block yet, or in one that a resumed run has superseded in part.
     """
@@ -66,10 +66,10 @@ async def _sorted_out(
 async def _from_blocks(
     repository: MeasurementRepository, blocks: Sequence[Row], key: str, summary: str
 ) -> list[Cells]:
-    data = await repository.chunks_of(blocks, [key], level=COARSE)
+    data = await repository.chunks_of(blocks, [key], level=ROLLUP)
     cells = []
     for block in blocks:
-        steps = unpack(block["steps"], "<i8")[::COARSE]
+        steps = unpack(block["steps"], "<i8")[::ROLLUP]
         packed = data[block["rank"], block["first_seq"], key]
         parts = np.split(unpack_series(packed, len(steps)), len(SUMMARIES), axis=1)
         cells.append((steps, parts[SUMMARIES.index(summary)]))
