@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 
 from dashboard import ids, routing
 from dashboard.api_client import ApiClient
-from dashboard.delivery import PageAddresses, StaticDelivery
+from dashboard.delivery import PageAddresses, mount_files
 from dashboard.figures import DepthColumn, depth_chart
 from dashboard.figures.quantities import VARIANCE
 from dashboard.pages import alerts, internals, run, runs, series
@@ -32,6 +32,7 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
     ``/api`` answers with a JSON 404.
     """
     _refuse_unknown_api_paths(app)
+    mount_files(app, HERE / "assets")
     pages = Dash(
         "dashboard",
         server=app,
@@ -50,7 +51,6 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
         part.register(pages, client)
     _start_scripts(pages)
     app.add_middleware(PageAddresses, pattern=routing.ADDRESSES)
-    app.add_middleware(StaticDelivery)
     return pages
 
 
