@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     )
     from dslm.embedding import embedding_kernel, same_token_probability
     from dslm.errors import AssumptionError, SpecError
-    from dslm.kernels.cells import cell_sizes
     from dslm.labels import masked_labels, next_token_labels
+    from dslm.masks.cell_sizes import cell_sizes
     from dslm.model import predict
     from dslm.position_bias import alibi, alibi_slopes
     from dslm.prediction import Curve, Prediction, StackPrediction
@@ -145,7 +145,7 @@ _HOMES = {
     "alibi": "dslm.position_bias",
     "alibi_slopes": "dslm.position_bias",
     "apply_scaling": "dslm.scaling",
-    "cell_sizes": "dslm.kernels.cells",
+    "cell_sizes": "dslm.masks.cell_sizes",
     "deepscale": "dslm.scaling",
     "deepscale_stacks": "dslm.scaling",
     "diagnose": "dslm.diagnosis",

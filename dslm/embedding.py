@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from dslm.errors import SpecError
-from dslm.kernels.cells import cell_sizes
 from dslm.kernels.grid import dropout, prepare
 from dslm.kernels.norm import centre, norm
+from dslm.masks.cell_sizes import cell_sizes
 from dslm.spec import Kernel, Norm
 
 SAME_SEGMENT = 2 / 3  # two tokens of a sequence cut in two at a uniformly random place

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dslm.balance import amplitudes, backward_gains, balanced_shares
 from dslm.errors import SpecError
 from dslm.kernels.block import Layer
-from dslm.kernels.cells import stack_on_cells
+from dslm.kernels.coarsen import coarsen_stack
 from dslm.kernels.grid import add, correlation, mean_diagonal, n_tokens
 from dslm.kernels.stack import memory_of, stack_backward
 from dslm.spec import Block, Kernel, ModelSpec, Residual, Stack
@@ -51,7 +51,7 @@ def fit_stacks(spec: ModelSpec, even: Mapping[str, Steps], form: str) -> dict[st
 
 def _unit_input(stack: Stack) -> Stack:
     """The stack with an input of unit second moment and plain final norm."""
-    stack = stack_on_cells(stack)
+    stack = coarsen_stack(stack)
     kernel = stack.input_kernel
     size = mean_diagonal(kernel)
     if not size > 0:

@@ -10,7 +10,7 @@ import numpy as np
 from dslm.bands import backward_spread, forward_spread
 from dslm.curves import backward_curve, forward_curve, missing_numbers, with_head
 from dslm.kernels.block import Layer, SubLayer
-from dslm.kernels.cells import stack_on_cells
+from dslm.kernels.coarsen import coarsen_stack
 from dslm.kernels.grid import mean_diagonal, variance
 from dslm.kernels.head import HeadPass, head_pass
 from dslm.kernels.scores import score_variance
@@ -50,7 +50,7 @@ def predict(spec: ModelSpec) -> Prediction:
     """
     validate(spec)
     missing = list(spec.missing)
-    stacks = {name: stack_on_cells(stack) for name, stack in spec.stacks.items()}
+    stacks = {name: coarsen_stack(stack) for name, stack in spec.stacks.items()}
     spec = replace(spec, stacks=stacks)
     with np.errstate(all="ignore"):  # overflow is reported in `missing`, not as a warning
         layers = _forward(spec)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
+NormKind = Literal["layernorm", "rmsnorm"]
 Placement = Literal["pre", "post", "sandwich", "branch", "parallel"]
 
 
@@ -49,7 +50,7 @@ class Linear:
 class Norm:
     """LayerNorm or RMSNorm with the moments of its gain and bias."""
 
-    kind: Literal["layernorm", "rmsnorm"]
+    kind: NormKind
     gain_mean: float = 1.0
     gain_var: float = 0.0
     bias_var: float = 0.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dslm.kernels.grid import add, dense, mean_diagonal, mean_off_diagonal, multiply
-from dslm.kernels.sight import Sight, sights
+from dslm.masks.head_masks import Mask, head_masks
 from dslm.spec import Attention, Floats, Kernel
 
 
@@ -67,16 +67,16 @@ def attention_excess(
     Source: derived here.
     """
     gain = layer.value.d_in * layer.value.weight_var * layer.output.d_in * layer.output.weight_var
-    crossed = [share * _crossed(g, x, seen) for share, seen in sights(x, x, layer)]
+    crossed = [share * _crossed(g, x, mask) for share, mask in head_masks(x, x, layer)]
     cross = gain * np.sum(crossed, axis=0)
     both = Kernel(2 * np.diagonal(cross), cross + cross.T, x.cell_sizes)
     passed = add(multiply(branch, g), multiply(x, through))
     return add(passed, both, 1.0, -1.0)
 
 
-def _crossed(g: Kernel, x: Kernel, seen: Sight) -> Floats:
-    attended = seen.keys(dense(x), 0) / seen.n_seen[:, None]
-    spread = seen.queries(dense(g) / seen.n_seen[None, :], 1)
+def _crossed(g: Kernel, x: Kernel, mask: Mask) -> Floats:
+    attended = mask.keys(dense(x), 0) / mask.keys_per_query[:, None]
+    spread = mask.queries(dense(g) / mask.keys_per_query[None, :], 1)
     return np.asarray(attended * spread)
 
 

@@ -18,7 +18,7 @@ from dslm.kernels.scores import (
     rotary_gain,
 )
 from dslm.kernels.sharpness import Sharpness, rooted
-from dslm.kernels.sight import Sight
+from dslm.masks.head_masks import Mask
 from dslm.spec import Attention, Floats, Kernel
 
 
@@ -32,7 +32,7 @@ class ScoreTerms:
         values: the value kernel V. averages: (keys, queries) its means over the keys a query sees.
         grand: (queries, queries) the means of those.
         key_means: (queries, queries) means of T over the keys that two queries see.
-        seen: which keys each query sees. sharp: how sharp the weights are.
+        mask: which keys each query sees. sharp: how sharp the weights are.
         gain: the energy of score gradients over that with uniform weights.
     """
 
@@ -46,21 +46,21 @@ class ScoreTerms:
     averages: Floats
     grand: Floats
     key_means: Floats
-    seen: Sight
+    mask: Mask
     sharp: Sharpness
     gain: Kernel
 
     def mean_over_keys(self, matrix: Floats, axis: int) -> Floats:
         """Return, for each query, the mean of `matrix` along `axis` over the keys it sees."""
-        return _mean(self.seen, matrix, axis)
+        return _mean(self.mask, matrix, axis)
 
 
 def score_terms(x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention) -> ScoreTerms:
     """Return the terms for queries from `x` and keys and values from `memory`."""
-    seen = sharp.seen
+    mask = sharp.mask
     query, key = query_kernel(x, layer), key_kernel(memory, layer)
     values = linear(memory, layer.value)
-    averages = _mean(seen, dense(values), 1)
+    averages = _mean(mask, dense(values), 1)
     return ScoreTerms(
         layer=layer,
         queries=raw_queries(x, layer),
@@ -70,9 +70,9 @@ def score_terms(x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention) -
         slope=cap_slope(query, key, layer),
         values=values,
         averages=averages,
-        grand=_mean(seen, averages, 0),
-        key_means=_mean(seen, _mean(seen, dense(key), 1), 0),
-        seen=seen,
+        grand=_mean(mask, averages, 0),
+        key_means=_mean(mask, _mean(mask, dense(key), 1), 0),
+        mask=mask,
         sharp=sharp,
         gain=sharp.score_gradients(),
     )
@@ -128,10 +128,10 @@ def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
 
     Source: derived here, as `query_gradient`.
     """
-    layer, n = terms.layer, terms.seen.n_seen
+    layer, n = terms.layer, terms.mask.keys_per_query
     passed = dense(multiply(multiply(g, terms.query), terms.gain))
     joint = passed * (layer.score_scale**2 * layer.d_head * terms.slope) / np.outer(n, n)
-    total = terms.seen.queries
+    total = terms.mask.queries
     first = total(joint, 0)
     own = total(first, 1)
     cross = total(terms.averages * first, 1)
@@ -143,7 +143,7 @@ def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
     return norm_backward(normed, terms.keys, layer.key_norm, layer.d_head)
 
 
-def _mean(seen: Sight, matrix: Floats, axis: int) -> Floats:
+def _mean(mask: Mask, matrix: Floats, axis: int) -> Floats:
     shape = [1] * matrix.ndim
     shape[axis] = -1
-    return seen.keys(matrix, axis) / seen.n_seen.reshape(shape)
+    return mask.keys(matrix, axis) / mask.keys_per_query.reshape(shape)

@@ -10,7 +10,7 @@ from dslm.duals.hermite import gaussian_mean
 from dslm.kernels.grid import affine, dense, map_pairs, mean_diagonal, n_tokens
 from dslm.kernels.linear import linear
 from dslm.kernels.norm import centre, norm
-from dslm.kernels.sight import sight_without_bias
+from dslm.masks.head_masks import mask_without_bias
 from dslm.spec import Attention, Floats, Kernel, Rotary
 
 
@@ -78,12 +78,12 @@ def score_variance(x: Kernel, memory: Kernel, attention: Attention) -> float:
     """
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
-    seen = sight_without_bias(x, memory, attention)
-    n_seen = seen.n_seen
-    mean_square = seen.keys(keys.diagonal) / n_seen
-    squared_mean = np.diagonal(seen.keys(seen.keys(dense(keys), 0), 1)) / n_seen**2
+    mask = mask_without_bias(x, memory, attention)
+    keys_per_query = mask.keys_per_query
+    mean_square = mask.keys(keys.diagonal) / keys_per_query
+    squared_mean = np.diagonal(mask.keys(mask.keys(dense(keys), 0), 1)) / keys_per_query**2
     spread = queries.diagonal * np.maximum(mean_square - squared_mean, 0.0)
-    return float(seen.query_sizes @ spread / n_tokens(x))
+    return float(mask.query_sizes @ spread / n_tokens(x))
 
 
 def _rotated(kernel: Kernel, attention: Attention) -> Kernel:

@@ -17,7 +17,7 @@ import numpy as np
 
 from dslm.duals.partition import Concentration, concentration
 from dslm.kernels.grid import dense, multiply
-from dslm.kernels.sight import Sight
+from dslm.masks.head_masks import Mask
 from dslm.spec import Floats, Kernel
 
 COLD = 1e-4  # share of the variance below which the covariance's first-order limit is used
@@ -31,7 +31,7 @@ class Sharpness:
         queries: the kernel Q.
         own, pairs: of a query with itself, (cells,), and of two queries, (cells, cells).
         covariance, pair_covariance: c of the same.
-        seen: which keys each query sees.
+        mask: which keys each query sees.
     """
 
     queries: Kernel
@@ -39,7 +39,7 @@ class Sharpness:
     pairs: Concentration
     covariance: Floats
     pair_covariance: Floats
-    seen: Sight
+    mask: Mask
 
     def tempered(self) -> Kernel:
         r"""Return Q so that :math:`e^c/(e^c + n - 1)` is the chance of two queries to meet."""
@@ -82,44 +82,44 @@ class Sharpness:
         return replace(self.queries, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
 
 
-def sharpness(queries: Kernel, keys: Kernel, seen: Sight, d_head: float) -> Sharpness:
+def sharpness(queries: Kernel, keys: Kernel, mask: Mask, d_head: float) -> Sharpness:
     r"""Return the sharpness of weights on keys of kernel T.
 
-    With :math:`\tilde T` the kernel T less its row and column means over the keys seen, and
+    With :math:`\tilde T` the kernel T less its row and column means over the keys mask, and
     :math:`\Delta = tr\,\tilde T / N`, the keys count as :math:`n = 1 + \Delta^2 N^2 /
     \|\tilde T\|^2`: N where all differ, the number of distinct ones where they repeat. Of two
     queries the one that sees more counts: under a causal mask its keys include the other's.
     """
-    spread, count = _spread_and_count(keys, seen)
+    spread, count = _spread_and_count(keys, mask)
     unit = spread * count / (count - 1)
     own = concentration(queries.diagonal * unit, count, d_head)
     wider = np.where(count[:, None] >= count[None, :], *np.indices(queries.off_diagonal.shape))
     variance = np.sqrt(np.outer(own.variance, own.variance))
     pairs = Concentration(variance, own.count[wider], own.own[wider], own.slope[wider])
     pair_covariance = queries.off_diagonal * np.sqrt(np.outer(unit, unit))
-    return Sharpness(queries, own, pairs, queries.diagonal * unit, pair_covariance, seen)
+    return Sharpness(queries, own, pairs, queries.diagonal * unit, pair_covariance, mask)
 
 
-def _spread_and_count(keys: Kernel, seen: Sight) -> tuple[Floats, Floats]:
-    n = seen.n_seen
+def _spread_and_count(keys: Kernel, mask: Mask) -> tuple[Floats, Floats]:
+    n = mask.keys_per_query
     matrix = dense(keys)
-    averages = seen.keys(matrix, 1) / n[None, :]
-    mean = np.diagonal(seen.keys(averages, 0)) / n
-    rows = np.diagonal(seen.keys(averages**2, 0)) / n - mean**2
-    squares = seen.keys(seen.keys(dense(multiply(keys, keys)), 0), 1)
+    averages = mask.keys(matrix, 1) / n[None, :]
+    mean = np.diagonal(mask.keys(averages, 0)) / n
+    rows = np.diagonal(mask.keys(averages**2, 0)) / n - mean**2
+    squares = mask.keys(mask.keys(dense(multiply(keys, keys)), 0), 1)
     energy = np.diagonal(squares) / n**2 - mean**2 - 2 * np.maximum(rows, 0.0)
-    spread = np.maximum(seen.keys(keys.diagonal) / n - mean, 0.0)
+    spread = np.maximum(mask.keys(keys.diagonal) / n - mean, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         count = 1 + np.nan_to_num(spread**2 / energy, nan=np.inf, posinf=np.inf)
     most = np.maximum(n, 1.1)
     return spread, np.clip(np.where(energy > 0, count, most), 1.1, most)
 
 
-def spread_over_keys(kernel: Kernel, seen: Sight) -> Floats:
+def spread_over_keys(kernel: Kernel, mask: Mask) -> Floats:
     """Return (query cells,) the mean diagonal less the mean over all pairs of keys seen."""
-    n = seen.n_seen
-    mean = np.diagonal(seen.keys(seen.keys(dense(kernel), 0), 1)) / n**2
-    return np.asarray(np.maximum(seen.keys(kernel.diagonal) / n - mean, 0.0))
+    n = mask.keys_per_query
+    mean = np.diagonal(mask.keys(mask.keys(dense(kernel), 0), 1)) / n**2
+    return np.asarray(np.maximum(mask.keys(kernel.diagonal) / n - mean, 0.0))
 
 
 def rooted(spread: Floats) -> Kernel:

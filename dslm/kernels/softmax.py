@@ -11,7 +11,7 @@ from dslm.kernels.chebyshev import Interpolation, interpolation
 from dslm.kernels.grid import add, affine, multiply
 from dslm.kernels.scores import capped_keys, key_kernel, query_kernel
 from dslm.kernels.sharpness import Sharpness, rooted, sharpness, spread_over_keys
-from dslm.kernels.sight import Sight, sights
+from dslm.masks.head_masks import Mask, head_masks
 from dslm.spec import Attention, Floats, Kernel
 
 
@@ -30,7 +30,7 @@ class AttentionWeights:
     Attributes:
         queries: the kernel Q, tempered.
         sharpness: what it was tempered by.
-        seen: which keys each query sees.
+        mask: which keys each query sees.
         pairs: interpolation of exp in T_jk, j≠k; (m, cells, cells).
         own: interpolation of exp in T_jj; (m, cells).
         total: the normaliser Z, as a kernel over queries.
@@ -40,7 +40,7 @@ class AttentionWeights:
 
     queries: Kernel
     sharpness: Sharpness
-    seen: Sight
+    mask: Mask
     pairs: Interpolation
     own: Interpolation
     total: Kernel
@@ -53,8 +53,8 @@ Heads = tuple[AttentionWeights, ...]  # groups of heads that see alike; their sh
 
 def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Heads:
     """Return the weights' pair moments for queries from `x` and keys from `memory`."""
-    found = sights(x, memory, attention)
-    return tuple(_weights(x, memory, attention, seen, share) for share, seen in found)
+    found = head_masks(x, memory, attention)
+    return tuple(_weights(x, memory, attention, mask, share) for share, mask in found)
 
 
 def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> Kernel:
@@ -69,18 +69,18 @@ def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> K
 
 
 def _weights(
-    x: Kernel, memory: Kernel, attention: Attention, seen: Sight, share: float
+    x: Kernel, memory: Kernel, attention: Attention, mask: Mask, share: float
 ) -> AttentionWeights:
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
     d_head = np.inf if attention.query_norm is not None else attention.d_head
-    sharp = sharpness(queries, keys, seen, d_head)
+    sharp = sharpness(queries, keys, mask, d_head)
     queries = sharp.tempered()
     largest = float(max(np.abs(queries.diagonal).max(), np.abs(queries.off_diagonal).max()))
     weights = AttentionWeights(
         queries=queries,
         sharpness=sharp,
-        seen=seen,
+        mask=mask,
         pairs=interpolation(keys.off_diagonal, largest),
         own=interpolation(keys.diagonal, largest),
         total=queries,
@@ -107,33 +107,33 @@ def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
     )
     sharp = weights.sharpness
     along = multiply(sharp.covariances(), sharp.coherence(d_model))
-    return add(mixed, multiply(along, rooted(spread_over_keys(values, weights.seen))))
+    return add(mixed, multiply(along, rooted(spread_over_keys(values, weights.mask))))
 
 
 def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
     r"""Gradient kernel of the values, :math:`\sum_{ii'} E[a_{ij} a_{i'k}] G_{ii'}`."""
-    seen, cells = weights.seen, np.arange(len(weights.seen.key_sizes))
+    mask, cells = weights.mask, np.arange(len(weights.mask.key_sizes))
     off_diagonal = np.zeros((len(cells), len(cells)))
     for basis, on, off in _query_terms(weights, weights.pairs, g):
-        off_diagonal += basis * (seen.query_pairs(off) + seen.common_queries(on))
+        off_diagonal += basis * (mask.query_pairs(off) + mask.common_queries(on))
     diagonal = np.zeros(len(cells))
     kept = 1 / (1 - weights.p_drop)
     for basis, on, off in _query_terms(weights, weights.own, g):
-        diagonal += basis * (seen.query_pairs(off)[cells, cells] + kept * seen.queries(on))
-    return Kernel(diagonal, off_diagonal, seen.key_sizes.astype(np.int64))
+        diagonal += basis * (mask.query_pairs(off)[cells, cells] + kept * mask.queries(on))
+    return Kernel(diagonal, off_diagonal, mask.key_sizes.astype(np.int64))
 
 
 def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats]:
     """Return unnormalised sums over seen keys, and their j=k part for i=i'."""
-    seen, queries = weights.seen, weights.queries
+    mask, queries = weights.mask, weights.queries
     diagonal, own = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
     off_diagonal = np.zeros_like(queries.off_diagonal)
     for basis, on, off in _node_factors(weights, weights.pairs):
-        sums = seen.key_pairs(basis * values.off_diagonal)
+        sums = mask.key_pairs(basis * values.off_diagonal)
         diagonal += on * np.diagonal(sums)
         off_diagonal += off * sums
     for basis, on, off in _node_factors(weights, weights.own):
-        sums = seen.common_keys(basis * values.diagonal)
+        sums = mask.common_keys(basis * values.diagonal)
         own += on * np.diagonal(sums)
         off_diagonal += off * sums
     return replace(queries, diagonal=diagonal + own, off_diagonal=off_diagonal, mean=0.0), own

@@ -1,4 +1,4 @@
-"""Sums over ranges of tokens against sums written out token by token."""
+"""Sums over intervals of tokens against sums written out token by token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dslm.kernels.ranges import Ranges
+from dslm.masks.token_intervals import TokenIntervals
 
 
 @settings(max_examples=60, deadline=None)
@@ -21,13 +21,15 @@ def test_sums_and_shared_sums_equal_those_over_tokens(
     values = np.random.default_rng(n).standard_normal((len(sizes), 2))
     tokens = np.repeat(values, sizes, axis=0)
 
-    ranges = Ranges(np.array(sizes, float), np.array(starts, float), np.array(ends, float))
+    intervals = TokenIntervals(
+        np.array(sizes, float), np.array(starts, float), np.array(ends, float)
+    )
 
     summed = [tokens[a:b].sum(0) for a, b in zip(starts, ends, strict=True)]
-    np.testing.assert_allclose(ranges.sums(values, 0), summed, atol=1e-12)
-    np.testing.assert_allclose(ranges.sums(values.T, 1), np.transpose(summed), atol=1e-12)
+    np.testing.assert_allclose(intervals.sums(values, 0), summed, atol=1e-12)
+    np.testing.assert_allclose(intervals.sums(values.T, 1), np.transpose(summed), atol=1e-12)
     shared = [
         [tokens[max(a, c) : min(b, d), 0].sum() for c, d in zip(starts, ends, strict=True)]
         for a, b in zip(starts, ends, strict=True)
     ]
-    np.testing.assert_allclose(ranges.shared(values[:, 0]), shared, atol=1e-12)
+    np.testing.assert_allclose(intervals.overlap_sums(values[:, 0]), shared, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Sums over the positions a query sees, and over the queries that see a position."""
+"""Sums over the keys that a query sees, and over the queries that see a key."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from dslm.kernels.ranges import Ranges
+from dslm.masks.token_intervals import TokenIntervals
 from dslm.spec import Attention, Floats, Kernel
 
 
 @dataclass(frozen=True, eq=False)
-class Visibility:
-    """Which keys each query sees, on grids of cells.
+class BinaryMask:
+    """Which keys each query sees, every visible key counted alike, on grids of cells.
 
-    Causally, a query of cell A sees all w_a tokens of the cells a < A and, on average,
-    (w_A + 1)/2 of its own: exact for cells of one token. Without `causal` it sees every token.
-    With a window it sees no more than that many back from there, or to either side.
+    Under a causal mask, a query of cell A sees all w_a tokens of the cells a < A and, on average,
+    (w_A + 1)/2 tokens of its cell A: exact for cells of one token. Without a causal mask it sees
+    every token. A window limits this to the last `window` tokens, or to that many on either side.
 
     Attributes:
-        key_sizes, query_sizes: (cells,) tokens per cell, as floats; the same but in
+        key_sizes, query_sizes: (cells,) tokens per cell, as floats. They differ only in
             cross-attention, which is not causal.
         causal: whether token i sees only tokens up to i.
-        window: how many tokens it sees at most, itself included (causal), or how many to either
-            side; None for all.
+        window: the most tokens that a query sees, itself included (causal), or how many it sees
+            to either side; None for all.
     """
 
     key_sizes: Floats
@@ -33,26 +33,26 @@ class Visibility:
     window: int | None = None
 
     @cached_property
-    def n_seen(self) -> Floats:
-        """Return (query cells,) how many keys a query sees."""
+    def keys_per_query(self) -> Floats:
+        """(query cells,) the number of keys that a query sees."""
         return self.keys(np.ones_like(self.key_sizes))
 
     def keys(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each query cell, the sum of `values` over the keys it sees."""
         if not self._partial:
-            return _whole(values, self.key_sizes, len(self.query_sizes), axis)
+            return _full_sum(values, self.key_sizes, len(self.query_sizes), axis)
         if self.window is None:
-            return _upto(values, self.key_sizes, axis)
-        return self._keys_seen.sums(values, axis)
+            return _running_sum(values, self.key_sizes, axis)
+        return self._key_intervals.sums(values, axis)
 
     def queries(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each key cell, the sum of `values` over the queries that see it."""
         if not self._partial:
-            return _whole(values, self.query_sizes, len(self.key_sizes), axis)
+            return _full_sum(values, self.query_sizes, len(self.key_sizes), axis)
         if self.window is None:
-            after = _upto(np.flip(values, axis), self.query_sizes[::-1], axis)
+            after = _running_sum(np.flip(values, axis), self.query_sizes[::-1], axis)
             return np.flip(after, axis)
-        return self._queries_seeing.sums(values, axis)
+        return self._query_intervals.sums(values, axis)
 
     def key_pairs(self, matrix: Floats) -> Floats:
         """Sum over keys j≠k where the row's query sees j and the column's sees k."""
@@ -69,31 +69,31 @@ class Visibility:
         if not self._partial:
             n = len(self.query_sizes)
             return np.broadcast_to(self.key_sizes @ values, (n, n))
-        return self._keys_seen.shared(values)
+        return self._key_intervals.overlap_sums(values)
 
     def common_queries(self, values: Floats) -> Floats:
         """Sum (cells,) `values` over the queries that see both the row's and the column's key."""
         if not self._partial:
             n = len(self.key_sizes)
             return np.broadcast_to(self.query_sizes @ values, (n, n))
-        return self._queries_seeing.shared(values)
+        return self._query_intervals.overlap_sums(values)
 
     @property
     def _partial(self) -> bool:
         return self.causal or self.window is not None
 
     @cached_property
-    def _keys_seen(self) -> Ranges:
-        """In tokens, what each query cell sees."""
+    def _key_intervals(self) -> TokenIntervals:
+        """What each query cell sees, from the middle of its tokens."""
         last = np.cumsum(self.key_sizes)
         if not self.causal:
             return self._to_either_side(last)
         end = last - (self.key_sizes - 1) / 2
         start = np.zeros_like(end) if self.window is None else np.maximum(end - self.window, 0.0)
-        return Ranges(self.key_sizes, start, end)
+        return TokenIntervals(self.key_sizes, start, end)
 
     @cached_property
-    def _queries_seeing(self) -> Ranges:
+    def _query_intervals(self) -> TokenIntervals:
         last = np.cumsum(self.query_sizes)
         if not self.causal:
             return self._to_either_side(last)
@@ -101,33 +101,34 @@ class Visibility:
         end = np.full_like(start, last[-1])
         if self.window is not None:
             end = np.minimum(start + self.window, last[-1])
-        return Ranges(self.query_sizes, start, end)
+        return TokenIntervals(self.query_sizes, start, end)
 
-    def _to_either_side(self, last: Floats) -> Ranges:
+    def _to_either_side(self, last: Floats) -> TokenIntervals:
         assert self.window is not None
         centre, reach = last - self.key_sizes / 2, self.window + 0.5
         start, end = np.maximum(centre - reach, 0.0), np.minimum(centre + reach, last[-1])
-        return Ranges(self.key_sizes, start, end)
+        return TokenIntervals(self.key_sizes, start, end)
 
 
-def visibility(x: Kernel, memory: Kernel, attention: Attention) -> Visibility:
-    """Return what the queries, on the cells of `x`, see of the keys, on those of `memory`."""
+def binary_mask(x: Kernel, memory: Kernel, attention: Attention) -> BinaryMask:
+    """Return what queries on the cells of `x` see of the keys on the cells of `memory`."""
     keys, queries = (k.cell_sizes.astype(np.float64).tobytes() for k in (memory, x))
-    return _visibility(keys, queries, attention.causal, attention.window)
+    return _cached_mask(keys, queries, attention.causal, attention.window)
 
 
-@lru_cache(maxsize=8)  # layers share their masks
-def _visibility(keys: bytes, queries: bytes, causal: bool, window: int | None) -> Visibility:
-    return Visibility(np.frombuffer(keys), np.frombuffer(queries), causal, window)
+@lru_cache(maxsize=8)  # layers share their masks; arrays are not hashable, their bytes are
+def _cached_mask(keys: bytes, queries: bytes, causal: bool, window: int | None) -> BinaryMask:
+    return BinaryMask(np.frombuffer(keys), np.frombuffer(queries), causal, window)
 
 
-def _whole(values: Floats, sizes: Floats, n: int, axis: int) -> Floats:
+def _full_sum(values: Floats, sizes: Floats, n: int, axis: int) -> Floats:
+    """Sum along `axis` over all tokens, repeated for `n` cells."""
     total = np.expand_dims(np.tensordot(sizes, values, axes=(0, axis)), axis)
     shape = (*values.shape[:axis], n, *values.shape[axis + 1 :])
     return np.broadcast_to(total, shape)
 
 
-def _upto(values: Floats, sizes: Floats, axis: int) -> Floats:
+def _running_sum(values: Floats, sizes: Floats, axis: int) -> Floats:
     """Sum along `axis` up to the middle of each cell's tokens, half of a token more."""
     shape = [1] * values.ndim
     shape[axis] = -1

@@ -1,4 +1,4 @@
-r"""Sums over positions that count by how far they are: a bias on the scores, or a prefix.
+r"""Sums over positions that weigh by their distance: a bias on the scores, or a prefix.
 
 A bias :math:`b_{i-j}` added to the scores multiplies softmax weights by :math:`e^{b_{i-j}}`, so
 every sum over the keys that a query sees becomes a sum weighted by
@@ -22,16 +22,17 @@ from numpy.typing import NDArray
 
 from dslm.spec import Floats
 
-POINTS = 4  # runs of neighbouring tokens that a cell's weights are held for
+MAX_SUBCELLS = 4  # per cell; weights vary within a wide cell, and this is how finely
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
-    """The cells of a sequence, each cut into at most ``POINTS`` runs of tokens.
+class Subcells:
+    """The cells of a sequence, each cut into at most ``MAX_SUBCELLS`` subcells.
 
     Attributes:
-        cells: (cells,) tokens of each. cell: (runs,) the cell a run is in.
-        start, stop: (runs,) the tokens of a run, half open.
+        cells: (cells,) tokens of each cell.
+        cell: (subcells,) the index of the cell that a subcell lies in.
+        start, stop: (subcells,) the tokens of a subcell, half open.
     """
 
     cells: Floats
@@ -41,27 +42,29 @@ class Runs:
 
     @property
     def sizes(self) -> Floats:
-        """(runs,) tokens of each run."""
+        """(subcells,) tokens of each subcell."""
         return (self.stop - self.start).astype(np.float64)
 
 
-def runs_of(cell_sizes: NDArray[np.int64]) -> Runs:
-    """Return the runs of cells of that many tokens."""
-    sizes = [np.diff(np.arange(min(w, POINTS) + 1) * w // min(w, POINTS)) for w in cell_sizes]
+def split_cells(cell_sizes: NDArray[np.int64]) -> Subcells:
+    """Return the subcells of (cells,) cells of `cell_sizes` tokens each."""
+    counts = np.minimum(cell_sizes, MAX_SUBCELLS)
+    sizes = [np.diff(np.arange(n + 1) * w // n) for n, w in zip(counts, cell_sizes, strict=True)]
     cell = np.repeat(np.arange(len(cell_sizes)), [len(s) for s in sizes])
     stop = np.cumsum(np.concatenate(sizes))
     start = np.concatenate([[0], stop[:-1]])
-    return Runs(cell_sizes.astype(np.float64), cell, start, stop)
+    return Subcells(cell_sizes.astype(np.float64), cell, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
-class Weighting:
-    """How much each key counts for each query; the same sums as `Visibility` gives.
+class WeightedMask:
+    """How much each key counts for each query; gives the same sums as `BinaryMask`.
 
     Attributes:
         key_sizes, query_sizes: (cells,) tokens per cell.
-        key_runs, query_runs: the same cells in runs.
-        to_keys: (query cells, key runs) mean W. to_queries: (query runs, key cells).
+        key_subcells, query_subcells: the same cells in subcells.
+        to_keys: (query cells, key subcells) mean W.
+        to_queries: (query subcells, key cells) mean W.
         key_sums: (query cells, key cells) mean over queries of the sum of W over the keys.
         query_sums: (query cells, key cells) mean over keys of the sum of W over the queries.
         key_squares, query_squares: the same of W².
@@ -69,8 +72,8 @@ class Weighting:
 
     key_sizes: Floats
     query_sizes: Floats
-    key_runs: Runs
-    query_runs: Runs
+    key_subcells: Subcells
+    query_subcells: Subcells
     to_keys: Floats
     to_queries: Floats
     key_sums: Floats
@@ -79,7 +82,7 @@ class Weighting:
     query_squares: Floats
 
     @property
-    def n_seen(self) -> Floats:
+    def keys_per_query(self) -> Floats:
         """(query cells,) the number of keys that a query's weights are spread over."""
         return np.asarray(self.key_sums.sum(axis=1))
 
@@ -103,27 +106,27 @@ class Weighting:
 
     def common_keys(self, values: Floats) -> Floats:
         """Sum (cells,) `values` over keys weighed by both the row's and the column's query."""
-        weight = self.key_runs.sizes * values[self.key_runs.cell]
-        shared = (self.to_keys * weight) @ self.to_keys.T
-        np.fill_diagonal(shared, self.key_squares @ values)
-        return np.asarray(shared)
+        weight = self.key_subcells.sizes * values[self.key_subcells.cell]
+        overlap = (self.to_keys * weight) @ self.to_keys.T
+        np.fill_diagonal(overlap, self.key_squares @ values)
+        return np.asarray(overlap)
 
     def common_queries(self, values: Floats) -> Floats:
         """Sum (cells,) `values` over queries weighed by both the row's and the column's key."""
-        weight = self.query_runs.sizes * values[self.query_runs.cell]
-        shared = (self.to_queries.T * weight) @ self.to_queries
-        np.fill_diagonal(shared, values @ self.query_squares)
-        return np.asarray(shared)
+        weight = self.query_subcells.sizes * values[self.query_subcells.cell]
+        overlap = (self.to_queries.T * weight) @ self.to_queries
+        np.fill_diagonal(overlap, values @ self.query_squares)
+        return np.asarray(overlap)
 
 
-def weighting(mean: Floats, square: Floats, queries: Runs, keys: Runs) -> Weighting:
-    """Return the weighting of (query runs, key runs) means of W and of W² over their tokens."""
+def weighted_mask(mean: Floats, square: Floats, queries: Subcells, keys: Subcells) -> WeightedMask:
+    """Return the mask of (query subcells, key subcells) means of W and of W² over their tokens."""
     u, v = queries.sizes[:, None], keys.sizes
-    own = Weighting(
+    unscaled = WeightedMask(
         key_sizes=keys.cells,
         query_sizes=queries.cells,
-        key_runs=keys,
-        query_runs=queries,
+        key_subcells=keys,
+        query_subcells=queries,
         to_keys=_by_cell(mean * u, queries, 0) / queries.cells[:, None],
         to_queries=_by_cell(mean * v, keys, 1) / keys.cells,
         key_sums=_over_cells(mean * u * v, queries, keys) / queries.cells[:, None],
@@ -131,26 +134,26 @@ def weighting(mean: Floats, square: Floats, queries: Runs, keys: Runs) -> Weight
         key_squares=_over_cells(square * u * v, queries, keys) / queries.cells[:, None],
         query_squares=_over_cells(square * u * v, queries, keys) / keys.cells,
     )
-    scale = (own.key_sums.sum(axis=1) / own.key_squares.sum(axis=1))[:, None]
+    scale = (unscaled.key_sums.sum(axis=1) / unscaled.key_squares.sum(axis=1))[:, None]
     return replace(
-        own,
-        to_keys=own.to_keys * scale,
-        to_queries=own.to_queries * scale[queries.cell],
-        key_sums=own.key_sums * scale,
-        query_sums=own.query_sums * scale,
-        key_squares=own.key_squares * scale**2,
-        query_squares=own.query_squares * scale**2,
+        unscaled,
+        to_keys=unscaled.to_keys * scale,
+        to_queries=unscaled.to_queries * scale[queries.cell],
+        key_sums=unscaled.key_sums * scale,
+        query_sums=unscaled.query_sums * scale,
+        key_squares=unscaled.key_squares * scale**2,
+        query_squares=unscaled.query_squares * scale**2,
     )
 
 
-def _over_cells(matrix: Floats, queries: Runs, keys: Runs) -> Floats:
+def _over_cells(matrix: Floats, queries: Subcells, keys: Subcells) -> Floats:
     return _by_cell(_by_cell(matrix, queries, 0), keys, 1)
 
 
-def _by_cell(matrix: Floats, runs: Runs, axis: int) -> Floats:
-    if len(runs.cell) == len(runs.cells):
+def _by_cell(matrix: Floats, subcells: Subcells, axis: int) -> Floats:
+    if len(subcells.cell) == len(subcells.cells):
         return matrix
-    first = np.searchsorted(runs.cell, np.arange(len(runs.cells)))
+    first = np.searchsorted(subcells.cell, np.arange(len(subcells.cells)))
     return np.asarray(np.add.reduceat(matrix, first, axis=axis))
 
 
