@@ -9,7 +9,7 @@ TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check format wheels bench bench-theory bench-agent bench-page docs-theory clean
+.PHONY: help demo test check format wheels docs bench bench-theory bench-agent bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -53,9 +53,13 @@ format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 wheels: $(VENV)/.installed-dev  ## build both distributions into dist/
-	rm -rf build packaging/agent/build dist
+	rm -rf build/lib build/bdist.* packaging/agent/build dist
 	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist ./packaging/agent .
 	@ls dist
+
+docs: $(VENV)/.installed-dev  ## build the documentation site into build/docs; a broken link fails
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 bench-theory: $(VENV)/.installed-dev  ## prediction against measurement, and what it costs
 	$(BIN)/python -m benchmarks.components
