@@ -9,7 +9,7 @@ TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check format bench bench-theory bench-agent bench-harmless bench-page docs-theory clean
+.PHONY: help demo test check format wheels docs bench bench-theory bench-agent bench-harmless bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -20,19 +20,19 @@ $(BIN)/python:
 		{ echo "evenkeel needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.installed-demo: $(BIN)/python pyproject.toml packaging/agent/pyproject.toml constraints.txt
 	@echo "Installing evenkeel into $(VENV) (once)"
 	@$(PIP) install -c constraints.txt torch==2.13.0
-	@$(PIP) install -c constraints.txt -e '.[agent,server]'
+	@$(PIP) install -c constraints.txt -e './packaging/agent[torch]' -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-demo
 	@echo "Installing the development tools into $(VENV) (once)"
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(PIP) install -c constraints.txt -e ./packaging/agent -e '.[dev]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
-	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@$(PIP) install -c constraints.txt -e ./packaging/agent -e '.[bench]'
 	@touch $@
 
 demo: $(VENV)/.installed-demo  ## train three transformers and open the live dashboard
@@ -51,6 +51,15 @@ check: $(VENV)/.installed-dev  ## format, lint, types, imports
 format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+wheels: $(VENV)/.installed-dev  ## build both distributions into dist/
+	rm -rf build/lib build/bdist.* packaging/agent/build dist
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist ./packaging/agent .
+	@ls dist
+
+docs: $(VENV)/.installed-dev  ## build the documentation site into build/docs; a broken link fails
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 bench-theory: $(VENV)/.installed-dev  ## prediction against measurement, and what it costs
 	$(BIN)/python -m benchmarks.components

@@ -34,6 +34,22 @@ app.add_typer(keys.app, name="key")
 DEMO_FOLDER = Path(".evenkeel/demo")
 
 
+def print_version(requested: bool) -> None:
+    """Print the version and end, where ``--version`` was given."""
+    if requested:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Watch the stability of live transformer training."""
+
+
 @app.command()
 def serve(
     host: Host = None,

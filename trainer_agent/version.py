@@ -11,6 +11,6 @@ def package_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("evenkeel")
+        return version("evenkeel-agent")
     except PackageNotFoundError:
         return "unknown"

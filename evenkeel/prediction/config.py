@@ -32,8 +32,7 @@ def case_of_config(config: Path, context: int | None, layers: int | None = None)
         from evenkeel.prediction.light_model import described
     except ModuleNotFoundError as error:
         raise StartError(
-            f"predict builds the model and needs {error.name}: pip install 'evenkeel[agent]' "
-            "transformers"
+            f"predict builds the model and needs {error.name}: pip install 'evenkeel[predict]'"
         ) from error
     try:
         spec, notes = described(settings, context or DEFAULT_CONTEXT, layers)
