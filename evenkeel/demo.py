@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
-import time
 import webbrowser
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import Popen
 
+from evenkeel.processes import stop_all, unwound_by_sigterm
 from evenkeel.serving import run_server
 from server.errors import StartError
 from server.settings import Settings
@@ -20,7 +19,6 @@ from server.settings import Settings
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "train_byte_gpt.py"
 VARIANTS = ("pre-ln", "post-ln", "post-ln-deepscale")
 TITLE = "Three 24-layer byte GPTs, same seed and data: Pre-LN, Post-LN, Post-LN with DeepScaleLM."
-PATIENCE_S = 8.0
 
 
 def run_demo(settings: Settings, *, steps: int, open_page: bool) -> None:
@@ -42,10 +40,11 @@ def run_demo(settings: Settings, *, steps: int, open_page: bool) -> None:
         jobs.start(url)
         jobs.report_ends()
 
-    try:
-        run_server(settings, begin)
-    finally:
-        jobs.stop()
+    with unwound_by_sigterm():
+        try:
+            run_server(settings, begin)
+        finally:
+            jobs.stop()
 
 
 def announce(url: str, data_dir: Path) -> None:
@@ -69,13 +68,17 @@ class Jobs:
     steps: int
     processes: dict[str, Popen[bytes]] = field(default_factory=dict)
     stopping: threading.Event = field(default_factory=threading.Event)
+    # Jobs start on the thread that waits for the server, and are stopped on the main one: without
+    # the lock a job started at that very moment would be missed and train on.
+    starting: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, url: str) -> None:
         """Start one job a variant."""
         self.logs.mkdir(parents=True, exist_ok=True)
         for variant in VARIANTS:
-            if not self.stopping.is_set():
-                self.processes[variant] = self._launch(variant, url)
+            with self.starting:
+                if not self.stopping.is_set():
+                    self.processes[variant] = self._launch(variant, url)
 
     def _launch(self, variant: str, url: str) -> Popen[bytes]:
         command = [sys.executable, str(TRAIN_SCRIPT), "--variant", variant, "--server", url]
@@ -106,14 +109,7 @@ class Jobs:
                 print(f"{variant}: {failed if job.returncode else 'finished'}", flush=True)
 
     def stop(self) -> None:
-        """Interrupt every job, then kill those that do not end in time."""
-        self.stopping.set()
-        running = [job for job in self.processes.values() if job.poll() is None]
-        for job in running:
-            job.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + PATIENCE_S
-        for job in running:
-            try:
-                job.wait(max(0.0, deadline - time.monotonic()))
-            except TimeoutExpired:
-                job.kill()
+        """End every job, and start no more."""
+        with self.starting:
+            self.stopping.set()
+        stop_all(list(self.processes.values()))

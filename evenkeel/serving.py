@@ -10,6 +10,7 @@ from collections.abc import Callable
 import httpx
 
 from evenkeel.composition import compose
+from evenkeel.processes import interruptible
 from server.access.service import login_url
 from server.database import connect
 from server.run import bind, serve
@@ -29,8 +30,9 @@ def run_server(settings: Settings, when_ready: Callable[[str], None]) -> None:
     app = compose(settings)
     listener = bind(settings)
     url = url_of(settings.host, listener)
-    threading.Thread(target=tell, args=(url, when_ready), name="ready", daemon=True).start()
-    serve(settings, app, listener=listener)
+    with interruptible():
+        threading.Thread(target=tell, args=(url, when_ready), name="ready", daemon=True).start()
+        serve(settings, app, listener=listener)
 
 
 def tell(url: str, when_ready: Callable[[str], None]) -> None:
