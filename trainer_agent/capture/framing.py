@@ -22,9 +22,8 @@ from trainer_agent.delivery.parcels import Content, Sample
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerView
 from trainer_agent.model.plan import OWN_SCALARS, Plan
-from trainer_agent.options import Options
+from trainer_agent.options import Options, package_version
 from trainer_agent.sampling.controller import Pacing
-from trainer_agent.version import package_version
 from wire import RunDeclaration
 
 Scalar = float | Tensor

@@ -14,7 +14,7 @@ from torch import nn
 
 from trainer_agent.capture.statistics import moments
 from trainer_agent.capture.statistics.accumulator import ADDITIVE, Sums
-from trainer_agent.job.gradient_norm import is_split
+from trainer_agent.model.dtensor import is_split
 from trainer_agent.model.plan import Plan
 
 

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics import accumulator as columns
-from trainer_agent.job.gradient_norm import is_partial, local, shards_of
 from trainer_agent.job.update_hooks import UpdateHooks
+from trainer_agent.model.dtensor import is_partial, local, shards_of
 from trainer_agent.model.plan import Plan
 
 # Values of one tensor that are kept over an update, to see what it changed.
