@@ -16,8 +16,8 @@ from trainer_agent import distributed as ranks
 from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics.accumulator import SCALE_SLOT, Sums
+from trainer_agent.capture.statistics.columns import COUNT
 from trainer_agent.capture.statistics.finalise import frame_values, silent_places, unscaled
-from trainer_agent.capture.statistics.moments import COUNT
 from trainer_agent.delivery.parcels import Content, Sample
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerView
