@@ -22,7 +22,6 @@ from trainer_agent.capture.framing import Framing, Scalar, Sources
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.capture.sites import CustomSite, Wanted
 from trainer_agent.commands.alert_actions import AlertActions
 from trainer_agent.commands.dispatch import Obedience
 from trainer_agent.delivery.exporter import Pace
@@ -40,6 +39,7 @@ from trainer_agent.job.optimizer import OptimizerView
 from trainer_agent.job.parameters import ParameterView
 from trainer_agent.job.skip_step import StepGuard
 from trainer_agent.model.chunks import Chunk, chunks_of, joined
+from trainer_agent.model.sites import CustomSite, Wanted
 from trainer_agent.options import Options
 from trainer_agent.sampling.controller import Pacing
 from wire import Command, Health, RunEnd

@@ -46,6 +46,6 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple, deque)) and isinstance(b, (list, tuple, deque)):
         return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, (int, float, str, bool, bytes, torch.dtype, type(None))):
-        return type(a) is type(b) and (a == b or (a != a and b != b))
+        return type(a) is type(b) and (a == b or repr(a) == repr(b) == "nan")
     # Objects of the two models (modules, functions, configs) are each model's own.
     return type(a) is type(b) or isinstance(a, nn.Module)

@@ -14,7 +14,7 @@ from tests.trainer_agent.delivery.test_arrival import watched
 from tests.trainer_agent.receiving_server import Store, serving
 from trainer_agent import Agent
 from trainer_agent.delivery.spool import Spool
-from trainer_agent.options import WatchError
+from trainer_agent.errors import WatchError
 
 HEX = "0123456789abcdef" * 2
 

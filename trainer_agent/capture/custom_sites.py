@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from trainer_agent.capture.sites import CustomSite
+from trainer_agent.errors import WatchError
 from trainer_agent.model.plan import NORM_INPUTS, Plan
-from trainer_agent.options import WatchError
+from trainer_agent.model.sites import CustomSite
 
 TAKEN = frozenset({
     "stream", "stream_gradient", "attention", "feed_forward", "attention_logits", "weights",

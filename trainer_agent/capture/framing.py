@@ -16,15 +16,14 @@ from trainer_agent import distributed as ranks
 from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics.accumulator import SCALE_SLOT, Sums
+from trainer_agent.capture.statistics.columns import COUNT
 from trainer_agent.capture.statistics.finalise import frame_values, silent_places, unscaled
-from trainer_agent.capture.statistics.moments import COUNT
 from trainer_agent.delivery.parcels import Content, Sample
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerView
 from trainer_agent.model.plan import OWN_SCALARS, Plan
-from trainer_agent.options import Options
+from trainer_agent.options import Options, package_version
 from trainer_agent.sampling.controller import Pacing
-from trainer_agent.version import package_version
 from wire import RunDeclaration
 
 Scalar = float | Tensor

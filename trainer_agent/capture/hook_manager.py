@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.attention import AttentionWindow
-from trainer_agent.capture.compiled_calls import CompiledCall, is_compiled, is_compiled_in_place
 from trainer_agent.capture.hooks import (
     AfterBlock,
     AfterBranch,
@@ -24,13 +24,15 @@ from trainer_agent.capture.hooks import (
     BeforeBlock,
     BeforeModel,
     BeforeNorm,
+    CompiledCall,
     Moment,
+    is_compiled,
+    is_compiled_in_place,
 )
 from trainer_agent.capture.padding import padding_masks
 from trainer_agent.capture.recorder import ONCE, Recorder, in_backward
-from trainer_agent.capture.rehearsal import in_rehearsal
-from trainer_agent.capture.statistics.log_z import head_of
 from trainer_agent.model.chunks import Chunk
+from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, mark_of, settled
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
@@ -39,6 +41,10 @@ DISPENSABLE = ("attention_logits", "attention", "feed_forward")
 LOOKS_AROUND = 2
 # Stands for every quantity that the user added, which go first.
 QUANTITIES = "quantities"
+# In torch 2.13 a stage runs so to learn the shapes it puts out, before the first step and whenever
+# evaluation and training take turns. What later versions may call it, the first step is left out.
+REHEARSAL = "_forward_metadata_inference"
+MAX_FRAMES = 32
 
 Begin = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
 
@@ -222,7 +228,7 @@ class Probe:
 
     def _attach_head(self) -> None:
         blocks = tuple(path for stack in self.plan.stacks for path in stack.blocks)
-        path = head_of(self._model, blocks)
+        path = lm_head_of(self._model, blocks)
         if path is not None and "log_z" not in self.dropped_sites:
             mark = next(one.mark for one in self._chunks if path.startswith(one.prefix))
             after = AfterHead(self._recorder, mark)
@@ -320,3 +326,15 @@ def _places_of(plan: Plan, model: nn.Module) -> tuple[tuple[dict[str, Any], str]
 def _device_of(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def in_rehearsal() -> bool:
+    """Whether the forward pass that now begins is such a one; called by a hook inside it."""
+    frame = sys._getframe(1)
+    for _ in range(MAX_FRAMES):
+        if frame.f_code.co_name == REHEARSAL:
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from trainer_agent.capture.recorder import Recorder
 
+Look = Callable[[nn.Module, Any, Any], None]
+# Where `torch.nn.Module.compile` keeps the compiled call.
+_SLOT = "_compiled_call_impl"
+
 
 class Hook:
     """A hook that a copied or pickled model loses.
@@ -148,6 +152,41 @@ class Moment(Hook):
         """Announce it, unless it is being compiled."""
         if not torch.compiler.is_compiling():
             self._announce()
+
+
+class CompiledCall:
+    """Stands in the place of the compiled call that ``module.compile()`` has set.
+
+    A hook of the block itself would be compiled into its code together with the layer it stands
+    for, and torch would compile that code once a layer instead of once, or give up.
+    """
+
+    def __init__(self, module: nn.Module, before: Look, after: Look) -> None:
+        self._module, self._before, self._after = module, before, after
+        self._call: Callable[..., Any] = vars(module)[_SLOT]
+        vars(module)[_SLOT] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Look, call what is compiled, look."""
+        self._before(self._module, args, kwargs)
+        output = self._call(*args, **kwargs)
+        self._after(self._module, args, output)
+        return output
+
+    def remove(self) -> None:
+        """Put the compiled call back, unless somebody has put another there."""
+        if vars(self._module).get(_SLOT) is self:
+            vars(self._module)[_SLOT] = self._call
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is compiled by itself, in place or as a module around it."""
+    return is_compiled_in_place(module) or type(module).__name__ == "OptimizedModule"
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Whether ``module.compile()`` was called; its own hooks are compiled with it."""
+    return vars(module).get(_SLOT) is not None
 
 
 def first_stream(values: Any) -> Tensor | None:

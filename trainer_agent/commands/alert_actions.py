@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer_agent.capture.guard import Guard
-from trainer_agent.options import WatchError
+from trainer_agent.errors import WatchError
 from wire import AlertNotice
 
 logger = logging.getLogger("evenkeel")

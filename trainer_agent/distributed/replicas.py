@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from trainer_agent.capture.statistics import moments
+from trainer_agent.capture.statistics import columns
 from trainer_agent.capture.statistics.accumulator import ADDITIVE, Sums
-from trainer_agent.job.gradient_norm import is_split
+from trainer_agent.model.dtensor import is_split
 from trainer_agent.model.plan import Plan
 
 
@@ -41,7 +41,7 @@ def fingerprint(plan: Plan, sums: Sums, rank: int) -> int:
     """
     first = next((p.first for p in plan.places if p.site == "stream" and p.n), None)
     row = None if first is None else sums.moments[first]
-    if row is None or not row[moments.COUNT]:
+    if row is None or not row[columns.COUNT]:
         return rank + 1
     digest = hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=6).digest()
     return int.from_bytes(digest, "big")
@@ -84,7 +84,7 @@ def _split(parameter: Any, fully_sharded: bool) -> int:
 def without_pairs(sums: Sums) -> Sums:
     """The sums less those over pairs of tokens, for a process that saw a part of a sequence."""
     kept = sums.moments.copy()
-    kept[:, [moments.PAIRS, moments.PAIR_PRODUCTS]] = 0.0
+    kept[:, [columns.PAIRS, columns.PAIR_PRODUCTS]] = 0.0
     return replace(sums, moments=kept)
 
 

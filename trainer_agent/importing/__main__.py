@@ -11,10 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 from trainer_agent.delivery.http_transport import HttpTransport
+from trainer_agent.errors import WatchError
 from trainer_agent.importing.reading import read_recording
 from trainer_agent.importing.recording import ReplayError
 from trainer_agent.importing.sending import replay
-from trainer_agent.options import DEFAULT_SERVER, WatchError, require_url
+from trainer_agent.options import DEFAULT_SERVER, require_url
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

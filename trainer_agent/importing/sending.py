@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from trainer_agent.delivery.transport import Refused, Transport, Unreachable
 from trainer_agent.importing.recording import Recording, ReplayError
-from trainer_agent.version import package_version
+from trainer_agent.options import package_version
 from wire import FrameBatch, Health, RunDeclaration, RunEnd
 
 BYTES_A_BATCH = 1 << 20

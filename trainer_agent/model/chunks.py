@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from trainer_agent.capture.sites import CustomSite
 from trainer_agent.description.trace.replay import eager
 from trainer_agent.model.plan import MARK, Plan, StackPlan
+from trainer_agent.model.sites import CustomSite
 
 
 @dataclass(frozen=True, slots=True, eq=False)

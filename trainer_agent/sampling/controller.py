@@ -12,8 +12,7 @@ from trainer_agent.capture.recorder import Recorder
 from trainer_agent.distributed import Agreement, Hearing, Ranks
 from trainer_agent.options import Options
 from trainer_agent.sampling.bursts import Bursts
-from trainer_agent.sampling.device_clock import DeviceClock
-from trainer_agent.sampling.overhead import SpendingClock
+from trainer_agent.sampling.overhead import DeviceClock, SpendingClock
 from trainer_agent.sampling.sampler import Sampler
 from wire import Command
 

@@ -24,11 +24,12 @@ from tests.trainer_agent.small_gpt import (
 )
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.capture.sites import CustomSite, Wanted
 from trainer_agent.capture.statistics.finalise import frame_values
-from trainer_agent.capture.statistics.log_z import head_of, log_z_sums
+from trainer_agent.capture.statistics.logits import log_z_sums
+from trainer_agent.errors import WatchError
+from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import Plan, StackPlan, settled
-from trainer_agent.options import WatchError
+from trainer_agent.model.sites import CustomSite, Wanted
 
 
 def kept(modules: dict[str, nn.Module], *, inputs: bool = False) -> dict[str, list[Tensor]]:
@@ -137,7 +138,7 @@ def test_a_model_without_a_head_of_its_own_has_no_log_z(tmp_path: Path):
     agent.step()
     agent.close()
 
-    assert head_of(model, ()) is None
+    assert lm_head_of(model, ()) is None
     assert np.isnan(transport.series("/log_z/mean")).all()
     assert transport.health.failures == 0
 

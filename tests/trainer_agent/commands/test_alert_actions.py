@@ -13,7 +13,7 @@ from tests.trainer_agent.small_gpt import batch, built, loss_of, train_step
 from trainer_agent import watch
 from trainer_agent.agent import Agent
 from trainer_agent.commands.alert_actions import read_actions
-from trainer_agent.options import WatchError
+from trainer_agent.errors import WatchError
 from wire import AlertNotice, Command
 
 CRITICAL = AlertNotice("nonfinite", "critical", "NaN in the stream", "At step 3 …", 3)

@@ -222,7 +222,9 @@ def test_an_unknown_layout_is_declared_again_before_the_frames(
 ) -> None:
     courier.round()
     put(spool, 1)
-    server.error_handlers = [Refused(409, field="frames[0].layout", message="unknown", fix="declare")]
+    server.error_handlers = [
+        Refused(409, field="frames[0].layout", message="unknown", fix="declare")
+    ]
 
     courier.round()
     courier.round()
@@ -266,7 +268,9 @@ def test_a_wrong_key_is_said_once_and_nothing_is_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     put(spool, 1)
-    server.error_handlers = [Refused(401, field="key", message="unknown key", fix="set EVENKEEL_KEY")] * 3
+    server.error_handlers = [
+        Refused(401, field="key", message="unknown key", fix="set EVENKEEL_KEY")
+    ] * 3
 
     with caplog.at_level(logging.WARNING, logger="evenkeel"):
         for _ in range(3):

@@ -17,8 +17,7 @@ from tests.trainer_agent.small_gpt import batch, built, train_step
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.model.plan import Plan
-from trainer_agent.sampling.device_clock import DeviceClock
-from trainer_agent.sampling.overhead import BESIDE, BESIDE_ONCE, SpendingClock
+from trainer_agent.sampling.overhead import BESIDE, BESIDE_ONCE, DeviceClock, SpendingClock
 from trainer_agent.sampling.sampler import FIRST_STEPS, Sampler
 
 

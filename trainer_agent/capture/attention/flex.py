@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer_agent.capture.attention.precision import as_multiplied
+from trainer_agent.capture.attention.multihead import as_multiplied
 from trainer_agent.capture.statistics.logits import MAX_QUERIES, MAX_SEQUENCES, Sampled, evenly
 
 _AXES = ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None))

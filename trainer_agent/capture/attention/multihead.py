@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer_agent.capture.attention.precision import as_multiplied
 from trainer_agent.capture.statistics.logits import (
     MAX_QUERIES,
     MAX_SEQUENCES,
@@ -115,3 +114,11 @@ def _add(scores: Tensor, mask: Tensor) -> None:
         scores.masked_fill_(mask, float("-inf"))
     else:
         scores += mask
+
+
+def as_multiplied(x: Tensor) -> Tensor:
+    """`x` rounded to what autocast multiplies in, where it is on; as float32, or float64."""
+    if x.dtype == torch.float64:
+        return x
+    kind = x.device.type
+    return (x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x).float()

@@ -12,29 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer_agent.capture.statistics import extra as tails
-from trainer_agent.capture.statistics.moments import COLUMNS, Row
-from trainer_agent.capture.statistics.token_rank import rank_sums
+from trainer_agent.capture.statistics import columns
+from trainer_agent.capture.statistics.extra import SAMPLED_TOKENS, rank_sums
+from trainer_agent.capture.statistics.moments import Row
 from trainer_agent.model.plan import Plan
 
-# Columns of a row of logit sums; the maximum is kept apart, because it does not add up.
-LOGIT_COUNT, LOGIT_SUM, LOGIT_SQUARES, ENTROPY_COUNT, ENTROPY_SUM = range(5)
-LOGIT_COLUMNS = 5
-# Columns of a row of parameter sums.
-(
-    WEIGHTS,
-    WEIGHT_SQUARES,
-    GRADIENTS,
-    GRADIENT_SQUARES,
-    CHANGED_SQUARES,
-    CHANGES,
-    SECOND_MOMENTS,
-    SECOND_MOMENT_SUM,
-) = range(8)
-PARAMETER_COLUMNS = 8
-# Sums over the logarithm of the partition function.
-LOG_Z_COUNT, LOG_Z_SUM, LOG_Z_SQUARES = range(3)
-LOG_Z_COLUMNS = 3
 SCALAR_SLOTS = 64
 SCALE_SLOT = SCALAR_SLOTS - 1  # the loss scale, which is no series of its own here
 
@@ -205,26 +187,26 @@ def _sums(
         np.add.at(found["moments"], [row for row, _ in rows], np.array([sums for _, sums in rows]))
     grams = found.pop("grams")
     if len(grams):
-        found["tails"][:, tails.RANKED :] += rank_sums(grams)
+        found["tails"][:, columns.RANKED :] += rank_sums(grams)
     return Sums(**found)
 
 
 def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
     heads, costly = plan.logit_rows * plan.heads, plan.wanted.costly
     tail_rows = plan.rows if costly else 0
-    tokens = tails.SAMPLED_TOKENS
+    tokens = SAMPLED_TOKENS
     return {
-        "moments": (plan.rows, COLUMNS),
-        "logits": (plan.logit_rows, LOGIT_COLUMNS),
+        "moments": (plan.rows, columns.COLUMNS),
+        "logits": (plan.logit_rows, columns.LOGIT_COLUMNS),
         "logit_max": (plan.logit_rows,),
         "scalars": (SCALAR_SLOTS,),
-        "tails": (tail_rows, tails.COLUMNS),
+        "tails": (tail_rows, columns.EXTRA_COLUMNS),
         "tail_max": (tail_rows,),
-        "heads": (heads, LOGIT_COLUMNS),
+        "heads": (heads, columns.LOGIT_COLUMNS),
         "head_max": (heads,),
-        "parameters": (plan.parameter_rows, PARAMETER_COLUMNS),
-        "log_z": (len(plan.log_z_places), LOG_Z_COLUMNS),
-        "grams": (tail_rows if costly & set(tails.RANK_COLUMNS) else 0, tokens, tokens),
+        "parameters": (plan.parameter_rows, columns.PARAMETER_COLUMNS),
+        "log_z": (len(plan.log_z_places), columns.LOG_Z_COLUMNS),
+        "grams": (tail_rows if costly & set(columns.RANK_COLUMNS) else 0, tokens, tokens),
     }
 
 

@@ -10,18 +10,24 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer_agent.capture.sites import FORMATS, RANGES, RANKS
-from trainer_agent.capture.statistics.moments import COUNT, SQUARES, SUM, Row, three_axes
-
-# Columns of a row; the maximum is kept apart, because it does not add up.
-CUBES, FOURTHS, ZEROS = range(3)
-FIRST_RANGE = 3
-RANKED = FIRST_RANGE + len(RANGES)
-EFFECTIVE, STABLE = RANKED + 1, RANKED + 2
-COLUMNS = STABLE + 1
+from trainer_agent.capture.statistics.columns import (
+    COUNT,
+    CUBES,
+    EXTRA_COLUMNS,
+    FIRST_RANGE,
+    FOURTHS,
+    RANKED,
+    SQUARES,
+    SUM,
+    ZEROS,
+)
+from trainer_agent.capture.statistics.moments import Row, three_axes
+from trainer_agent.model.sites import FORMATS, RANGES
 
 SAMPLED_TOKENS = 64
 # Values that stand for all, in evenly spread tokens, where the shares of small ones are counted.
@@ -68,7 +74,7 @@ def tail_sums(
     final = torch.float32 if x.device.type == "mps" else torch.float64
     low, high = torch.aminmax(kept)
     largest = torch.maximum(-low, high)
-    sums = torch.zeros(COLUMNS, dtype=final, device=x.device)
+    sums = torch.zeros(EXTRA_COLUMNS, dtype=final, device=x.device)
     if "kurtosis" in wanted:
         sums[CUBES : FOURTHS + 1] = _powers(kept, mask, row, largest)
     if "zeros" in wanted:
@@ -198,5 +204,31 @@ def token_gram(x: Tensor, mask: Tensor | None, wide: torch.dtype) -> Tensor:
     return tokens @ tokens.T
 
 
-RANK_COLUMNS = dict(zip(RANKS, (EFFECTIVE, STABLE), strict=True))
-RANGE_COLUMNS = {name: FIRST_RANGE + at for at, name in enumerate(RANGES)}
+def rank_sums(grams: NDArray[np.float64]) -> NDArray[np.float64]:
+    r"""How many Gram matrices were seen, their effective and stable ranks; (rows, 3), to add up.
+
+    With the eigenvalues :math:`\lambda_i` of :math:`X X^T`, the squared singular values of the
+    tokens :math:`X`: stable rank :math:`\sum_i \lambda_i / \max_i \lambda_i` (that is
+    :math:`\|X\|_F^2 / \|X\|_2^2`), effective rank :math:`\exp(-\sum_i p_i \ln p_i)` of
+    :math:`p_i = \lambda_i / \sum_j \lambda_j`. Both are 1 where all tokens are one vector.
+
+    Args:
+        grams: (rows, tokens, tokens); all zero where nothing was seen.
+
+    Source: Roy and Vetterli 2007 for the effective rank, here of eigenvalues where they take
+    singular values, so that both ranks speak of the same shares of energy.
+    """
+    found = np.zeros((len(grams), 3))
+    traces = np.trace(grams, axis1=1, axis2=2)
+    broken = ~np.isfinite(grams).all(axis=(1, 2))
+    found[broken] = 1, np.nan, np.nan
+    seen = ~broken & (traces > 0)
+    if seen.any():
+        values = np.maximum(np.linalg.eigvalsh(grams[seen]), 0.0)
+        shares = values / values.sum(axis=1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            entropy = -np.where(shares > 0, shares * np.log(shares), 0.0).sum(axis=1)
+        found[seen] = np.stack(
+            [np.ones(len(values)), np.exp(entropy), 1 / shares.max(axis=1)], axis=1
+        )
+    return found

@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer_agent.capture.statistics import accumulator as columns
-from trainer_agent.capture.statistics import extra as tails
-from trainer_agent.capture.statistics import moments
+from trainer_agent.capture.statistics import columns
 from trainer_agent.capture.statistics.accumulator import Matrix, Sums
 from trainer_agent.model.plan import Place, Plan
 
@@ -48,12 +46,12 @@ def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
 
     Shares lost to a number format stay as they are: they speak of the tensors the job computes.
     """
-    divisors = np.ones(moments.COLUMNS)
-    divisors[moments.SUM] = scale
-    divisors[[moments.SQUARES, moments.PAIR_PRODUCTS]] = scale**2
-    powers = np.ones(tails.COLUMNS)
-    powers[tails.CUBES], powers[tails.FOURTHS] = scale**3, scale**4
-    rows, beyond, largest = sums.moments.copy(), sums.tails.copy(), sums.tail_max.copy()
+    divisors = np.ones(columns.COLUMNS)
+    divisors[columns.SUM] = scale
+    divisors[[columns.SQUARES, columns.PAIR_PRODUCTS]] = scale**2
+    powers = np.ones(columns.EXTRA_COLUMNS)
+    powers[columns.CUBES], powers[columns.FOURTHS] = scale**3, scale**4
+    rows, beyond, largest = sums.moments.copy(), sums.columns.copy(), sums.tail_max.copy()
     for place in plan.places:
         if place.site == "stream_gradient":
             mine = slice(place.first, place.first + place.n)
@@ -101,14 +99,14 @@ _KINDS: Mapping[str, Callable[[Plan, Place, Sums], Mapping[str, Vector]]] = {
 def statistics(rows: NDArray[np.float64]) -> dict[str, Vector]:
     """Mean, variance, token correlation and share of non-finite values, NaN where unseen."""
     with np.errstate(all="ignore"):
-        count = rows[:, moments.COUNT]
-        mean = rows[:, moments.SUM] / count
+        count = rows[:, columns.COUNT]
+        mean = rows[:, columns.SUM] / count
         # Rounding may leave a constant tensor a hair below zero; NaN stays NaN.
-        variance = np.maximum(rows[:, moments.SQUARES] / count - mean**2, 0.0)
-        covariance = rows[:, moments.PAIR_PRODUCTS] / rows[:, moments.PAIRS] - mean**2
+        variance = np.maximum(rows[:, columns.SQUARES] / count - mean**2, 0.0)
+        covariance = rows[:, columns.PAIR_PRODUCTS] / rows[:, columns.PAIRS] - mean**2
         correlation = covariance / variance
-        nonfinite = rows[:, moments.NONFINITE] / count
-        rms = np.sqrt(rows[:, moments.SQUARES] / count)
+        nonfinite = rows[:, columns.NONFINITE] / count
+        rms = np.sqrt(rows[:, columns.SQUARES] / count)
     return {
         "mean": mean,
         "variance": variance,
@@ -124,15 +122,16 @@ def tail_statistics(rows: Matrix, beyond: Matrix, largest: Vector) -> dict[str, 
     Kurtosis is :math:`E[(x - \mu)^4] / \sigma^4`: 3 for a Gaussian.
     """
     with np.errstate(all="ignore"):
-        count = rows[:, moments.COUNT]
-        mean, second = rows[:, moments.SUM] / count, rows[:, moments.SQUARES] / count
-        third, fourth = beyond[:, tails.CUBES] / count, beyond[:, tails.FOURTHS] / count
+        count = rows[:, columns.COUNT]
+        mean, second = rows[:, columns.SUM] / count, rows[:, columns.SQUARES] / count
+        third, fourth = beyond[:, columns.CUBES] / count, beyond[:, columns.FOURTHS] / count
         central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
         kurtosis = central / (second - mean**2) ** 2
-        shares = {name: beyond[:, at] / count for name, at in tails.RANGE_COLUMNS.items()}
-        zeros = beyond[:, tails.ZEROS] / count
+        shares = {name: beyond[:, at] / count for name, at in columns.RANGE_COLUMNS.items()}
+        zeros = beyond[:, columns.ZEROS] / count
         ranks = {
-            name: beyond[:, at] / beyond[:, tails.RANKED] for name, at in tails.RANK_COLUMNS.items()
+            name: beyond[:, at] / beyond[:, columns.RANKED]
+            for name, at in columns.RANK_COLUMNS.items()
         }
     return {
         "absmax": np.where(count > 0, largest, np.nan),

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer_agent.capture.statistics.accumulator import Accumulator
+
 MAX_QUERIES = 8
 MAX_SEQUENCES = 4
 # Masks written as numbers use very negative ones in place of -inf.
 MASKED_BELOW = -1e9
+# Values held back. Measured on 24 layers of 8,192 logits, CPU: 3.4 ms one by one, 1.1 ms by this
+# limit, 2 ms and more all at once, because tensors past 256 KiB come as fresh pages each time.
+PENDING_VALUES = 1 << 16
+# Tokens of a batch whose log Z stands for that of all.
+LOG_Z_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +166,55 @@ def evenly(n: int, most: int) -> slice:
     """At most `most` indices evenly spread over n, the last one always among them."""
     stride = -(-n // most)
     return slice((n - 1) % stride, n, stride)
+
+
+class PendingLogits:
+    """Holds calls until the forward pass ends, within a bound."""
+
+    def __init__(self, accumulator: Accumulator, heads: int = 0) -> None:
+        """Follow each of so many heads of a layer, or all of them together."""
+        self._accumulator, self._heads = accumulator, heads
+        self._rows: list[int] = []
+        self._held: list[Sampled] = []
+        self._size = 0
+
+    def add(self, row: int, call: Sampled) -> None:
+        """Take the call of one layer."""
+        if self._held and (call.kind != self._held[0].kind or row in self._rows):
+            self.flush()
+        self._rows.append(row)
+        self._held.append(call)
+        self._size += call.size
+        if self._size >= PENDING_VALUES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Reduce what is held."""
+        rows, held = self._rows, self._held
+        self._rows, self._held, self._size = [], [], 0
+        if held:
+            logits = logits_of(held)
+            if logits.shape[2] == self._heads:
+                logits = logits.transpose(1, 2).flatten(0, 1)  # a head is summed like a layer
+            sums, largest = logit_sums(logits, self._accumulator.wide)
+            self._accumulator.add_logits(rows, sums, largest)
+
+
+@torch.no_grad()
+def log_z_sums(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Count, sum and squares of log Z over at most 256 tokens, (3,).
+
+    Args:
+        logits: (batch, seq, vocabulary), or (tokens, vocabulary); any floating type.
+        mask: (batch, seq), true or non-zero at real tokens.
+    """
+    final = torch.float32 if logits.device.type == "mps" else torch.float64
+    rows = logits.detach().flatten(0, -2)
+    stride = -(-len(rows) // LOG_Z_TOKENS)
+    log_z = torch.logsumexp(rows[::stride].float(), -1).to(final)
+    if mask is None:
+        real = torch.ones_like(log_z)
+    else:
+        real = mask.to(device=logits.device, dtype=torch.bool).reshape(-1)[::stride].to(final)
+        log_z = torch.where(real > 0, log_z, 0.0)
+    return torch.stack([real.sum(), log_z.sum(), log_z.square().sum()])

@@ -7,19 +7,16 @@ processes, add up. The L×L products between tokens are never formed: with
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from trainer_agent.capture.statistics.kernel import kernel
-
-# Columns of a row.
-COUNT, SUM, SQUARES, PAIRS, PAIR_PRODUCTS, NONFINITE = range(6)
-COLUMNS = 6
-
-
+logger = logging.getLogger("evenkeel")
 Row = tuple[float, ...] | Tensor
+FusedRow = Callable[[Tensor, Tensor | None], Tensor | None]
 
 
 def moment_row(x: Tensor, mask: Tensor | None = None) -> Row:
@@ -33,7 +30,7 @@ def moment_row(x: Tensor, mask: Tensor | None = None) -> Row:
     if torch.compiler.is_compiling():
         return _on_device(x, mask)
     if x.device.type != "cpu":
-        fused = kernel.row(x, mask) if x.device.type == "cuda" else None
+        fused = fused_kernel.row(x, mask) if x.device.type == "cuda" else None
         return _on_device(x, mask) if fused is None else fused
     unmasked = mask is None or bool(mask.all())
     return _on_host(x) if unmasked else _on_device(x, mask)
@@ -126,3 +123,37 @@ def _uncentred(
             odd,
         ]
     )
+
+
+class FusedKernel:
+    """The row of a CUDA tensor by Triton: loaded when first needed, given up once it fails."""
+
+    def __init__(self, load: Callable[[], FusedRow]) -> None:
+        self._load = load
+        self._row: FusedRow | None = None
+        self._given_up = False
+
+    def row(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """The row of a CUDA tensor, (6,), or None."""
+        if self._given_up:
+            return None
+        try:
+            if self._row is None:
+                self._row = self._load()
+            return self._row(x, mask)
+        except Exception as error:  # no Triton, no compiler, a device it does not know
+            self._given_up = True
+            logger.info("evenkeel sums with plain torch, about five passes a tensor: %r", error)
+            return None
+
+
+def _load() -> FusedRow:
+    from trainer_agent.capture.statistics import moments_triton
+
+    def row(x: Tensor, mask: Tensor | None) -> Tensor | None:
+        return moments_triton.fused_row(x, mask) if moments_triton.takes(x) else None
+
+    return row
+
+
+fused_kernel = FusedKernel(_load)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer_agent.capture.statistics.moments import COLUMNS
+from trainer_agent.capture.statistics.columns import COLUMNS
 
 RUN = 256  # tokens summed in float32 before they are moved back
 TOKENS, FEATURES = 16, 128  # of one tile

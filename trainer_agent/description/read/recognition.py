@@ -21,8 +21,8 @@ from trainer_agent.description.trace.head_inputs import Heads, padding_of
 from trainer_agent.description.trace.replay import eager, result_of, stream_of, undisturbed
 from trainer_agent.description.trace.tracer import Node, Trace
 from trainer_agent.description.trace.unsharded import unsharded
-from trainer_agent.job.gradient_norm import local
 from trainer_agent.model.blocks import Column, columns
+from trainer_agent.model.dtensor import local
 
 # what reading an unforeseen graph may run into: the model's own pass has not failed
 UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)

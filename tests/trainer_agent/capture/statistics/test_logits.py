@@ -16,8 +16,12 @@ from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
 from trainer_agent.capture.attention.function_mode import AttentionView
 from trainer_agent.capture.statistics.accumulator import Accumulator
-from trainer_agent.capture.statistics.logits import logit_sums, logits_of, sampled_scores
-from trainer_agent.capture.statistics.pending_logits import PendingLogits
+from trainer_agent.capture.statistics.logits import (
+    PendingLogits,
+    logit_sums,
+    logits_of,
+    sampled_scores,
+)
 from trainer_agent.model.plan import Plan, StackPlan
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer_agent.capture.statistics.kernel import Kernel
-from trainer_agent.capture.statistics.moments import moment_sums
+from trainer_agent.capture.statistics.moments import FusedKernel, moment_sums
 
 SHAPES = [(1, 1, 1), (2, 9, 33), (2, 300, 130), (1, 520, 33)]
 
@@ -99,7 +98,7 @@ def test_kernel_that_fails_is_given_up_once_and_for_all():
         calls.append(1)
         raise RuntimeError("no compiler")
 
-    kernel = Kernel(load)
+    kernel = FusedKernel(load)
 
     assert [kernel.row(torch.ones(1, 2, 3), None) for _ in range(3)] == [None] * 3
     assert len(calls) == 1

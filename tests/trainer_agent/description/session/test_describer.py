@@ -14,7 +14,7 @@ from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import LAYERS, WIDTH, SmallGPT, batch, built, loss_of, train_step
 from trainer_agent import describe, watch
 from trainer_agent.agent import Agent
-from trainer_agent.options import WatchError
+from trainer_agent.errors import WatchError
 from wire import Command, FrameBatch, FramesReceipt
 
 BRANCHES = ("attention", "feed_forward", "attention_norm_input", "feed_forward_norm_input")
