@@ -25,8 +25,7 @@ from trainer_agent.capture.recorder import Recorder
 from trainer_agent.commands.alert_actions import AlertActions
 from trainer_agent.commands.dispatch import Obedience
 from trainer_agent.delivery.exporter import Pace
-from trainer_agent.delivery.messages import end_of
-from trainer_agent.delivery.parcels import Description
+from trainer_agent.delivery.messages import Description, end_of
 from trainer_agent.delivery.sender import Sender
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.hints import Hint

@@ -18,7 +18,7 @@ from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics.accumulator import SCALE_SLOT, Sums
 from trainer_agent.capture.statistics.columns import COUNT
 from trainer_agent.capture.statistics.finalise import frame_values, silent_places, unscaled
-from trainer_agent.delivery.parcels import Content, Sample
+from trainer_agent.delivery.messages import Content, Sample
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerView
 from trainer_agent.model.plan import OWN_SCALARS, Plan

@@ -1,10 +1,14 @@
-"""The messages a spool keeps beside its frames, and their names."""
+"""What training hands to the sender, and the messages a spool keeps beside its frames."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from trainer_agent.delivery.spool import Spool
 from wire import RunDeclaration, RunEnd, SpecRevision
@@ -13,6 +17,32 @@ _DECLARATION = "declaration:"
 _REVISION = "revision:"
 _END = "end"
 _SERVER = "server"
+
+Content = tuple[RunDeclaration, NDArray[np.float32]]
+
+
+@dataclass(slots=True)  # not frozen: the training thread makes it, in a third of the time so
+class Sample:
+    """One sampled step on its way: `content` waits for the device, in the sender thread."""
+
+    step: int
+    time: float
+    content: Callable[[], Content]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The model's description at a step: `spec` packs it, in the sender thread.
+
+    `together` is whether every process of the job has to, each with its part of the weights.
+    """
+
+    step: int
+    spec: Callable[[], dict[str, Any]]
+    together: bool = False
+
+
+Parcel = Sample | Description | RunEnd
 
 
 def keep_declaration(spool: Spool, declaration: RunDeclaration) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -10,10 +11,8 @@ from contextlib import suppress
 
 from trainer_agent.capture.guard import Guard
 from trainer_agent.delivery import messages, spool_folder
-from trainer_agent.delivery.exporter import Courier, Pace
-from trainer_agent.delivery.forks import forks
-from trainer_agent.delivery.inheritance import Inheritance
-from trainer_agent.delivery.parcels import Description, Parcel, Sample
+from trainer_agent.delivery.exporter import Courier, Inheritance, Pace
+from trainer_agent.delivery.messages import Description, Parcel, Sample
 from trainer_agent.delivery.spool import Spool
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.options import Options
@@ -28,6 +27,25 @@ Charge = Callable[[float, bool], None]
 
 def _uncharged(spent_s: float, recurs: bool) -> None:
     """Nobody keeps account."""
+
+
+class Forks:
+    """Counts, in each process, the forks between it and the one that loaded this module.
+
+    Attributes:
+        count: 0 in that one, one more in its child.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self.count += 1
+
+
+forks = Forks()
 
 
 class Sender:

@@ -24,9 +24,8 @@ from trainer_agent.capture.statistics.accumulator import ADDITIVE, MAXIMA, Sums
 from trainer_agent.capture.statistics.finalise import unscaled
 from trainer_agent.distributed.background import Worker
 from trainer_agent.distributed.broadcast import Words
-from trainer_agent.distributed.outlines import dropped
 from trainer_agent.distributed.payload import Agreement, Outline, Share, extras, packed, unpacked
-from trainer_agent.distributed.pipeline import Stages
+from trainer_agent.distributed.pipeline import Stages, dropped
 from trainer_agent.distributed.rendezvous import Apart, Roster
 from trainer_agent.distributed.replicas import (
     Replicas,

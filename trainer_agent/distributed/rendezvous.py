@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from trainer_agent.distributed.outlines import outline, read, write
-from trainer_agent.distributed.pipeline import Stages
+from trainer_agent.distributed.pipeline import Stages, outline, read, write
 from trainer_agent.distributed.store import Board
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.plan import Plan

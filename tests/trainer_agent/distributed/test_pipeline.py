@@ -12,9 +12,8 @@ from torch import nn
 from tests.trainer_agent.small_gpt import built
 from trainer_agent import watch
 from trainer_agent.capture.statistics.accumulator import ADDITIVE, MAXIMA, Accumulator, Sums
-from trainer_agent.distributed import outlines
-from trainer_agent.distributed.outlines import StageOutline
-from trainer_agent.distributed.pipeline import Misfit, Stages
+from trainer_agent.distributed import pipeline
+from trainer_agent.distributed.pipeline import Misfit, StageOutline, Stages
 from trainer_agent.distributed.replicas import fingerprint, replicas
 from trainer_agent.errors import WatchError
 from trainer_agent.model.plan import Plan, StackPlan
@@ -117,7 +116,7 @@ def test_heads_of_a_stage_stand_in_the_rows_of_its_blocks():
     wanted = Wanted(sites=("attention_heads",))
     (stack,) = plan(1).stacks
     own = Plan((replace(stack, n_heads=2),), wanted)
-    held = [outlines.outline(own), StageOutline({"decoder": 2}, {"decoder": 2})]
+    held = [pipeline.outline(own), StageOutline({"decoder": 2}, {"decoder": 2})]
 
     placed = Stages((0,), tuple(held)).spread(own, sums(own, 1.0))
 
@@ -131,12 +130,12 @@ def test_a_site_in_blocks_of_one_stage_and_elsewhere_in_another_is_dropped():
         StageOutline({"decoder": 2}, custom={"a": ("", 1), "b": ("", 1), "c": ("decoder", 2)}),
     )
 
-    sites = {site.name: (site.stack, len(site.paths)) for site in outlines.common_sites(held)}
+    sites = {site.name: (site.stack, len(site.paths)) for site in pipeline.common_sites(held)}
 
     assert sites == {"b": ("", 3), "c": ("decoder", 3)}
-    (reason,) = outlines.dropped(held, ())
+    (reason,) = pipeline.dropped(held, ())
     assert reason == "a: in some stages it lies in blocks, in others elsewhere"
-    assert outlines.read(outlines.write(held)) == held
+    assert pipeline.read(pipeline.write(held)) == held
 
 
 @pytest.mark.parametrize(

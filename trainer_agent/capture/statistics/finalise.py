@@ -51,7 +51,7 @@ def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
     divisors[[columns.SQUARES, columns.PAIR_PRODUCTS]] = scale**2
     powers = np.ones(columns.EXTRA_COLUMNS)
     powers[columns.CUBES], powers[columns.FOURTHS] = scale**3, scale**4
-    rows, beyond, largest = sums.moments.copy(), sums.columns.copy(), sums.tail_max.copy()
+    rows, beyond, largest = sums.moments.copy(), sums.tails.copy(), sums.tail_max.copy()
     for place in plan.places:
         if place.site == "stream_gradient":
             mine = slice(place.first, place.first + place.n)
