@@ -170,6 +170,6 @@ def __getattr__(name: str) -> Any:
     # An agent needs the shape of a spec, and pays in its job for every module loaded besides.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -66,6 +66,6 @@ def amplitudes(squares: Sequence[float], *, parallel: bool) -> tuple[Amplitudes,
     :math:`\lambda^2 = 1 - \sum \beta_i^2` and the other 1.
     """
     if parallel:
-        first, *rest = (math.sqrt(b) for b in squares)
-        return Amplitudes(math.sqrt(1 - sum(squares)), first), *(Amplitudes(1.0, b) for b in rest)
+        first, *others = (math.sqrt(b) for b in squares)
+        return Amplitudes(math.sqrt(1 - sum(squares)), first), *(Amplitudes(1.0, b) for b in others)
     return tuple(Amplitudes(math.sqrt(1 - b), math.sqrt(b)) for b in squares)

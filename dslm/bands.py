@@ -47,7 +47,7 @@ def forward_spread(layers: list[Layer], batch_size: int) -> Spread:
     for layer in layers:
         for sub in layer:
             error = _after_branch(error, sub, batch_size, repeats)
-            repeats *= _share_kept(sub)
+            repeats *= _skip_share(sub)
         log_variance.append(_log_sd(error, layer[-1].y))
         corr.append(_correlation_sd(error, layer[-1].y))
     return Spread(np.array(log_variance), np.array(corr))
@@ -76,36 +76,40 @@ def backward_spread(
     return Spread(np.array(log_variance[::-1]), np.array(corr[::-1]))
 
 
-def _share_kept(sub: SubLayer) -> float:
+def _skip_share(sub: SubLayer) -> float:
     """Return the share of the residual sum's energy that is the stream's before the branch."""
-    kept = sub.place.residual.lam**2 * mean_diagonal(sub.x) / mean_diagonal(sub.summed)
-    return float(np.nan_to_num(np.clip(kept, 0.0, 1.0), nan=1.0))
+    share = sub.placement.residual.lam**2 * mean_diagonal(sub.x) / mean_diagonal(sub.summed)
+    return float(np.nan_to_num(np.clip(share, 0.0, 1.0), nan=1.0))
 
 
 def _after_branch(error: Floats, sub: SubLayer, batch_size: int, repeats: float) -> Floats:
-    lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
+    lam2, beta2 = sub.placement.residual.lam**2, sub.placement.residual.beta**2
     v, m = mean_diagonal(sub.x), mean_off_diagonal(sub.x)
     response = _response(sub)
     to_correlation = np.array([[-m / v / v, 1 / v]])
     carried = lam2 * np.eye(2) + beta2 * response @ to_correlation
     y = carried @ error @ carried.T
     y += beta2 * beta2 * _branch_noise(sub, batch_size, repeats)
-    y += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size, repeats)
-    return y if sub.place.on_sum is None else _normed(y, sub.summed, sub.y)
+    y += (
+        lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.placement.d_model, batch_size, repeats)
+    )
+    return y if sub.placement.on_sum is None else _normed(y, sub.summed, sub.y)
 
 
 def _response(sub: SubLayer) -> Floats:
     """Return d(V, M of the branch)/d(correlation of its input): the secant to full correlation."""
     r = mean_off_diagonal(sub.inner) / mean_diagonal(sub.inner)
     f, m = mean_diagonal(sub.raw), mean_off_diagonal(sub.raw)
-    full = f
+    at_full = f
     if isinstance(sub.layer, Attention):
         layer = sub.layer
         gain = layer.value.weight_var * layer.value.d_in
-        full = gain * layer.output.weight_var * layer.output.d_in * mean_diagonal(sub.inner)
-    rest = max(1 - r, 1e-9)
-    response = np.array([[max(full - f, 0.0) / rest], [max(full - m, 0.0) / rest]])
-    if sub.place.on_branch is None:
+        at_full = gain * layer.output.weight_var * layer.output.d_in * mean_diagonal(sub.inner)
+    below_full = max(1 - r, 1e-9)
+    response = np.array(
+        [[max(at_full - f, 0.0) / below_full], [max(at_full - m, 0.0) / below_full]]
+    )
+    if sub.placement.on_branch is None:
         return response
     return np.asarray(_through_norm(sub.raw, sub.branch) @ response)
 
@@ -124,7 +128,7 @@ def _through_norm(before: Kernel, after: Kernel) -> Floats:
 
 
 def _branch_noise(sub: SubLayer, batch_size: int, repeats: float = 1.0) -> Floats:
-    if sub.place.on_branch is None:
+    if sub.placement.on_branch is None:
         return _wishart(sub.branch, sub, batch_size, repeats)
     return _normed(_wishart(sub.raw, sub, batch_size, repeats), sub.raw, sub.branch)
 
@@ -132,7 +136,7 @@ def _branch_noise(sub: SubLayer, batch_size: int, repeats: float = 1.0) -> Float
 def _below_branch(
     error: Floats, sub: SubLayer, above: Kernel, below: Kernel, batch_size: int
 ) -> Floats:
-    lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
+    lam2, beta2 = sub.placement.residual.lam**2, sub.placement.residual.beta**2
     outside = _gain(sub.summed, sub.y)
     v, m = mean_diagonal(above), mean_off_diagonal(above)
     through = np.array([mean_diagonal(below), mean_off_diagonal(below)]) / outside
@@ -141,9 +145,9 @@ def _below_branch(
     carried = outside * (lam2 * np.eye(2) + beta2 * response)
     y = carried @ error @ carried.T
     y += (outside * through[0] / v) ** 2 * _wishart(above, sub, batch_size)
-    cross = _inner_product(above, above, sub.place.d_model, batch_size)
+    cross = _inner_product(above, above, sub.placement.d_model, batch_size)
     y += outside**2 * lam2 * through[0] / v * cross
-    if sub.place.on_sum is not None:
+    if sub.placement.on_sum is not None:
         y += _norm_noise(sub, batch_size) * outside**2 * np.outer([v, m], [v, m])
     return np.asarray(y)
 
@@ -160,11 +164,11 @@ def _backward_response(sub: SubLayer, above: Floats, through: Floats) -> Floats:
         off = np.clip(through[1] / m, 0.0, on) if m > 0 else on
         return np.diag([on, off])
     layer = sub.layer
-    shared = layer.output.d_in * layer.value.weight_var * layer.output.d_out
-    shared *= layer.output.weight_var * _gain(sub.source, sub.inner)
-    shared *= 1.0 if sub.place.on_branch is None else _gain(sub.raw, sub.branch)
-    own = np.clip((through / shared - m) / (v - m), 0.0, 1.0) if v > m else np.zeros(2)
-    return np.asarray(shared * np.stack([own, 1 - own], axis=1))
+    shared_gain = layer.output.d_in * layer.value.weight_var * layer.output.d_out
+    shared_gain *= layer.output.weight_var * _gain(sub.source, sub.inner)
+    shared_gain *= 1.0 if sub.placement.on_branch is None else _gain(sub.raw, sub.branch)
+    to_itself = np.clip((through / shared_gain - m) / (v - m), 0.0, 1.0) if v > m else np.zeros(2)
+    return np.asarray(shared_gain * np.stack([to_itself, 1 - to_itself], axis=1))
 
 
 def _gain(before: Kernel, after: Kernel) -> float:
@@ -174,19 +178,21 @@ def _gain(before: Kernel, after: Kernel) -> float:
 
 def _norm_share(sub: SubLayer, above: Kernel, below: Kernel) -> float:
     """Return the share of the gradient that a branch's norms divided by the stream."""
-    if sub.place.on_sum is not None:
+    if sub.placement.on_sum is not None:
         return 0.0
-    whole = mean_diagonal(below)
-    kept = sub.place.residual.lam**2 * mean_diagonal(above)
-    return float(np.maximum(whole - kept, 0.0)) / whole
+    total = mean_diagonal(below)
+    skip = sub.placement.residual.lam**2 * mean_diagonal(above)
+    return float(np.maximum(total - skip, 0.0)) / total
 
 
 def _norm_noise(sub: SubLayer, batch_size: int) -> float:
-    lam2, beta2 = sub.place.residual.lam**2, sub.place.residual.beta**2
+    lam2, beta2 = sub.placement.residual.lam**2, sub.placement.residual.beta**2
     noise = beta2 * beta2 * _branch_noise(sub, batch_size)[0, 0]
-    noise += lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.place.d_model, batch_size)[0, 0]
-    whole = mean_diagonal(sub.summed)
-    return float(noise / whole / whole)
+    noise += (
+        lam2 * beta2 * _inner_product(sub.x, sub.branch, sub.placement.d_model, batch_size)[0, 0]
+    )
+    total = mean_diagonal(sub.summed)
+    return float(noise / total / total)
 
 
 def _wishart(kernel: Kernel, sub: SubLayer, batch_size: int, repeats: float = 1.0) -> Floats:
@@ -195,7 +201,7 @@ def _wishart(kernel: Kernel, sub: SubLayer, batch_size: int, repeats: float = 1.
         inner, repeats = layer.value.d_out, 0.0
     else:
         inner = layer.up.d_out
-    rate = 2 * (1 / inner + 1 / sub.place.d_model)
+    rate = 2 * (1 / inner + 1 / sub.placement.d_model)
     return rate * _pair_moments(kernel, kernel, batch_size, repeats)
 
 

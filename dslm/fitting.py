@@ -81,9 +81,9 @@ def _kernel_fits(stacks: Mapping[str, Stack], steps: Mapping[str, Steps]) -> dic
 
 def _kernel_fit(stack: Stack, steps: Steps, memory: Kernel | None) -> Fit:
     x, blocks, layers = stack.input_kernel, [], []
-    for block, own in zip(stack.blocks, steps, strict=True):
+    for block, block_steps in zip(stack.blocks, steps, strict=True):
         assert block is not None  # `deepscale_stacks` refuses such a stack
-        fitted, layer = fit_block(x, with_residuals(block, own), stack.d_model, memory)
+        fitted, layer = fit_block(x, with_residuals(block, block_steps), stack.d_model, memory)
         blocks.append(fitted)
         layers.append(layer)
         x = layer[-1].y
@@ -150,19 +150,19 @@ def _scalar_fit(
     length = n_tokens(stack.input_kernel)
     r = _token_correlation(stack.input_kernel)
     blocks = []
-    for block, own in zip(stack.blocks, steps, strict=True):
+    for block, block_steps in zip(stack.blocks, steps, strict=True):
         assert block is not None
-        plain = with_residuals(block, own)
-        seen = [(r, length), *([memory] if memory and block.cross else [])]
-        averaging = [corr + (1 - corr) / tokens for corr, tokens in seen]
+        plain = with_residuals(block, block_steps)
+        sources = [(r, length), *([memory] if memory and block.cross else [])]
+        averaging = [corr + (1 - corr) / tokens for corr, tokens in sources]
         blocks.append(scalar_block(plain, averaging))
         r = _correlation_after(blocks[-1], r) if per_layer else r
     return Fit(tuple(blocks), []), r
 
 
 def _token_correlation(kernel: Kernel) -> float:
-    found = correlation(kernel)
-    return min(max(found, 0.0), 1.0) if math.isfinite(found) else 1.0
+    r = correlation(kernel)
+    return min(max(r, 0.0), 1.0) if math.isfinite(r) else 1.0
 
 
 def _correlation_after(block: Block, r: float) -> float:
@@ -177,9 +177,11 @@ def _correlation_after(block: Block, r: float) -> float:
         r, variance = _stepped(step, r, variance, 1 - step.p_drop)
     layer = block.feed_forward
     hidden = layer.up.d_in * layer.up.weight_var
-    seen = before if block.placement == "parallel" else r / variance
-    alike = second_moment(layer.activation, hidden, seen) / second_moment(layer.activation, hidden)
-    alike *= (seen if layer.gate is not None else 1.0) * (1 - layer.p_drop)
+    input_correlation = before if block.placement == "parallel" else r / variance
+    alike = second_moment(layer.activation, hidden, input_correlation) / second_moment(
+        layer.activation, hidden
+    )
+    alike *= (input_correlation if layer.gate is not None else 1.0) * (1 - layer.p_drop)
     r, variance = _stepped(last, r, variance, alike * (1 - last.p_drop))
     return r / variance
 

@@ -27,9 +27,9 @@ def next_token_labels(
     following = np.arange(seq_len - 1)  # i's label is the id of i + 1, if that has a label too
     crossed = labels.label_is_id
     assert crossed is not None
-    known = (1 + crossed.off_diagonal[0, -2]) / 2  # of (i, i + 1) surely, of (i + 1, i) by chance
-    crossed.off_diagonal[following[:-1], following[1:]] = known
-    crossed.off_diagonal[following[1:], following[:-1]] = known
+    alike = (1 + crossed.off_diagonal[0, -2]) / 2  # of (i, i + 1) surely, of (i + 1, i) by chance
+    crossed.off_diagonal[following[:-1], following[1:]] = alike
+    crossed.off_diagonal[following[1:], following[:-1]] = alike
     return labels
 
 

@@ -59,22 +59,26 @@ def predict(spec: ModelSpec) -> Prediction:
             for name, stack in spec.stacks.items()
         }
         gradients, scales = _backward(spec, layers, heads)
-        known = {name: _reads_known(spec, stack, layers) for name, stack in spec.stacks.items()}
-        found = {
+        predicted = {
+            name: _memory_predicted(spec, stack, layers) for name, stack in spec.stacks.items()
+        }
+        predictions = {
             name: with_head(
-                _stack_prediction(spec, name, layers[name], gradients[name], known[name]),
+                _stack_prediction(spec, name, layers[name], gradients[name], predicted[name]),
                 heads[name],
                 scales[name],
             )
             for name in spec.stacks
         }
     for name, stack in spec.stacks.items():
-        n_known = len(layers[name])
-        missing += missing_numbers(name, found[name], stack, n_known, reads_known=known[name])
-    return Prediction(stacks=found, missing=tuple(missing))
+        n_predicted = len(layers[name])
+        missing += missing_numbers(
+            name, predictions[name], stack, n_predicted, memory_predicted=predicted[name]
+        )
+    return Prediction(stacks=predictions, missing=tuple(missing))
 
 
-def _reads_known(spec: ModelSpec, stack: Stack, layers: dict[str, list[Layer]]) -> bool:
+def _memory_predicted(spec: ModelSpec, stack: Stack, layers: dict[str, list[Layer]]) -> bool:
     if stack.reads is None:
         return True
     return len(layers[stack.reads]) == len(spec.stacks[stack.reads].blocks)
@@ -106,22 +110,22 @@ def _backward(
     for name, stack in sorted(spec.stacks.items(), key=lambda item: item[1].reads is None):
         head, (memory, unit) = heads[name], arriving.get(name, (None, math.nan))
         sent = None if head is None else head.gradient
-        found = stack_backward(stack, layers[name], memory, sent)
-        gradients[name] = found
+        gradient = stack_backward(stack, layers[name], memory, sent)
+        gradients[name] = gradient
         scales[name] = absolute_scale(stack, layers[name], memory, unit, sent)
-        if stack.reads is not None and found.memory is not None:
-            arriving[stack.reads] = found.memory, scales[name] / variance(found.top)
+        if stack.reads is not None and gradient.memory is not None:
+            arriving[stack.reads] = gradient.memory, scales[name] / variance(gradient.top)
     return gradients, scales
 
 
 def _stack_prediction(
-    spec: ModelSpec, name: str, layers: list[Layer], gradients: Gradients, reads_known: bool
+    spec: ModelSpec, name: str, layers: list[Layer], gradients: Gradients, memory_predicted: bool
 ) -> StackPrediction:
     stack, batch_size = spec.stacks[name], spec.batch_size
     spread = forward_spread(layers, batch_size)
     back = backward_spread(layers, gradients.blocks, batch_size, spread)
     return StackPrediction(
-        forward=forward_curve(stack, layers, spread, reads_known=reads_known),
+        forward=forward_curve(stack, layers, spread, memory_predicted=memory_predicted),
         backward=backward_curve(stack, gradients, back),
         score_variance=_over_blocks(stack, [_scores(layer) for layer in layers]),
         attention_variance=_over_blocks(stack, [_branch_variance(x[0]) for x in layers]),
@@ -136,7 +140,7 @@ def _scores(layer: Layer) -> float:
 
 
 def _branch_variance(sub: SubLayer) -> float:
-    return mean_diagonal(sub.branch) * (1 - sub.place.residual.p_drop)
+    return mean_diagonal(sub.branch) * (1 - sub.placement.residual.p_drop)
 
 
 def _over_blocks(stack: Stack, values: list[float]) -> Floats:

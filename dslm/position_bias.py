@@ -47,12 +47,12 @@ def bias_at(bias: PositionBias, distance: Floats) -> Floats:
 
 
 def _on_line(at: Floats, x: Floats, y: Floats) -> Floats:
-    found = np.interp(at, x, y)
+    bias = np.interp(at, x, y)
     if len(x) > 1:
         first, last = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
-        found = np.where(at < x[0], y[0] + (at - x[0]) * first, found)
-        found = np.where(at > x[-1], y[-1] + (at - x[-1]) * last, found)
-    return np.asarray(found)
+        bias = np.where(at < x[0], y[0] + (at - x[0]) * first, bias)
+        bias = np.where(at > x[-1], y[-1] + (at - x[-1]) * last, bias)
+    return np.asarray(bias)
 
 
 @lru_cache(maxsize=16)
@@ -82,6 +82,6 @@ def reach(bias: PositionBias) -> int:
 def _spread(bias: PositionBias) -> Floats:
     """Return (groups,) over how many past keys a bias spreads, of those it has points for."""
     last = bias.distances[-1]
-    seen = bias_at(bias, np.arange(last + 1.0 if last > 1 else LINE))
-    weights = np.exp(seen - seen.max(axis=1, keepdims=True))
+    bias_by_distance = bias_at(bias, np.arange(last + 1.0 if last > 1 else LINE))
+    weights = np.exp(bias_by_distance - bias_by_distance.max(axis=1, keepdims=True))
     return np.asarray(weights.sum(axis=1) ** 2 / np.square(weights).sum(axis=1))

@@ -155,9 +155,9 @@ def deepscale(
     if len(model.stacks) != 1:
         fix = f"give a model of one stack; this one has {len(model.stacks)}: deepscale_stacks"
         raise SpecError("stacks", fix)
-    (found,) = deepscale_stacks(model, form=form).values()
+    (scaling,) = deepscale_stacks(model, form=form).values()
     embedding = math.sqrt((1 - p_embedding_drop) / n_embedding_tables)
-    return replace(found, embedding=embedding, tied_head_input=found.head / embedding)
+    return replace(scaling, embedding=embedding, tied_head_input=scaling.head / embedding)
 
 
 def deepscale_stacks(spec: ModelSpec, *, form: Form = "kernel") -> Mapping[str, Scaling]:
@@ -221,13 +221,13 @@ def _attention_deviations(layer: Attention) -> AttentionScaling:
 
 
 def _deviations(block: Block) -> BlockScaling:
-    own, cross = _attention_deviations(block.attention), block.cross
+    attention, cross = _attention_deviations(block.attention), block.cross
     feed_forward = block.feed_forward
     return BlockScaling(
-        query=own.query,
-        key=own.key,
-        value=own.value,
-        output=own.output,
+        query=attention.query,
+        key=attention.key,
+        value=attention.value,
+        output=attention.output,
         up=math.sqrt(feed_forward.up.weight_var),
         down=math.sqrt(feed_forward.down.weight_var),
         gate=None if feed_forward.gate is None else math.sqrt(feed_forward.gate.weight_var),

@@ -46,13 +46,15 @@ def fit_block(
     projections gives the factor; cross-attention takes a second one, since what it reads follows
     from the branch before it.
     """
-    fitted = replace(block, feed_forward=_fit_feed_forward(block.feed_forward, _kept(block, -1)))
+    fitted = replace(
+        block, feed_forward=_fit_feed_forward(block.feed_forward, _left_by_dropout(block, -1))
+    )
     fitted = with_attentions(fitted, [unit_attention(a) for a in attentions(block)])
     weights = None
     for index in range(len(attentions(block))):
         layer = block_forward(x, fitted, d_model, memory, weights)
         weights = layer[0].weights
-        gain = mean_diagonal(layer[index].raw) / _kept(block, index)
+        gain = mean_diagonal(layer[index].raw) / _left_by_dropout(block, index)
         projections = attentions(fitted)
         projections[index] = times_attention(projections[index], 1 / gain)
         fitted = with_attentions(fitted, projections)
@@ -68,9 +70,13 @@ def scalar_block(block: Block, averaging: Sequence[float]) -> Block:
 
     Source: arXiv 2403.09635, §4.
     """
-    fitted = replace(block, feed_forward=_fit_feed_forward(block.feed_forward, _kept(block, -1)))
+    fitted = replace(
+        block, feed_forward=_fit_feed_forward(block.feed_forward, _left_by_dropout(block, -1))
+    )
     projections = [
-        times_attention(unit_attention(layer), _kept(block, index) * (1 - layer.p_drop) / left)
+        times_attention(
+            unit_attention(layer), _left_by_dropout(block, index) * (1 - layer.p_drop) / left
+        )
         for index, (layer, left) in enumerate(zip(attentions(block), averaging, strict=True))
     ]
     return with_attentions(fitted, projections)
@@ -138,22 +144,22 @@ def _plain_attention(layer: Attention) -> Attention:
     return replace(layer, query_norm=query_norm, key_norm=key_norm)
 
 
-def _kept(block: Block, index: int) -> float:
+def _left_by_dropout(block: Block, index: int) -> float:
     """What dropout keeps of the branch's raw output; all where a norm stands in between."""
     return 1.0 if block.placement in NORMED else 1 - residuals(block)[index].p_drop
 
 
-def _fit_feed_forward(layer: FeedForward, kept_after: float) -> FeedForward:
-    kept = (1 - layer.p_drop) * kept_after
+def _fit_feed_forward(layer: FeedForward, residual_share: float) -> FeedForward:
+    target = (1 - layer.p_drop) * residual_share
     if layer.gate is not None:
-        down = kept / (layer.down.d_in * second_moment(layer.activation, 1.0))
+        down = target / (layer.down.d_in * second_moment(layer.activation, 1.0))
         up, gate = with_var(layer.up, 1 / layer.up.d_in), with_var(layer.gate, 1 / layer.up.d_in)
         return replace(layer, up=up, gate=gate, down=with_var(layer.down, down))
     low, high = 1e-6, 1e6
     for _ in range(BISECTIONS):  # in the logarithm of the hidden variance d·sigma_1²
         middle = math.sqrt(low * high)
         out = layer.down.d_in * middle / layer.up.d_in * second_moment(layer.activation, middle)
-        low, high = (middle, high) if out < kept else (low, middle)
+        low, high = (middle, high) if out < target else (low, middle)
     shared = math.sqrt(low * high) / layer.up.d_in
     return replace(layer, up=with_var(layer.up, shared), down=with_var(layer.down, shared))
 

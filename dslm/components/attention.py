@@ -31,8 +31,8 @@ def softmax(logits: Moments, *, seq_len: int) -> Moments:
 
     Source: arXiv 2403.09635, Table 1 (softmax) for large L; for any L `dslm.duals.partition`.
     """
-    found = _concentration(logits, seq_len)
-    var = max(float(found.own) - 1 / seq_len, 0.0) / seq_len
+    overlaps = _concentration(logits, seq_len)
+    var = max(float(overlaps.self_overlap) - 1 / seq_len, 0.0) / seq_len
     return Moments(mean=1 / seq_len, var=var, corr_l=-1 / (seq_len - 1))
 
 
@@ -58,7 +58,7 @@ def _concentration(logits: Moments, seq_len: int) -> Concentration:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class AttentionHead:
     """One attention head: sizes, weight variances and dropout on the weights."""
 
     seq_len: int
@@ -92,7 +92,7 @@ class Head:
         return concentration(spread, np.array(float(self.seq_len)), features)
 
 
-def attention(x: Moments, head: Head) -> Moments:
+def attention(x: Moments, head: AttentionHead) -> Moments:
     r"""Moments of one head's output, before the output projection.
 
     .. math:: \sigma_{out}^2 = d\sigma_v^2\sigma^2\left(r(1 - D) + \frac{D}{1-p}\right), \quad
@@ -112,15 +112,18 @@ def attention(x: Moments, head: Head) -> Moments:
     """
     require_zero_mean(x, "attention")
     gain = head.d_model * head.value_var * x.var
-    r, found = x.corr_l, head.weights(x)
-    own, shared = float(found.own), _over_correlations(found.shared, r, head, found)
-    along = (1 - r) * (1 - own) ** 2 * float(found.variance) / head.d_model
-    var = gain * (r * (1 - own) + own / (1 - head.p_drop) + along)
-    cov = gain * (r * (1 - shared) + shared + r * along)
+    r, weights = x.corr_l, head.weights(x)
+    self_overlap, overlap = (
+        float(weights.self_overlap),
+        _over_correlations(weights.overlap, r, head, weights),
+    )
+    along = (1 - r) * (1 - self_overlap) ** 2 * float(weights.variance) / head.d_model
+    var = gain * (r * (1 - self_overlap) + self_overlap / (1 - head.p_drop) + along)
+    cov = gain * (r * (1 - overlap) + overlap + r * along)
     return Moments(mean=0.0, var=var, corr_l=min(cov / var, 1.0) if var > 0 else 0.0)
 
 
-def attention_backward(g: GradMoments, x: Moments, head: Head) -> GradMoments:
+def attention_backward(g: GradMoments, x: Moments, head: AttentionHead) -> GradMoments:
     r"""Gradient of one head's input: through the values and through the scores.
 
     Values give variance :math:`d_v\sigma_v^2\sigma_g^2(D/(1-p) + (L-1)r_g D')` and covariance
@@ -143,36 +146,42 @@ def attention_backward(g: GradMoments, x: Moments, head: Head) -> GradMoments:
     Source: arXiv 2403.09635, Table 1 (attention), value path; score path derived here.
     """
     require_zero_mean(x, "attention")
-    n, r, found = head.seq_len, x.corr_l, head.weights(x)
+    n, r, weights = head.seq_len, x.corr_l, head.weights(x)
     gain = head.d_value * head.value_var * g.var
-    own, shared = float(found.own), _over_correlations(found.shared, r, head, found)
-    values = own / (1 - head.p_drop) + (n - 1) * g.corr_l * shared
-    queries, queries_cov, keys = _through_scores(g, x, head, found)
+    self_overlap, overlap = (
+        float(weights.self_overlap),
+        _over_correlations(weights.overlap, r, head, weights),
+    )
+    values = self_overlap / (1 - head.p_drop) + (n - 1) * g.corr_l * overlap
+    queries, queries_cov, keys = _through_scores(g, x, head, weights)
     var = gain * (values + queries + keys)
-    cov = gain * ((1 - own) / (n - 1) + g.corr_l * (1 - shared))
+    cov = gain * ((1 - self_overlap) / (n - 1) + g.corr_l * (1 - overlap))
     cov += gain * (queries_cov - keys / (n - 1))
     corr_l = cov / var if var > 0 else 0.0
     return GradMoments(var=var, corr_l=min(max(corr_l, -1.0), 1.0))
 
 
 def _through_scores(
-    g: GradMoments, x: Moments, head: Head, found: Concentration
+    g: GradMoments, x: Moments, head: AttentionHead, weights: Concentration
 ) -> tuple[float, float, float]:
     """Return the queries' variance and covariance and the keys' variance, over the gain."""
     n, r, s = head.seq_len, x.corr_l, head.score_var(x)
-    slope, shared = float(found.slope), _over_correlations(found.shared_slope, r, head, found)
-    together = _over_correlations(lambda c: c * found.shared_slope(c), r, head, found)
-    kept = 1 / (1 - head.p_drop) - r
-    along = (1 - r) ** 2 * (1 - float(found.own)) ** 2 / head.d_model
-    keys = kept * slope + (n - 1) * g.corr_l * (1 - r) * together / float(found.variance)
-    queries = (1 - r) * kept * slope + along
-    return s * queries, s * g.corr_l * ((1 - r) ** 2 * shared + along), s * keys
+    slope, pair_slope = (
+        float(weights.slope),
+        _over_correlations(weights.overlap_slope, r, head, weights),
+    )
+    pull = _over_correlations(lambda c: c * weights.overlap_slope(c), r, head, weights)
+    kappa = 1 / (1 - head.p_drop) - r
+    along = (1 - r) ** 2 * (1 - float(weights.self_overlap)) ** 2 / head.d_model
+    keys = kappa * slope + (n - 1) * g.corr_l * (1 - r) * pull / float(weights.variance)
+    queries = (1 - r) * kappa * slope + along
+    return s * queries, s * g.corr_l * ((1 - r) ** 2 * pair_slope + along), s * keys
 
 
 def _over_correlations(
-    function: Callable[[Floats], Floats], r: float, head: Head, found: Concentration
+    function: Callable[[Floats], Floats], r: float, head: AttentionHead, weights: Concentration
 ) -> float:
     """Mean of a function of two queries' score covariance over their random correlation."""
     scatter = (1 - r**2) * (1 / head.d_model + 1 / head.d_key) ** 0.5
     nodes = np.clip(r + scatter * np.sqrt(3) * np.array([-1.0, 0.0, 1.0]), -1.0, 1.0)
-    return float(function(nodes * found.variance) @ np.array([1, 4, 1])) / 6
+    return float(function(nodes * weights.variance) @ np.array([1, 4, 1])) / 6

@@ -59,26 +59,26 @@ def cross_entropy_backward(
     require_at_least("n_labels", n_labels, 1)
     if not 0 <= same_label <= 1:
         raise AssumptionError(f"same_label is {same_label}: give a probability")
-    found = concentration(np.array(logits.var), np.array(float(n_classes)))
-    var = float(found.own) - 2 / n_classes + 1
-    cov = float(found.shared(np.array(logits.cov_l))) - 2 / n_classes + same_label
+    overlaps = concentration(np.array(logits.var), np.array(float(n_classes)))
+    var = float(overlaps.self_overlap) - 2 / n_classes + 1
+    cov = float(overlaps.overlap(np.array(logits.cov_l))) - 2 / n_classes + same_label
     return GradMoments(var=var / n_classes / n_labels**2, corr_l=min(cov / var, 1.0))
 
 
 def expected_log_sum(
-    variance: float, count: int, own_mean: float = 0.0, own_variance: float | None = None
+    variance: float, count: int, outlier_mean: float = 0.0, outlier_variance: float | None = None
 ) -> float:
     r"""Return :math:`E\ln\sum_v e^{z_v}`, one of the scores having other moments than the rest.
 
     Source: derived here, see `cross_entropy`.
     """
     reach = 8 * np.sqrt(variance) + 8
-    low = -np.log(count) - reach - max(own_mean, 0.0) - 8
-    log_t = np.linspace(low, reach + 4 - min(own_mean, 0.0), N_LAPLACE)
-    log_rest = _log_laplace(log_t, variance)
-    spread = variance if own_variance is None else own_variance
-    log_own = _log_laplace(log_t + own_mean, spread)
-    left = np.exp(-np.exp(log_t)) - np.exp((count - 1) * log_rest + log_own)
+    low = -np.log(count) - reach - max(outlier_mean, 0.0) - 8
+    log_t = np.linspace(low, reach + 4 - min(outlier_mean, 0.0), N_LAPLACE)
+    log_others = _log_laplace(log_t, variance)
+    spread = variance if outlier_variance is None else outlier_variance
+    log_outlier = _log_laplace(log_t + outlier_mean, spread)
+    left = np.exp(-np.exp(log_t)) - np.exp((count - 1) * log_others + log_outlier)
     return float(np.trapezoid(left, log_t))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dslm.components.attention import Head, attention, attention_backward
+from dslm.components.attention import AttentionHead, attention, attention_backward
 from dslm.components.elementary import linear, linear_backward
 from dslm.components.moments import GradMoments, Moments, require_at_least
 
 
-def multi_head(x: Moments, head: Head, *, n_heads: int, output_var: float) -> Moments:
+def multi_head(x: Moments, head: AttentionHead, *, n_heads: int, output_var: float) -> Moments:
     r"""Moments after h like heads and the output projection.
 
     .. math:: \sigma_{out}^2 = h\,d_v\,\sigma_o^2\,\sigma_{head}^2
@@ -24,7 +24,7 @@ def multi_head(x: Moments, head: Head, *, n_heads: int, output_var: float) -> Mo
 
 
 def multi_head_backward(
-    g: GradMoments, x: Moments, head: Head, *, n_heads: int, output_var: float
+    g: GradMoments, x: Moments, head: AttentionHead, *, n_heads: int, output_var: float
 ) -> GradMoments:
     r"""Gradient of the input of h like heads: their sum, their weights being independent.
 
@@ -37,5 +37,5 @@ def multi_head_backward(
     """
     require_at_least("n_heads", n_heads, 1)
     inside = linear_backward(g, d_out=head.d_model, weight_var=output_var)
-    one = attention_backward(inside, x, head)
-    return GradMoments(var=n_heads * one.var, corr_l=one.corr_l)
+    per_head = attention_backward(inside, x, head)
+    return GradMoments(var=n_heads * per_head.var, corr_l=per_head.corr_l)

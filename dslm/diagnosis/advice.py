@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from dslm.diagnosis.deeper import CorrelationTrend
+from dslm.diagnosis.depth_sweep import CorrelationTrend
 from dslm.diagnosis.report import Advice, FormatReport
-from dslm.diagnosis.sharpness import ScoreScale
+from dslm.diagnosis.score_scale import ScoreScale
 from dslm.errors import SpecError
 from dslm.prediction import StackPrediction
 from dslm.scaling import deepscale

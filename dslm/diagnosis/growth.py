@@ -69,11 +69,11 @@ def fit_growth(curve: Floats) -> Growth | None:
     """
     layers = np.arange(len(curve), dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        kept = np.isfinite(curve) & (curve > 0) & (layers >= 1)
-    if kept.sum() < 3:
+        usable = np.isfinite(curve) & (curve > 0) & (layers >= 1)
+    if usable.sum() < 3:
         return None
-    fits = [_fit(law, layers[kept], np.log(curve[kept])) for law in get_args(Law)]
-    return min(fits, key=lambda fit: _score(fit, int(kept.sum())))
+    fits = [_fit(law, layers[usable], np.log(curve[usable])) for law in get_args(Law)]
+    return min(fits, key=lambda fit: _score(fit, int(usable.sum())))
 
 
 def _score(fit: Growth, n: int) -> float:

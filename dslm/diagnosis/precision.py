@@ -63,7 +63,7 @@ class Outside:
     flushed: tuple[int, ...]
 
 
-def outside(std: Floats, held: NumberFormat) -> Outside:
+def outside(std: Floats, number_format: NumberFormat) -> Outside:
     """Return the layers of `std`, float64[N+1], that leave `held`; NaN leaves nothing."""
 
     def layers(where: Bools) -> tuple[int, ...]:
@@ -71,20 +71,20 @@ def outside(std: Floats, held: NumberFormat) -> Outside:
 
     with np.errstate(invalid="ignore"):
         return Outside(
-            overflow=layers(std > held.overflow_std),
-            imprecise=layers(std < held.smallest_normal),
-            flushed=layers(std < held.flush_std),
+            overflow=layers(std > number_format.overflow_std),
+            imprecise=layers(std < number_format.smallest_normal),
+            flushed=layers(std < number_format.flush_std),
         )
 
 
-def loss_scale(std: Floats, held: NumberFormat) -> float | None:
+def loss_scale(std: Floats, number_format: NumberFormat) -> float | None:
     """Return the power of two that brings every layer of `std` into the normal range.
 
     The least that lifts the smallest standard deviation to the smallest normal value, 1 where
     none is needed; None where it would make the largest overflow: no single scale holds both.
     """
-    known = std[np.isfinite(std) & (std > 0)]
-    if len(known) == 0 or len(known) < np.isfinite(std).sum() or np.isinf(std).any():
+    positive = std[np.isfinite(std) & (std > 0)]
+    if len(positive) == 0 or len(positive) < np.isfinite(std).sum() or np.isinf(std).any():
         return None
-    scale = 2.0 ** max(np.ceil(np.log2(held.smallest_normal / known.min())), 0.0)
-    return float(scale) if scale * known.max() <= held.overflow_std else None
+    scale = 2.0 ** max(np.ceil(np.log2(number_format.smallest_normal / positive.min())), 0.0)
+    return float(scale) if scale * positive.max() <= number_format.overflow_std else None

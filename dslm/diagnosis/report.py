@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from dslm.diagnosis.deeper import CorrelationTrend, Crossing
+from dslm.diagnosis.depth_sweep import CorrelationTrend, Crossing
 from dslm.diagnosis.growth import Growth
 from dslm.diagnosis.precision import Outside
-from dslm.diagnosis.sharpness import ScoreScale
+from dslm.diagnosis.score_scale import ScoreScale
 from dslm.prediction import Prediction
 from dslm.scaling import Scaling
 from dslm.spec import Missing
 
-Placed = Literal["pre", "post", "sandwich", "branch", "parallel", "mixed", "unknown"]
+StackPlacement = Literal["pre", "post", "sandwich", "branch", "parallel", "mixed", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class StackDiagnosis:
         gradient_factor: largest over smallest standard deviation of the gradient, layers 1 to N.
     """
 
-    placement: Placed
+    placement: StackPlacement
     n_layers: int
     d_model: int
     seq_len: int

@@ -113,8 +113,8 @@ def _alone(block: Block, path: str) -> Block:
 
 
 def _movable(block: Block | None, path: str) -> Block:
-    found = _alone(_understood(block, path), path)
-    if found.placement not in ("pre", "post"):
-        fix = f"norms placed {found.placement!r} have no Pre-LN or Post-LN form here"
+    movable = _alone(_understood(block, path), path)
+    if movable.placement not in ("pre", "post"):
+        fix = f"norms placed {movable.placement!r} have no Pre-LN or Post-LN form here"
         raise SpecError(f"{path}.placement", fix)
-    return found
+    return movable

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dslm.directions.mixture import Branch, Dense, Mixture, Reading, transform
+from dslm.directions.mixture import Branch, BranchInput, Dense, Mixture, transform
 from dslm.duals.pointwise import POINTWISE
 from dslm.spec import Activation, Floats
 
@@ -20,7 +20,7 @@ POWERS = np.stack(
 
 
 def feed_forward(
-    reading: Reading, up: Dense, down: Dense, activation: Activation, p_drop: float = 0.0
+    reading: BranchInput, up: Dense, down: Dense, activation: Activation, p_drop: float = 0.0
 ) -> Branch:
     r"""Return the output of down(dropout(φ(up(x)))).
 
@@ -33,12 +33,14 @@ def feed_forward(
     """
     x = reading.x
     means = x.means @ up.weight.T + up.bias
-    inside = up.weight @ x.rest @ up.weight.T
+    inside = up.weight @ x.within @ up.weight.T
     sd = np.sqrt(np.maximum(np.diagonal(inside), 1e-30))
-    series, own = _series(means, sd, _function(activation))
+    series, variances = _series(means, sd, _function(activation))
     hidden, slope = series[0], x.shares @ series[1] / sd
-    rest = _shared(x.shares, series, inside / np.outer(sd, sd))
-    np.fill_diagonal(rest, x.shares @ own + p_drop / (1 - p_drop) * (x.shares @ (own + hidden**2)))
+    within = _shared(x.shares, series, inside / np.outer(sd, sd))
+    np.fill_diagonal(
+        within, x.shares @ variances + p_drop / (1 - p_drop) * (x.shares @ (variances + hidden**2))
+    )
     mean = x.shares @ hidden
     steep = _least_squares(x.shares, means, hidden, slope, sd)
     between = up.weight @ (x.cross - np.outer(x.mean, x.mean)) @ up.weight.T
@@ -47,7 +49,7 @@ def feed_forward(
     y = Mixture(
         x.shares,
         hidden @ down.weight.T + down.bias,
-        down.weight @ rest @ down.weight.T,
+        down.weight @ within @ down.weight.T,
         transform(cross, mean, down),
     )
     return Branch(
@@ -72,20 +74,20 @@ def _series(
 ) -> tuple[Floats, Floats]:
     """Return (orders, groups, features) coefficients, and each feature's variance by group."""
     series = np.zeros((ORDERS, *means.shape))
-    own = np.zeros_like(means)
+    variances = np.zeros_like(means)
     for group, mean in enumerate(means):
         values = function(mean[:, None] + sd[:, None] * NODES)
         for k in range(ORDERS):
             series[k, group] = (values * POWERS[k]) @ UNIT / math.sqrt(math.factorial(k))
-        own[group] = values**2 @ UNIT - series[0, group] ** 2
-    return series, own
+        variances[group] = values**2 @ UNIT - series[0, group] ** 2
+    return series, variances
 
 
 def _shared(shares: Floats, series: Floats, correlation: Floats) -> Floats:
-    rest = np.zeros_like(correlation)
+    total = np.zeros_like(correlation)
     for k in range(1, ORDERS):
-        rest += (shares[:, None] * series[k]).T @ series[k] * correlation**k
-    return rest
+        total += (shares[:, None] * series[k]).T @ series[k] * correlation**k
+    return total
 
 
 def _least_squares(

@@ -33,7 +33,7 @@ class Mixture:
 
     shares: Floats
     means: Floats
-    rest: Floats
+    within: Floats
     cross: Floats
 
     @property
@@ -42,14 +42,14 @@ class Mixture:
         return np.asarray(self.shares @ self.means)
 
     @property
-    def own(self) -> Floats:
+    def second_moment(self) -> Floats:
         """E[x x^T] over tokens, (d, d)."""
-        return _between(self.shares, self.means, self.means) + self.rest
+        return _between(self.shares, self.means, self.means) + self.within
 
     @property
     def variance(self) -> float:
         """E[x²] - (E x)² over tokens and features."""
-        return float(np.trace(self.own) / len(self.own) - self.mean.mean() ** 2)
+        return float(np.trace(self.second_moment) / len(self.second_moment) - self.mean.mean() ** 2)
 
     @property
     def correlation(self) -> float:
@@ -59,7 +59,7 @@ class Mixture:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class BranchInput:
     """What a branch reads of a stream, and how it goes with that stream.
 
     Attributes:
@@ -79,14 +79,14 @@ class Reading:
         return self.stream.mean
 
     @property
-    def own_with_stream(self) -> Floats:
+    def token_with_stream(self) -> Floats:
         """E[y x^T] at one token, (d, d)."""
         return _between(self.x.shares, self.x.means, self.stream.means) + self.with_stream
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch's output: as `Reading`, to be added to the stream."""
+    """A branch's output: as `BranchInput`, to be added to the stream."""
 
     y: Mixture
     with_stream: Floats
@@ -111,12 +111,12 @@ class Gain:
     centred: bool
 
 
-def read(x: Mixture) -> Reading:
+def read(x: Mixture) -> BranchInput:
     """Return the stream as a branch reads it without a norm."""
-    return Reading(x, x, x.rest, x.cross)
+    return BranchInput(x, x, x.within, x.cross)
 
 
-def normed(x: Mixture, norm: Gain) -> Reading:
+def normed(x: Mixture, norm: Gain) -> BranchInput:
     r"""Return the stream after a norm.
 
     A group is divided by its own :math:`s_c^2 = (|P m_c|^2 + tr\,P R P)/d + \epsilon`, P taking
@@ -126,18 +126,18 @@ def normed(x: Mixture, norm: Gain) -> Reading:
     """
     d = len(norm.gain)
     centre = np.eye(d) - (1 / d if norm.centred else 0.0)
-    kept = x.means @ centre
-    size = np.square(kept).sum(1) / d + np.trace(centre @ x.rest @ centre) / d + norm.eps
+    centred = x.means @ centre
+    size = np.square(centred).sum(1) / d + np.trace(centre @ x.within @ centre) / d + norm.eps
     inverse = size**-0.5
     linear = norm.gain[:, None] * centre
     mean_linear = float(x.shares @ inverse) * linear
     means = inverse[:, None] * (x.means @ linear.T) + norm.bias
-    rest = float(x.shares @ inverse**2) * linear @ x.rest @ linear.T
+    within = float(x.shares @ inverse**2) * linear @ x.within @ linear.T
     mean, fluctuating = x.shares @ means, x.cross - np.outer(x.mean, x.mean)
     cross = mean_linear @ fluctuating @ mean_linear.T + np.outer(mean, mean)
     crossed = mean_linear @ fluctuating + np.outer(mean, x.mean)
-    after = Mixture(x.shares, means, rest, cross)
-    return Reading(after, x, mean_linear @ x.rest, crossed)
+    after = Mixture(x.shares, means, within, cross)
+    return BranchInput(after, x, mean_linear @ x.within, crossed)
 
 
 def add(x: Mixture, branch: Branch, lam: float = 1.0, beta: float = 1.0) -> Mixture:
@@ -147,7 +147,7 @@ def add(x: Mixture, branch: Branch, lam: float = 1.0, beta: float = 1.0) -> Mixt
     return Mixture(
         shares=x.shares,
         means=lam * x.means + beta * y.means,
-        rest=lam**2 * x.rest + beta**2 * y.rest + both * (shared + shared.T),
+        within=lam**2 * x.within + beta**2 * y.within + both * (shared + shared.T),
         cross=lam**2 * x.cross + beta**2 * y.cross + both * (crossed + crossed.T),
     )
 
@@ -155,8 +155,8 @@ def add(x: Mixture, branch: Branch, lam: float = 1.0, beta: float = 1.0) -> Mixt
 def dropped(branch: Branch, p_drop: float) -> Branch:
     """Return a branch after dropout, which adds to each feature's own variance. Exact."""
     y = branch.y
-    noise = p_drop / (1 - p_drop) * np.diag(np.diagonal(y.own))
-    return replace(branch, y=replace(y, rest=y.rest + noise))
+    noise = p_drop / (1 - p_drop) * np.diag(np.diagonal(y.second_moment))
+    return replace(branch, y=replace(y, within=y.within + noise))
 
 
 def transform(matrix: Floats, mean: Floats, layer: Dense) -> Floats:

@@ -47,9 +47,9 @@ class HermiteDual:
 
 def _series(f: Pointwise, a: Floats, b: Floats, c: Floats) -> Floats:
     r = correlation_of(a, b, c)
-    h_a, rest_a = _coefficients(f, a)
-    h_b, rest_b = _coefficients(f, b)
-    total = np.sqrt(rest_a * rest_b) * r
+    h_a, tail_a = _coefficients(f, a)
+    h_b, tail_b = _coefficients(f, b)
+    total = np.sqrt(tail_a * tail_b) * r
     for n in range(N_ORDERS - 1, 0, -1):
         total += h_a[n] * h_b[n]
         total *= r
@@ -61,10 +61,10 @@ def _coefficients(f: Pointwise, variance: Floats) -> tuple[Floats, Floats]:
     """Return h_n, (orders, *shape), and the energy left out; of one value where all are alike."""
     rounded = _rounded(variance)
     distinct, inverse = np.unique(rounded, return_inverse=True)
-    h, rest = _distinct_coefficients(f, distinct.tobytes())
+    h, tail = _distinct_coefficients(f, distinct.tobytes())
     shape = variance.shape if len(distinct) > 1 else (1,) * variance.ndim
     index = inverse.reshape(-1)[: math.prod(shape)]
-    return h[:, index].reshape(-1, *shape), rest[index].reshape(shape)
+    return h[:, index].reshape(-1, *shape), tail[index].reshape(shape)
 
 
 @lru_cache(maxsize=8)  # a layer asks for the same variances in rows, in columns and on the diagonal

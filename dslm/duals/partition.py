@@ -39,10 +39,10 @@ class Concentration:
 
     variance: Floats
     count: Floats
-    own: Floats
+    self_overlap: Floats
     slope: Floats
 
-    def shared(self, covariance: Floats) -> Floats:
+    def overlap(self, covariance: Floats) -> Floats:
         r"""Return :math:`D'(c) = E\sum_j a_j a'_j`.
 
         Its logarithm is cubic in c through what is exact at both ends: :math:`D'(0) = 1/n`,
@@ -57,7 +57,7 @@ class Concentration:
         log = log - end * inside**2 * (1 - inside) + start * np.minimum(x, 0.0)
         return np.asarray(np.exp(log) / self.count)
 
-    def shared_slope(self, covariance: Floats) -> Floats:
+    def overlap_slope(self, covariance: Floats) -> Floats:
         r"""Return :math:`dD'/dc = E[X - 2Y + X^2]`, the energy of two score gradients' product.
 
         :math:`X = \sum_j a_j a'_j, Y = \sum_j a_j^2 a'_j`: by Price's theorem the derivative is
@@ -69,12 +69,16 @@ class Concentration:
         x = np.clip(covariance / self.variance, 0.0, 1.0)
         high, start, end = self._ends()
         rate = 6 * x * (1 - x) * high + start * (1 - x) * (1 - 3 * x) + end * x * (3 * x - 2)
-        return np.asarray(self.shared(covariance) * np.maximum(rate, 0.0) / self.variance)
+        return np.asarray(self.overlap(covariance) * np.maximum(rate, 0.0) / self.variance)
 
     def _ends(self) -> tuple[Floats, Floats, Floats]:
         """Return ln(nD) and the slopes of ln(nD') in c/s at 0 and at 1."""
-        start = self.variance * (1 - self.own) ** 2 * self.count / (self.count - 1)
-        return np.log(self.count * self.own), start, self.variance * self.slope / self.own
+        start = self.variance * (1 - self.self_overlap) ** 2 * self.count / (self.count - 1)
+        return (
+            np.log(self.count * self.self_overlap),
+            start,
+            self.variance * self.slope / self.self_overlap,
+        )
 
 
 def concentration(variance: Floats, count: Floats, d_head: float = np.inf) -> Concentration:
@@ -88,11 +92,11 @@ def concentration(variance: Floats, count: Floats, d_head: float = np.inf) -> Co
     """
     s = np.clip(variance, 1e-12, np.exp(LOG_VARIANCES[-1]))
     n = np.clip(count, np.exp(LOG_COUNTS[0]), np.exp(LOG_COUNTS[-1]))
-    own, slope = np.zeros(()), np.zeros(())
+    self_overlap, slope = np.zeros(()), np.zeros(())
     for factor, weight in zip(*_lengths(d_head), strict=True):
         d, f = _looked_up(s * factor, n)
-        own, slope = own + weight * d, slope + weight * f
-    return Concentration(s, n, own, slope)
+        self_overlap, slope = self_overlap + weight * d, slope + weight * f
+    return Concentration(s, n, self_overlap, slope)
 
 
 def _lengths(d_head: float) -> tuple[Floats, Floats]:
@@ -115,12 +119,12 @@ def _looked_up(variance: Floats, count: Floats) -> tuple[Floats, Floats]:
         _weights(LOG_VARIANCES, np.log(variance)),  # held at the first row, cold, below it
         _weights(LOG_COUNTS, np.log(count)),
     )
-    found = []
+    exponents = []
     for table in (temper, steepness):
         left = table[i, j] * (1 - v) + table[i, j + 1] * v
         right = table[i + 1, j] * (1 - v) + table[i + 1, j + 1] * v
-        found.append(left * (1 - u) + right * u)
-    pull, steep = (np.exp(np.minimum(exponent * variance, 700.0)) for exponent in found)
+        exponents.append(left * (1 - u) + right * u)
+    pull, steep = (np.exp(np.minimum(exponent * variance, 700.0)) for exponent in exponents)
     return pull / (pull + count - 1), steep * (count - 1) / count**2
 
 
@@ -154,14 +158,18 @@ def _row(variance: float) -> tuple[Floats, Floats]:
         terms = terms * u
     with np.errstate(divide="ignore"):
         log_b0 = np.log(b[0])
-    rest, fewer = np.exp((n - 1) * log_b0), np.exp((n - 2) * log_b0)
-    rest[:, ~np.isfinite(log_b0)] = fewer[:, ~np.isfinite(log_b0)] = 0.0
-    one = n[:, 0] * (rest @ b[1])
-    own = n[:, 0] * (rest @ b[2]) / one
-    cube = n[:, 0] * (rest @ b[3]) / 2 / one
-    squared = (n[:, 0] * (rest @ b[4]) + n[:, 0] * (n[:, 0] - 1) * (fewer @ b[2] ** 2)) / 6 / one
+    others, other_pairs = np.exp((n - 1) * log_b0), np.exp((n - 2) * log_b0)
+    others[:, ~np.isfinite(log_b0)] = other_pairs[:, ~np.isfinite(log_b0)] = 0.0
+    normaliser = n[:, 0] * (others @ b[1])
+    self_overlap = n[:, 0] * (others @ b[2]) / normaliser
+    cube = n[:, 0] * (others @ b[3]) / 2 / normaliser
+    squared = (
+        (n[:, 0] * (others @ b[4]) + n[:, 0] * (n[:, 0] - 1) * (other_pairs @ b[2] ** 2))
+        / 6
+        / normaliser
+    )
     n = n[:, 0]
-    own = np.minimum(own, 1 - 1e-12)
-    temper = np.log(own * (n - 1) / (1 - own)) / variance
-    slope = np.maximum((own - 2 * cube + squared) * n**2 / (n - 1), 1e-300)
+    self_overlap = np.minimum(self_overlap, 1 - 1e-12)
+    temper = np.log(self_overlap * (n - 1) / (1 - self_overlap)) / variance
+    slope = np.maximum((self_overlap - 2 * cube + squared) * n**2 / (n - 1), 1e-300)
     return np.minimum(temper, 1.0), np.log(slope) / variance

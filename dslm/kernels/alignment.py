@@ -80,5 +80,5 @@ def _crossed(g: Kernel, x: Kernel, mask: Mask) -> Floats:
     return np.asarray(attended * spread)
 
 
-def _share(part: float, whole: float) -> float:
-    return float(np.clip(part / whole, 0.0, 1.0)) if whole > 0 else 1.0
+def _share(part: float, total: float) -> float:
+    return float(np.clip(part / total, 0.0, 1.0)) if total > 0 else 1.0

@@ -10,7 +10,7 @@ from dslm.kernels.feed_forward import feed_forward, feed_forward_backward, radia
 from dslm.kernels.grid import add, affine, bounded, dropout, multiply
 from dslm.kernels.lengths import post_ln_lengths, random_lengths
 from dslm.kernels.norm import centre, norm, norm_backward
-from dslm.kernels.place import Place, cross_place, places
+from dslm.kernels.placement import BranchPlacement, branch_placements, cross_placement
 from dslm.kernels.softmax import Heads, attention_weights
 from dslm.spec import Attention, Block, FeedForward, Kernel, Norm
 
@@ -32,7 +32,7 @@ class SubLayer:
     """
 
     layer: Attention | FeedForward
-    place: Place
+    placement: BranchPlacement
     x: Kernel
     source: Kernel
     inner: Kernel
@@ -58,41 +58,41 @@ def block_forward(
 
     `weights` are the self-attention's where they are known: they follow from x, queries and keys.
     """
-    first_place, last_place = places(block, d_model)
-    layers = [_sub_layer(x, x, block.attention, first_place, weights=weights)]
+    first, last = branch_placements(block, d_model)
+    layers = [_sub_layer(x, x, block.attention, first, weights=weights)]
     if block.cross is not None:
-        place = cross_place(block, block.cross, d_model)
+        placement = cross_placement(block, block.cross, d_model)
         y = layers[0].y
-        layers.append(_sub_layer(y, y, block.cross.attention, place, memory))
+        layers.append(_sub_layer(y, y, block.cross.attention, placement, memory))
     y = layers[-1].y
-    read = x if last_place.parallel else y
-    return *layers, _sub_layer(y, read, block.feed_forward, last_place)
+    read = x if last.parallel else y
+    return *layers, _sub_layer(y, read, block.feed_forward, last)
 
 
 def _sub_layer(
     x: Kernel,
     read: Kernel,
     layer: Attention | FeedForward,
-    place: Place,
+    placement: BranchPlacement,
     memory: Kernel | None = None,
     *,
     weights: Heads | None = None,
 ) -> SubLayer:
-    residual = place.residual
-    source = centre(read, place.on_input, place.d_model)
-    inner = norm(source, place.on_input)
-    seen = memory or inner
+    residual = placement.residual
+    source = centre(read, placement.on_input, placement.d_model)
+    inner = norm(source, placement.on_input)
+    attended = memory or inner
     if isinstance(layer, Attention):
-        weights = weights or attention_weights(inner, seen, layer)
-        raw = attention(seen, weights, layer)
+        weights = weights or attention_weights(inner, attended, layer)
+        raw = attention(attended, weights, layer)
     else:
         raw = feed_forward(inner, layer)
-    raw = centre(raw, place.on_branch, place.d_model)
-    branch = dropout(norm(raw, place.on_branch), residual.p_drop)
-    centred = centre(branch, place.on_sum, place.d_model)
+    raw = centre(raw, placement.on_branch, placement.d_model)
+    branch = dropout(norm(raw, placement.on_branch), residual.p_drop)
+    centred = centre(branch, placement.on_sum, placement.d_model)
     summed = add(x, centred, residual.lam**2, residual.beta**2)
-    y = norm(summed, place.on_sum)
-    return SubLayer(layer, place, x, source, inner, raw, branch, summed, y, weights, memory)
+    y = norm(summed, placement.on_sum)
+    return SubLayer(layer, placement, x, source, inner, raw, branch, summed, y, weights, memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ def block_backward(g: Kernel, layer: Layer, alignment: Alignment) -> BlockGradie
         below, aligned, at_memory = _sub_layer_backward(stream[0], sub, alignment)
         memory = at_memory or memory
         stream, alignment = [below, *stream], aligned
-    if layer[-1].place.parallel:
-        residual = layer[0].place.residual
+    if layer[-1].placement.parallel:
+        residual = layer[0].placement.residual
         through_last = add(stream[1], g, 1.0, -1.0)
         straight = add(g, _through(g, layer[0])[0], residual.lam**2, residual.beta**2)
         stream[0] = bounded(add(straight, through_last))
@@ -140,16 +140,16 @@ def _sub_layer_backward(
     \mathcal N_s^*` those of the norms on its input, its output and the sum, where there are any.
     `alignment` says how isotropic `g` is; it matters only where a norm acts on the stream itself.
     """
-    place, residual = sub.place, sub.place.residual
-    lengths = None if place.on_sum is None else _lengths_of_sum(sub)
+    placement, residual = sub.placement, sub.placement.residual
+    lengths = None if placement.on_sum is None else _lengths_of_sum(sub)
     inner = norm_backward(
-        g, sub.summed, place.on_sum, place.d_model, alignment=alignment, lengths=lengths
+        g, sub.summed, placement.on_sum, placement.d_model, alignment=alignment, lengths=lengths
     )
     through, memory = _through(inner, sub)
     if memory is not None:
         memory = affine(memory, residual.beta**2)
     below = bounded(add(inner, through, residual.lam**2, residual.beta**2))
-    if place.on_sum is None:
+    if placement.on_sum is None:
         return below, ISOTROPIC, memory
     excess = affine(_excess(inner, through, sub), residual.beta**2)
     aligned = alignment_below(below, affine(through, residual.beta**2), excess, sub.x)
@@ -161,11 +161,11 @@ def _through(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
 
     At the stream, and at the memory where the branch reads one.
     """
-    place = sub.place
-    h = dropout(g, place.residual.p_drop)
-    h = _below_norm(h, sub.raw, place.on_branch, place.d_model)
+    placement = sub.placement
+    h = dropout(g, placement.residual.p_drop)
+    h = _below_norm(h, sub.raw, placement.on_branch, placement.d_model)
     h, memory = _branch_backward(h, sub)
-    return _below_norm(h, sub.source, place.on_input, place.d_model), memory
+    return _below_norm(h, sub.source, placement.on_input, placement.d_model), memory
 
 
 def _below_norm(g: Kernel, x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
@@ -175,24 +175,24 @@ def _below_norm(g: Kernel, x: Kernel, layer: Norm | None, d_model: int) -> Kerne
 
 
 def _lengths_of_sum(sub: SubLayer) -> Kernel:
-    layer, place = sub.layer, sub.place
+    layer, placement = sub.layer, sub.placement
     inner = layer.value.d_out if isinstance(layer, Attention) else layer.up.d_out
     return post_ln_lengths(
         sub.x,
         sub.branch,
         sub.summed,
-        residual=place.residual,
+        residual=placement.residual,
         inner=inner,
-        d_model=place.d_model,
+        d_model=placement.d_model,
     )
 
 
 def _branch_backward(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
     if isinstance(sub.layer, FeedForward):
         return feed_forward_backward(g, sub.inner, sub.layer), None
-    seen = sub.memory or sub.inner
-    weights = sub.weights or attention_weights(sub.inner, seen, sub.layer)
-    at_queries, at_memory = attention_backward(g, sub.inner, seen, weights, sub.layer)
+    attended = sub.memory or sub.inner
+    weights = sub.weights or attention_weights(sub.inner, attended, sub.layer)
+    at_queries, at_memory = attention_backward(g, sub.inner, attended, weights, sub.layer)
     if sub.memory is not None:
         return at_queries, at_memory
     return add(at_queries, at_memory), None
@@ -202,6 +202,6 @@ def _excess(g: Kernel, through: Kernel, sub: SubLayer) -> Kernel:
     if sub.memory is not None:  # reads nothing of the stream but its queries
         return multiply(sub.branch, g)
     if isinstance(sub.layer, FeedForward):
-        excess = dropout(radial_excess(sub.inner, sub.layer), sub.place.residual.p_drop)
+        excess = dropout(radial_excess(sub.inner, sub.layer), sub.placement.residual.p_drop)
         return multiply(excess, g)
     return attention_excess(g, sub.x, sub.branch, through, sub.layer)

@@ -125,6 +125,6 @@ def dense(kernel: Kernel) -> Floats:
     """Return (cells, cells) means over all pairs of the two cells, i=j included."""
     matrix = kernel.off_diagonal.copy()
     w = kernel.cell_sizes
-    own = (kernel.diagonal + (w - 1) * np.diagonal(matrix)) / w
-    np.fill_diagonal(matrix, own)
+    diagonal = (kernel.diagonal + (w - 1) * np.diagonal(matrix)) / w
+    np.fill_diagonal(matrix, diagonal)
     return matrix

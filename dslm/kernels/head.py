@@ -12,7 +12,7 @@ from dslm.kernels.block import Layer
 from dslm.kernels.grid import affine, dropout, map_pairs, mean_diagonal, multiply
 from dslm.kernels.lengths import random_lengths
 from dslm.kernels.linear import linear, linear_backward
-from dslm.kernels.loss import Own, expected_loss, logit_gradient, own_scores
+from dslm.kernels.loss import TiedRow, expected_loss, logit_gradient, tied_logit
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.spec import Floats, Head, HeadLayer, Kernel, Norm, Stack
 
@@ -51,8 +51,8 @@ def head_pass(stack: Stack, layers: list[Layer]) -> HeadPass | None:
     steps = _forward(top, head, stack.d_model)
     h = steps[-1].y if steps else top
     raw = affine(linear(h, head.output), head.scale**2)
-    own = own_scores(head, _own_row(stack, layers, steps, top), top)
-    gradient, logits = logit_gradient(raw, head, own)
+    tied = tied_logit(head, _tied_row(stack, layers, steps, top), top)
+    gradient, logits = logit_gradient(raw, head, tied)
     gradient = linear_backward(affine(gradient, head.scale**2), head.output)
     if not (steps and steps[-1].layer.norm):
         gradient = _add_tilt(gradient, h, logits, head)
@@ -60,7 +60,7 @@ def head_pass(stack: Stack, layers: list[Layer]) -> HeadPass | None:
         gradient = _backward(gradient, step)
     counted = head.labels.counted.diagonal * top.cell_sizes
     variance = float(counted @ logits.diagonal / counted.sum())
-    loss = expected_loss(logits, head, own, counted / counted.sum())
+    loss = expected_loss(logits, head, tied, counted / counted.sum())
     return HeadPass(gradient, variance, loss)
 
 
@@ -96,7 +96,7 @@ def _backward(g: Kernel, step: _Step) -> Kernel:
     return g if layer.linear is None else linear_backward(g, layer.linear)
 
 
-def _own_row(stack: Stack, layers: list[Layer], steps: list[_Step], top: Kernel) -> Own | None:
+def _tied_row(stack: Stack, layers: list[Layer], steps: list[_Step], top: Kernel) -> TiedRow | None:
     r"""How much of the stream and of the logits' input is the token's own row of a tied weight.
 
     Along the skips it is multiplied by :math:`\lambda`, and by gain over divisor in each norm on
@@ -109,12 +109,12 @@ def _own_row(stack: Stack, layers: list[Layer], steps: list[_Step], top: Kernel)
     in_stream = np.full(len(top.diagonal), stack.head.tied)
     for layer in layers:
         for sub in layer:
-            lam = 1.0 if sub.place.parallel else sub.place.residual.lam
-            in_stream = in_stream * lam * _gain(sub.summed, sub.place.on_sum)
+            lam = 1.0 if sub.placement.parallel else sub.placement.residual.lam
+            in_stream = in_stream * lam * _gain(sub.summed, sub.placement.on_sum)
     at_logits = in_stream
     for step in steps:
         at_logits = at_logits * _gain(step.centred, step.layer.norm)
-    return Own(in_stream, at_logits)
+    return TiedRow(in_stream, at_logits)
 
 
 def _gain(x: Kernel, layer: Norm | None) -> Floats:
@@ -130,8 +130,8 @@ def _add_tilt(g: Kernel, h: Kernel, logits: Kernel, head: Head) -> Kernel:
 
     by Stein's lemma, c being the logits' scale; a norm's Jacobian right below has nothing of it.
     """
-    found = concentration(logits.diagonal, np.array(float(head.output.d_out)))
-    lean = head.labels.weight * head.scale**2 * head.output.weight_var * (1 - found.own)
+    overlaps = concentration(logits.diagonal, np.array(float(head.output.d_out)))
+    lean = head.labels.weight * head.scale**2 * head.output.weight_var * (1 - overlaps.self_overlap)
     counted = head.labels.counted
     return replace(
         g,

@@ -54,8 +54,8 @@ def post_ln_lengths(
     lam2, beta2 = residual.lam**2, residual.beta**2
     rate = beta2**2 * (1 / d_model + 1 / inner)
 
-    def half(own: Floats, through: Floats, sizes: Floats) -> Floats:
-        energy = 2 * lam2 * beta2 / d_model * own * through + rate * through**2
+    def half(stream: Floats, through: Floats, sizes: Floats) -> Floats:
+        energy = 2 * lam2 * beta2 / d_model * stream * through + rate * through**2
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.where(sizes > 0, energy / sizes, 0.0))
 

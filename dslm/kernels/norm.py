@@ -27,9 +27,9 @@ def centre(x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
     """
     if layer is None or layer.kind == "rmsnorm":
         return x
-    rest = 1 - 1 / d_model
+    shrink = 1 - 1 / d_model
     shared = mean_off_diagonal(x) if n_tokens(x) > 1 else mean_diagonal(x)
-    return affine(x, rest, -rest * max(x.mean**2 - max(shared, 0.0) / d_model, 0.0))
+    return affine(x, shrink, -shrink * max(x.mean**2 - max(shared, 0.0) / d_model, 0.0))
 
 
 def norm(x: Kernel, layer: Norm | None) -> Kernel:
@@ -81,7 +81,7 @@ def norm_backward(
         return g
     gain = layer.gain_mean**2 + layer.gain_var
     scale = np.sqrt(x.diagonal + layer.eps)
-    kept, kept_pairs = _kept_energy(x, scale, layer, d_model, alignment)
+    remaining, remaining_pairs = _remaining_energy(x, scale, layer, d_model, alignment)
     if lengths is not None:
         share = x.diagonal / scale**2
         off_diagonal = np.outer(share, share) * lengths.off_diagonal
@@ -89,16 +89,16 @@ def norm_backward(
             lengths, diagonal=share**2 * lengths.diagonal, off_diagonal=off_diagonal
         )
         wider, wider_pairs = mean_inverse(of_divisor)
-        kept, kept_pairs = kept * wider, kept_pairs * wider_pairs
+        remaining, remaining_pairs = remaining * wider, remaining_pairs * wider_pairs
     return replace(
         g,
-        diagonal=gain * g.diagonal / scale**2 * kept,
-        off_diagonal=gain * g.off_diagonal / np.outer(scale, scale) * kept_pairs,
+        diagonal=gain * g.diagonal / scale**2 * remaining,
+        off_diagonal=gain * g.off_diagonal / np.outer(scale, scale) * remaining_pairs,
         mean=0.0 if layer.kind == "layernorm" else g.mean / float(scale.mean()),
     )
 
 
-def _kept_energy(
+def _remaining_energy(
     x: Kernel, scale: Floats, layer: Norm, d_model: int, alignment: Alignment
 ) -> tuple[Floats, Floats]:
     share = x.diagonal / scale**2

@@ -117,8 +117,8 @@ def _along(terms: ScoreTerms) -> Kernel:
 
 def _spread(kernel: Kernel, means: Floats, terms: ScoreTerms) -> Floats:
     """Return (query cells,) `spread_over_keys`, given the means over pairs of keys."""
-    own = terms.mean_over_keys(kernel.diagonal, 0)
-    return np.asarray(np.maximum(own - np.diagonal(means), 0.0))
+    diagonal = terms.mean_over_keys(kernel.diagonal, 0)
+    return np.asarray(np.maximum(diagonal - np.diagonal(means), 0.0))
 
 
 def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
@@ -133,12 +133,12 @@ def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
     joint = passed * (layer.score_scale**2 * layer.d_head * terms.slope) / np.outer(n, n)
     total = terms.mask.queries
     first = total(joint, 0)
-    own = total(first, 1)
+    of_values = total(first, 1)
     cross = total(terms.averages * first, 1)
     averaged = total(total(joint * terms.grand, 0), 1) - cross - cross.T
     values = terms.values  # not dense: a cell's own entry is of its pairs j≠k
-    off_diagonal = values.off_diagonal * own + averaged
-    diagonal = values.diagonal * np.diagonal(own) + np.diagonal(averaged)
+    off_diagonal = values.off_diagonal * of_values + averaged
+    diagonal = values.diagonal * np.diagonal(of_values) + np.diagonal(averaged)
     normed = _unrotated(Kernel(diagonal, off_diagonal, values.cell_sizes), layer)
     return norm_backward(normed, terms.keys, layer.key_norm, layer.d_head)
 

@@ -136,8 +136,8 @@ def mean_cosine(cell_sizes: bytes, rotary: Rotary, d_head: int) -> Floats:
     angle = np.outer(centres, frequencies)
     parts = np.concatenate([damped * np.cos(angle), damped * np.sin(angle)], axis=1)
     cosine = parts @ parts.T / n_frequencies
-    own = (w * np.diagonal(cosine) - 1) / np.maximum(w - 1, 1)
-    np.fill_diagonal(cosine, np.where(w > 1, own, 1.0))
+    within_cell = (w * np.diagonal(cosine) - 1) / np.maximum(w - 1, 1)
+    np.fill_diagonal(cosine, np.where(w > 1, within_cell, 1.0))
     turned = (1 - rotary.fraction) + rotary.fraction * rotary.scale**2 * cosine
     turned.flags.writeable = False
     return np.asarray(turned)

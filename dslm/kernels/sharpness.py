@@ -35,7 +35,7 @@ class Sharpness:
     """
 
     queries: Kernel
-    own: Concentration
+    diagonal: Concentration
     pairs: Concentration
     covariance: Floats
     pair_covariance: Floats
@@ -43,7 +43,7 @@ class Sharpness:
 
     def tempered(self) -> Kernel:
         r"""Return Q so that :math:`e^c/(e^c + n - 1)` is the chance of two queries to meet."""
-        diagonal = self.queries.diagonal * _temper(self.own, self.covariance)
+        diagonal = self.queries.diagonal * _temper(self.diagonal, self.covariance)
         off_diagonal = self.queries.off_diagonal * _temper(self.pairs, self.pair_covariance)
         return replace(self.queries, diagonal=diagonal, off_diagonal=off_diagonal)
 
@@ -56,7 +56,7 @@ class Sharpness:
 
         Source: derived here, by Stein's lemma; exact to first order in 1/d for Gaussian features.
         """
-        left = 1 - np.minimum(self.own.own, 1.0)
+        left = 1 - np.minimum(self.diagonal.self_overlap, 1.0)
         off_diagonal = np.outer(left, left) / d_model
         return replace(
             self.queries, diagonal=left**2 / d_model, off_diagonal=off_diagonal, mean=0.0
@@ -70,14 +70,14 @@ class Sharpness:
         most = self.pairs.variance
         return replace(
             self.queries,
-            diagonal=np.minimum(self.covariance, self.own.variance),
+            diagonal=np.minimum(self.covariance, self.diagonal.variance),
             off_diagonal=np.clip(self.pair_covariance, -most, most),
             mean=0.0,
         )
 
     def score_gradients(self) -> Kernel:
         """Return the energy of score gradients over that with uniform weights."""
-        diagonal = _over_uniform(self.own, self.covariance)
+        diagonal = _over_uniform(self.diagonal, self.covariance)
         off_diagonal = _over_uniform(self.pairs, self.pair_covariance)
         return replace(self.queries, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
 
@@ -92,12 +92,14 @@ def sharpness(queries: Kernel, keys: Kernel, mask: Mask, d_head: float) -> Sharp
     """
     spread, count = _spread_and_count(keys, mask)
     unit = spread * count / (count - 1)
-    own = concentration(queries.diagonal * unit, count, d_head)
+    diagonal = concentration(queries.diagonal * unit, count, d_head)
     wider = np.where(count[:, None] >= count[None, :], *np.indices(queries.off_diagonal.shape))
-    variance = np.sqrt(np.outer(own.variance, own.variance))
-    pairs = Concentration(variance, own.count[wider], own.own[wider], own.slope[wider])
+    variance = np.sqrt(np.outer(diagonal.variance, diagonal.variance))
+    pairs = Concentration(
+        variance, diagonal.count[wider], diagonal.self_overlap[wider], diagonal.slope[wider]
+    )
     pair_covariance = queries.off_diagonal * np.sqrt(np.outer(unit, unit))
-    return Sharpness(queries, own, pairs, queries.diagonal * unit, pair_covariance, mask)
+    return Sharpness(queries, diagonal, pairs, queries.diagonal * unit, pair_covariance, mask)
 
 
 def _spread_and_count(keys: Kernel, mask: Mask) -> tuple[Floats, Floats]:
@@ -127,14 +129,14 @@ def rooted(spread: Floats) -> Kernel:
     return Kernel(spread, np.sqrt(np.outer(spread, spread)), np.ones(len(spread), dtype=np.int64))
 
 
-def _temper(found: Concentration, covariance: Floats) -> Floats:
-    n = found.count
-    meeting = np.minimum(found.shared(covariance), 1 - 1e-12)
-    limit = ((1 - found.own) * n / (n - 1)) ** 2
-    cold = np.abs(covariance) < COLD * np.maximum(found.variance, COLD)
+def _temper(weights: Concentration, covariance: Floats) -> Floats:
+    n = weights.count
+    meeting = np.minimum(weights.overlap(covariance), 1 - 1e-12)
+    limit = ((1 - weights.self_overlap) * n / (n - 1)) ** 2
+    cold = np.abs(covariance) < COLD * np.maximum(weights.variance, COLD)
     ratio = np.log(meeting * (n - 1) / (1 - meeting)) / np.where(cold, 1.0, covariance)
     return np.asarray(np.where(cold, limit, ratio))
 
 
-def _over_uniform(found: Concentration, covariance: Floats) -> Floats:
-    return found.shared_slope(covariance) * found.count**2 / (found.count - 1)
+def _over_uniform(weights: Concentration, covariance: Floats) -> Floats:
+    return weights.overlap_slope(covariance) * weights.count**2 / (weights.count - 1)

@@ -42,7 +42,7 @@ class AttentionWeights:
     sharpness: Sharpness
     mask: Mask
     pairs: Interpolation
-    own: Interpolation
+    diagonal: Interpolation
     total: Kernel
     p_drop: float
     share: float = 1.0
@@ -53,8 +53,8 @@ Heads = tuple[AttentionWeights, ...]  # groups of heads that see alike; their sh
 
 def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Heads:
     """Return the weights' pair moments for queries from `x` and keys from `memory`."""
-    found = head_masks(x, memory, attention)
-    return tuple(_weights(x, memory, attention, mask, share) for share, mask in found)
+    masks = head_masks(x, memory, attention)
+    return tuple(_weights(x, memory, attention, mask, share) for share, mask in masks)
 
 
 def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> Kernel:
@@ -82,7 +82,7 @@ def _weights(
         sharpness=sharp,
         mask=mask,
         pairs=interpolation(keys.off_diagonal, largest),
-        own=interpolation(keys.diagonal, largest),
+        diagonal=interpolation(keys.diagonal, largest),
         total=queries,
         p_drop=attention.p_drop,
         share=share,
@@ -98,8 +98,8 @@ def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
     The tokens' `d_model` features add `Sharpness.coherence` times the values' spread and the
     scores' covariance.
     """
-    summed, own = _key_sums(weights, values)
-    dropped = weights.p_drop / (1 - weights.p_drop) * own
+    summed, same_key = _key_sums(weights, values)
+    dropped = weights.p_drop / (1 - weights.p_drop) * same_key
     total = weights.total
     diagonal = (summed.diagonal + dropped) / total.diagonal
     mixed = replace(
@@ -117,26 +117,28 @@ def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
     for basis, on, off in _query_terms(weights, weights.pairs, g):
         off_diagonal += basis * (mask.query_pairs(off) + mask.common_queries(on))
     diagonal = np.zeros(len(cells))
-    kept = 1 / (1 - weights.p_drop)
-    for basis, on, off in _query_terms(weights, weights.own, g):
-        diagonal += basis * (mask.query_pairs(off)[cells, cells] + kept * mask.queries(on))
+    dropout_gain = 1 / (1 - weights.p_drop)
+    for basis, on, off in _query_terms(weights, weights.diagonal, g):
+        diagonal += basis * (mask.query_pairs(off)[cells, cells] + dropout_gain * mask.queries(on))
     return Kernel(diagonal, off_diagonal, mask.key_sizes.astype(np.int64))
 
 
 def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats]:
     """Return unnormalised sums over seen keys, and their j=k part for i=i'."""
     mask, queries = weights.mask, weights.queries
-    diagonal, own = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
+    diagonal, same_key = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
     off_diagonal = np.zeros_like(queries.off_diagonal)
     for basis, on, off in _node_factors(weights, weights.pairs):
         sums = mask.key_pairs(basis * values.off_diagonal)
         diagonal += on * np.diagonal(sums)
         off_diagonal += off * sums
-    for basis, on, off in _node_factors(weights, weights.own):
+    for basis, on, off in _node_factors(weights, weights.diagonal):
         sums = mask.common_keys(basis * values.diagonal)
-        own += on * np.diagonal(sums)
+        same_key += on * np.diagonal(sums)
         off_diagonal += off * sums
-    return replace(queries, diagonal=diagonal + own, off_diagonal=off_diagonal, mean=0.0), own
+    return replace(
+        queries, diagonal=diagonal + same_key, off_diagonal=off_diagonal, mean=0.0
+    ), same_key
 
 
 def _query_terms(
@@ -153,7 +155,7 @@ def _node_factors(
 ) -> Iterator[tuple[Floats, Floats, Floats]]:
     """Yield l_m and exp(Q·t_m) less its largest exponent, which the normaliser shares."""
     q_on, q_off = weights.queries.diagonal, weights.queries.off_diagonal
-    every = np.concatenate([weights.pairs.nodes, weights.own.nodes])
+    every = np.concatenate([weights.pairs.nodes, weights.diagonal.nodes])
     low, high = every.min(), every.max()
     top_on, top_off = np.maximum(q_on * low, q_on * high), np.maximum(q_off * low, q_off * high)
     for node, basis in zip(nodes.nodes, nodes.basis, strict=True):

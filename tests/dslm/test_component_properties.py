@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import dslm.components as theory
 from dslm import Activation
-from dslm.components import GradMoments, Head, Moments
+from dslm.components import AttentionHead, GradMoments, Moments
 
 ACTIVATIONS = get_args(Activation)
-HEAD = Head(40, 24, 8, 24, 0.02, 0.02, 0.05, 0.1)
+HEAD = AttentionHead(40, 24, 8, 24, 0.02, 0.02, 0.05, 0.1)
 UP = Moments(0.0, 0.7, 0.4)
 BRANCH, GRAD_BRANCH = Moments(0.5, 1.7, 0.2), GradMoments(0.3, 0.6)
 

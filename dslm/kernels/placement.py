@@ -8,7 +8,7 @@ from dslm.spec import Block, CrossAttention, Norm, Residual
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BranchPlacement:
     """The norms around one branch, None where there is none, and its residual.
 
     Attributes:
@@ -25,12 +25,12 @@ class Place:
     parallel: bool = False
 
 
-def places(block: Block, d_model: int) -> tuple[Place, Place]:
-    """Return the places of the attention and of the feed-forward branch."""
-    first = _place(
+def branch_placements(block: Block, d_model: int) -> tuple[BranchPlacement, BranchPlacement]:
+    """Return the branch_placements of the attention and of the feed-forward branch."""
+    first = _placement(
         block, block.attention_norm, block.attention_out_norm, block.attention_residual, d_model
     )
-    second = _place(
+    second = _placement(
         block,
         block.feed_forward_norm,
         block.feed_forward_out_norm,
@@ -41,12 +41,12 @@ def places(block: Block, d_model: int) -> tuple[Place, Place]:
     return first, second
 
 
-def cross_place(block: Block, cross: CrossAttention, d_model: int) -> Place:
+def cross_placement(block: Block, cross: CrossAttention, d_model: int) -> BranchPlacement:
     """Return the place of the cross-attention branch."""
-    return _place(block, cross.norm, cross.out_norm, cross.residual, d_model)
+    return _placement(block, cross.norm, cross.out_norm, cross.residual, d_model)
 
 
-def _place(
+def _placement(
     block: Block,
     norm: Norm,
     out_norm: Norm | None,
@@ -54,12 +54,12 @@ def _place(
     d_model: int,
     *,
     second: bool = False,
-) -> Place:
+) -> BranchPlacement:
     match block.placement:
         case "post":
-            return Place(None, None, norm, residual, d_model)
+            return BranchPlacement(None, None, norm, residual, d_model)
         case "branch":
-            return Place(None, norm, None, residual, d_model)
+            return BranchPlacement(None, norm, None, residual, d_model)
         case _:
             parallel = second and block.placement == "parallel"
-            return Place(norm, out_norm, None, residual, d_model, parallel)
+            return BranchPlacement(norm, out_norm, None, residual, d_model, parallel)

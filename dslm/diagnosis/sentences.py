@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dslm.diagnosis.deeper import CorrelationTrend, Crossing
+from dslm.diagnosis.depth_sweep import CorrelationTrend, Crossing
 from dslm.diagnosis.growth import Growth
 from dslm.diagnosis.report import Advice, FormatReport
-from dslm.diagnosis.sharpness import ScoreScale
+from dslm.diagnosis.score_scale import ScoreScale
 from dslm.prediction import StackPrediction
 from dslm.scaling import Scaling
 from dslm.spec import Floats
@@ -27,15 +27,15 @@ PLACED = {
 STEEP = 20.0  # per layer; 1 + bl is then bl within 5 % from layer 1 on
 
 
-def gradient_sentence(placed: str, own: StackPrediction, law: Growth | None) -> str:
+def gradient_sentence(placed: str, prediction: StackPrediction, law: Growth | None) -> str:
     """How the gradient's norm changes on its way down through the stack."""
-    curve = own.backward.variance
+    curve = prediction.backward.variance
     if not np.isfinite(curve).all():
         return f"{PLACED[placed]}: the gradient is not predicted at every layer."
     bottom = min(1, len(curve) - 1)
     times = math.sqrt(curve[bottom])
-    found = f"at layer {bottom} it is {times:.3g} times that of layer {len(curve) - 1}"
-    return f"{PLACED[placed]}: the gradient's norm {_gradient_law(law)}; {found}."
+    at_bottom = f"at layer {bottom} it is {times:.3g} times that of layer {len(curve) - 1}"
+    return f"{PLACED[placed]}: the gradient's norm {_gradient_law(law)}; {at_bottom}."
 
 
 def _gradient_law(law: Growth | None) -> str:
@@ -64,18 +64,18 @@ def _no_law(law: Growth | None) -> str:
     )
 
 
-def variance_sentence(own: StackPrediction, law: Growth | None) -> str:
+def variance_sentence(prediction: StackPrediction, law: Growth | None) -> str:
     """How the stream's variance changes with depth."""
-    curve = own.forward.variance
-    known = np.flatnonzero(np.isfinite(curve))
-    if len(known) == 0 or known[-1] == 0:
+    curve = prediction.forward.variance
+    finite = np.flatnonzero(np.isfinite(curve))
+    if len(finite) == 0 or finite[-1] == 0:
         return "The stream's variance is not predicted."
-    return f"The stream's variance {_variance_law(law)}, {_span(curve, int(known[-1]))}."
+    return f"The stream's variance {_variance_law(law)}, {_span(curve, int(finite[-1]))}."
 
 
 def _span(curve: Floats, last: int) -> str:
-    said = f"{curve[1]:.3g} at layer 1, {curve[last]:.3g} at layer {last}"
-    return said if last == len(curve) - 1 else f"{said}, not predicted above"
+    text = f"{curve[1]:.3g} at layer 1, {curve[last]:.3g} at layer {last}"
+    return text if last == len(curve) - 1 else f"{text}, not predicted above"
 
 
 def _variance_law(law: Growth | None) -> str:
@@ -126,7 +126,7 @@ def precision_sentence(formats: tuple[FormatReport, ...], n_layers: int) -> str:
     """What fp16 and bf16 make of this stack's entries."""
     if not formats:
         return "Number formats are not judged: a curve is not predicted at every layer."
-    parts = [part for one in formats[:2] for part in _leaving(one, n_layers)]
+    parts = [part for report in formats[:2] for part in _leaving(report, n_layers)]
     if not parts:
         return "fp16 and bf16 hold its activations and gradients as they are."
     return f"Number formats: {'; '.join(parts)}."
@@ -163,9 +163,9 @@ def scaling_line(scaling: Scaling) -> str:
     names = ("query", "key", "value", "output", "up", "gate", "down")
     spans = []
     for name in names:
-        found = [value for block in scaling.blocks if (value := getattr(block, name)) is not None]
-        if found:
-            low, high = f"{min(found):.4g}", f"{max(found):.4g}"
+        stds = [value for block in scaling.blocks if (value := getattr(block, name)) is not None]
+        if stds:
+            low, high = f"{min(stds):.4g}", f"{max(stds):.4g}"
             spans.append(f"{name} {low if low == high else f'{low} to {high}'}")
     return f"embedding {scaling.embedding:.4g}, " + ", ".join(spans)
 

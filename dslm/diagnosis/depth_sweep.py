@@ -25,7 +25,7 @@ FULL_RANK_LOSS = 0.99
 SETTLED_WITHIN = 0.005
 MAX_NARROWINGS = 4
 ENOUGH = 0.03  # of a depth: the last move of the search for it
-Rung = tuple[int, float]  # a depth, and the margin at the bottom of a stack of it
+DepthMargin = tuple[int, float]  # a depth, and the margin at the bottom of a stack of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Crossing:
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class DepthSweep:
     """Predictions of one stack at growing depths, shallowest first; the first is the stack's own.
 
     The deeper ones repeat its blocks, on a grid of 32 cells of positions. `gradient_at` returns
@@ -66,15 +66,15 @@ class Ladder:
 
         What a layer sees does not depend on how many follow, so this is exact but for the grid.
         """
-        own = np.asarray(getattr(self.stacks[0].forward, quantity))
+        actual = np.asarray(getattr(self.stacks[0].forward, quantity))
         deepest = np.asarray(getattr(self.stacks[-1].forward, quantity))
-        return np.concatenate([own, deepest[len(own) :]])
+        return np.concatenate([actual, deepest[len(actual) :]])
 
     def forward_crossing(self, quantity: str, leaves: Callable[[Floats], Bools]) -> Crossing:
         """Return the first layer of a forward curve that `leaves` its bounds."""
         with np.errstate(invalid="ignore"):
-            found = np.flatnonzero(leaves(self.stream(quantity)))
-        return Crossing(int(found[0]) if len(found) else None, self.searched)
+            outside = np.flatnonzero(leaves(self.stream(quantity)))
+        return Crossing(int(outside[0]) if len(outside) else None, self.searched)
 
     def gradient_crossing(self, value: Callable[[Floats], Floats]) -> Crossing:
         """Return the depth over which a gradient leaves its bounds.
@@ -86,29 +86,31 @@ class Ladder:
         """
         curves = [stack.backward.variance for stack in self.stacks]
         with np.errstate(all="ignore"):
-            own = np.flatnonzero(value(curves[0]) < 0)
-            if len(own):
-                return Crossing(max(len(curves[0]) - 1 - int(own[-1]), 0), self.searched)
+            outside_layers = np.flatnonzero(value(curves[0]) < 0)
+            if len(outside_layers):
+                return Crossing(max(len(curves[0]) - 1 - int(outside_layers[-1]), 0), self.searched)
             margins = [(len(curve) - 1, float(value(curve)[0])) for curve in curves]
             for inside, outside in pairwise(margins):
                 if outside[1] < 0:
                     return Crossing(self._narrowed(inside, outside, value), self.searched)
         return Crossing(None, self.searched)
 
-    def _narrowed(self, inside: Rung, outside: Rung, value: Callable[[Floats], Floats]) -> int:
+    def _narrowed(
+        self, inside: DepthMargin, outside: DepthMargin, value: Callable[[Floats], Floats]
+    ) -> int:
         """Return the depth where a margin passes 0: regula falsi, to 3 % of the depth."""
         for _ in range(MAX_NARROWINGS):
             n = _straight(inside, outside)
             if outside[0] - inside[0] <= 1 or n in (inside[0], outside[0]):
                 break
-            found = n, float(value(self.gradient_at(n))[0])
-            inside, outside = (inside, found) if found[1] < 0 else (found, outside)
+            between = n, float(value(self.gradient_at(n))[0])
+            inside, outside = (inside, between) if between[1] < 0 else (between, outside)
             if abs(_straight(inside, outside) - n) <= ENOUGH * n:
                 break
         return _straight(inside, outside)
 
 
-def _straight(inside: Rung, outside: Rung) -> int:
+def _straight(inside: DepthMargin, outside: DepthMargin) -> int:
     """Return the depth at which a straight line between two margins passes 0, rounded up."""
     (n, above), (m, below) = inside, outside
     share = above / (above - below) if np.isfinite(below) else 0.5
@@ -130,35 +132,37 @@ class CorrelationTrend:
     rank_loss: Crossing
 
 
-def correlation_trend(ladder: Ladder) -> CorrelationTrend | None:
+def correlation_trend(sweep: DepthSweep) -> CorrelationTrend | None:
     """Return where the correlation goes; None where it is not predicted."""
-    r = ladder.stream("correlation")
+    r = sweep.stream("correlation")
     if not np.isfinite(r[-1]):
         return None
     settled = abs(r[-1] - r[len(r) // 2]) < SETTLED_WITHIN
-    loss = ladder.forward_crossing("correlation", lambda one: one > FULL_RANK_LOSS)
+    loss = sweep.forward_crossing("correlation", lambda r: r > FULL_RANK_LOSS)
     return CorrelationTrend(float(r[-1]), bool(settled), loss)
 
 
-def ladders(
-    spec: ModelSpec, own: Mapping[str, StackPrediction], until: int | None = None
-) -> dict[str, Ladder]:
+def sweep_depths(
+    spec: ModelSpec, predictions: Mapping[str, StackPrediction], until: int | None = None
+) -> dict[str, DepthSweep]:
     """Return each stack's ladder: twice as deep, again and again, up to `until` blocks.
 
     By default four times the depth, at least 96 and at most 1,024. A model with a block that is
     not understood is not made deeper.
     """
-    found = {name: [stack] for name, stack in own.items()}
+    by_depth = {name: [stack] for name, stack in predictions.items()}
     deepest = max((len(stack.blocks) for stack in spec.stacks.values()), default=0)
-    whole = all(None not in stack.blocks and stack.blocks for stack in spec.stacks.values())
+    complete = all(None not in stack.blocks and stack.blocks for stack in spec.stacks.values())
     if until is None:
         until = min(max(TIMES_DEEPER * deepest, SHALLOWEST_SEARCH), DEEPEST_SEARCH)
     times = 2
-    while whole and deepest and times * deepest <= until:
+    while complete and deepest and times * deepest <= until:
         for name, stack in predict(_deeper(spec, Fraction(times))).stacks.items():
-            found[name].append(stack)
+            by_depth[name].append(stack)
         times *= 2
-    return {name: Ladder(tuple(rungs), _gradients(spec, name)) for name, rungs in found.items()}
+    return {
+        name: DepthSweep(tuple(stacks), _gradients(spec, name)) for name, stacks in by_depth.items()
+    }
 
 
 def _gradients(spec: ModelSpec, name: str) -> Callable[[int], Floats]:

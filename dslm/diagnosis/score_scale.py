@@ -58,18 +58,18 @@ def largest_scores(stack: Stack, score_variance: Floats) -> ScoreScale | None:
     block = stack.blocks[layer]
     assert block is not None  # a layer that is not understood has no score variance
     std = math.sqrt(float(score_variance[layer]))
-    keys = keys_seen(block.attention, int(stack.input_kernel.cell_sizes.sum()))
+    keys = visible_keys(block.attention, int(stack.input_kernel.cell_sizes.sum()))
     limit = math.sqrt(2 * math.log(max(keys, 2.0)))
     return ScoreScale(std, layer, keys, effective_keys(std, keys), limit)
 
 
-def keys_seen(attention: Attention, seq_len: int) -> float:
+def visible_keys(attention: Attention, seq_len: int) -> float:
     """Return the mean number of keys that a query of `seq_len` tokens sees."""
     position = np.arange(seq_len)
     reach = attention.window if attention.window is not None else seq_len
     if attention.causal:
-        seen = np.maximum(np.minimum(position + 1, reach), min(attention.prefix, seq_len))
-        return float(seen.mean())
+        visible = np.maximum(np.minimum(position + 1, reach), min(attention.prefix, seq_len))
+        return float(visible.mean())
     either_side = np.minimum(position, reach) + np.minimum(seq_len - 1 - position, reach)
     return float(1 + either_side.mean())
 
