@@ -12,7 +12,7 @@ from dashboard.figures import (
     ScalarRun,
     block_chart,
     depth_chart,
-    heatmap_frame,
+    heatmap_axes,
     scalar_chart,
     series_over_layers,
     series_over_steps,
@@ -23,6 +23,7 @@ from dashboard.figures.depth import difference
 from dashboard.figures.marks import flagged, mark_labels
 from dashboard.figures.quantities import CORRELATION, GRADIENT, QUANTITIES, VARIANCE, Quantity
 from dashboard.figures.ranges import axis_range, log_ticks
+from tests.dashboard.samples import alert
 
 
 def column(values: list[float], **changes: object) -> DepthColumn:
@@ -136,9 +137,9 @@ def test_scalar_chart_marks_losses_that_are_not_finite() -> None:
 
 
 def test_scalar_chart_marks_alerts_at_their_step_with_their_title() -> None:
-    alert = {"step": 21, "title": "Gradients vanish", "severity": "critical"}
+    vanished = alert(step=21, title="Gradients vanish", severity="critical")
 
-    marks = trace(scalar_chart([ScalarRun()], [alert]), "alerts:0")
+    marks = trace(scalar_chart([ScalarRun()], [vanished]), "alerts:0")
 
     assert list(marks.x) == [21] and list(marks.text) == ["Gradients vanish"]
 
@@ -150,8 +151,8 @@ def test_scalar_chart_draws_learning_rate_on_its_own_axis() -> None:
     assert figure.layout.yaxis2.title.text == "lr"
 
 
-def test_heatmap_frame_spans_every_layer_and_step() -> None:
-    figure = heatmap_frame(48, 999)
+def test_heatmap_axes_span_every_layer_and_step() -> None:
+    figure = heatmap_axes(48, 999)
 
     assert list(figure.layout.yaxis.range) == [-0.5, 48.5]
     assert list(figure.layout.xaxis.range) == [0, 999]
@@ -168,11 +169,11 @@ def test_block_chart_draws_each_branch_and_marks_nan() -> None:
 
 def test_sparkline_lifts_the_pen_where_the_loss_is_not_finite() -> None:
     assert sparkline_uri([3.0, 2.0, 1.0]).count("M") == 1
-    assert sparkline_uri([3.0, "NaN", 1.0, None, 2.0]).count("M") == 3
+    assert sparkline_uri([3.0, np.nan, 1.0, None, 2.0]).count("M") == 3
 
 
 def test_sparkline_of_nothing_is_an_empty_picture() -> None:
-    assert "path" not in sparkline_uri(["NaN", None])
+    assert "path" not in sparkline_uri([np.nan, None])
 
 
 def test_any_series_is_drawn_over_layers_and_over_steps() -> None:
