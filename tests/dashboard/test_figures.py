@@ -33,7 +33,7 @@ def column(values: list[float], **changes: object) -> DepthColumn:
 
 
 def trace(figure: go.Figure, role: str) -> go.Scatter:
-    return next(one for one in figure.data if one.meta == role)
+    return next(scatter for scatter in figure.data if scatter.meta == role)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
@@ -91,9 +91,9 @@ def test_comparison_draws_the_difference_to_the_first_run() -> None:
 
 
 def test_difference_of_correlations_is_plain() -> None:
-    found = difference(CORRELATION, np.array([0.5]), np.array([0.2]))
+    gap = difference(CORRELATION, np.array([0.5]), np.array([0.2]))
 
-    assert found == pytest.approx([0.3])
+    assert gap == pytest.approx([0.3])
 
 
 def test_difference_of_runs_of_other_depth_is_empty() -> None:
@@ -127,7 +127,7 @@ def test_log_ticks_are_few_and_inside_the_axis(low: float, span: float) -> None:
     values, labels = log_ticks(low, low + span)
 
     assert 1 <= len(values) == len(labels) <= 7
-    assert all(low <= np.log10(one) <= low + span for one in values)
+    assert all(low <= np.log10(tick) <= low + span for tick in values)
 
 
 def test_scalar_chart_marks_losses_that_are_not_finite() -> None:
@@ -163,8 +163,9 @@ def test_block_chart_draws_each_branch_and_marks_nan() -> None:
 
     figure = block_chart(BLOCK_CHARTS[0], curves)
 
-    assert [one.name for one in figure.data if one.name] == ["attention", "feed-forward"]
-    assert [list(one.text) for one in figure.data if one.text is not None] == [["NaN"], []]
+    assert [line.name for line in figure.data if line.name] == ["attention", "feed-forward"]
+    labels = [list(markers.text) for markers in figure.data if markers.text is not None]
+    assert labels == [["NaN"], []]
 
 
 def test_sparkline_lifts_the_pen_where_the_loss_is_not_finite() -> None:
