@@ -45,7 +45,7 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
         add_log_handler=False,
     )
     client = ApiClient(app, url=api_url, credentials=_credentials)
-    pages.layout = frame()
+    pages.layout = shell()
     depth_chart(VARIANCE, [DepthColumn()])  # plotly's first figure costs 0.2 s: not a visitor's
     for part in (routing, runs, run, internals, series, alerts):
         part.register(pages, client)
@@ -68,12 +68,12 @@ def fingerprinted(name: str) -> str:
     return f"/assets/{name}?m={hashlib.blake2b(content, digest_size=6).hexdigest()}"
 
 
-def frame() -> html.Div:
-    """What stays while pages change: the address, the pulse of live events, the page's place."""
+def shell() -> html.Div:
+    """What stays while pages change: the address, the latest live event, the page's place."""
     return html.Div(
         [
             dcc.Location(id=ids.URL, refresh=False),
-            dcc.Store(id=ids.PULSE),
+            dcc.Store(id=ids.LIVE_EVENT),
             dcc.Store(id=ids.PAGE_STARTED),
             html.Main(id=ids.PAGE),
         ]
@@ -95,14 +95,14 @@ def _credentials() -> Mapping[str, str]:
 
 
 def _refuse_unknown_api_paths(app: FastAPI) -> None:
-    async def unknown(rest: str) -> JSONResponse:
+    async def unknown(path: str) -> JSONResponse:
         error: dict[str, Any] = {
             "code": "not_found",
             "field": "path",
-            "message": f"there is nothing at /api/{rest}",
+            "message": f"there is nothing at /api/{path}",
             "fix": "see /api/v1/openapi.json for what there is",
         }
         return JSONResponse({"error": error}, status_code=404)
 
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-    app.add_api_route("/api/{rest:path}", unknown, methods=methods, include_in_schema=False)
+    app.add_api_route("/api/{path:path}", unknown, methods=methods, include_in_schema=False)

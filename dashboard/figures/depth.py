@@ -19,7 +19,7 @@ GAP = 0.035
 AT_INIT = ("7px,4px", theme.PREDICTED)
 FROM_TODAY = ("2px,3px", theme.PREDICTED_TODAY)
 DIGITS = "%{y:.4~g}<extra></extra>"
-NOTHING: Vector = np.empty(0)
+EMPTY: Vector = np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,18 @@ class DepthColumn:
         colour: of the measured line.
     """
 
-    measured: Vector = field(default_factory=lambda: NOTHING)
-    predicted: Vector = field(default_factory=lambda: NOTHING)
-    low: Vector = field(default_factory=lambda: NOTHING)
-    high: Vector = field(default_factory=lambda: NOTHING)
-    today: Vector = field(default_factory=lambda: NOTHING)
+    measured: Vector = field(default_factory=lambda: EMPTY)
+    predicted: Vector = field(default_factory=lambda: EMPTY)
+    low: Vector = field(default_factory=lambda: EMPTY)
+    high: Vector = field(default_factory=lambda: EMPTY)
+    today: Vector = field(default_factory=lambda: EMPTY)
     title: str = ""
     colour: str = theme.MEASURED
+
+    @property
+    def curves(self) -> tuple[Vector, ...]:
+        """Everything that the y axis has to hold."""
+        return self.measured, self.predicted, self.low, self.high, self.today
 
 
 def depth_chart(
@@ -51,13 +56,13 @@ def depth_chart(
 ) -> go.Figure:
     """Columns side by side on one y range; with `difference`, a last column compares the runs.
 
-    A trace's ``meta`` is ``role:column``, by which the live script finds it; non-finite values
-    are marked in red at their layer instead of leaving a hole that says nothing.
+    A trace's ``meta`` is ``role:column``, by which the script finds it. Values that the axis
+    cannot hold (NaN, Inf, zero on a log axis) are marked in red at their layer.
     """
     n_panels = len(columns) + difference
     figure = go.Figure(layout=theme.layout())
     low, high = axis_range(
-        [v for c in columns for v in (c.measured, c.predicted, c.low, c.high, c.today)],
+        [curve for column in columns for curve in column.curves],
         log=quantity.log,
     )
     for index, column in enumerate(columns):
@@ -213,9 +218,12 @@ def _place_difference(figure: go.Figure, index: int) -> None:
     figure.update_layout({f"xaxis{name}": x, f"yaxis{name}": y, "margin": {"r": 46}})
 
 
-def difference(quantity: Quantity, one: Vector, first: Vector) -> Vector:
-    """log2(one / first) by layer, or one − first for a correlation; empty unless alike in depth."""
-    if len(one) != len(first):
-        return NOTHING
+def difference(quantity: Quantity, values: Vector, reference: Vector) -> Vector:
+    """log2(values / reference) by layer, on a linear axis values − reference.
+
+    Empty for runs of different depth.
+    """
+    if len(values) != len(reference):
+        return EMPTY
     with np.errstate(all="ignore"):
-        return np.asarray(np.log2(one / first) if quantity.log else one - first)
+        return np.asarray(np.log2(values / reference) if quantity.log else values - reference)

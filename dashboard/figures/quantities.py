@@ -4,38 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dashboard.api_types import Moment, Site
+
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """A quantity over depth.
 
     Attributes:
-        name: its key in the dashboard's own data.
+        name: its key in the pages' data.
         title: the chart's heading.
         symbol: the axis title.
-        series: the measured series, ``site/quantity`` under the stack.
-        curve: the site of the prediction's curve, and the prefix of its fields.
+        site: where it is measured and predicted.
+        moment: which moment of the values there.
         log: whether its axis is logarithmic.
         relative: whether it is drawn relative to the value at the top layer.
-        note: what the heading's small print says.
+        note: the small print beside the heading.
     """
 
     name: str
     title: str
     symbol: str
-    series: str
-    curve: tuple[str, str]
+    site: Site
+    moment: Moment
     log: bool
     relative: bool = False
     note: str = ""
+
+    @property
+    def series(self) -> str:
+        """The measured series, ``site/quantity`` under the stack."""
+        return f"{self.site}/{self.moment}"
 
 
 VARIANCE = Quantity(
     name="variance",
     title="Forward variance",
     symbol="σ²<sub>x</sub>",
-    series="stream/variance",
-    curve=("stream", "variance"),
+    site="stream",
+    moment="variance",
     log=True,
     note="of the residual stream",
 )
@@ -43,8 +50,8 @@ CORRELATION = Quantity(
     name="correlation",
     title="Token correlation",
     symbol="r<sup>l</sup><sub>x</sub>",
-    series="stream/correlation",
-    curve=("stream", "correlation"),
+    site="stream",
+    moment="correlation",
     log=False,
     note="between tokens; 1 = collapsed",
 )
@@ -52,8 +59,8 @@ GRADIENT = Quantity(
     name="gradient",
     title="Gradient variance",
     symbol="σ²<sub>g</sub> / top",
-    series="stream_gradient/variance",
-    curve=("stream_gradient", "variance"),
+    site="stream_gradient",
+    moment="variance",
     log=True,
     relative=True,
     note="relative to the top layer",

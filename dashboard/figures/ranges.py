@@ -14,7 +14,7 @@ MIN_DECADES = 1.0
 
 def axis_range(curves: Sequence[Vector], *, log: bool) -> tuple[float, float]:
     """Limits of an axis: decades when `log`, at least one of them; else at least 0 to 1."""
-    pooled = np.concatenate([np.asarray(one, dtype=float) for one in curves] or [np.empty(0)])
+    pooled = np.concatenate([np.asarray(curve, dtype=float) for curve in curves] or [np.empty(0)])
     finite = pooled[np.isfinite(pooled)]
     if log:
         positive = np.log10(finite[finite > 0])
@@ -43,8 +43,8 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     stride = max(1, math.ceil((last - first + 1) / 5))
     powers = range(first - few, last + 1, stride)
     values = [factor * 10.0**power for power in powers for factor in ((1, 2, 5) if few else (1,))]
-    inside = [one for one in values if low <= math.log10(one) <= high]
-    return inside, [_label(one) for one in inside]
+    ticks = [value for value in values if low <= math.log10(value) <= high]
+    return ticks, [_label(tick) for tick in ticks]
 
 
 def _label(value: float) -> str:

@@ -42,7 +42,7 @@ def push(site: str) -> Push:
 
     async def predicted(http: httpx.AsyncClient, run: SyntheticRun) -> str:
         answer = await http.get(f"/api/v1/runs/{run.run_id}/predictions")
-        return next((one["state"] for one in answer.json()["revisions"]), "none")
+        return next((entry["state"] for entry in answer.json()["revisions"]), "none")
 
     def wait(run: SyntheticRun, steps: range, **how: Any) -> None:
         with ThreadPoolExecutor(1) as pool:  # playwright owns this thread's event loop

@@ -32,8 +32,8 @@ async def test_every_page_address_answers_with_the_index(
 async def test_index_names_only_this_servers_files(http: httpx.AsyncClient) -> None:
     page = (await http.get("/")).text
 
-    named = re.findall(r'(?:src|href)="([^"]+)"', page)
-    assert named and all(one.startswith("/") and not one.startswith("//") for one in named)
+    paths = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert paths and all(re.match("/[^/]|/$", path) for path in paths)
 
 
 async def test_unknown_api_path_stays_a_json_404(http: httpx.AsyncClient) -> None:

@@ -1,11 +1,11 @@
-/* What every page shares: navigation, theme, toasts, the alert count, copying, the pulse. */
+/* What every page shares: navigation, theme, toasts, the alert count, copying. */
 (function (ek) {
   "use strict";
   const byId = (id) => document.getElementById(id);
-  let beats = 0;
+  let events = 0;
 
   /** Tells Dash's callbacks that something of this kind has changed. */
-  ek.pulse = function (kind) { window.dash_clientside.set_props("pulse", { data: { kind, count: ++beats } }); };
+  ek.announce = function (kind) { window.dash_clientside.set_props("live-event", { data: { kind, count: ++events } }); };
 
   /** Goes to another page without loading the shell again. */
   ek.go = function (address) {
@@ -104,13 +104,13 @@
 
   whatStood();
 
-  const pulseRun = ek.throttled(() => ek.pulse("run"), 1000);
-  const pulseAlert = ek.throttled(() => ek.pulse("alert"), 500);
+  const announceRun = ek.throttled(() => ek.announce("run"), 1000);
+  const announceAlert = ek.throttled(() => ek.announce("alert"), 500);
 
   ek.listen((message) => {
-    if (message.type === "alert") { hearAlert(message.alert); ek.countAlerts(); pulseAlert(); }
-    if (message.type === "run" && ek.page && ek.page.page === "runs") pulseRun();
+    if (message.type === "alert") { hearAlert(message.alert); ek.countAlerts(); announceAlert(); }
+    if (message.type === "run" && ek.page && ek.page.page === "runs") announceRun();
     if (message.type === "hello") whatStood();
-    if (message.type === "reconnected") { ek.countAlerts(); pulseAlert(); }
+    if (message.type === "reconnected") { ek.countAlerts(); announceAlert(); }
   });
 })(window.evenkeel);

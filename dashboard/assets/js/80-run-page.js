@@ -190,7 +190,7 @@
       known.status = summary.status;
       this.player.setLive(this.isLive());
       if (this.data.page === "run") window.dash_clientside.set_props("run-describe", { hidden: summary.status !== "running" });
-      if (this.data.page === "run") ek.pulse("health");
+      if (this.data.page === "run") ek.announce("health");
       else this.chip(summary);
     }
 

@@ -6,7 +6,7 @@
   /** Tabs, the stack switch and the age of the last frame belong to the run page alone. */
   function dressRunPage(page) {
     const tabs = [...document.querySelectorAll("[data-show]")];
-    const age = setInterval(() => tellAge(page), 1000), health = setInterval(() => page.isLive() && ek.pulse("health"), 10000);
+    const age = setInterval(() => tellAge(page), 1000), health = setInterval(() => page.isLive() && ek.announce("health"), 10000);
     for (const button of tabs) {
       button.onclick = () => {
         tabs.forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
