@@ -118,7 +118,7 @@ def test_agent_alone_has_nothing_of_the_server(agent: Environment, package: str)
 
 
 def test_agent_knows_its_version(agent: Environment) -> None:
-    program = "from trainer_agent.version import package_version; print(package_version())"
+    program = "from trainer_agent.options import package_version; print(package_version())"
 
     assert agent.output("-c", program) == evenkeel.__version__
 
