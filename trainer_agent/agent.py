@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -17,7 +16,6 @@ from weakref import WeakSet
 from torch import nn
 from torch.optim import Optimizer
 
-from trainer_agent import distributed as ranks
 from trainer_agent.capture.framing import Framing, Scalar, Sources
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.hook_manager import Probe
@@ -33,6 +31,7 @@ from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.session.describer import SelfDescription
 from trainer_agent.description.session.pipeline_describer import StagedDescription
 from trainer_agent.description.trace.replay import eager
+from trainer_agent.distributed import ReduceOnlySender, join
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerView
 from trainer_agent.job.parameters import ParameterView
@@ -82,9 +81,17 @@ class Agent:
         wanted = Wanted(options.quantities, options.sites, custom)
         plan = replace(found, wanted=wanted)
         self._probe = Probe(inner, plan, self._recorder, chunks)
-        self._ranks = ranks.join(self._guard, inner, plan, chunks, stages)
+        self._processes = join(
+            self._guard,
+            inner,
+            plan,
+            chunks,
+            n_stages=stages,
+            fixed_interval=options.every is not None,
+            rank=options.rank,
+        )
         self._description = self._describing(inner, chunks, hints)
-        self.rank = options.rank if self._ranks is None else self._ranks.rank
+        self.rank = self._processes.rank
         self._sender = self._delivery(transport, pace)
         # Before its first step torch's pipelining runs every stage on memory it has not filled.
         self._rehearsal = options.pipeline is not None
@@ -104,11 +111,11 @@ class Agent:
             step_guard = StepGuard(optimizer, self._guard)
         views = self._probe, self._optimizer, self._parameters, step_guard
         self._views = [view for view in views if view is not None]
-        self._pacing = Pacing(options, self._probe, self._recorder, self._ranks)
+        self._pacing = Pacing(options, self._probe, self._recorder, self._processes)
         self._actions = AlertActions(options.on_alert, self._guard)
         parts = self._probe, self._recorder, self._optimizer, self._scale, self._pacing
-        self._obedience = Obedience(self._description, self._pacing, self._actions, self._ranks)
-        self._framing = Framing(options, Sources(*parts), self._ranks)
+        self._obedience = Obedience(self._description, self._pacing, self._actions, self._processes)
+        self._framing = Framing(options, Sources(*parts), self._processes)
         self._probe.switch(on=True)
         atexit.register(self._close_at_exit)
         _open.add(self)
@@ -117,18 +124,14 @@ class Agent:
         self, model: nn.Module, chunks: Sequence[Chunk], hints: Sequence[Hint]
     ) -> SelfDescription | StagedDescription:
         if self._options.pipeline is not None:
-            return StagedDescription(chunks, self._probe, self._recorder, self._ranks, hints)
-        found = SelfDescription(model, self._probe, self._recorder, hints)
-        found.agree = partial(ranks.all_able, self._ranks)
-        if self._ranks is not None:
-            found.add_up = self._ranks.add_up
-        return found
+            return StagedDescription(chunks, self._probe, self._recorder, self._processes, hints)
+        return SelfDescription(model, self._probe, self._recorder, hints, self._processes)
 
     def _delivery(
         self, transport: Callable[[], Transport], pace: Pace | None
-    ) -> Sender | ranks.Follower:
-        if not self.speaks:
-            return ranks.Follower(self._guard)
+    ) -> Sender | ReduceOnlySender:
+        if not self._processes.is_sender:
+            return ReduceOnlySender(self._guard)
         return Sender(
             self._options,
             self.run_id,
@@ -143,12 +146,12 @@ class Agent:
     @property
     def speaks(self) -> bool:
         """Whether this process sends: in a job of several, rank 0 does for all of them."""
-        return self._ranks is None or self._ranks.rank == 0
+        return self._processes.is_sender
 
     @property
     def size(self) -> int:
         """How many processes are measured as this one run, and raise their flags at one step."""
-        return 1 if self._ranks is None else self._ranks.size
+        return self._processes.size
 
     @property
     def url(self) -> str:
@@ -206,14 +209,12 @@ class Agent:
             self._step = step
         steps, self._passed, self._idle = self._passed + 1, 0, 0
         self._pacing.steps_over(steps, ended)
-        if self._ranks is not None:
-            self._ranks.decide(self._probe.plan)
+        self._processes.complete_rendezvous(self._probe.plan)
         if sampled and self._rehearsal:
             sampled = self._rehearsal = False
             self._recorder.accumulator.clear()
             self._description.forget()
-            if self._ranks is not None:
-                self._recorder.before = self._ranks.layers_before(self._probe.plan)
+            self._recorder.before = self._processes.layers_before(self._probe.plan)
         if sampled:
             try:
                 self._finish_sample(given if self._pacing.own else self._in_burst(given))
@@ -323,9 +324,8 @@ class Agent:
     def _describe(self) -> None:
         spec = self._description.take()
         together = self._description.together
-        if spec is not None and self._ranks is not None and together:
-            alone = not self.speaks or not self._description.adds_up
-            spec = spec if alone else self._ranks.soon(spec)
+        if spec is not None and together and self._description.adds_up:
+            spec = self._processes.in_background(spec)
         if spec is not None:
             self._sender.offer(Description(self._step, spec, together=together))
         self._description.ask_from_time_to_time(self._step + self._pacing.sampler.every)
@@ -340,15 +340,12 @@ class Agent:
             silent=self._framing.silent,
             overhead=self._pacing.clock.share_since_start(),
             every=self._pacing.sampler.every,
-            dropped_sites=(*self._probe.dropped_sites, *self._not_agreed_on()),
+            dropped_sites=(*self._probe.dropped_sites, *self._processes.dropped_sites),
             burst=self._pacing.bursts.taken,
             burst_left=self._pacing.bursts.left,
             burst_note=self._pacing.bursts.note,
             wants_alerts=self._actions.wants,
         )
-
-    def _not_agreed_on(self) -> tuple[str, ...]:
-        return () if self._ranks is None else self._ranks.dropped_sites
 
     def _charge(self, spent_s: float, recurs: bool) -> None:
         self._pacing.clock.charge(spent_s, recurs)

@@ -1,4 +1,4 @@
-"""One process of a job of two, run by `test_ranks`: trains on its part of each batch.
+"""One process of a job of two, run by `test_multi_process`: trains on its part of each batch.
 
 Where both processes work on the same sequences (``tensor``, ``sequence``, ``pipeline``) a batch
 goes to both whole. ``-bare`` behind a kind leaves the agent out.
@@ -44,7 +44,7 @@ from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_
 from trainer_agent import describe
 from trainer_agent.description.spec.model_spec import over_all_processes
 from trainer_agent.description.spec.weight_sums import weight_sums
-from trainer_agent.distributed import reducer as group
+from trainer_agent.distributed import agreement, collective
 from wire import AlertNotice, Command
 
 WORLD, STEPS = 2, 12
@@ -211,7 +211,7 @@ def whole_weights(model: nn.Module) -> dict[str, np.ndarray]:
 
 def slow_down() -> None:
     """A server that takes a second to answer, where processes give up after half of that."""
-    group.DECISION_TIMEOUT_S = 0.5
+    agreement.TIMEOUT_S = 0.5
     send = RecordingTransport.send
 
     def later(*args: Any) -> Any:
@@ -242,7 +242,7 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     if kind == "slow-server":
         slow_down()
     if kind == "stop-apart":
-        group.COLLECTIVE_TIMEOUT_S = 1.0
+        collective.TIMEOUT_S = 1.0
     if watched and (not kind.endswith("alone") or rank == 0):
         agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
     run = pipelined(kind, model, rank) if in_stages else partial(backward_of, kind, model, rank)
@@ -253,7 +253,7 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
             agent._obey(SAID[kind])  # as the sender does with what the server answers
         if step == 12 and rank == 1 and agent is not None and kind == "stop-apart":
             # Here it has heard of the word, and taken it nowhere.
-            agent._ranks.part(RuntimeError("on its own"))
+            agent._processes.detach(RuntimeError("on its own"))
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
         if not in_stages and kind not in ("tensor", "sequence", "grid", "grid-sequence"):

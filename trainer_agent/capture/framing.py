@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer_agent import distributed as ranks
 from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics.accumulator import SCALE_SLOT, Sums
 from trainer_agent.capture.statistics.columns import COUNT
 from trainer_agent.capture.statistics.finalise import frame_values, silent_places, unscaled
 from trainer_agent.delivery.messages import Content, Sample
+from trainer_agent.distributed import Processes, SampleHeader
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerView
 from trainer_agent.model.plan import OWN_SCALARS, Plan
@@ -62,9 +62,9 @@ class Framing:
         silent: places whose hooks have never fired.
     """
 
-    def __init__(self, options: Options, sources: Sources, together: ranks.Ranks | None) -> None:
+    def __init__(self, options: Options, sources: Sources, processes: Processes) -> None:
         self.silent: tuple[str, ...] = ()
-        self._options, self._sources, self._ranks = options, sources, together
+        self._options, self._sources, self._processes = options, sources, processes
         self._layouts: dict[tuple[Plan, tuple[str, ...]], RunDeclaration] = {}
         self._names: dict[str, None] = dict.fromkeys(OWN_SCALARS)
         self._fired: NDArray[np.bool_] | None = None
@@ -80,7 +80,7 @@ class Framing:
             step: its number.
             given: what the job said of it.
         """
-        sources, together = self._sources, self._ranks
+        sources, processes = self._sources, self._processes
         accumulator, sampler = sources.recorder.accumulator, sources.pacing.sampler
         scalars = {**sources.optimizer.scalars(), **given}
         held = _Held(
@@ -93,29 +93,27 @@ class Framing:
             accumulator.scalar(SCALE_SLOT, sources.scale.take()),
             scalars.get("loss") is not None,
             sources.pacing.clock.share_since_frame(),
-            0 if together is None or sampler.fixed else sampler.wish(),
+            0 if processes.size == 1 or sampler.fixed else sampler.wish(),
             accumulator.take(),  # after the scalars, which travel with it
         )
         whole: Whole = partial(self._whole, held)
-        if together is not None:
-            whole = partial(sources.pacing.clock.charged, whole)
-            if together.rank == 0:
-                whole = together.soon(whole)
+        if processes.size > 1:  # else the sender's thread does it, which is charged as a whole
+            whole = processes.in_background(partial(sources.pacing.clock.charged, whole))
         return Sample(step, time.time(), partial(self._content, held, whole))
 
     def _whole(self, held: _Held) -> tuple[Sums, dict[str, float]]:
         """Sums and scalars of the whole job; in a background thread."""
-        outline = ranks.Outline(held.step, held.plan, held.every, held.loss_given)
+        header = SampleHeader(held.step, held.plan, held.every, held.loss_given)
         readers = {
             name: partial(_read, slot, number)
             for slot, (name, number) in enumerate(held.numbers.items())
         }
-        return ranks.whole(self._ranks, outline, partial(_unscaled, held), readers)
+        return self._processes.reduce(header, partial(_unscaled, held), readers)
 
     def _content(self, held: _Held, whole: Whole) -> Content:
         """Declaration and values of the frame; in the sender thread."""
         sums, scalars = whole()
-        plan = held.plan if self._ranks is None else self._ranks.widened(held.plan)
+        plan = self._processes.global_plan(held.plan)
         self._note_silence(plan, sums)
         # In an order that never changes, whatever else the job comes to say.
         self._names.update(dict.fromkeys(scalars))

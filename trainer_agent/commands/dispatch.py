@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trainer_agent import distributed as ranks
 from trainer_agent.commands.alert_actions import AlertActions
 from trainer_agent.description.session.describer import SelfDescription
 from trainer_agent.description.session.pipeline_describer import StagedDescription
+from trainer_agent.distributed import Processes
 from trainer_agent.sampling.controller import Pacing
 from wire import Command
 
@@ -20,10 +20,10 @@ class Obedience:
         description: SelfDescription | StagedDescription,
         pacing: Pacing,
         actions: AlertActions,
-        together: ranks.Ranks | None,
+        processes: Processes,
     ) -> None:
         self._description, self._pacing, self._actions = description, pacing, actions
-        self._ranks = together
+        self._processes = processes
         pacing.on_word, pacing.on_lost = self._take, self._take_alone
 
     @property
@@ -35,7 +35,7 @@ class Obedience:
         """Do what the server asks; called from any thread."""
         if command.kind == "describe" and not self._description.together:
             self._description.ask()
-        elif self._ranks is None:
+        elif self._processes.size == 1:
             self._take(command)
         elif not self._pacing.tell_all(command):
             self._take_alone(command)
@@ -46,15 +46,13 @@ class Obedience:
         elif command.kind == "burst":
             self._pacing.bursts.ask(command)
         elif command.kind == "alert" and command.alert is not None:
-            # Processes that could not be joined, or were not when `watch` was called, act alone.
-            together = self._ranks is not None or not ranks.several()
-            self._actions.hear(command.alert, flags=together)
+            self._actions.hear(command.alert, flags=self._processes.raises_flags)
 
     def _take_alone(self, command: Command) -> None:
         """What one process does where the others cannot be told: no step is left out of step."""
         if command.kind == "burst":
             self._pacing.bursts.refuse(command, NOT_TOLD)
-        elif command.kind == "describe" and self._ranks is not None and not self._ranks.together:
+        elif command.kind == "describe" and not self._processes.synchronized:
             self._description.ask()
         elif command.kind == "alert" and command.alert is not None:
             self._actions.hear(command.alert, flags=False)

@@ -42,7 +42,7 @@ class Description:
     together: bool = False
 
 
-Parcel = Sample | Description | RunEnd
+Message = Sample | Description | RunEnd
 
 
 def keep_declaration(spool: Spool, declaration: RunDeclaration) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from trainer_agent.capture.guard import Guard
 from trainer_agent.delivery import messages, spool_folder
 from trainer_agent.delivery.exporter import Courier, Inheritance, Pace
-from trainer_agent.delivery.messages import Description, Parcel, Sample
+from trainer_agent.delivery.messages import Description, Message, Sample
 from trainer_agent.delivery.spool import Spool
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.options import Options
@@ -83,7 +83,7 @@ class Sender:
 
     def _renew(self) -> None:
         self._forks = forks.count
-        self._queue: deque[Parcel] = deque()
+        self._queue: deque[Message] = deque()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
         self._courier: Courier | None = None
@@ -123,7 +123,7 @@ class Sender:
         self._run_id, self._last_seq = run_id, _past_every_number(last_seq)
         return True
 
-    def offer(self, parcel: Parcel) -> None:
+    def offer(self, parcel: Message) -> None:
         """Hand over a parcel; when the thread is hopelessly behind, the oldest goes."""
         if self._forks != forks.count:
             self._start_again_after_fork()
@@ -240,15 +240,15 @@ class Sender:
         self._charge(now - self._accounted_s, recurs and self._accounted_s > 0.0)
         self._accounted_s = now
 
-    def _gather(self) -> list[Parcel]:
+    def _gather(self) -> list[Message]:
         """What has come in, at most so much that it is no burden on memory."""
-        found: list[Parcel] = []
+        found: list[Message] = []
         with suppress(IndexError):  # where it is empty; a full one is emptied by training, too
             while len(found) < GATHERED:
                 found.append(self._queue.popleft())
         return found
 
-    def _keep_all(self, parcels: list[Parcel], spool: Spool, courier: Courier) -> None:
+    def _keep_all(self, parcels: list[Message], spool: Spool, courier: Courier) -> None:
         if not parcels:
             return
         frames: list[Frame] = []
@@ -262,7 +262,7 @@ class Sender:
             self._kept += len(parcels)
             self._progress.notify_all()
 
-    def _pack(self, parcel: Parcel, spool: Spool, frames: list[Frame]) -> None:
+    def _pack(self, parcel: Message, spool: Spool, frames: list[Frame]) -> None:
         match parcel:
             case Sample():
                 frames.append(self._frame(parcel, spool))

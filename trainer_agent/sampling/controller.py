@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 
 import msgspec
 
 from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.distributed import Agreement, Hearing, Ranks
+from trainer_agent.distributed import Processes
 from trainer_agent.options import Options
 from trainer_agent.sampling.bursts import Bursts
 from trainer_agent.sampling.overhead import DeviceClock, SpendingClock
@@ -30,12 +29,11 @@ class Pacing:
     """
 
     def __init__(
-        self, options: Options, probe: Probe, recorder: Recorder, ranks: Ranks | None
+        self, options: Options, probe: Probe, recorder: Recorder, processes: Processes
     ) -> None:
-        self._probe, self._recorder, self._ranks = probe, recorder, ranks
-        self._hearing = None if ranks is None else Hearing(ranks, fixed=options.every is not None)
+        self._probe, self._recorder, self._processes = probe, recorder, processes
         self.sampler = Sampler(options.every, options.overhead)
-        alone = ranks is None
+        alone = processes.size == 1
         self.bursts = Bursts(overhead=options.overhead if alone and options.every is None else None)
         self._grant = options.overhead
         self.clock, self._device_clock = SpendingClock(recorder), DeviceClock()
@@ -58,9 +56,9 @@ class Pacing:
             sampled: whether that one was.
         """
         cost_s = self.clock.work_over(ended)
-        agreement = self._agreement(step - 1, sampled=sampled)
+        agreed_every = self._apply_commands(step - 1, sampled=sampled)
         if sampled and self.own:
-            self._choose_interval(cost_s, agreement)
+            self._choose_interval(cost_s, agreed_every)
         elif sampled:
             self.bursts.spent(cost_s)
         self.own = self.sampler.sampled(step)
@@ -81,51 +79,46 @@ class Pacing:
         Called by rank 0, in any thread. A burst is cut to what a budget allows: no process
         could end it earlier than the others.
         """
-        if self._ranks is None or not self._ranks.together:
+        if not self._processes.synchronized:
             return False
         if command.id in self._told:
             return True
         if command.kind == "burst" and not self.sampler.fixed:
             steps = self.bursts.affordable(command.steps, self._grant, self._last_s)
             command = msgspec.structs.replace(command, steps=steps)
-        if not self._ranks.words.say(msgspec.json.encode(command)):
+        if not self._processes.broadcast(msgspec.json.encode(command)):
             return False
         self._told.add(command.id)
         return True
 
     def leave(self) -> None:
         """Keep the other processes from doing anything more that this one would miss."""
-        # The process that keeps the job's store may have ended before: nothing is to be missed.
-        with suppress(Exception):
-            if self._ranks is not None:
-                self._ranks.words.leave()
+        self._processes.leave()
 
     @property
     def over(self) -> bool:
         """Whether this process measures no more and owes the others nothing."""
-        ranks = self._ranks
-        return ranks is not None and not (ranks.together or ranks.rank == 0 or self.promised)
+        return not (self._processes.synchronized or self._processes.is_sender or self.promised)
 
     @property
     def promised(self) -> bool:
         """Whether the others have done what this process is to do at a step that comes."""
-        return self._ranks is not None and self._ranks.words.promised
+        return self._processes.command_pending
 
-    def _agreement(self, step: int, *, sampled: bool) -> Agreement | None:
-        """What was agreed some samples ago; what rank 0 has said with it is done now."""
-        if self._ranks is None or self._hearing is None:
-            return None
-        agreement = self._hearing.step_over(step, sampled=sampled)
-        for word in self._ranks.words.due(step):
-            self.on_word(msgspec.json.decode(word, type=Command))
-        for word in self._ranks.words.lost():
-            self.on_lost(msgspec.json.decode(word, type=Command))
-        return agreement
+    def _apply_commands(self, step: int, *, sampled: bool) -> int | None:
+        """Apply rank 0's commands that are due now; returns the interval agreed on, if any."""
+        outcome = self._processes.end_step(step, sampled=sampled)
+        for command in outcome.due:
+            self.on_word(msgspec.json.decode(command, type=Command))
+        for command in outcome.undelivered:
+            self.on_lost(msgspec.json.decode(command, type=Command))
+        return outcome.every
 
-    def _choose_interval(self, cost_s: float, agreement: Agreement | None) -> None:
+    def _choose_interval(self, cost_s: float, agreed_every: int | None) -> None:
         cost_s = self._last_s = max(cost_s, self._device_clock.extra_s())
-        if self._ranks is not None and self._ranks.together and not self.sampler.fixed:
-            self.sampler.sample_over(cost_s, agreement.every if agreement else self.sampler.every)
+        if self._processes.synchronized and not self.sampler.fixed:
+            every = self.sampler.every if agreed_every is None else agreed_every
+            self.sampler.sample_over(cost_s, every)
             return
         self.sampler.sample_over(cost_s)
         if self.sampler.impatient and self._probe.drop_costliest_site():

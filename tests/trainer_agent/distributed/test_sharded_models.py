@@ -13,7 +13,7 @@ import torch
 
 import dslm
 from tests.trainer_agent import distributed_job
-from tests.trainer_agent.distributed.test_reducer import sent
+from tests.trainer_agent.distributed.test_multi_process import sent
 from tests.trainer_agent.jobs import run_job
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, train_step

@@ -20,11 +20,11 @@ from trainer_agent.description.planning import plan_of
 from trainer_agent.description.session.collected import Given, Notes, packed_spec
 from trainer_agent.description.trace.replay import eager
 from trainer_agent.description.trace.unsharded import holds_shards, is_flat, would_fit
+from trainer_agent.distributed import Processes
 from trainer_agent.model.plan import Plan
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, Weighed
-    from trainer_agent.description.spec.weight_sums import Rows
 
 FIRST_AGAIN = 50
 TIMES_LATER = 4
@@ -82,17 +82,21 @@ class SelfDescription:
     Attributes:
         together: whether the processes of a job describe the model together.
         adds_up: whether that is a sum over them, as the samples are.
-        agree: asks all of them whether each is able to take that pass.
-        add_up: adds up sums over all of them; called in a background thread.
     """
 
     adds_up = True
 
     def __init__(
-        self, model: nn.Module, probe: Watched, recorder: Recorder, hints: Sequence[Hint] = ()
+        self,
+        model: nn.Module,
+        probe: Watched,
+        recorder: Recorder,
+        hints: Sequence[Hint],
+        processes: Processes,
     ) -> None:
         self._hints = hints
         self._model, self._probe, self._recorder = model, probe, recorder
+        self._processes = processes
         self._known: Architecture | None = None
         self._failure: Missing | None = None
         self._wanted = True
@@ -103,8 +107,6 @@ class SelfDescription:
         self._split = False
         self._fresh: Weighed | None = None
         self.together = False
-        self.agree: Callable[[bool], bool] = lambda _able: False
-        self.add_up: Callable[[Rows], Rows] = lambda rows: rows
         probe.begin = self._begin
         recorder.on_input = self._note_input
         recorder.on_top_gradient = self._note_gradient
@@ -202,7 +204,7 @@ class SelfDescription:
         started = time.perf_counter()
         self._given = None
         blocks = [path for stack in self._probe.plan.stacks for path in stack.blocks]
-        if not self.agree(would_fit(self._model, blocks, given.tokens)):
+        if not self._processes.all_ready(ready=would_fit(self._model, blocks, given.tokens)):
             self._failure = APART
         else:
             with given.autocast():
@@ -292,7 +294,7 @@ class SelfDescription:
     def _spec(self, notes: Notes) -> dict[str, Any]:
         """The notes as the server takes them; in a background thread, in all processes alike."""
         if notes.weights is not None and self.together:
-            notes.weights = notes.weights.added_up(self.add_up)
+            notes.weights = notes.weights.added_up(self._processes.all_reduce)
         n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
         failures = () if self._failure is None else (self._failure,)
         return packed_spec(self._probe.plan, self._known, notes, n_params, failures)

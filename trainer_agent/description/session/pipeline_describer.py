@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,16 +13,10 @@ from trainer_agent.capture.recorder import Listener, Recorder
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.session.describer import SelfDescription
-from trainer_agent.distributed import Ranks, Stages
-from trainer_agent.distributed.merge_specs import whole_spec
-from trainer_agent.distributed.store import Board
+from trainer_agent.distributed import Processes, SingleProcess
+from trainer_agent.distributed.spec_exchange import MakeSpec
 from trainer_agent.model.chunks import Chunk, joined
 from trainer_agent.model.plan import Plan, mark_of
-
-# How long rank 0's sender waits for parts that should have come with the same step's sample.
-PATIENCE_S = 5.0
-Packed = dict[str, Any]
-Take = Callable[[], Packed]
 
 
 class ChunkView:
@@ -68,10 +60,10 @@ class StagedDescription:
         chunks: Sequence[Chunk],
         probe: Probe,
         recorder: Recorder,
-        together: Ranks | None,
-        hints: Sequence[Hint] = (),
+        processes: Processes,
+        hints: Sequence[Hint],
     ) -> None:
-        self._ranks = together
+        self._processes = processes
         self._samples = 0
         self._chunks, self._probe, self._recorder = chunks, probe, recorder
         self._views: list[ChunkView] = []
@@ -81,7 +73,9 @@ class StagedDescription:
         for chunk in chunks:
             view = ChunkView(probe, plan_by_structure(chunk.module, hints), self._follow)
             self._views.append(view)
-            self._each.append(SelfDescription(chunk.module, view, recorder, hints))
+            # No other process holds this chunk, so none has to be ready for its description.
+            describer = SelfDescription(chunk.module, view, recorder, hints, SingleProcess())
+            self._each.append(describer)
             # Each has just asked the recorder to be told of everything.
             self._inputs[chunk.mark] = recorder.on_input
             self._gradients[chunk.mark] = recorder.on_top_gradient
@@ -104,25 +98,17 @@ class StagedDescription:
         for one in self._each:
             one.ask_from_time_to_time(step)
 
-    def take(self) -> Take | None:
+    def take(self) -> MakeSpec | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
         self._samples += 1  # the same in all processes, which sample the same steps
         if len(self._each) > 1:
             self._recorder.given = None  # which of the compiled chunks was given this is not known
-        own = {
-            chunk.stage: take
+        specs = {
+            chunk.stage: one.take()
             for chunk, one in zip(self._chunks, self._each, strict=True)
-            if chunk.stage is not None and (take := one.take()) is not None
+            if chunk.stage is not None
         }
-        ranks = self._ranks
-        if ranks is None or ranks.stages is None or not ranks.together:
-            return next(iter(own.values()), None) if len(self._each) == 1 else None
-        if not own:
-            return None
-        names = [f"part/{self._samples}/{stage}" for stage in range(len(ranks.stages.blocks))]
-        if ranks.rank == 0:
-            return partial(_whole, ranks.board, own, names, ranks.stages)
-        return partial(_bring, ranks.board, own, names)
+        return self._processes.gather_specs(self._samples, specs)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._views[self._chunks.index(self._probe.running)].begin(args, kwargs)
@@ -130,34 +116,10 @@ class StagedDescription:
     def _follow(self, view: ChunkView, plan: Plan) -> None:
         plans = [plan if one is view else one.plan for one in self._views]
         whole = joined(zip(self._chunks, plans, strict=True))
-        if self._ranks is not None:
-            self._ranks.check(whole)
+        self._processes.check(whole)
         view.plan = plan
         self._probe.follow(whole)
-        if self._ranks is not None:
-            self._ranks.roster.tell(self._probe.plan)
-
-
-def _bring(board: Board, own: Mapping[int, Take], names: Sequence[str]) -> Packed:
-    """Leave this process's parts for rank 0."""
-    for stage, take in own.items():
-        board.pin(names[stage], json.dumps(take()))
-    return {}
-
-
-def _whole(board: Board, own: Mapping[int, Take], names: Sequence[str], stages: Stages) -> Packed:
-    """The description of all stages, in rank 0's sender thread; what does not come is missing."""
-    from dslm import spec_from_json, spec_to_json  # pulls in what no other process needs
-
-    others = [name for stage, name in enumerate(names) if stage not in own]
-    found = board.wait_for(others, PATIENCE_S)
-    board.take_down(names)
-    texts = [
-        json.dumps(own[stage]()) if stage in own else found.get(name)
-        for stage, name in enumerate(names)
-    ]
-    parts = [None if text is None else spec_from_json(json.loads(text)) for text in texts]
-    return spec_to_json(whole_spec(parts, stages.blocks))
+        self._processes.announce(self._probe.plan)
 
 
 def _tell(listeners: Mapping[str, Listener], stack: str, x: Tensor, mask: Tensor | None) -> None:
