@@ -1,6 +1,7 @@
 """The contract between a training job's agent and the server: layouts, frames, declarations."""
 
 from wire.declaration import Health, RunDeclaration, RunEnd, SpecRevision
+from wire.decoding import JsonDecoder
 from wire.errors import WireError
 from wire.frame import MEDIA_TYPE, Frame, FrameBatch, decode_batch, encode_batch
 from wire.layout import Layout, Series
@@ -16,6 +17,7 @@ __all__ = [
     "FrameBatch",
     "FramesReceipt",
     "Health",
+    "JsonDecoder",
     "Layout",
     "RunDeclaration",
     "RunEnd",

@@ -1,4 +1,4 @@
-"""What is wrong with a message, named by its field and mended by its fix."""
+"""The error of a message that breaks the contract."""
 
 
 class WireError(ValueError):
