@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from server.alerts.delivery import Delivery
 from server.bus import Bus
 from server.clock import Clock
 from server.database import Database
@@ -25,7 +24,6 @@ class AppState:
     bus: Bus
     clock: Clock
     metrics: Metrics
-    delivery: Delivery
 
 
 def app_state_of(connection: HTTPConnection) -> AppState:

@@ -1,4 +1,4 @@
-"""Every failure in the one JSON form, with the field and the fix."""
+"""Answer every failure in one JSON form, with the field and the fix."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CLOSE_POLICY = 1008
 log = structlog.get_logger(__name__)
 
 
-def failure(error: MonitorError) -> Response:
-    """The error as an answer."""
+def error_response(error: MonitorError) -> Response:
+    """The error as a JSON answer."""
     body = {
         "code": error.code,
         "field": error.field,
@@ -32,7 +32,7 @@ def failure(error: MonitorError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every failure of this app in the one form."""
+    """Answer every failure of this app in the form of `server.schemas.Failure`."""
     answers: dict[type[Exception], Any] = {
         MonitorError: _on_monitor_error,
         RequestValidationError: _on_invalid,
@@ -52,17 +52,16 @@ async def _on_monitor_error(connection: HTTPConnection, error: Exception) -> Res
     if isinstance(connection, WebSocket):
         await connection.close(CLOSE_POLICY, reason=f"{error.code}: {error.message}"[:120])
         return None
-    return failure(error)
+    return error_response(error)
 
 
 async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response | None:
-    found: Any = getattr(error, "errors", list)()
-    first = found[0] if found else {"loc": (), "msg": "invalid", "type": ""}
-    place, *inner = [part for part in first["loc"] if part not in ("query", "path", "body")] or [
-        "body"
-    ]
-    field = str(place) + "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner
+    errors: Any = getattr(error, "errors", list)()
+    first = errors[0] if errors else {"loc": (), "msg": "invalid", "type": ""}
+    # Pydantic's path begins with where the value was sent, which no caller would look for.
+    path = [part for part in first["loc"] if part not in ("query", "path", "body")] or ["body"]
+    field = str(path[0]) + "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in path[1:]
     )
     expected = f"send {field} as /api/v1/openapi.json describes it"
     answer = InvalidField(str(first["msg"]), field=field, fix=expected)
@@ -78,7 +77,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     )
     answer.status = error.status_code
     answer.code = "method_not_allowed" if error.status_code == 405 else answer.code
-    return failure(answer)
+    return error_response(answer)
 
 
 async def _on_unreachable(connection: HTTPConnection, error: Exception) -> Response | None:

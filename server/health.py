@@ -21,9 +21,9 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(state: State) -> Response:
     """Database and bus answer."""
-    found = {"database": await _database(state), "bus": await _bus(state)}
-    ready = all(state == "ok" for state in found.values())
-    return JSONResponse(found, status_code=200 if ready else 503)
+    checks = {"database": await _database(state), "bus": await _bus(state)}
+    ready = all(result == "ok" for result in checks.values())
+    return JSONResponse(checks, status_code=200 if ready else 503)
 
 
 @router.get("/metrics")

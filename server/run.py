@@ -1,4 +1,4 @@
-"""Serve an app with uvicorn, with what can stop a start told in one line."""
+"""Serve an app with uvicorn; what stops a start is one line, not a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
-from server import migration
+from server import logs, migration
 from server.app import create_app
 from server.database import connect
 from server.errors import StartError
@@ -39,7 +39,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def check(settings: Settings) -> None:
-    """Bring the embedded database up to date, or see that a given one is.
+    """Bring the embedded database up to date, or require that another one is.
 
     The app does so too when it starts; here a failure is one line, where uvicorn's would be a
     traceback.
@@ -61,16 +61,18 @@ async def _check(settings: Settings) -> None:
 def serve(
     settings: Settings, app: FastAPI | None = None, *, listener: socket.socket | None = None
 ) -> None:
-    """Serve until interrupted; `app` is `create_app(settings)` unless one is given.
+    """Serve until interrupted; `app` is `create_app(settings)` when None.
 
     Raises:
         StartError: if the app cannot start; nothing is served then.
     """
+    logs.configure(settings.log_format)
     check(settings)
     app = app or create_app(settings)
     listener = listener or bind(settings)
     config = uvicorn.Config(
         app,
+        log_config=None,  # uvicorn's own would print its lines in another form than ours
         log_level="warning",
         lifespan="on",
         ws="websockets-sansio",

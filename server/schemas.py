@@ -1,4 +1,4 @@
-"""What every answer shares: floats that may be NaN or infinite travel as strings."""
+"""What answers share: floats that are not finite travel as strings."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ class Failure(Answer):
     """Body of every 4xx and 5xx."""
 
     error: ErrorBody
+
+
+class MissingInfo(Answer):
+    """A part of the model that the theory does not cover."""
+
+    where: str
+    what: str
+    why: str

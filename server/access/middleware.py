@@ -1,4 +1,4 @@
-"""What is checked of every connection, whatever it asks for: where it comes from."""
+"""What is checked of every connection, whatever it asks for: its host, origin and login."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.access import sessions
 from server.clock import Clock
-from server.error_handlers import CLOSE_POLICY, failure
+from server.error_handlers import CLOSE_POLICY, error_response
 from server.errors import MonitorError
 from server.settings import Settings, is_loopback
 
@@ -33,8 +33,8 @@ class ForeignOrigin(MonitorError):
     code = "foreign_origin"
 
 
-class Gate:
-    """Lets through what may be asked from where it is asked.
+class AccessMiddleware:
+    """Refuses connections by where they come from, before anything else looks at them.
 
     Without keys the server trusts everything on this machine, so a web page elsewhere must not
     reach it through the user's browser: the Host must be loopback, and a page's own Origin must
@@ -64,7 +64,7 @@ class Gate:
     def _refusal(self, connection: HTTPConnection) -> Response | None:
         host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
         if not self._settings.keys_required and not is_loopback(host):
-            return failure(
+            return error_response(
                 ForeignHost(
                     f"this server without keys answers on loopback only, not as {host!r}",
                     field="host",
@@ -80,7 +80,7 @@ class Gate:
             return None
         if urlsplit(origin).netloc == connection.headers.get("host"):
             return None
-        return failure(
+        return error_response(
             ForeignOrigin(
                 f"a page of {origin} may not act on this server",
                 field="origin",

@@ -11,7 +11,8 @@ from server.access.principal import Principal
 from server.alerts import service
 from server.alerts.events import publish_alerts
 from server.alerts.repository import AlertFilter
-from server.alerts.schemas import Alert, AlertPage, AlertStatus
+from server.alerts.rows import AlertStatus
+from server.alerts.schemas import Alert, AlertPage
 from server.app_state import State
 
 router = APIRouter(tags=["alerts"])
@@ -32,13 +33,13 @@ async def list_alerts(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> AlertPage:
     """Alerts, newest first."""
-    wanted = AlertFilter(run, status, caller.project)
-    return await service.list_alerts(state.database, wanted, cursor=cursor, limit=limit)
+    filters = AlertFilter(run, status, caller.project)
+    return await service.list_alerts(state.database, filters, cursor=cursor, limit=limit)
 
 
 @router.post("/alerts/{alert_id}/acknowledge")
 async def acknowledge_alert(alert_id: AlertId, caller: Editor, state: State) -> Alert:
-    """Mark an alert as seen: it is shown, but no longer announced."""
+    """Mark an alert as acknowledged: it is shown, but no longer notified."""
     alert = await service.acknowledge(state.database, alert_id, project=caller.project)
     await publish_alerts(state.bus, [alert])
     return alert

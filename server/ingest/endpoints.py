@@ -1,4 +1,4 @@
-"""What an agent calls."""
+"""The endpoints that an agent calls."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Depends, Response
 
-from server.access.dependencies import Ingester, RunId, WritableRun
+from server.access.dependencies import Ingester
 from server.app_state import State
 from server.ingest import body, service
+from server.runs.dependencies import RunId, WritableRun
 from wire import RunDeclaration, RunEnd, SpecRevision
 
 router = APIRouter(tags=["agent"])
@@ -34,19 +35,19 @@ async def declare_run(
 
 @router.put("/runs/{run_id}/spec", status_code=204, openapi_extra=body.described(SpecRevision))
 async def revise_spec(run: WritableRun, state: State, revision: Revision) -> Response:
-    """Say the model's weight moments at a step; the prediction follows in the background."""
+    """Describe the model at a step; its prediction is computed in the background."""
     await service.revise(state, run, revision)
     return Response(status_code=204)
 
 
 @router.post("/runs/{run_id}/frames", openapi_extra=body.FRAMES_DESCRIBED)
 async def ingest_frames(run: WritableRun, state: State, frames: Frames) -> Response:
-    """Take a batch of frames whole, and answer with the durable mark."""
+    """Take a batch of frames, all or none, and answer with the rank's ack watermark."""
     return _json(await service.accept(state, run, frames))
 
 
 @router.post("/runs/{run_id}/end", status_code=204, openapi_extra=body.described(RunEnd))
 async def end_run(run: WritableRun, state: State, ending: Ending) -> Response:
-    """Say how the run ended."""
+    """Note how the run ended."""
     await service.end(state, run, ending)
     return Response(status_code=204)

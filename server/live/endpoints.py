@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 
 from server.access.dependencies import Reader, require_project
 from server.app_state import State
-from server.database import Row
 from server.errors import InvalidField, RunNotFound
 from server.live.encoding import to_json
 from server.live.hub import Hub
 from server.live.queue import ConflatingQueue
 from server.runs.repository import RunRepository
+from server.runs.rows import RunRow
 
 MIN_INTERVAL_S = 0.1  # ten messages a second and run
 PING_EVERY_S = 15.0
@@ -39,29 +39,29 @@ async def live(
     async with hub.open_queue(shown, caller.project) as queue:
         # Read once the queue is open: a frame committed in between waits there.
         rows = await _rows(state, run_ids or ())
-        for row in rows:
-            require_project(caller, row["project"])
+        for run in rows:
+            require_project(caller, run.project)
         await socket.accept()
         await _converse(socket, hub, queue, _hello(rows))
 
 
-async def _rows(state: State, run_ids: tuple[str, ...]) -> list[Row]:
+async def _rows(state: State, run_ids: tuple[str, ...]) -> list[RunRow]:
     if len(run_ids) > MAX_RUNS:
         raise InvalidField(
             f"{len(run_ids)} runs", field="runs", fix=f"name at most {MAX_RUNS} runs"
         )
-    rows: list[Row] = []
+    rows: list[RunRow] = []
     async with state.database.reading() as session:
         for run_id in run_ids:
-            row = await RunRepository(session).get(run_id)
-            if row is None:
+            run = await RunRepository(session).get(run_id)
+            if run is None:
                 raise RunNotFound(run_id)
-            rows.append(row)
+            rows.append(run)
     return rows
 
 
-def _hello(rows: list[Row]) -> str:
-    runs = {row["id"]: {"last_step": row["last_step"], "status": row["status"]} for row in rows}
+def _hello(rows: list[RunRow]) -> str:
+    runs = {run.id: {"last_step": run.last_step, "status": run.status} for run in rows}
     return to_json({"type": "hello", "runs": runs})
 
 

@@ -12,7 +12,7 @@ from server.bus.protocol import PAGES, Bus
 from server.database import Database
 from server.events import AlertEvent, Event, FrameEvent, PredictionEvent, RunEvent, decode
 from server.live.encoding import frame_message, to_json
-from server.live.queue import ConflatingQueue, Message
+from server.live.queue import ConflatingQueue, PageMessage
 from server.metrics import Metrics
 from server.runs.repository import RunRepository
 from server.runs.service import summary_of
@@ -77,7 +77,7 @@ class Hub:
             await self._send_run(run_id, [event for event in alerts if event.run == run_id])
         await asyncio.sleep(SUMMARIES_EVERY_S)
 
-    async def text_of(self, message: Message, skipped: int) -> str:
+    async def text_of(self, message: PageMessage, skipped: int) -> str:
         """A message as JSON text."""
         if isinstance(message, str):
             return message

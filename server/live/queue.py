@@ -9,7 +9,7 @@ from contextlib import suppress
 from server.events import FrameEvent
 
 # JSON text, or a frame that becomes text only if it is sent: most frames are replaced before.
-Message = FrameEvent | str
+PageMessage = FrameEvent | str
 
 
 class ConflatingQueue:
@@ -25,7 +25,7 @@ class ConflatingQueue:
         self.runs = runs
         self.project = project
         self.closed = False
-        self._waiting: dict[Hashable, Message] = {}
+        self._waiting: dict[Hashable, PageMessage] = {}
         self._skipped: dict[str, int] = {}
         self._arrived = asyncio.Event()
 
@@ -45,7 +45,7 @@ class ConflatingQueue:
         self._skipped[event.run] = self._skipped.get(event.run, 0) + event.skipped + replaced
         self.put(("frame", event.run), event)
 
-    def put(self, key: Hashable, message: Message) -> None:
+    def put(self, key: Hashable, message: PageMessage) -> None:
         """Replace the waiting message of this key."""
         self._waiting.pop(key, None)  # a dict keeps the old place of a key that is set again
         self._waiting[key] = message
@@ -56,7 +56,7 @@ class ConflatingQueue:
         self.closed = True
         self._arrived.set()
 
-    async def take(self, wait_s: float) -> list[tuple[Message, int]]:
+    async def take(self, wait_s: float) -> list[tuple[PageMessage, int]]:
         """Every waiting message, oldest first, each with the frames it skipped; [] if none came."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._arrived.wait(), wait_s)

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from server.access.dependencies import ReadableRun
 from server.app_state import State
 from server.predictions import service
 from server.predictions.schemas import Predictions, SpecAnswer
+from server.runs.dependencies import ReadableRun
 
 router = APIRouter(tags=["predictions"])
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["predictions"])
 @router.get("/runs/{run_id}/predictions")
 async def show_predictions(run: ReadableRun, state: State) -> Predictions:
     """Theory's curves: the first revision is at initialisation, the last is today's."""
-    return await service.show(state.database, run["id"])
+    return await service.show(state.database, run.id)
 
 
 @router.get("/runs/{run_id}/spec")
@@ -27,4 +27,4 @@ async def show_spec(
     step: Annotated[int | None, Query(ge=0, le=service.MAX_STEP)] = None,
 ) -> SpecAnswer:
     """The model's description of a revision's `step`; the newest when absent."""
-    return await service.spec(state.database, run["id"], step)
+    return await service.spec(state.database, run.id, step)

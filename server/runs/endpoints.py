@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from server.access.dependencies import EditableRun, ReadableRun, Reader, require_project
+from server.access.dependencies import Reader, require_project
 from server.app_state import State
 from server.runs import service
+from server.runs.dependencies import EditableRun, ReadableRun
 from server.runs.repository import RunFilter
 from server.runs.schemas import (
     BurstAsked,
@@ -38,8 +39,8 @@ async def list_runs(
     """Runs, newest first; `search` looks for every word in name, project, tags and architecture."""
     if project is not None:
         require_project(caller, project)
-    wanted = RunFilter(search, project or caller.project, status, tag)
-    return await service.list_runs(state.database, wanted, cursor=cursor, limit=limit)
+    filters = RunFilter(search, project or caller.project, status, tag)
+    return await service.list_runs(state.database, filters, cursor=cursor, limit=limit)
 
 
 @router.get("/runs/{run_id}")
@@ -61,6 +62,6 @@ async def describe_run(run: EditableRun, state: State) -> DescriptionAsked:
 
 
 @router.post("/runs/{run_id}/burst", status_code=202)
-async def burst_run(run: EditableRun, wanted: BurstRequest, state: State) -> BurstAsked:
+async def burst_run(run: EditableRun, request: BurstRequest, state: State) -> BurstAsked:
     """Ask the running job to sample every one of its next steps, of these layers or of all."""
-    return await service.ask_for_burst(state.database, run, wanted)
+    return await service.ask_for_burst(state.database, run, request)

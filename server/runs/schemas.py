@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.runs.status import Status
-from server.schemas import Answer
+from server.schemas import Answer, MissingInfo
 
 
 class AlertCounts(Answer):
@@ -63,16 +63,8 @@ class StackInfo(Answer):
     seq_len: int | None
 
 
-class MissingInfo(Answer):
-    """A part of the model that the theory does not cover."""
-
-    where: str
-    what: str
-    why: str
-
-
 class HealthInfo(Answer):
-    """What one rank's agent says of itself, and its durable mark."""
+    """One rank's `wire.Health`, and its ack watermark as `durable`."""
 
     dropped: int = 0
     resent: int = 0

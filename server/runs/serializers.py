@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from server.database import Row
-from server.runs.rewinds import superseded_by_rank
+from server.runs.rewinds import superseded_of_run
+from server.runs.rows import RankRow, RunRow
 from server.runs.schemas import (
     AlertCounts,
     HealthInfo,
@@ -16,75 +16,78 @@ from server.runs.schemas import (
     SeriesInfo,
     StackInfo,
 )
-from wire import Layout
+from server.schemas import MissingInfo
+from wire import Layout, Series
 
-PLACEMENT_TITLES = {"pre": "Pre-LN", "post": "Post-LN"}
+SUMMARY_COLUMNS = (
+    "id", "project", "name", "status", "tags", "created_at", "last_seen", "last_step",
+    "last_loss", "architecture", "placement", "family", "n_params", "frames",
+)  # fmt: skip
 
 
-def summary(row: Row, counts: Mapping[str, int]) -> RunSummary:
-    """One line of the run list."""
-    return RunSummary(**_summary_fields(row, counts))
+def summary(run: RunRow, counts: Mapping[str, int]) -> RunSummary:
+    """A run's line in the list; `counts` are its unresolved alerts by severity."""
+    return RunSummary(**_summary_fields(run, counts))
 
 
 def detail(
-    row: Row,
+    run: RunRow,
     counts: Mapping[str, int],
     *,
     layouts: Mapping[str, Layout],
-    marks: Sequence[Row],
+    ranks: Sequence[RankRow],
     revision_steps: list[int],
 ) -> RunDetail:
-    """Everything about one run."""
-    layout = layouts[row["layout_hash"]]
+    """Everything about one run except its measurements."""
+    layout = layouts[run.layout_hash]
     return RunDetail(
-        **_summary_fields(row, counts),
-        config=row["config"],
-        layout=[_series(one) for one in layout],
-        stacks=stack_sizes(row["stacks"], layout),
-        missing=row["missing"],
-        notes=row["notes"],
-        health={str(mark["rank"]): _health(mark) for mark in marks},
-        first_step=row["first_step"],
-        agent_version=row["agent_version"],
-        started_at=row["started_at"],
-        end_reason=row["end_reason"],
+        **_summary_fields(run, counts),
+        config=run.config,
+        layout=[_series(series) for series in layout],
+        stacks=stack_sizes(run.stacks, layout),
+        missing=[MissingInfo(**part) for part in run.missing],
+        notes=run.notes,
+        health={str(rank.rank): _health(rank) for rank in ranks},
+        first_step=run.first_step,
+        agent_version=run.agent_version,
+        started_at=run.started_at,
+        end_reason=run.end_reason,
         revision_steps=revision_steps,
-        superseded=superseded_by_rank(marks),
+        superseded=superseded_of_run(ranks),
     )
 
 
-def stack_sizes(described: Row, layout: Layout) -> dict[str, StackInfo]:
+def stack_sizes(described: Mapping[str, Mapping[str, int]], layout: Layout) -> dict[str, StackInfo]:
     """Sizes from the model's spec, or as far as the layout alone shows them."""
     measured = {
-        one.stack: StackInfo(n_layers=one.n - 1, d_model=None, seq_len=None)
-        for one in layout
-        if one.stack and one.site == "stream" and one.quantity == "variance"
+        series.stack: StackInfo(n_layers=series.n - 1, d_model=None, seq_len=None)
+        for series in layout
+        if series.stack and series.site == "stream" and series.quantity == "variance"
     }
-    return {**measured, **{name: StackInfo(**sizes) for name, sizes in described.items()}}
+    return {**measured, **{stack: StackInfo(**sizes) for stack, sizes in described.items()}}
 
 
-def _summary_fields(row: Row, counts: Mapping[str, int]) -> dict[str, Any]:
-    shared = ("id", "project", "name", "status", "tags", "created_at", "last_seen", "last_step")
-    more = ("last_loss", "architecture", "placement", "family", "n_params", "frames")
+def _summary_fields(run: RunRow, counts: Mapping[str, int]) -> dict[str, Any]:
     return {
-        **{name: row[name] for name in shared + more},
-        "sparkline": _line(row),
+        **{name: getattr(run, name) for name in SUMMARY_COLUMNS},
+        "sparkline": _line(run),
         "alerts": AlertCounts(critical=counts.get("critical", 0), warning=counts.get("warning", 0)),
     }
 
 
-def _line(row: Row) -> list[float | None]:
-    """The kept points; the last one gives way to the newest loss, so that the end is current."""
-    values: list[float | None] = list(row["sparkline"]["values"])
-    newest = row["last_loss"]
-    if values and newest is not None:
-        values[-1] = newest if math.isfinite(newest) else None
+def _line(run: RunRow) -> list[float | None]:
+    """The stored points, the last of them replaced by the newest loss: the end is current."""
+    values = list(run.sparkline["values"])
+    if values and run.last_loss is not None:
+        values[-1] = run.last_loss if math.isfinite(run.last_loss) else None
     return values
 
 
-def _series(one: Any) -> SeriesInfo:
-    return SeriesInfo(key=one.key, stack=one.stack, site=one.site, quantity=one.quantity, n=one.n)
+def _series(series: Series) -> SeriesInfo:
+    return SeriesInfo(
+        key=series.key, stack=series.stack, site=series.site, quantity=series.quantity, n=series.n
+    )
 
 
-def _health(mark: Row) -> HealthInfo:
-    return HealthInfo(**mark["health"], durable=mark["durable"])
+def _health(rank: RankRow) -> HealthInfo:
+    return HealthInfo(**rank.health, durable=rank.durable)

@@ -1,4 +1,4 @@
-"""Pick evenly from what there is."""
+"""Downsample steps evenly."""
 
 from __future__ import annotations
 

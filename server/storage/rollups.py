@@ -1,82 +1,85 @@
-"""Long runs at a glance: least, mean or greatest of every few frames, not every so-manieth frame.
+"""Long runs at a glance: least, mean or greatest of every few frames, not every n-th frame.
 
-Blocks hold these cells ready, so a long history costs a sixteenth of its frames to read.
+Segments hold the rollups ready, so that a long history costs a sixteenth of its frames to read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.database import Row
-from server.storage.codec import unpack, unpack_series
+from server.storage.codec import unpack_series
 from server.storage.downsample import Steps
-from server.storage.measurements import ANY_STEP, kept, read, widths
+from server.storage.measurements import ANY_STEP, current_frames, read, widths
 from server.storage.repository import MeasurementRepository
-from server.storage.segments import ROLLUP, SUMMARIES, rolled_up
+from server.storage.rows import SegmentRow
+from server.storage.segments import ROLLUP, SUMMARIES, rolled_up, steps_of
 from wire import Layout
 
-Cells = tuple[Steps, NDArray[np.float32]]
+Rollups = tuple[Steps, NDArray[np.float32]]
 
 
 async def read_rollups(
     session: AsyncSession, run_id: str, layouts: Mapping[str, Layout], *, key: str, summary: str
-) -> Cells:
-    """The first step of each cell, ascending, and the series there, (cells, n).
+) -> Rollups:
+    """The first step of each rollup, ascending, and the series there, (rollups, n).
 
-    Of several ranks, the lowest that has blocks speaks.
+    Of several ranks, the lowest that has segments counts.
     """
     repository = MeasurementRepository(session, run_id)
-    blocks = [one for one in await repository.blocks_in(0, ANY_STEP) if _holds(layouts, one, key)]
-    speaking = [one for one in blocks if one["rank"] == blocks[0]["rank"]]
-    whole, fresh_steps = await _sorted_out(repository, speaking)
+    segments = [
+        segment
+        for segment in await repository.segments_in(0, ANY_STEP)
+        if _holds(layouts, segment, key)
+    ]
+    of_rank = [segment for segment in segments if segment.rank == segments[0].rank]
+    intact, fresh_steps = await _split(repository, of_rank)
     fresh = await read(session, run_id, layouts, fresh_steps, [key])
-    found = await _from_blocks(repository, whole, key, summary)
+    parts = await _stored(repository, intact, key, summary)
     if len(fresh_steps):
-        found.append((fresh_steps[::ROLLUP], rolled_up(fresh.series[key])[summary]))
-    if not found:
+        parts.append((fresh_steps[::ROLLUP], rolled_up(fresh.series[key])[summary]))
+    if not parts:
         return np.empty(0, np.int64), np.empty((0, fresh.series[key].shape[1]), np.float32)
-    steps = np.concatenate([steps for steps, _ in found])
+    steps = np.concatenate([steps for steps, _ in parts])
     order = np.argsort(steps, kind="stable")
-    return steps[order], np.concatenate([values for _, values in found])[order]
+    return steps[order], np.concatenate([values for _, values in parts])[order]
 
 
-async def _sorted_out(
-    repository: MeasurementRepository, speaking: Sequence[Row]
-) -> tuple[list[Row], Steps]:
-    """Blocks whose cells hold, and the steps of the few frames that are rolled_up anew.
+async def _split(
+    repository: MeasurementRepository, segments: Sequence[SegmentRow]
+) -> tuple[list[SegmentRow], Steps]:
+    """Segments whose stored rollups hold, and the steps of the frames that are rolled up anew.
 
-    Those are not in a block yet, or in one that a resumed run has superseded in part.
+    Those frames are in no segment yet, or in one that a resumed run has superseded in part.
     """
-    whole: list[Row] = []
+    intact: list[SegmentRow] = []
     steps = [np.array(await repository.frame_steps(-1, ANY_STEP), dtype=np.int64)]
-    for block in speaking:
-        rows = kept(block, await repository.gone_back())
-        if rows.all():
-            whole.append(block)
+    for segment in segments:
+        current = current_frames(segment, await repository.rewinds())
+        if current.all():
+            intact.append(segment)
         else:
-            steps.append(unpack(block["steps"], "<i8")[rows])
-    return whole, np.unique(np.concatenate(steps))
+            steps.append(steps_of(segment)[current])
+    return intact, np.unique(np.concatenate(steps))
 
 
-async def _from_blocks(
-    repository: MeasurementRepository, blocks: Sequence[Row], key: str, summary: str
-) -> list[Cells]:
-    data = await repository.chunks_of(blocks, [key], level=ROLLUP)
-    cells = []
-    for block in blocks:
-        steps = unpack(block["steps"], "<i8")[::ROLLUP]
-        packed = data[block["rank"], block["first_seq"], key]
-        parts = np.split(unpack_series(packed, len(steps)), len(SUMMARIES), axis=1)
-        cells.append((steps, parts[SUMMARIES.index(summary)]))
-    return cells
+async def _stored(
+    repository: MeasurementRepository, segments: Sequence[SegmentRow], key: str, summary: str
+) -> list[Rollups]:
+    packed = await repository.packed_series(segments, [key], level=ROLLUP)
+    rollups = []
+    for segment in segments:
+        steps = steps_of(segment)[::ROLLUP]
+        columns = unpack_series(packed[segment.rank, segment.first_seq, key], len(steps))
+        by_summary = np.split(columns, len(SUMMARIES), axis=1)
+        rollups.append((steps, by_summary[SUMMARIES.index(summary)]))
+    return rollups
 
 
-def _holds(layouts: Mapping[str, Layout], block: Mapping[Any, Any], key: str) -> bool:
-    """Whether a block has the series, of the length that the newest layout gives it."""
-    where = layouts[block["layout"]].slices.get(key)
-    return where is not None and where.stop - where.start == widths(layouts, [key])[key]
+def _holds(layouts: Mapping[str, Layout], segment: SegmentRow, key: str) -> bool:
+    """Whether a segment has the series, of the length that the newest layout gives it."""
+    columns = layouts[segment.layout].slices.get(key)
+    return columns is not None and columns.stop - columns.start == widths(layouts, [key])[key]

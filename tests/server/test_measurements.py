@@ -124,7 +124,7 @@ async def test_packer_that_dies_midway_loses_and_repeats_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
-        dying.setattr(compaction, "_remove", die)
+        dying.setattr(compaction, "_remove_frames", die)
         with pytest.raises(KeyboardInterrupt):
             await compact_some(app.state.server)
     assert await _count(app, frames) == 100

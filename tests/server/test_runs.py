@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from server.app import create_app
+from server.diagnosis.watchdog import mark_silent
 from server.runs.status import status_of
-from server.runs.watchdog import mark_silent
 from server.settings import Settings
 from tests.services.agent import LAYOUT, Agent, frame, vector
 from tests.services.polling import eventually
@@ -40,8 +40,9 @@ async def timed(settings: Settings, clock: Watch) -> AsyncIterator[Agent]:
         yield agent
 
 
-def _app_state(agent: Agent):
-    return agent.client._transport.app.state.server  # type: ignore[attr-defined]
+async def _mark_silent(agent: Agent) -> list[str]:
+    state = agent.client._transport.app.state  # type: ignore[attr-defined]
+    return await mark_silent(state.server, state.notifier)
 
 
 async def _status(agent: Agent) -> str:
@@ -73,7 +74,7 @@ def test_status_follows_from_what_is_known(ended, diverged, diverging, silent_s,
 
 async def test_silent_run_is_out_of_contact_until_its_next_frame(timed: Agent, clock: Watch):
     clock.now += 60.0
-    assert await mark_silent(_app_state(timed)) == []
+    assert await _mark_silent(timed) == []
 
     clock.now += 0.5
     await eventually(lambda: _status(timed), lambda status: status == "lost_contact")
@@ -88,7 +89,7 @@ async def test_heartbeat_keeps_a_run_in_contact(timed: Agent, clock: Watch):
     await eventually(timed.get, lambda run: run["last_seen"] == clock.now)
     clock.now += 50.0
 
-    assert await mark_silent(_app_state(timed)) == []
+    assert await _mark_silent(timed) == []
     assert await _status(timed) == "running"
 
 
@@ -99,7 +100,7 @@ async def test_ended_run_stays_ended(timed: Agent, clock: Watch, status: str):
     clock.now += 1e6
 
     assert answer.status_code == 204
-    assert await mark_silent(_app_state(timed)) == []
+    assert await _mark_silent(timed) == []
     run = await timed.get()
     assert (run["status"], run["end_reason"]) == (status, "out of memory")
 

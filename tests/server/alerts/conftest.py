@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from server.alerts.lifecycle import Track, Transition, advance
-from server.alerts.rules import Expected, Key, Memory, Observation, StackFacts, evaluate
+from server.alerts.rules import Expected, Key, Observation, RunningStats, StackFacts, evaluate
 
 RUNS = Path(__file__).with_name("runs.npz")
 STACK = "decoder"
@@ -41,14 +41,14 @@ class Run:
 class Diagnosis:
     """The rules and their lifecycle over a stream of observations."""
 
-    memory: Memory
+    stats: RunningStats
     tracks: dict[Key, Track]
     events: list[Transition]
 
     def see(self, observation: Observation) -> None:
-        verdict = evaluate(observation, self.memory)
+        verdict = evaluate(observation, self.stats)
         self.tracks, events = advance(self.tracks, verdict)
-        self.memory = verdict.memory
+        self.stats = verdict.stats
         self.events += events
 
     def opened(self, rule: str) -> list[Transition]:
@@ -88,13 +88,13 @@ def _run(name: str, arrays: dict[str, np.ndarray]) -> Run:
 
 @pytest.fixture
 def diagnosis() -> Diagnosis:
-    return Diagnosis(Memory(), {}, [])
+    return Diagnosis(RunningStats(), {}, [])
 
 
 @pytest.fixture
 def diagnose() -> Callable[[Run], Diagnosis]:
     def judge(run: Run) -> Diagnosis:
-        diagnosis = Diagnosis(Memory(), {}, [])
+        diagnosis = Diagnosis(RunningStats(), {}, [])
         for observation in run.observations():
             diagnosis.see(observation)
         return diagnosis

@@ -1,4 +1,4 @@
-"""Telling webhooks of alerts: in the background, each target by itself, with retries."""
+"""Send alerts to webhooks: in the background, each target by itself, with retries."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from server.alerts.targets import DeliveryError, Target, target_of
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 1.0
-WAITING = 1000  # alerts a target may be behind before the oldest is given up
+QUEUE_SIZE = 1000  # alerts a target may be behind before the oldest is given up
 
 log = structlog.get_logger(__name__)
 
 
-class Delivery:
-    """Alerts to every configured target.
+class Notifier:
+    """Sends alerts to every configured target.
 
-    `tell` returns at once. A target that is slow or away delays no other, and the loop never.
+    `notify` returns at once. A target that is slow or away delays no other, and never the loop.
     """
 
     def __init__(
@@ -32,43 +32,43 @@ class Delivery:
         *,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
-        """Raise `StartError` for a URL that is none."""
+        """Raise `StartError` for a URL that cannot be sent to."""
         outcomes = Counter(
             "evenkeel_alert_deliveries",
             "Alerts sent to webhooks, by target and outcome (delivered, retried, given_up).",
             ["target", "outcome"],
             registry=registry,
         )
-        self._lanes = [_Lane(target_of(url), outcomes, first_pause_s) for url in urls]
+        self._senders = [_Sender(target_of(url), outcomes, first_pause_s) for url in urls]
 
-    def tell(self, alerts: Iterable[Alert]) -> None:
+    def notify(self, alerts: Iterable[Alert]) -> None:
         """Queue alerts for every target."""
         for alert in alerts:
-            for lane in self._lanes:
-                lane.put(alert)
+            for sender in self._senders:
+                sender.put(alert)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Deliver for as long as the context is open."""
-        tasks = [asyncio.create_task(lane.run()) for lane in self._lanes]
+        """Send for as long as the context is open."""
+        tasks = [asyncio.create_task(sender.run()) for sender in self._senders]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for lane in self._lanes:
-                await lane.target.close()
+            for sender in self._senders:
+                await sender.target.close()
 
 
-class _Lane:
+class _Sender:
     """One target's queue and its worker."""
 
     def __init__(self, target: Target, outcomes: Counter, first_pause_s: float) -> None:
         self.target = target
         self._outcomes = outcomes
         self._first_pause_s = first_pause_s
-        self._queue: asyncio.Queue[Alert] = asyncio.Queue(WAITING)
+        self._queue: asyncio.Queue[Alert] = asyncio.Queue(QUEUE_SIZE)
         self._failing = False
 
     def put(self, alert: Alert) -> None:

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from server.alerts.delivery import ATTEMPTS, Delivery
+from server.alerts.notifier import ATTEMPTS, Notifier
 from server.alerts.schemas import AdviceInfo, Alert, ScalingInfo
 from server.errors import StartError
 
@@ -118,9 +118,9 @@ async def settled(
 async def test_a_webhook_gets_every_field_of_the_alert_as_json(scheme):
     async with receiving() as receiver:
         url = receiver.url.replace("http", scheme, 1)
-        delivery = Delivery([url], CollectorRegistry(), first_pause_s=PAUSE_S)
-        async with delivery.running():
-            delivery.tell([alert()])
+        notifier = Notifier([url], CollectorRegistry(), first_pause_s=PAUSE_S)
+        async with notifier.running():
+            notifier.notify([alert()])
             await receiver.until(lambda: len(receiver.bodies) == 1)
 
     assert receiver.bodies == [json.loads(alert().model_dump_json())]
@@ -131,9 +131,9 @@ async def test_a_webhook_gets_every_field_of_the_alert_as_json(scheme):
 async def test_a_webhook_that_fails_is_tried_again_until_it_takes_the_alert():
     registry = CollectorRegistry()
     async with receiving(500, 503, 200) as receiver:
-        delivery = Delivery([receiver.url], registry, first_pause_s=PAUSE_S)
-        async with delivery.running():
-            delivery.tell([alert()])
+        notifier = Notifier([receiver.url], registry, first_pause_s=PAUSE_S)
+        async with notifier.running():
+            notifier.notify([alert()])
             await settled(registry, "delivered", 1)
 
     assert len(receiver.bodies) == 3
@@ -143,9 +143,9 @@ async def test_a_webhook_that_fails_is_tried_again_until_it_takes_the_alert():
 async def test_a_webhook_that_refuses_is_not_asked_again():
     registry = CollectorRegistry()
     async with receiving(400) as receiver:
-        delivery = Delivery([receiver.url], registry, first_pause_s=PAUSE_S)
-        async with delivery.running():
-            delivery.tell([alert()])
+        notifier = Notifier([receiver.url], registry, first_pause_s=PAUSE_S)
+        async with notifier.running():
+            notifier.notify([alert()])
             await settled(registry, "given_up", 1)
 
     assert len(receiver.bodies) == 1
@@ -155,10 +155,10 @@ async def test_a_failing_target_is_logged_once_until_it_succeeds():
     registry = CollectorRegistry()
     failures = [500] * (2 * ATTEMPTS)
     async with receiving(*failures) as receiver:
-        delivery = Delivery([receiver.url], registry, first_pause_s=PAUSE_S)
+        notifier = Notifier([receiver.url], registry, first_pause_s=PAUSE_S)
         with structlog.testing.capture_logs() as logs:
-            async with delivery.running():
-                delivery.tell([alert(1), alert(2), alert(3)])
+            async with notifier.running():
+                notifier.notify([alert(1), alert(2), alert(3)])
                 await settled(registry, "delivered", 1)
 
     assert [one["event"] for one in logs] == ["alert_not_delivered"]
@@ -169,9 +169,9 @@ async def test_a_target_that_is_away_delays_no_other():
     registry = CollectorRegistry()
     async with receiving() as receiver:
         away = "http://127.0.0.2:1/hook"
-        delivery = Delivery([away, receiver.url], registry, first_pause_s=60.0)
-        async with delivery.running():
-            delivery.tell([alert()])
+        notifier = Notifier([away, receiver.url], registry, first_pause_s=60.0)
+        async with notifier.running():
+            notifier.notify([alert()])
             await receiver.until(lambda: len(receiver.bodies) == 1)
 
     assert receiver.bodies[0]["rule"] == "rank_collapse"
@@ -196,9 +196,9 @@ async def test_other_urls_go_through_apprise():
     registry = CollectorRegistry()
     async with listening(smtp) as port:
         url = f"mailto://127.0.0.1:{port}?from=a@example.org&to=b@example.org"
-        delivery = Delivery([url], registry, first_pause_s=PAUSE_S)
-        async with delivery.running():
-            delivery.tell([alert()])
+        notifier = Notifier([url], registry, first_pause_s=PAUSE_S)
+        async with notifier.running():
+            notifier.notify([alert()])
             await settled(registry, "delivered", 1, "mailto")
 
     assert b"Rank_collapse" in mails[0] or b"Rank collapse" in mails[0]
@@ -208,7 +208,7 @@ async def test_other_urls_go_through_apprise():
 @pytest.mark.parametrize("url", ["http://", "nonsense://x", "no url at all"])
 def test_a_url_that_is_none_stops_the_start(url):
     with pytest.raises(StartError, match="webhooks"):
-        Delivery([url], CollectorRegistry())
+        Notifier([url], CollectorRegistry())
 
 
 async def test_a_secret_in_a_url_reaches_neither_log_nor_metrics():
@@ -216,8 +216,8 @@ async def test_a_secret_in_a_url_reaches_neither_log_nor_metrics():
     async with receiving(400) as receiver:
         url = receiver.url.replace("//", "//user:secret@") + "?token=secret"
         with structlog.testing.capture_logs() as logs:
-            async with (delivery := Delivery([url], registry)).running():
-                delivery.tell([alert()])
+            async with (notifier := Notifier([url], registry)).running():
+                notifier.notify([alert()])
                 await settled(registry, "given_up", 1)
 
     assert logs

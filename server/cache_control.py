@@ -1,4 +1,4 @@
-"""What caches may do with the API's answers: keep them, but ask before each use."""
+"""What caches may do with the API's answers: store them, but ask before each use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class Fresh:
+class CacheControlMiddleware:
     """Marks answers of the API as private and to be revalidated: a run changes as it is read."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -18,9 +18,9 @@ class Fresh:
             await self._app(scope, receive, send)
             return
 
-        async def marked(message: Message) -> None:
+        async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).setdefault("Cache-Control", "private, no-cache")
             await send(message)
 
-        await self._app(scope, receive, marked)
+        await self._app(scope, receive, send_marked)

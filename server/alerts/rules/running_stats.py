@@ -1,4 +1,4 @@
-"""What the rules remember of a run between sampled steps: a small frozen value."""
+"""Running statistics of a run, as far as the rules need its past: a small frozen value."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from server.alerts.rules.observation import Floats, Observation
 
-LOSSES = 128  # sampled losses kept; `not_learning` looks at all of them
+LOSSES = 128  # sampled losses in the window; `not_learning` looks at all of them
 SMOOTHED = 5  # the smoothed loss is the median of this many
 REFERENCES = 10  # sampled steps that make up a stack's early reference
 NOISE_SAMPLES = 32
-EARLY = 3  # sampled steps kept for a prediction that is still being computed
+EARLY = 3  # sampled steps that wait for a prediction that is still being computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +28,21 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RunningStats:
     """The past of one run, as far as rules need it.
 
     Attributes:
-        step: the last step seen; -1 before the first.
-        samples: sampled steps seen.
+        step: the last step judged; -1 before the first.
+        samples: how many sampled steps were judged.
         losses: the last finite sampled losses, oldest first.
         norms: the last finite gradient norms, oldest first.
         first_loss: the first finite loss; NaN before it.
         best_loss: the lowest smoothed loss so far; Inf before it.
         best_noise: robust standard deviation of single losses when `best_loss` was reached.
         references: early attention values by stack.
-        early: the run's first sampled steps, kept until theory's prediction is there to judge them.
-        early_judged: whether it has been.
-        health: dropped frames and failures that the agent last told; None before it did.
+        early: the run's first sampled steps, until theory's prediction is there to judge them by.
+        early_judged: whether they have been judged.
+        health: dropped frames and failures that the agent last reported; None before it did.
         lost: how many of each are new at this step.
     """
 
@@ -65,24 +65,24 @@ class Memory:
         return median(self.losses[-SMOOTHED:]) if len(self.losses) >= SMOOTHED else float("nan")
 
 
-def remember(memory: Memory, observation: Observation) -> Memory:
-    """The memory after one more sampled step."""
+def updated(stats: RunningStats, observation: Observation) -> RunningStats:
+    """The stats after one more sampled step."""
     loss = observation.scalar("loss")
-    losses = _append(memory.losses, loss)
-    health = _told(memory, observation)
-    grown = Memory(
+    losses = _append(stats.losses, loss)
+    health = _health(stats, observation)
+    grown = RunningStats(
         step=observation.step,
-        samples=memory.samples + 1,
+        samples=stats.samples + 1,
         losses=losses,
-        norms=_append(memory.norms, observation.scalar("gradient_norm")),
-        first_loss=memory.first_loss if isfinite(memory.first_loss) else loss,
-        best_loss=memory.best_loss,
-        best_noise=memory.best_noise,
-        references=_references(memory, observation),
-        early=_early(memory, observation),
-        early_judged=memory.early_judged,
+        norms=_append(stats.norms, observation.scalar("gradient_norm")),
+        first_loss=stats.first_loss if isfinite(stats.first_loss) else loss,
+        best_loss=stats.best_loss,
+        best_noise=stats.best_noise,
+        references=_references(stats, observation),
+        early=_early(stats, observation),
+        early_judged=stats.early_judged,
         health=health,
-        lost=_new(memory.health, health),
+        lost=_new(stats.health, health),
     )
     return _improved(grown) if isfinite(loss) else grown
 
@@ -96,25 +96,25 @@ def noise(losses: tuple[float, ...]) -> float:
     return 1.4826 * spread / 2**0.5  # a difference of two has twice the variance of one
 
 
-def _improved(memory: Memory) -> Memory:
-    smoothed = memory.smoothed_loss
-    if not smoothed < memory.best_loss:
-        return memory
-    return replace(memory, best_loss=smoothed, best_noise=noise(memory.losses))
+def _improved(stats: RunningStats) -> RunningStats:
+    smoothed = stats.smoothed_loss
+    if not smoothed < stats.best_loss:
+        return stats
+    return replace(stats, best_loss=smoothed, best_noise=noise(stats.losses))
 
 
-def _early(memory: Memory, observation: Observation) -> tuple[Observation, ...]:
-    full = memory.early_judged or len(memory.early) >= EARLY
-    return memory.early if full else (*memory.early, observation)
+def _early(stats: RunningStats, observation: Observation) -> tuple[Observation, ...]:
+    full = stats.early_judged or len(stats.early) >= EARLY
+    return stats.early if full else (*stats.early, observation)
 
 
-def _told(memory: Memory, observation: Observation) -> tuple[int, int] | None:
+def _health(stats: RunningStats, observation: Observation) -> tuple[int, int] | None:
     health = observation.health
-    return memory.health if health is None else (health.dropped, health.failures)
+    return stats.health if health is None else (health.dropped, health.failures)
 
 
 def _new(before: tuple[int, int] | None, now: tuple[int, int] | None) -> tuple[int, int]:
-    # The first word of a run, or the first after this process started, is no news.
+    # Counters are cumulative: the first report, or the first after a restart, is no increase.
     return (0, 0) if before is None or now is None else (now[0] - before[0], now[1] - before[1])
 
 
@@ -122,16 +122,16 @@ def _append(past: tuple[float, ...], value: float) -> tuple[float, ...]:
     return (*past, value)[-LOSSES:] if isfinite(value) else past
 
 
-def _references(memory: Memory, observation: Observation) -> Mapping[str, Reference]:
-    if memory.samples >= REFERENCES:
-        return memory.references
-    found = dict(memory.references)
+def _references(stats: RunningStats, observation: Observation) -> Mapping[str, Reference]:
+    if stats.samples >= REFERENCES:
+        return stats.references
+    references = dict(stats.references)
     for stack in observation.stacks:
         logit_max = observation.series(stack, "attention_logits", "max")
         entropy = observation.series(stack, "attention_logits", "entropy")
         if logit_max is not None and entropy is not None:
-            found[stack] = _averaged(found.get(stack), logit_max, entropy)
-    return found
+            references[stack] = _averaged(references.get(stack), logit_max, entropy)
+    return references
 
 
 def _averaged(past: Reference | None, logit_max: Floats, entropy: Floats) -> Reference:
