@@ -15,8 +15,8 @@ from fastapi.responses import JSONResponse
 from dashboard import ids, routing
 from dashboard.api_client import ApiClient
 from dashboard.delivery import PageAddresses, mount_files
+from dashboard.display.quantities import VARIANCE
 from dashboard.figures import DepthColumn, depth_chart
-from dashboard.figures.quantities import VARIANCE
 from dashboard.pages import alerts, internals, run, runs, series
 
 HERE = Path(__file__).parent

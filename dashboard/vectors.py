@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
+Values = Sequence[float] | Vector
 
 
 def decode(text: str) -> Vector:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from dashboard import theme
-from dashboard.figures.marks import flagged, mark_labels
-from dashboard.figures.quantities import Quantity
-from dashboard.figures.ranges import axis_range, log_ticks, mark_height
+from dashboard.display.axes import axis_range, log_ticks
+from dashboard.display.quantities import Quantity
+from dashboard.figures.markers import marker_trace
 from dashboard.vectors import Vector
 
 GAP = 0.035
@@ -61,16 +60,10 @@ def depth_chart(
     """
     n_panels = len(columns) + difference
     figure = go.Figure(layout=theme.layout())
-    low, high = axis_range(
-        [curve for column in columns for curve in column.curves],
-        log=quantity.log,
-    )
+    limits = axis_range([curve for column in columns for curve in column.curves], quantity.log)
     for index, column in enumerate(columns):
-        _place(figure, index, n_panels, quantity, (low, high))
-        for trace in _traces(
-            column, index, mark_height(low, high, log=quantity.log), log=quantity.log
-        ):
-            figure.add_trace(trace)
+        _place(figure, index, n_panels, quantity, limits)
+        figure.add_traces(_traces(column, index, limits, log=quantity.log))
     if difference:
         _difference_panel(figure, quantity, columns)
     return figure
@@ -124,12 +117,16 @@ def _line(
     )
 
 
-def _traces(column: DepthColumn, index: int, mark_y: float, *, log: bool) -> list[go.Scatter]:
+def _traces(
+    column: DepthColumn, index: int, limits: tuple[float, float], *, log: bool
+) -> list[go.Scatter]:
+    axis = _axis_name(index)
+    place = {"meta": f"marks:{index}", "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
     return [
         *_band(column, index),
         *_predictions(column, index),
         _measured(column, index),
-        _marks(index, column.measured, flagged(column.measured, log=log), mark_y),
+        marker_trace(column.measured, limits, log=log, name="not finite", **place),
     ]
 
 
@@ -169,25 +166,6 @@ def _measured(column: DepthColumn, index: int) -> go.Scatter:
         mode="lines+markers",
         marker={"size": 4, "color": column.colour},
         hovertemplate=f"measured {DIGITS}",
-    )
-
-
-def _marks(index: int, measured: Vector, flags: NDArray[np.intp], mark_y: float) -> go.Scatter:
-    axis = _axis_name(index)
-    return go.Scatter(
-        x=flags,
-        y=np.full(len(flags), mark_y),
-        text=mark_labels(measured, flags),
-        name="not finite",
-        mode="markers+text",
-        textposition="bottom right",
-        textfont={"color": theme.ALARM, "size": 11},
-        marker={"symbol": "x", "size": 7, "color": theme.ALARM},
-        hovertemplate="%{text}<extra></extra>",
-        meta=f"marks:{index}",
-        xaxis=f"x{axis}",
-        yaxis=f"y{axis}",
-        cliponaxis=False,
     )
 
 

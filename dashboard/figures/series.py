@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from dashboard import theme
-from dashboard.figures.ranges import axis_range, log_ticks
+from dashboard.display.axes import axis_range, log_ticks
 from dashboard.vectors import Matrix, Vector
 
 LINES = 6

@@ -11,6 +11,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dashboard import formats, ids
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.api_types import Advice, Alert, Scaling
+from dashboard.display.numbers import format_count, format_number
 from dashboard.page_data import LiveEvent, PageData, read_event, read_page
 from dashboard.pages.chips import snippet
 from dashboard.pages.states import failure
@@ -76,7 +77,7 @@ def alert_card(alert: Alert, *, with_run: bool) -> html.Article:
 def _head(alert: Alert, with_run: bool) -> html.Header:
     href = f"/runs/{alert.run_id}?step={alert.step}"
     run = html.A(alert.run_name, href=href, className="run-name") if with_run else None
-    where = html.A(f"step {formats.count(alert.step)}", href=href, className="quiet")
+    where = html.A(f"step {format_count(alert.step)}", href=href, className="quiet")
     return html.Header(
         [
             html.Span(alert.severity, className=f"badge badge-{alert.severity}"),
@@ -102,7 +103,7 @@ def _numbers(alert: Alert) -> html.Dl:
         ("layers", formats.layers(alert)),
         ("measured", formats.measure(alert, alert.measured)),
         ("predicted", predicted),
-        ("opened", formats.ago(alert.opened_at)),
+        ("opened", formats.age(alert.opened_at)),
     ]
     return html.Dl([html.Div([html.Dt(label), html.Dd(value)]) for label, value in pairs if value])
 
@@ -115,7 +116,7 @@ def _advice(advice: Advice) -> list[Any]:
 
 
 def _scaling(scaling: Scaling) -> list[Any]:
-    lam, beta = formats.figure_of(scaling.lam), formats.figure_of(scaling.beta)
+    lam, beta = format_number(scaling.lam), format_number(scaling.beta)
     return [
         html.P(f"λ = {lam},  β = {beta}", className="scaling"),
         snippet(scaling.snippet, **{"data-testid": "alert-snippet"}),

@@ -8,14 +8,12 @@ from typing import Any
 from dash import html
 
 from dashboard.api_types import AlertCounts
-from dashboard.formats import STATUS_WORDS
 
 
 def status_chip(status: str, **attributes: Any) -> html.Span:
     """A run's status as a coloured dot and a word; the dot of a running one pulses."""
-    word = STATUS_WORDS.get(status, status)
     return html.Span(
-        [html.Span(className="dot"), html.Span(word, className="status-word")],
+        [html.Span(className="dot"), html.Span(status.replace("_", " "), className="status-word")],
         className=f"status status-{status}",
         **attributes,
     )

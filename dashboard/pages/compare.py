@@ -10,14 +10,15 @@ from dash import dcc, html
 from dashboard import ids, theme
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.api_types import Profile, Revision, RunDetail
+from dashboard.display.quantities import QUANTITIES, Quantity
+from dashboard.display.reasons import why_missing
 from dashboard.figures import ScalarRun, depth_chart, scalar_chart
-from dashboard.figures.quantities import QUANTITIES, Quantity
 from dashboard.page_data import PageData, RunData
 from dashboard.pages.charts import chart_card, graph, legend, missing_reasons, plot
 from dashboard.pages.chips import status_chip
 from dashboard.pages.heatmaps import heatmap, heatmap_switch
 from dashboard.pages.player import player
-from dashboard.pages.profiles import depth_column, n_layers, stack_of, why_missing
+from dashboard.pages.profiles import depth_column, n_layers, stack_of
 from dashboard.pages.states import failure
 
 MAX_RUNS = len(theme.RUN_COLOURS)
@@ -157,7 +158,7 @@ def _row(
         depth_chart(quantity, columns, difference=True), CHARTS[quantity.name], "over-layers"
     )
     reasons = [
-        why_missing(predicted, column.predicted)
+        why_missing(predicted[0] if predicted else None, column.predicted)
         for predicted, column in zip(revisions, columns, strict=True)
     ]
     return chart_card(

@@ -9,6 +9,7 @@ from dash import html
 
 from dashboard import formats
 from dashboard.api_types import MissingPart, RankHealth, RunDetail
+from dashboard.display.numbers import format_count
 
 # A resumed job numbers its frames by its start time, past all numbers of the job before it: such
 # a number counts nothing that a reader would recognise.
@@ -64,7 +65,7 @@ def _report(rank: RankHealth) -> list[str]:
 
 
 def _stored(rank: RankHealth) -> str:
-    return f"stored up to frame {formats.count(rank.durable)}"
+    return f"stored up to frame {format_count(rank.durable)}"
 
 
 def _facts(run: RunDetail) -> list[tuple[str, str]]:
@@ -77,7 +78,7 @@ def _facts(run: RunDetail) -> list[tuple[str, str]]:
         ("family", run.family),
         ("stacks", "; ".join(stacks)),
         ("agent", run.agent_version),
-        ("created", formats.ago(run.created_at)),
+        ("created", formats.age(run.created_at)),
         ("weights described at", ", ".join(f"step {step}" for step in run.revision_steps)),
     ]
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from dash import html
 
-from dashboard import formats
 from dashboard.api_types import MissingPart, RankHealth, RunDetail
+from dashboard.display.numbers import format_count
 
 MAX_OVERHEAD = 0.05  # share of the job's time from which on the page warns
 RESUMED = "the run went on from an earlier checkpoint"
@@ -37,7 +37,7 @@ def health_notes(run: RunDetail) -> list[HealthNote]:
     if not ranks:
         return [HealthNote("no word from the agent yet", False, "")]
     return [
-        HealthNote(f"{formats.count(run.frames)} frames", False, "frames stored on this server"),
+        HealthNote(f"{format_count(run.frames)} frames", False, "frames stored on this server"),
         *_sampling(ranks),
         *_delivery(ranks),
         *_bursts(ranks),
@@ -62,7 +62,7 @@ def _sampling(ranks: Sequence[RankHealth]) -> list[HealthNote]:
 def _delivery(ranks: Sequence[RankHealth]) -> list[HealthNote]:
     dropped = sum(rank.dropped for rank in ranks)
     resent = sum(rank.resent for rank in ranks)
-    lost = "none lost" if dropped == 0 else f"{formats.count(dropped)} frames lost"
+    lost = "none lost" if dropped == 0 else f"{format_count(dropped)} frames lost"
     return [
         HealthNote(lost, dropped > 0, "given up: the agent's spool was full"),
         HealthNote(f"{resent} resent", False, "frames sent more than once; stored once"),
@@ -101,9 +101,9 @@ def _failures(ranks: Sequence[RankHealth]) -> list[HealthNote]:
 
 
 def _twice(first: int, last: int) -> str:
-    steps = f"step {formats.count(first)} was"
+    steps = f"step {format_count(first)} was"
     if last != first:
-        steps = f"steps {formats.count(first)}–{formats.count(last)} were"
+        steps = f"steps {format_count(first)}–{format_count(last)} were"
     return f"{steps} recorded twice; the later ones are shown"
 
 

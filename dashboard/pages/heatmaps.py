@@ -6,8 +6,8 @@ from typing import Any
 
 from dash import html
 
+from dashboard.display.quantities import QUANTITIES
 from dashboard.figures import heatmap_axes
-from dashboard.figures.quantities import QUANTITIES
 from dashboard.pages.charts import graph
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from dash import Dash, Input, Output, State, html, no_update
 
-from dashboard import formats, ids, theme
+from dashboard import ids, theme
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.api_types import Profile, StackProfile
+from dashboard.display.numbers import format_count
 from dashboard.figures import BLOCK_CHARTS, BlockChart, block_chart
 from dashboard.page_data import read_page, read_step
 from dashboard.pages.charts import chart_card, graph, plot
@@ -24,7 +25,7 @@ def block_cards(profile: Profile | None, stack: str) -> list[Any]:
     drawn = [card for card in cards if card is not None]
     if profile is None or not drawn:
         return [html.P("Nothing was measured inside this run's blocks.", className="quiet none")]
-    step = html.P(f"at step {formats.count(profile.step)}", className="quiet block-step")
+    step = html.P(f"at step {format_count(profile.step)}", className="quiet block-step")
     return [step, *drawn]
 
 

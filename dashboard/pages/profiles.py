@@ -8,8 +8,8 @@ import numpy as np
 
 from dashboard import theme
 from dashboard.api_types import Band, Profile, Revision, RunDetail, StackProfile
+from dashboard.display.quantities import Quantity
 from dashboard.figures import DepthColumn
-from dashboard.figures.quantities import Quantity
 from dashboard.vectors import Vector, relative_to_top
 
 EMPTY: Vector = np.empty(0)
@@ -68,23 +68,3 @@ def _band(revision: Revision | None, stack: str, quantity: Quantity) -> Band:
     if revision is None or revision.state != "ready" or stack not in revision.stacks:
         return Band(EMPTY, EMPTY, EMPTY)
     return revision.stacks[stack].at(quantity.site).band(quantity.moment)
-
-
-def why_missing(revisions: Sequence[Revision], predicted: Vector) -> str:
-    """Why (part of) the prediction at initialisation is absent; "" when it is complete."""
-    if not revisions:
-        return "no prediction: the model is not described yet"
-    first = revisions[0]
-    if first.state == "pending":
-        return "the prediction is being computed"
-    if first.state == "failed":
-        return f"no prediction: {first.reason or 'the theory could not be applied'}"
-    holes = np.flatnonzero(~np.isfinite(predicted))
-    if len(predicted) and not len(holes):
-        return ""
-    where = ""
-    if len(holes) < len(predicted):
-        where = f" from layer {holes[0]} on" if holes[0] else f" up to layer {holes[-1]}"
-    # A hole passes on to every layer above it, so the first reason explains them all.
-    reasons = [f"{part.what}: {part.why}" for part in first.missing[:1]]
-    return ": ".join([f"no prediction{where}", *reasons])

@@ -11,8 +11,10 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from dashboard import formats, ids, theme
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.api_types import Alert, Profile, Revision, RunDetail
+from dashboard.display.numbers import format_count, format_loss
+from dashboard.display.quantities import QUANTITIES, Quantity
+from dashboard.display.reasons import why_missing
 from dashboard.figures import ScalarRun, depth_chart, scalar_chart
-from dashboard.figures.quantities import QUANTITIES, Quantity
 from dashboard.page_data import PageData, RunData, read_event, read_page
 from dashboard.pages.alerts import panel_cards
 from dashboard.pages.charts import chart_card, graph, legend, missing_reasons, plot
@@ -21,7 +23,7 @@ from dashboard.pages.details import details
 from dashboard.pages.health import health_line
 from dashboard.pages.heatmaps import heatmap, heatmap_switch
 from dashboard.pages.player import player
-from dashboard.pages.profiles import depth_column, n_layers, stack_of, why_missing
+from dashboard.pages.profiles import depth_column, n_layers, stack_of
 from dashboard.pages.series import pickers
 
 CHARTS = dict(
@@ -175,9 +177,9 @@ def header(run: RunDetail) -> list[Any]:
         ),
         html.Div(
             [
-                _reading("step", html.Span(formats.count(run.last_step), id=ids.RUN_LAST_STEP)),
-                _reading("loss", html.Span(formats.loss(run.last_loss), id=ids.RUN_LOSS)),
-                _reading("last frame", html.Span(formats.ago(run.last_seen), id=ids.RUN_AGE)),
+                _reading("step", html.Span(format_count(run.last_step), id=ids.RUN_LAST_STEP)),
+                _reading("loss", html.Span(format_loss(run.last_loss), id=ids.RUN_LOSS)),
+                _reading("last frame", html.Span(formats.age(run.last_seen), id=ids.RUN_AGE)),
             ],
             className="readings",
         ),
@@ -198,11 +200,12 @@ def _depth_card(
 ) -> html.Section:
     column = depth_column(quantity, stack, profile, revisions)
     drawn = graph(depth_chart(quantity, [column]), CHARTS[quantity.name], "over-layers")
+    at_init = revisions[0] if revisions else None
     waiting = html.Div("No steps yet", className="waiting", hidden=profile is not None)
     return chart_card(
         quantity.title,
         quantity.note,
-        missing_reasons(quantity.name, [why_missing(revisions, column.predicted)]),
+        missing_reasons(quantity.name, [why_missing(at_init, column.predicted)]),
         plot(drawn, f"{quantity.title} over layers", waiting),
     )
 

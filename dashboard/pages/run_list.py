@@ -9,6 +9,7 @@ from dash import dcc, html
 
 from dashboard import formats, ids
 from dashboard.api_types import RunSummary
+from dashboard.display.numbers import format_count, format_loss
 from dashboard.figures import sparkline_uri
 from dashboard.pages.chips import alert_badges, status_chip, tag_chips
 from dashboard.pages.states import no_runs, nothing_matches
@@ -62,11 +63,11 @@ def _row(run: RunSummary, selected: bool) -> html.Div:
         _title(run),
         status_chip(run.status),
         _spark(run),
-        html.Span(formats.loss(run.last_loss), className="number loss"),
-        html.Span(formats.count(run.last_step), className="number"),
+        html.Span(format_loss(run.last_loss), className="number loss"),
+        html.Span(format_count(run.last_step), className="number"),
         alert_badges(run.alerts),
         html.Span(tag_chips(run.tags), className="tags"),
-        html.Span(formats.ago(run.last_seen), className="quiet number"),
+        html.Span(formats.age(run.last_seen), className="quiet number"),
     ]
     attributes = {"data-testid": "run-row", "data-run": run.id, "data-status": run.status}
     return html.Div(cells, className=f"run-row row-{run.status}", key=run.id, **attributes)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
 
-from dashboard import formats, ids
+from dashboard import ids
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.page_data import PageData
 from dashboard.pages.run_list import PAGE_SIZE, run_list
@@ -47,7 +47,9 @@ def _search() -> list[Any]:
 
 def _status_filter() -> dcc.RadioItems:
     options = [{"label": "All", "value": ""}]
-    options += [{"label": formats.STATUS_WORDS[s].capitalize(), "value": s} for s in STATUSES]
+    options += [
+        {"label": status.replace("_", " ").capitalize(), "value": status} for status in STATUSES
+    ]
     return dcc.RadioItems(options, "", id=ids.RUNS_STATUS, className="segmented", inline=True)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from dashboard import formats, ids
+from dashboard import ids
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.api_types import History, Profile, SeriesInfo
+from dashboard.display.numbers import format_count
 from dashboard.figures import colour_of, series_over_layers, series_over_steps, shown_layers
 from dashboard.page_data import read_page, read_step
 from dashboard.pages.charts import chart_card, graph, plot
@@ -60,7 +61,7 @@ def series_cards(key: str, history: History, profile: Profile | None) -> list[An
     cards = []
     if profile is not None and at_step is not None and values.shape[1] > 1:
         drawn = graph(series_over_layers(quantity, at_step), "series-layers", "over-layers")
-        note = f"at step {formats.count(profile.step)}{_holes(at_step)}"
+        note = f"at step {format_count(profile.step)}{_holes(at_step)}"
         cards.append(chart_card(title, note, plot(drawn, f"{title} over layers")))
     drawn = graph(series_over_steps(steps, values), "series-steps", "over-layers")
     body = plot(drawn, f"{title} over steps")
@@ -84,7 +85,7 @@ def _holes(values: Vector | Matrix) -> str:
         return ""
     if n_nonfinite == values.size:
         return "; nothing measured"
-    return f"; {formats.count(n_nonfinite)} not finite"
+    return f"; {format_count(n_nonfinite)} not finite"
 
 
 def _layer_names(values: Matrix) -> list[Any]:

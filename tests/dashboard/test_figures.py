@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from dashboard.display.quantities import CORRELATION, GRADIENT, QUANTITIES, VARIANCE, Quantity
 from dashboard.figures import (
     BLOCK_CHARTS,
     DepthColumn,
@@ -20,9 +19,6 @@ from dashboard.figures import (
     sparkline_uri,
 )
 from dashboard.figures.depth import difference
-from dashboard.figures.marks import flagged, mark_labels
-from dashboard.figures.quantities import CORRELATION, GRADIENT, QUANTITIES, VARIANCE, Quantity
-from dashboard.figures.ranges import axis_range, log_ticks
 from tests.dashboard.samples import alert
 
 
@@ -98,36 +94,6 @@ def test_difference_of_correlations_is_plain() -> None:
 
 def test_difference_of_runs_of_other_depth_is_empty() -> None:
     assert len(difference(VARIANCE, np.ones(3), np.ones(4))) == 0
-
-
-def test_marks_of_equal_neighbours_are_labelled_once() -> None:
-    values = np.array([np.nan, np.nan, np.inf, 1.0, np.nan])
-    layers = flagged(values, log=False)
-
-    assert mark_labels(values, layers) == ["NaN", "", "+Inf", "NaN"]
-
-
-@given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=30))
-def test_log_range_holds_every_positive_value(values: list[float]) -> None:
-    low, high = axis_range([np.array(values)], log=True)
-
-    assert low <= np.log10(min(values)) and np.log10(max(values)) <= high
-    assert high - low >= 1
-
-
-@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=10))
-def test_ranges_are_finite_whatever_was_measured(values: list[float]) -> None:
-    limits = axis_range([np.array(values, dtype=float)], log=True)
-
-    assert np.isfinite(limits).all()
-
-
-@given(st.floats(-30, 30), st.floats(1, 60))
-def test_log_ticks_are_few_and_inside_the_axis(low: float, span: float) -> None:
-    values, labels = log_ticks(low, low + span)
-
-    assert 1 <= len(values) == len(labels) <= 7
-    assert all(low <= np.log10(tick) <= low + span for tick in values)
 
 
 def test_scalar_chart_marks_losses_that_are_not_finite() -> None:

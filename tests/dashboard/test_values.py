@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dashboard import formats, vectors
-from dashboard.api_types import Revision, RunDetail, RunSummary
+from dashboard.api_types import RunDetail, RunSummary
 from dashboard.pages.details import _rank_rows
 from dashboard.pages.health import health_notes
-from dashboard.pages.profiles import why_missing
 from dashboard.pages.suggestions import suggested_comparisons
-from tests.dashboard.samples import alert, revision, run_detail, run_summary
+from tests.dashboard.samples import alert, run_detail, run_summary
 
 
 @given(arrays(np.float32, st.integers(0, 50)))
@@ -38,35 +37,6 @@ def test_relative_to_a_top_of_zero_is_not_finite_and_does_not_warn() -> None:
 )
 def test_number_of_null_is_nan(sent: float | None, meant: float) -> None:
     np.testing.assert_equal(vectors.number(sent), meant)
-
-
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [
-        (None, "–"),
-        (math.nan, "NaN"),
-        (-math.inf, "−Inf"),
-        (2.54321, "2.543"),
-        (8.3e-4, "8.30 × 10⁻⁴"),
-        (0, "0"),
-    ],
-)
-def test_figure_of_is_short_and_keeps_names(value: float | None, written: str) -> None:
-    assert formats.figure_of(value) == written
-
-
-@pytest.mark.parametrize(
-    ("value", "written"), [(3.34, "3.340"), (math.nan, "NaN"), (None, "–"), (1e-6, "1.00 × 10⁻⁶")]
-)
-def test_loss_keeps_its_width(value: float | None, written: str) -> None:
-    assert formats.loss(value) == written
-
-
-@pytest.mark.parametrize(
-    ("passed", "written"), [(3, "3 s ago"), (150, "2 min ago"), (7200, "2 h ago")]
-)
-def test_ago_uses_the_largest_unit(passed: float, written: str) -> None:
-    assert formats.ago(1000.0, now=1000.0 + passed) == written
 
 
 def run(
@@ -166,7 +136,7 @@ def test_health_says_which_steps_were_recorded_twice() -> None:
     ],
 )
 def test_correlation_near_one_is_told_by_its_distance(value: float | None, written: str) -> None:
-    assert formats.near_one(value) == written
+    assert formats.correlation(value) == written
 
 
 @pytest.mark.parametrize(
@@ -186,28 +156,3 @@ def test_health_counts_every_rank() -> None:
     two = health({"dropped": 1}, {"dropped": 2})
 
     assert "3 frames lost" in [note.text for note in health_notes(two)]
-
-
-READY = revision(state="ready", missing=[{"where": "b", "what": "MoE", "why": "no theory"}])
-
-
-@pytest.mark.parametrize(
-    ("revisions", "predicted", "reason"),
-    [
-        ([], [], "the model is not described yet"),
-        ([revision(state="pending")], [], "the prediction is being computed"),
-        ([revision(state="failed", reason="too deep")], [], "no prediction: too deep"),
-        ([READY], [1.0, np.nan], "no prediction from layer 1 on: MoE: no theory"),
-        ([READY], [np.nan, 1.0], "no prediction up to layer 0: MoE: no theory"),
-        ([READY], [np.nan, np.nan], "no prediction: MoE: no theory"),
-        ([READY], [], "no prediction: MoE: no theory"),
-    ],
-)
-def test_absent_prediction_is_explained(
-    revisions: list[Revision], predicted: list[float], reason: str
-) -> None:
-    assert reason in why_missing(revisions, np.array(predicted))
-
-
-def test_whole_prediction_needs_no_explanation() -> None:
-    assert why_missing([READY], np.ones(3)) == ""
