@@ -22,7 +22,7 @@ from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.commands.alert_actions import AlertActions
 from trainer_agent.commands.dispatch import Obedience
-from trainer_agent.delivery.exporter import Pace
+from trainer_agent.delivery.intervals import ExportIntervals
 from trainer_agent.delivery.messages import Description, end_of
 from trainer_agent.delivery.sender import Sender
 from trainer_agent.delivery.transport import Transport
@@ -66,7 +66,7 @@ class Agent:
         optimizer: Optimizer | None,
         scaler: Any = None,
         transport: Callable[[], Transport],
-        pace: Pace | None = None,
+        intervals: ExportIntervals | None = None,
         custom: tuple[CustomSite, ...] = (),
         hints: Sequence[Hint] = (),
     ) -> None:
@@ -92,7 +92,7 @@ class Agent:
         )
         self._description = self._describing(inner, chunks, hints)
         self.rank = self._processes.rank
-        self._sender = self._delivery(transport, pace)
+        self._sender = self._delivery(transport, intervals)
         # Before its first step torch's pipelining runs every stage on memory it has not filled.
         self._rehearsal = options.pipeline is not None
         self._step = self._idle = self._passed = 0
@@ -128,7 +128,7 @@ class Agent:
         return SelfDescription(model, self._probe, self._recorder, hints, self._processes)
 
     def _delivery(
-        self, transport: Callable[[], Transport], pace: Pace | None
+        self, transport: Callable[[], Transport], intervals: ExportIntervals | None
     ) -> Sender | ReduceOnlySender:
         if not self._processes.is_sender:
             return ReduceOnlySender(self._guard)
@@ -140,7 +140,7 @@ class Agent:
             on_command=self._obey,
             guard=self._guard,
             charge=self._charge,
-            pace=pace,
+            intervals=intervals,
         )
 
     @property

@@ -112,9 +112,9 @@ class PipelineLayout:
         return not any(later.blocks.get(stack, 0) for later in self.stages[stage + 1 :])
 
     def _rows(
-        self, local: Sequence[Place], whole_model: Sequence[Place]
+        self, local: Sequence[Place], target: Sequence[Place]
     ) -> Iterator[tuple[slice, slice]]:
-        starts = {(place.stack, place.site): place.first for place in whole_model}
+        starts = {(place.stack, place.site): place.first for place in target}
         for place in local:
             stage, stack = self._locate(place.stack)
             if (stack, place.site) in starts:  # else the stages could not agree on the site

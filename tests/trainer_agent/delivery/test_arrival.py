@@ -19,24 +19,24 @@ from tests.trainer_agent.receiving_server import Store, refusal, serving
 from tests.trainer_agent.recording import RecordingTransport
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from trainer_agent import Agent
-from trainer_agent.delivery.exporter import Pace
 from trainer_agent.delivery.http_transport import HttpTransport
+from trainer_agent.delivery.intervals import ExportIntervals
 from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
 from wire import FrameBatch, FramesReceipt
 
-QUICK = Pace(
+QUICK = ExportIntervals(
     flush_s=0.005,
-    ask_s=0.02,
+    poll_s=0.02,
     heartbeat_s=0.05,
     resend_s=0.3,
     backoff_s=0.01,
-    longest_backoff_s=0.05,
+    max_backoff_s=0.05,
     refused_s=0.1,
 )
 
 
-def asked(url: str, folder: Path) -> dict[str, Any]:
-    """What `watch` is asked to do here."""
+def arguments(url: str, folder: Path) -> dict[str, Any]:
+    """Arguments of `watch`."""
     return {
         "project": "p",
         "run": "r",
@@ -51,15 +51,15 @@ def asked(url: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def watched(url: str, folder: Path, **given: Any) -> Agent:
-    """An agent on a model too small to matter, in a hurry."""
-    options = read_options(**{**asked(url, folder), **given})
+def watched(url: str, folder: Path, **changed: Any) -> Agent:
+    """An agent on a model too small to matter, with short intervals."""
+    options = read_options(**{**arguments(url, folder), **changed})
     return Agent(
         torch.nn.Linear(2, 2),
         options,
         optimizer=None,
         transport=lambda: HttpTransport(url, options.key),
-        pace=QUICK,
+        intervals=QUICK,
     )
 
 
@@ -133,16 +133,16 @@ class Counting(RecordingTransport):
         return super().send(run_id, batch)
 
 
-def recorded(transport: RecordingTransport, folder: Path, pace: Pace) -> Agent:
+def recorded(transport: RecordingTransport, folder: Path, intervals: ExportIntervals) -> Agent:
     """An agent whose frames stay in this process."""
-    options = read_options(**asked("http://127.0.0.1:9", folder))
+    options = read_options(**arguments("http://127.0.0.1:9", folder))
     model = torch.nn.Linear(2, 2)
-    return Agent(model, options, optimizer=None, transport=lambda: transport, pace=pace)
+    return Agent(model, options, optimizer=None, transport=lambda: transport, intervals=intervals)
 
 
 def test_frames_that_come_in_soon_after_each_other_are_sent_together(tmp_path: Path) -> None:
     transport, tick = Counting(), threading.Event()
-    agent = recorded(transport, tmp_path, Pace(flush_s=3600.0))
+    agent = recorded(transport, tmp_path, ExportIntervals(flush_s=3600.0))
     agent.step(loss=0)
     assert agent._sender.settle(20.0)
 
@@ -155,9 +155,11 @@ def test_frames_that_come_in_soon_after_each_other_are_sent_together(tmp_path: P
     assert transport.requests <= 3  # the first, what came while it was sent, and the rest
 
 
-def test_whoever_waits_for_the_disk_or_the_end_does_not_wait_for_the_pace(tmp_path: Path) -> None:
+def test_whoever_waits_for_the_disk_or_the_end_does_not_wait_for_the_interval(
+    tmp_path: Path,
+) -> None:
     hours, transport = 3600.0, RecordingTransport()
-    agent = recorded(transport, tmp_path, Pace(flush_s=hours, heartbeat_s=hours))
+    agent = recorded(transport, tmp_path, ExportIntervals(flush_s=hours, heartbeat_s=hours))
 
     agent.step(loss=0)
     assert agent._sender.settle(20.0)
@@ -286,7 +288,7 @@ from tests.trainer_agent.delivery.test_arrival import watched, wait_for
 agent = watched(sys.argv[1], Path(sys.argv[2]))
 for step in range(20):
     agent.step(loss=step)
-wait_for(lambda: agent._sender._last_seq == 20)
+wait_for(lambda: agent._sender.last_seq == 20)
 print(agent.run_id, flush=True)
 {ending}
 """
