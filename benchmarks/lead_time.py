@@ -20,7 +20,7 @@ import dslm
 import trainer_agent
 from benchmarks.measured_run import STACK, Recipe, Values, batches_of, build, measured
 from server.alerts.lifecycle import Transition, advance
-from server.alerts.rules import RunningStats, Observation, StackFacts, evaluate, facts
+from server.alerts.rules import Observation, RunningStats, StackFacts, evaluate, facts
 
 DEEPSCALE = "post-ln-deepscale"
 RECIPES = (

@@ -1,5 +1,6 @@
 """The contract between a training job's agent and the server: layouts, frames, declarations."""
 
+from wire.absent import ABSENT, is_absent
 from wire.declaration import Health, RunDeclaration, RunEnd, SpecRevision
 from wire.decoding import JsonDecoder
 from wire.errors import WireError
@@ -9,6 +10,7 @@ from wire.receipts import AlertNotice, Command, FramesReceipt, RunReceipt
 from wire.version import WIRE_VERSION
 
 __all__ = [
+    "ABSENT",
     "MEDIA_TYPE",
     "WIRE_VERSION",
     "AlertNotice",
@@ -27,4 +29,5 @@ __all__ = [
     "WireError",
     "decode_batch",
     "encode_batch",
+    "is_absent",
 ]

@@ -24,7 +24,8 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
         step: optimizer step, from 0.
         time: seconds since the epoch when the step ended.
         layout: `Layout.hash` of the layout that says what the values are.
-        values: little-endian float32, one per value of the layout. NaN and Inf are data.
+        values: little-endian float32, one per value of the layout. NaN and Inf are
+            data; `wire.ABSENT` stands where the step has no such value.
     """
 
     seq: int

@@ -10,7 +10,7 @@ import numpy as np
 from server.runs import sparkline
 from server.runs.rows import RunRow
 from server.runs.status import status_of
-from wire import Frame, Layout
+from wire import Frame, Layout, is_absent
 
 
 def summary_columns(
@@ -65,13 +65,16 @@ def _step_range(run: RunRow, steps: Sequence[int]) -> dict[str, int | None]:
 
 
 def _loss(frame: Frame, layout: Layout) -> float | None:
-    """The loss of a frame; None where the layout has none."""
+    """The loss of a frame; None where it has none."""
     column = layout.slices.get("/loss/value")
-    return None if column is None else float(frame.unpack()[column.start])
+    if column is None:
+        return None
+    value = frame.unpack()[column]
+    return None if is_absent(value).any() else float(value[0])
 
 
 def _measured(losses: Sequence[float | None], *, after_first: bool) -> list[float]:
-    """The losses that were measured: before the run's first number, NaN means "not passed"."""
+    """The losses that were measured: before the first number, NaN is an old agent's "not given"."""
     measured: list[float] = []
     for loss in losses:
         if loss is not None and (after_first or measured or not np.isnan(loss)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from server.events import FrameEvent
 from server.vectors import to_f32
-from wire import Layout
+from wire import Layout, is_absent
 
 # A page redraws these at every step; it reads the other series when somebody looks at them.
 LIVE_SERIES = (("stream", "variance"), ("stream", "correlation"), ("stream_gradient", "variance"))
@@ -26,9 +26,10 @@ def frame_message(event: FrameEvent, layout: Layout, skipped: int) -> str:
         if series.stack and (series.site, series.quantity) in LIVE_SERIES
     }
     scalars = {
-        name: float(values[layout.slices[f"/{name}/value"].start])
+        name: float(values[where][0])
         for name in LIVE_SCALARS
-        if f"/{name}/value" in layout.slices
+        if (where := layout.slices.get(f"/{name}/value")) is not None
+        and not is_absent(values[where]).any()
     }
     return to_json(
         {

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query
+from numpy.typing import NDArray
 from starlette.responses import StreamingResponse
 
 from server.app_state import State
@@ -15,6 +16,7 @@ from server.errors import NotInstalled
 from server.runs.dependencies import ReadableRun
 from server.runs.repository import RunRepository
 from server.storage.measurements import Measured, read, sampled_steps
+from wire import is_absent
 
 router = APIRouter(tags=["measurements"])
 
@@ -87,11 +89,20 @@ def _csv_head(part: Measured) -> str:
 
 def _csv_lines(part: Measured) -> str:
     table = np.concatenate([np.empty((len(part.steps), 0), np.float32), *part.series.values()], 1)
+    rows = zip(part.steps.tolist(), part.times.tolist(), table, is_absent(table), strict=True)
     lines = [
-        ",".join([str(step), repr(time), *map(str, row)])
-        for step, time, row in zip(part.steps.tolist(), part.times.tolist(), table, strict=True)
+        ",".join([str(step), repr(time), *_cells(values, absent)])
+        for step, time, values, absent in rows
     ]
     return "".join(f"{line}\r\n" for line in lines)
+
+
+def _cells(values: NDArray[np.float32], absent: NDArray[np.bool_]) -> list[str]:
+    """A row's values; an absent one is an empty cell, a NaN that was measured reads ``nan``."""
+    cells = list(map(str, values))
+    for index in np.flatnonzero(absent):
+        cells[index] = ""
+    return cells
 
 
 def _quoted(name: str) -> str:

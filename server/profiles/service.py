@@ -23,7 +23,7 @@ from server.storage.measurements import (
 )
 from server.storage.rollups import read_rollups
 from server.vectors import to_f32
-from wire import Layout
+from wire import Layout, is_absent
 
 
 async def steps(database: Database, run_id: str, after: int) -> Steps:
@@ -139,7 +139,8 @@ def _profile(run_id: str, measured: Measured) -> Profile:
             depths[stack] = max(depths.get(stack, 0), depth)
         elif values.shape[1] == 1:
             name = site if quantity == "value" else f"{site}/{quantity}"
-            scalars[name] = float(values[0, 0])
+            if not is_absent(values).any():
+                scalars[name] = float(values[0, 0])
     return Profile(
         run_id=run_id,
         step=int(measured.steps[0]),

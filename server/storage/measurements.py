@@ -20,7 +20,7 @@ from server.storage.downsample import Steps
 from server.storage.repository import MeasurementRepository
 from server.storage.rows import FrameSlices, SegmentRow
 from server.storage.segments import seqs_of, steps_of, times_of
-from wire import Layout
+from wire import ABSENT, Layout
 
 ANY_STEP = 2**53
 STEPS_A_QUERY = 2000
@@ -35,7 +35,7 @@ class Measured:
     Attributes:
         steps: int64 (steps,), ascending.
         times: float64 (steps,), seconds since the epoch; NaN where there is no frame.
-        series: by key, float32 (steps, n); NaN where a step has none.
+        series: by key, float32 (steps, n); `wire.ABSENT` where a step has none.
     """
 
     steps: Steps
@@ -206,7 +206,7 @@ async def _series_of_segments(
 
 def _merged(steps: Steps, lengths: Mapping[str, int], pieces: list[_Piece]) -> Measured:
     times = np.full(len(steps), np.nan)
-    series = {key: np.full((len(steps), n), np.nan, np.float32) for key, n in lengths.items()}
+    series = {key: np.full((len(steps), n), ABSENT, np.float32) for key, n in lengths.items()}
     # What is written last stays: the lowest rank, and of one rank its newest frame. NumPy assigns
     # in order, so that this holds inside a piece, too.
     for piece in sorted(pieces, key=lambda piece: (-piece.rank, piece.seq)):

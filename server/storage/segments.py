@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from server.storage.codec import pack, pack_series, unpack
 from server.storage.rows import FrameRow, SegmentRow
-from wire import Layout
+from wire import ABSENT, Layout, is_absent
 
 ROLLUP = 16  # frames that one rollup covers
 SUMMARIES = ("min", "mean", "max")
@@ -55,18 +55,21 @@ def series_rows(frames: Sequence[FrameRow], layout: Layout) -> list[dict[str, An
 def rolled_up(series: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """Least, mean and greatest of every `ROLLUP` frames; (frames, n) becomes (rollups, n).
 
-    NaN is passed over unless a rollup holds nothing else; an infinite value stays one.
+    NaN is passed over unless a rollup holds nothing else; an infinite value stays one. Absent
+    values are passed over likewise, and a rollup of them alone is absent.
     """
     groups = [series[start : start + ROLLUP] for start in range(0, len(series), ROLLUP)]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy warns of a group of NaN alone
         # float64: the mean of float32 values may overflow on its way.
         means = [np.nanmean(group, axis=0, dtype=np.float64) for group in groups]
-        return {
+        rollups = {
             "min": np.stack([np.nanmin(group, axis=0) for group in groups]),
             "mean": np.stack(means).astype(np.float32),
             "max": np.stack([np.nanmax(group, axis=0) for group in groups]),
         }
+    absent = np.stack([is_absent(group).all(axis=0) for group in groups])
+    return {name: np.where(absent, ABSENT, values) for name, values in rollups.items()}
 
 
 def leading_layout(frames: Sequence[FrameRow]) -> Sequence[FrameRow]:

@@ -19,7 +19,7 @@ from tests.services.agent import LAYOUT, N_LAYERS, Agent, frame, vector
 from tests.services.polling import eventually
 from tests.services.serving import running
 from tests.services.vectors import from_f32
-from wire import Layout, Series
+from wire import ABSENT, Layout, Series, is_absent
 
 SERIES = "decoder/stream/variance"
 
@@ -177,6 +177,23 @@ async def test_nan_and_infinity_reach_every_read(agent: Agent):
     assert np.array(table[SERIES][0].as_py(), np.float32).view(np.uint32).tolist() == expected
     run = await agent.get()
     assert (run["last_loss"], run["status"]) == ("Infinity", "diverged")
+
+
+async def test_what_a_step_does_not_have_is_absent_in_every_read(agent: Agent):
+    frames = [
+        frame(seq, values=vector(seq, loss=float(ABSENT) if seq > 1 else 2.0)) for seq in (1, 2)
+    ]
+    await agent.send(frames)
+    await _settle(agent, 2)
+
+    profile = await agent.get("/profile")
+    scalars = await agent.get("/scalars", series="/loss/value")
+    table = (await agent.client.get(agent.path("/export?format=csv"))).text
+
+    assert "loss" not in profile["scalars"]
+    assert is_absent(from_f32(scalars["values_f32"]["/loss/value"])).tolist() == [False, True]
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["/loss/value"] for row in rows] == ["2.0", ""]
 
 
 async def test_history_is_thinned_evenly_and_keeps_both_ends(agent: Agent):

@@ -13,6 +13,7 @@ from server.settings import Settings
 from tests.services.agent import LAYOUT, Agent, frame, vector
 from tests.services.polling import eventually
 from tests.services.serving import running
+from wire import ABSENT
 
 
 @dataclass
@@ -126,6 +127,18 @@ async def test_loss_that_turns_nan_is_divergence_and_one_never_known_is_not(agen
 
     await eventually(lambda: _status(agent), lambda status: status == "diverged")
     assert (await agent.get())["last_loss"] == "NaN"
+
+
+async def test_a_loss_given_now_and_then_is_no_divergence(agent: Agent):
+    losses = [2.0 if seq % 5 == 1 else float(ABSENT) for seq in range(1, 15)]
+    await agent.send(
+        [frame(seq, values=vector(seq, loss=loss)) for seq, loss in enumerate(losses, 1)]
+    )
+
+    run = await eventually(agent.get, lambda run: run["frames"] == 14)
+
+    assert run["status"] == "running"
+    assert run["last_loss"] == 2.0
 
 
 async def test_sparkline_of_a_long_run_stays_within_60_points(agent: Agent):

@@ -169,5 +169,6 @@ class _Expressions(ast.NodeVisitor):
         """A format specification, with JavaScript where it holds an expression."""
         parts = node.values if isinstance(node, ast.JoinedStr) else []
         return "".join(
-            part.value if isinstance(part, ast.Constant) else expression(part) for part in parts
+            str(part.value) if isinstance(part, ast.Constant) else expression(part)
+            for part in parts
         )

@@ -85,8 +85,9 @@ def _name(value: float) -> str:
 
 def _in_loss(observation: Observation, stats: RunningStats) -> Finding | None:
     loss = observation.scalar("loss")
-    # NaN also means "not passed to agent.step": it says something only after a finite loss.
-    if np.isfinite(loss) or not (isinf(loss) or stats.losses):
+    # From an older agent a NaN also means "not given": it says something only after a finite loss.
+    unknown = "/loss/value" in observation.absent or not (isinf(loss) or stats.losses)
+    if np.isfinite(loss) or unknown:
         return None
     return Finding(
         rule=RULE,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dslm import ModelSpec, Placement, Prediction, Stack, StackPrediction
-from wire import Health, Layout
+from wire import Health, Layout, is_absent
 
 Floats = NDArray[np.float64]
 
@@ -71,12 +71,14 @@ class Observation:
         values: every series of the frame, by its key ``stack/site/quantity``.
         stacks: by name; a stack that is not described has its depth alone.
         health: the agent's counters, or None.
+        absent: keys of scalars that this step does not have, such as a loss that was not given.
     """
 
     step: int
     values: Mapping[str, Floats]
     stacks: Mapping[str, StackFacts] = field(default_factory=dict)
     health: Health | None = None
+    absent: frozenset[str] = frozenset()
 
     @property
     def partial(self) -> bool:
@@ -112,7 +114,18 @@ def observe(
         for series in layout
         if (series.site, series.quantity) == ("stream", "variance")
     }
-    return Observation(step=step, values=by_key, stacks={**undescribed, **stacks}, health=health)
+    absent = [
+        series.key
+        for series in layout
+        if not series.stack and is_absent(values[layout.slices[series.key]]).all()
+    ]
+    return Observation(
+        step=step,
+        values=by_key,
+        stacks={**undescribed, **stacks},
+        health=health,
+        absent=frozenset(absent),
+    )
 
 
 def facts(spec: ModelSpec, predictions: Mapping[int, Prediction]) -> dict[str, StackFacts]:
