@@ -11,6 +11,8 @@ import pytest
 
 from server.alerts.lifecycle import Track, Transition, advance
 from server.alerts.rules import Expected, Key, Observation, RunningStats, StackFacts, evaluate
+from server.alerts.rules.observation import observe
+from wire import Layout, Series
 
 RUNS = Path(__file__).with_name("runs.npz")
 STACK = "decoder"
@@ -27,8 +29,10 @@ class Run:
         return len(self.values["/loss/value"])
 
     def observation(self, step: int) -> Observation:
-        at = {key: vectors[step].astype(np.float64) for key, vectors in self.values.items()}
-        return Observation(step=step, values=at, stacks={STACK: self.facts})
+        rows = {key: vectors[step] for key, vectors in self.values.items()}
+        layout = Layout(tuple(Series(*key.split("/", 2), len(row)) for key, row in rows.items()))
+        values = np.concatenate(list(rows.values())).astype(np.float32)
+        return observe(step=step, layout=layout, values=values, stacks={STACK: self.facts})
 
     def observations(self) -> Iterator[Observation]:
         return (self.observation(step) for step in range(len(self)))

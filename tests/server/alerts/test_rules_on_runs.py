@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from server.alerts.rules import Observation, StackFacts
-from wire import Health
+from wire import ABSENT, Health
 
 STACK = "decoder"
 JUMP = 60  # step of the learning rate's jump in its run
-from wire import ABSENT
-
 OVERFLOW = 27  # step of the first NaN where half precision overflows
 
 
