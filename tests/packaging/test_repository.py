@@ -97,7 +97,7 @@ def test_changelog_has_a_section_for_the_version() -> None:
     result = release_notes(evenkeel.__version__)
 
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("### ")
+    assert "\n### " in result.stdout
     assert "\n## " not in result.stdout
 
 
