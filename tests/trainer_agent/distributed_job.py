@@ -250,10 +250,12 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
         # To one that turns out to be alone before it can know that.
         said_at = 0 if kind == "alone" else 5
         if step == said_at and rank == 0 and agent is not None and kind in SAID:
-            agent._obey(SAID[kind])  # as the sender does with what the server answers
+            agent._parts.dispatcher.dispatch(
+                SAID[kind]
+            )  # as the sender does with what the server answers
         if step == 12 and rank == 1 and agent is not None and kind == "stop-apart":
             # Here it has heard of the word, and taken it nowhere.
-            agent._processes.detach(RuntimeError("on its own"))
+            agent._parts.processes.detach(RuntimeError("on its own"))
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
         if not in_stages and kind not in ("tensor", "sequence", "grid", "grid-sequence"):
