@@ -22,7 +22,6 @@ from trainer_agent.capture.framing import Framing, Scalar, Sources
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.hook_manager import Probe
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.capture.sites import CustomSite, Wanted
 from trainer_agent.commands.alert_actions import AlertActions
 from trainer_agent.commands.dispatch import Obedience
 from trainer_agent.delivery.exporter import Pace
@@ -34,12 +33,13 @@ from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.session.describer import SelfDescription
 from trainer_agent.description.session.pipeline_describer import StagedDescription
-from trainer_agent.description.trace.replay import eager
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerView
 from trainer_agent.job.parameters import ParameterView
 from trainer_agent.job.skip_step import StepGuard
 from trainer_agent.model.chunks import Chunk, chunks_of, joined
+from trainer_agent.model.sites import CustomSite, Wanted
+from trainer_agent.model.unwrap import unwrap
 from trainer_agent.options import Options
 from trainer_agent.sampling.controller import Pacing
 from wire import Command, Health, RunEnd
@@ -76,7 +76,7 @@ class Agent:
         self._options = options
         self._guard = Guard()
         self._recorder = Recorder(self._guard)
-        inner = eager(model)
+        inner = unwrap(model)
         own, stages = options.pipeline or (None, None)
         chunks = chunks_of(model, own)
         found = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)

@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent, is_open
 from trainer_agent.capture.custom_sites import custom_sites as find_custom_sites
-from trainer_agent.capture.sites import CustomSite
 from trainer_agent.commands.alert_actions import Action, read_actions
 from trainer_agent.delivery.http_transport import HttpTransport
 from trainer_agent.description.hints import Hint, HintError
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.trace.replay import call_arguments
 from trainer_agent.model.chunks import called_modules, chunks_of, sites_in
+from trainer_agent.model.sites import CustomSite
 from trainer_agent.options import (
     SPOOL_LIMIT_BYTES,
     GivenPipeline,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainer_agent.capture.sites import GROUPS, QUANTITIES, SITES
+from trainer_agent.model.sites import GROUPS, QUANTITIES, SITES
 
 DEFAULT_SERVER = "http://127.0.0.1:8321"
 DEFAULT_OVERHEAD = 0.01

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from trainer_agent.capture.sites import CustomSite
 from trainer_agent.model.plan import NORM_INPUTS, Plan
+from trainer_agent.model.sites import CustomSite
 from trainer_agent.options import WatchError
 
 TAKEN = frozenset({

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from trainer_agent.capture.gradient_hooks import GradientHooks, on_gradient
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.padding import fitting
-from trainer_agent.capture.sites import RANKS
 from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.extra import tail_sums, token_gram
 from trainer_agent.capture.statistics.log_z import log_z_sums
@@ -25,6 +24,7 @@ from trainer_agent.capture.statistics.moments import Row, moment_row
 from trainer_agent.capture.statistics.pending_logits import PendingLogits
 from trainer_agent.job.gradient_norm import is_partial, local
 from trainer_agent.model.plan import Plan, mark_of
+from trainer_agent.model.sites import RANKS
 
 # What a description costs is charged here: it does not recur with every sample.
 ONCE = "description"

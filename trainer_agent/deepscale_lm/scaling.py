@@ -31,8 +31,8 @@ from trainer_agent.deepscale_lm.residual_scales import (
 from trainer_agent.deepscale_lm.rollback import all_or_nothing, in_training_mode
 from trainer_agent.deepscale_lm.surroundings import Surroundings, surroundings
 from trainer_agent.description import Architecture, StackParts, describe
-from trainer_agent.description.trace.replay import eager
 from trainer_agent.description.trace.unsharded import holds_shards
+from trainer_agent.model.unwrap import unwrap
 
 Scalings = Mapping[str, dslm.Scaling]
 
@@ -54,7 +54,7 @@ def deepscale(
     Raises DeepScaleError naming what is not supported; then nothing has changed. For that the
     parameters are held twice while it runs.
     """
-    model = eager(model)
+    model = unwrap(model)
     if is_scaled(model):
         raise DeepScaleError("the model has DeepScaleLM's residual scales already")
     if holds_shards(model):

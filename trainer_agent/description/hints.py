@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from torch import nn
+
 from dslm.spec import Block, Linear, Norm
+from trainer_agent.model.blocks import Column
 
 PARTS = (
     "attention.query, attention.key, attention.value, attention.output, "
@@ -65,6 +68,29 @@ class Hint:
         names, patterns = path.split("."), self.blocks.split(".")
         pairs = zip(names, patterns, strict=False)
         return len(names) == len(patterns) and all(fnmatchcase(n, p) for n, p in pairs)
+
+
+def hinted_columns(
+    model: nn.Module, found: tuple[Column, ...], hints: Sequence[Hint]
+) -> tuple[Column, ...]:
+    """The columns found, and those that hints name instead or besides.
+
+    Raises HintError for a pattern that no module matches.
+    """
+    paths = [path for path, _ in model.named_modules()]
+    for index, hint in enumerate(hints):
+        blocks = tuple(path for path in paths if hint.matches(path))
+        if not blocks:
+            raise HintError(f"hints[{index}].blocks", f"no module's path matches {hint.blocks!r}")
+        if not any(set(blocks) <= set(column.blocks) for column in found):
+            kept = tuple(c for c in found if not _overlap(c.blocks, blocks))
+            found = (*kept, Column(blocks[0].rpartition(".")[0], blocks))
+    return found
+
+
+def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    """Whether a block of one is, or is inside, or holds, a block of the other."""
+    return any(f"{x}.".startswith(f"{y}.") or f"{y}.".startswith(f"{x}.") for x in a for y in b)
 
 
 def kind_of(name: str) -> Any:

@@ -19,9 +19,10 @@ from dslm import directions
 from dslm.directions import Dense, Gain, Mixture, Projections
 from dslm.spec import Floats, Missing, Residual
 from trainer_agent.description import Architecture, StackParts, architecture
-from trainer_agent.description.parts import AttentionParts, BlockParts, LinearPart, NormPart
-from trainer_agent.description.trace.head_inputs import padding_of
-from trainer_agent.description.trace.replay import call_arguments, eager, stream_of, undisturbed
+from trainer_agent.description.read.head_trace import padding_of
+from trainer_agent.description.read.parts import AttentionParts, BlockParts, LinearPart, NormPart
+from trainer_agent.description.trace.replay import call_arguments, stream_of, undisturbed
+from trainer_agent.model.unwrap import unwrap
 
 GROUPS = 64
 
@@ -55,7 +56,7 @@ def mean_field(
     """
     if groups < 1:
         raise ValueError(f"groups is {groups}: give at least 1")
-    model = eager(model)
+    model = unwrap(model)
     args, kwargs = call_arguments(batch)
     known = architecture(model, args, kwargs)
     inputs = _inputs(model, known, args, kwargs)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from trainer_agent.description.hints import Hint
-from trainer_agent.description.trace.replay import eager
+from trainer_agent.description.hints import Hint, hinted_columns
 from trainer_agent.model.blocks import columns
 from trainer_agent.model.plan import Plan, StackPlan
+from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, BlockParts, NormPart, StackParts
@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
     """Blocks as the module tree and hints show them, before the model has been called."""
     stacks: dict[str, StackPlan] = {}
-    inner = eager(model)
-    found = columns(inner)
-    if hints:
-        from trainer_agent.description.read.by_hand import hinted_columns
-
-        found = hinted_columns(inner, found, hints)
-    for column in found:
+    inner = unwrap(model)
+    for column in hinted_columns(inner, columns(inner), hints):
         name = "encoder" if "encoder" in column.container.lower() else "decoder"
         unknown = (None,) * len(column.blocks)
         stacks.setdefault(name, StackPlan(name, column.blocks, unknown, unknown))

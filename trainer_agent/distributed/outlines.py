@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainer_agent.capture.sites import CustomSite
 from trainer_agent.model.plan import Plan, mark_of
+from trainer_agent.model.sites import CustomSite
 
 HEADS = "attention_heads"
 

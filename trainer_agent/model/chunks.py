@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from trainer_agent.capture.sites import CustomSite
-from trainer_agent.description.trace.replay import eager
 from trainer_agent.model.plan import MARK, Plan, StackPlan
+from trainer_agent.model.sites import CustomSite
+from trainer_agent.model.unwrap import unwrap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +35,10 @@ def chunks_of(model: nn.Module, stages: Sequence[int] | None) -> tuple[Chunk, ..
     `stages` has a number for each; None where there is no pipeline.
     """
     if stages is None:
-        return (Chunk(eager(model)),)
+        return (Chunk(unwrap(model)),)
     found = called_modules(model)
     marks = [f"{MARK}{stage}" for stage in stages] if len(found) > 1 else [""]
-    paths = {id(module): path for path, module in eager(model).named_modules()}
+    paths = {id(module): path for path, module in unwrap(model).named_modules()}
     return tuple(
         Chunk(module, f"{path}." if (path := paths[id(module)]) else "", mark, stage)
         for module, mark, stage in zip(found, marks, stages, strict=True)
@@ -48,7 +48,7 @@ def chunks_of(model: nn.Module, stages: Sequence[int] | None) -> tuple[Chunk, ..
 def called_modules(model: nn.Module) -> tuple[nn.Module, ...]:
     """The model itself, or the modules of a list of them, without wrappers."""
     is_list = isinstance(model, nn.ModuleList) and type(model).forward is nn.Module.forward
-    return tuple(eager(one) for one in model.children()) if is_list else (eager(model),)
+    return tuple(unwrap(one) for one in model.children()) if is_list else (unwrap(model),)
 
 
 def joined(parts: Iterable[tuple[Chunk, Plan]]) -> Plan:

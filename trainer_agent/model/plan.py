@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from trainer_agent.capture.sites import NOTHING_MORE, QUANTITIES, CustomSite, Wanted
+from trainer_agent.model.sites import NOTHING_MORE, QUANTITIES, CustomSite, Wanted
 from wire import Layout, Series
 
 STREAM_QUANTITIES = ("mean", "variance", "correlation", "nonfinite")

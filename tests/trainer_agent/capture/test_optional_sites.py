@@ -24,10 +24,10 @@ from tests.trainer_agent.small_gpt import (
 )
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.capture.sites import CustomSite, Wanted
 from trainer_agent.capture.statistics.finalise import frame_values
 from trainer_agent.capture.statistics.log_z import head_of, log_z_sums
 from trainer_agent.model.plan import Plan, StackPlan, settled
+from trainer_agent.model.sites import CustomSite, Wanted
 from trainer_agent.options import WatchError
 
 

@@ -11,13 +11,13 @@ from torch import nn
 
 from tests.trainer_agent.small_gpt import built
 from trainer_agent import watch
-from trainer_agent.capture.sites import Wanted
 from trainer_agent.capture.statistics.accumulator import ADDITIVE, MAXIMA, Accumulator, Sums
 from trainer_agent.distributed import outlines
 from trainer_agent.distributed.outlines import StageOutline
 from trainer_agent.distributed.pipeline import Misfit, Stages
 from trainer_agent.distributed.replicas import fingerprint, replicas
 from trainer_agent.model.plan import Plan, StackPlan
+from trainer_agent.model.sites import Wanted
 from trainer_agent.options import WatchError
 
 

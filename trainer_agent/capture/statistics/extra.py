@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer_agent.capture.sites import FORMATS, RANGES, RANKS
 from trainer_agent.capture.statistics.moments import COUNT, SQUARES, SUM, Row, three_axes
+from trainer_agent.model.sites import FORMATS, RANGES, RANKS
 
 # Columns of a row; the maximum is kept apart, because it does not add up.
 CUBES, FOURTHS, ZEROS = range(3)

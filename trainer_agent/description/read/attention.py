@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer_agent.description.parts import AttentionParts, LinearPart
 from trainer_agent.description.read.biases import bias_part
 from trainer_agent.description.read.linears import LinearCall
 from trainer_agent.description.read.masks import Sight, let_through, sight
 from trainer_agent.description.read.packed_attention import OP, packed_inputs, packed_parts
+from trainer_agent.description.read.parts import AttentionParts, LinearPart
 from trainer_agent.description.read.position_bias import BiasPart
 from trainer_agent.description.read.projection import Projection, projection
 from trainer_agent.description.read.rotary import same_rotation

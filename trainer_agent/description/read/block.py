@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from dslm.spec import Placement, Residual
-from trainer_agent.description.parts import BlockParts, CrossParts, NormPart
 from trainer_agent.description.read.attention import AttentionCall, attention_call
 from trainer_agent.description.read.feed_forward import FeedForwardCall, feed_forward_call
 from trainer_agent.description.read.norms import NormCall, norm_call
+from trainer_agent.description.read.parts import BlockParts, CrossParts, NormPart
 from trainer_agent.description.read.residual import parallel_steps, residual_step
 from trainer_agent.description.trace.graph import UnrecognisedError, strip, unscale
 from trainer_agent.description.trace.tracer import Node

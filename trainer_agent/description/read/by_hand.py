@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,43 +10,19 @@ from torch import Tensor, nn
 
 from dslm.spec import Residual
 from trainer_agent.description.hints import PARTS, Hint, HintError
-from trainer_agent.description.parts import (
+from trainer_agent.description.read.norms import norm_call
+from trainer_agent.description.read.parts import (
     AttentionParts,
     BlockParts,
     FeedForwardParts,
     LinearPart,
     NormPart,
 )
-from trainer_agent.description.read.norms import norm_call
 from trainer_agent.description.trace.tracer import Node
-from trainer_agent.model.blocks import Column
 
 NEEDED = ("placement", "attention.n_heads", "attention.causal", "feed_forward.activation")
 PLACE = re.compile(r"(?P<path>.*?)(\[(?P<start>\d+):(?P<stop>\d+)\])?(?P<turned>\.T)?")
 PROBED_TOKENS = 16
-
-
-def hinted_columns(
-    model: nn.Module, found: tuple[Column, ...], hints: Sequence[Hint]
-) -> tuple[Column, ...]:
-    """The columns found, and those that hints name instead or besides.
-
-    Raises HintError for a pattern that no module matches.
-    """
-    paths = [path for path, _ in model.named_modules()]
-    for index, hint in enumerate(hints):
-        blocks = tuple(path for path in paths if hint.matches(path))
-        if not blocks:
-            raise HintError(f"hints[{index}].blocks", f"no module's path matches {hint.blocks!r}")
-        if not any(set(blocks) <= set(column.blocks) for column in found):
-            kept = tuple(c for c in found if not _overlap(c.blocks, blocks))
-            found = (*kept, Column(blocks[0].rpartition(".")[0], blocks))
-    return found
-
-
-def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-    """Whether a block of one is, or is inside, or holds, a block of the other."""
-    return any(f"{x}.".startswith(f"{y}.") or f"{y}.".startswith(f"{x}.") for x in a for y in b)
 
 
 def block_by_hand(hint: Hint, path: str, model: nn.Module) -> BlockParts:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from trainer_agent.description.parts import NormPart
 from trainer_agent.description.read.norms import norm_call
+from trainer_agent.description.read.parts import NormPart
 from trainer_agent.description.trace.graph import unscale
 from trainer_agent.description.trace.tracer import Node, Trace
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dslm.spec import Activation
-from trainer_agent.description.parts import FeedForwardParts
 from trainer_agent.description.read.linears import LinearCall, linear_call
+from trainer_agent.description.read.parts import FeedForwardParts
 from trainer_agent.description.read.tolerance import TOLERANCE, difference
 from trainer_agent.description.trace.graph import (
     UnrecognisedError,

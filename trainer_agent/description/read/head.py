@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer_agent.description.parts import HeadLayerPart, HeadPart, LabelsPart, LinearPart
 from trainer_agent.description.read.feed_forward import pointwise
 from trainer_agent.description.read.linears import linear_call
 from trainer_agent.description.read.norms import norm_call
+from trainer_agent.description.read.parts import HeadLayerPart, HeadPart, LabelsPart, LinearPart
 from trainer_agent.description.trace.graph import (
     ADDS,
     VIEWS,

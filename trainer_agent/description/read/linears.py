@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer_agent.description.parts import LinearPart, Run
 from trainer_agent.description.read.packed_attention import OP, packed_argument
-from trainer_agent.description.trace.graph import ADDS, VIEWS, argument, feature_runs, strip
+from trainer_agent.description.read.parts import LinearPart
+from trainer_agent.description.trace.graph import ADDS, VIEWS, Run, argument, feature_runs, strip
 from trainer_agent.description.trace.tracer import Node
 
 MATMULS = frozenset({"matmul", "__matmul__", "mm"})

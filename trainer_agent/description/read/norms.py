@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer_agent.description.parts import NormPart
+from trainer_agent.description.read.parts import NormPart
 from trainer_agent.description.read.tolerance import close, difference
 from trainer_agent.description.trace.graph import argument, strip
 from trainer_agent.description.trace.tracer import Node

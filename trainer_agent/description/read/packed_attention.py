@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer_agent.description.parts import AttentionParts, LinearPart
 from trainer_agent.description.read.biases import bias_part
 from trainer_agent.description.read.masks import Sight, let_through, sight
+from trainer_agent.description.read.parts import AttentionParts, LinearPart
 from trainer_agent.description.read.position_bias import BiasPart
 from trainer_agent.description.trace.graph import VIEWS, UnrecognisedError, argument, strip
 from trainer_agent.description.trace.tracer import Node

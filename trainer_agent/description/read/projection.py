@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dslm.spec import Rotary
-from trainer_agent.description.parts import LinearPart, NormPart
 from trainer_agent.description.read.linears import LinearCall, linear_call
 from trainer_agent.description.read.norms import NormCall, norm_call
+from trainer_agent.description.read.parts import LinearPart, NormPart
 from trainer_agent.description.read.rotary import rotary_between
 from trainer_agent.description.trace.graph import (
     VIEWS,

@@ -11,18 +11,19 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from dslm.spec import Missing
-from trainer_agent.description.hints import Hint
-from trainer_agent.description.parts import Architecture, BlockParts, StackParts
+from trainer_agent.description.hints import Hint, hinted_columns
 from trainer_agent.description.read.block import BlockCall, block_call
-from trainer_agent.description.read.by_hand import block_by_hand, hinted_columns
+from trainer_agent.description.read.by_hand import block_by_hand
 from trainer_agent.description.read.encoder_output import Memories, Memory
+from trainer_agent.description.read.head_trace import Heads, padding_of
+from trainer_agent.description.read.parts import Architecture, BlockParts, StackParts
 from trainer_agent.description.trace.graph import UnrecognisedError
-from trainer_agent.description.trace.head_inputs import Heads, padding_of
-from trainer_agent.description.trace.replay import eager, result_of, stream_of, undisturbed
+from trainer_agent.description.trace.replay import result_of, stream_of, undisturbed
 from trainer_agent.description.trace.tracer import Node, Trace
 from trainer_agent.description.trace.unsharded import unsharded
 from trainer_agent.job.gradient_norm import local
 from trainer_agent.model.blocks import Column, columns
+from trainer_agent.model.unwrap import unwrap
 
 # what reading an unforeseen graph may run into: the model's own pass has not failed
 UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
@@ -43,7 +44,7 @@ def architecture(
     understood is named in `missing`. Raises what the model raises on these inputs, and HintError
     for a hint that does not fit the model.
     """
-    model = eager(model)
+    model = unwrap(model)
     found = hinted_columns(model, columns(model), hints)
     watcher = _Watcher(model, found, hints)
     blocks = [block for column in found for block in column.blocks]

@@ -18,9 +18,9 @@ from trainer_agent.capture.recorder import ONCE, Recorder
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_of
 from trainer_agent.description.session.collected import Given, Notes, packed_spec
-from trainer_agent.description.trace.replay import eager
 from trainer_agent.description.trace.unsharded import holds_shards, is_flat, would_fit
 from trainer_agent.model.plan import Plan
+from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, Weighed
@@ -121,7 +121,7 @@ class SelfDescription:
             known = description.architecture(self._model, args, kwargs, hints=self._hints)
         if known.stacks:
             self._take_plan(known)
-            self._known, self._fresh = known, description.weigh(known, eager(self._model))
+            self._known, self._fresh = known, description.weigh(known, unwrap(self._model))
 
     def ask(self) -> None:
         """Describe the next sampled step."""
@@ -226,7 +226,7 @@ class SelfDescription:
         if self._known is not None and self._notes is not None:
             with self._recorder.guard.at("weight moments"):
                 fresh, self._fresh = self._fresh, None
-                self._notes.weights = fresh or description.weigh(self._known, eager(self._model))
+                self._notes.weights = fresh or description.weigh(self._known, unwrap(self._model))
 
     def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:

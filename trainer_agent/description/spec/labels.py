@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import dslm.spec as theory
-from trainer_agent.description.parts import LabelsPart
+from trainer_agent.description.read.parts import LabelsPart
 from trainer_agent.description.spec.kernels import Sizes, cell_sums, filled
 
 MAX_SEQUENCES, MAX_PAIRS = 16, 2**24  # whose tokens are compared with each other

@@ -16,21 +16,21 @@ import dslm.spec as theory
 from dslm.kernels.cells import block_cells
 from dslm.validation import validate
 from trainer_agent.description.hints import Hint, HintError
-from trainer_agent.description.parts import Architecture, StackParts
 from trainer_agent.description.read.head import scalars_of
+from trainer_agent.description.read.head_trace import padding_of
+from trainer_agent.description.read.parts import Architecture, StackParts
 from trainer_agent.description.read.recognition import architecture
 from trainer_agent.description.spec.kernels import kernel
 from trainer_agent.description.spec.moments import Connection, weigh
 from trainer_agent.description.spec.weight_sums import Rows
-from trainer_agent.description.trace.head_inputs import padding_of
 from trainer_agent.description.trace.replay import (
     call_arguments,
-    eager,
     result_of,
     stream_of,
     undisturbed,
 )
 from trainer_agent.description.trace.unsharded import holds_shards
+from trainer_agent.model.unwrap import unwrap
 
 
 def describe(
@@ -48,7 +48,7 @@ def describe(
     it, HintError for a hint that does not fit the model, and SpecError where hints make an
     impossible one.
     """
-    model = eager(model)
+    model = unwrap(model)
     args, kwargs = call_arguments(batch)
     try:
         known = architecture(model, args, kwargs, hints=hints)

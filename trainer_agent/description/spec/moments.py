@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dslm.spec as theory
 from trainer_agent.description.hints import with_fields
-from trainer_agent.description.parts import (
+from trainer_agent.description.read.parts import (
     Architecture,
     AttentionParts,
     BlockParts,
@@ -19,14 +19,14 @@ from trainer_agent.description.parts import (
     HeadPart,
     LinearPart,
     NormPart,
-    Run,
 )
 from trainer_agent.description.read.position_bias import BiasPart
 from trainer_agent.description.spec.kernels import Sizes
 from trainer_agent.description.spec.labels import label_kernels
 from trainer_agent.description.spec.weight_sums import Moments, Rows, Slice, WeightSums, weight_sums
-from trainer_agent.description.trace.replay import eager
+from trainer_agent.description.trace.graph import Run
 from trainer_agent.description.trace.unsharded import is_sharded
+from trainer_agent.model.unwrap import unwrap
 
 Blocks = dict[str, tuple[theory.Block | None, ...]]
 Biases = Mapping[BiasPart, theory.PositionBias]
@@ -81,7 +81,7 @@ def weigh(architecture: Architecture, model: nn.Module) -> Weighed:
     for stack in architecture.stacks:
         wanted += _norm_slices(stack.final_norm) if stack.final_norm else ()
         wanted += _head_slices(stack.head) if stack.head else ()
-    parameters = dict(eager(model).named_parameters())
+    parameters = dict(unwrap(model).named_parameters())
     return Weighed(architecture, weight_sums(parameters, wanted), _biases(blocks, parameters))
 
 

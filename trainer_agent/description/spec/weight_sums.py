@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer_agent.description.parts import Run
+from trainer_agent.description.trace.graph import Run
 
 Slice = tuple[str, tuple[Run, ...], int]  # parameter, runs of it, along which dimension
 Moments = Mapping[Slice, tuple[float, float]]  # mean, mean of squares

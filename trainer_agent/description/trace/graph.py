@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer_agent.description.parts import Run
 from trainer_agent.description.trace.tracer import Node, map_leaves
+
+# Features first to last, excluded, that a slice takes.
+Run = tuple[int, int]
 
 
 class UnrecognisedError(Exception):

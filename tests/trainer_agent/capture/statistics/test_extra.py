@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import LAYERS, batch, built, loss_of
-from trainer_agent.capture.sites import QUANTITIES, RANGES, Wanted
 from trainer_agent.capture.statistics import extra as tails
 from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.extra import tail_sums, token_gram
@@ -21,6 +20,7 @@ from trainer_agent.capture.statistics.finalise import statistics, tail_statistic
 from trainer_agent.capture.statistics.moments import moment_row
 from trainer_agent.capture.statistics.token_rank import rank_sums
 from trainer_agent.model.plan import Plan, StackPlan
+from trainer_agent.model.sites import QUANTITIES, RANGES, Wanted
 
 CPU = torch.device("cpu")
 DTYPES = {

@@ -9,8 +9,7 @@ from torch import Tensor
 
 import dslm.spec as theory
 from trainer_agent.description.read.position_bias import BiasPart
-
-Run = tuple[int, int]
+from trainer_agent.description.trace.graph import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dslm.spec import Missing
-from trainer_agent.description.parts import HeadPart, LabelsPart
 from trainer_agent.description.read.head import Embedded, head_of
+from trainer_agent.description.read.parts import HeadPart, LabelsPart
 from trainer_agent.description.trace.graph import UnrecognisedError
 from trainer_agent.description.trace.tracer import Node, Trace
 
