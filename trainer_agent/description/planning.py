@@ -27,9 +27,9 @@ def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
     return Plan(tuple(stacks[name] for name in sorted(stacks, reverse=True)))
 
 
-def plan_of(known: Architecture) -> Plan:
+def plan_of(architecture: Architecture) -> Plan:
     """Blocks and branches as the model's own forward pass showed them."""
-    return Plan(tuple(_stack_plan(stack) for stack in known.stacks))
+    return Plan(tuple(_stack_plan(stack) for stack in architecture.stacks))
 
 
 def _stack_plan(stack: StackParts) -> StackPlan:
@@ -62,5 +62,5 @@ def _projections(block: BlockParts | None) -> tuple[str, ...]:
     if block is None:
         return ()
     attention = block.attention
-    found = dict.fromkeys(part.module for part in (attention.query, attention.key, attention.value))
-    return () if attention.output.module in found else tuple(found)
+    paths = dict.fromkeys(part.module for part in (attention.query, attention.key, attention.value))
+    return () if attention.output.module in paths else tuple(paths)

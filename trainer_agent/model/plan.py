@@ -84,24 +84,24 @@ class Plan:
         sites = list(_SITES)
         if "norm_inputs" in self.wanted.sites:
             sites += [(site, 0, MOMENTS) for site in NORM_INPUTS]
-        found = list(_number(self.stacks, sites, self.wanted.quantities))
-        first = sum(place.n for place in found)
+        places = list(_number(self.stacks, sites, self.wanted.quantities))
+        first = sum(place.n for place in places)
         quantities = _together(MOMENTS, self.wanted.quantities)
-        for custom in (one for one in self.wanted.custom if one.paths):
-            found.append(Place(custom.stack, custom.name, first, len(custom.paths), quantities))
+        for custom in (site for site in self.wanted.custom if site.paths):
+            places.append(Place(custom.stack, custom.name, first, len(custom.paths), quantities))
             first += len(custom.paths)
-        return tuple(found)
+        return tuple(places)
 
     @cached_property
     def logit_places(self) -> tuple[Place, ...]:
         """Sites measured on the attention logits, in the order of their rows."""
-        found, first = [], 0
+        places, first = [], 0
         for stack in self.stacks:
             n = len(stack.blocks)
             site = "attention_logits"
-            found.append(Place(stack.name, site, first, n, LOGIT_QUANTITIES, "logits"))
+            places.append(Place(stack.name, site, first, n, LOGIT_QUANTITIES, "logits"))
             first += n
-        return tuple(found)
+        return tuple(places)
 
     @cached_property
     def head_places(self) -> tuple[Place, ...]:
@@ -122,19 +122,19 @@ class Plan:
 
         The rows of all these sites are the same ones.
         """
-        found = []
-        for site, wanted, quantities in _PARAMETERS:
-            if wanted in self.wanted.sites:
+        places = []
+        for site, option, quantities in _PARAMETERS:
+            if option in self.wanted.sites:
                 for of in self.logit_places:
-                    found.append(Place(of.stack, site, of.first, of.n, quantities, "parameters"))
-                found.append(Place("", site, 0, 1, quantities, "parameters"))
-        return tuple(found)
+                    places.append(Place(of.stack, site, of.first, of.n, quantities, "parameters"))
+                places.append(Place("", site, 0, 1, quantities, "parameters"))
+        return tuple(places)
 
     @cached_property
     def log_z_places(self) -> tuple[Place, ...]:
         """The final logits, where they are wanted."""
-        wanted = "log_z" in self.wanted.sites
-        return (Place("", "log_z", 0, 1, ("mean", "mean_square"), "log_z"),) if wanted else ()
+        requested = "log_z" in self.wanted.sites
+        return (Place("", "log_z", 0, 1, ("mean", "mean_square"), "log_z"),) if requested else ()
 
     @cached_property
     def rows(self) -> int:
@@ -180,8 +180,8 @@ class Plan:
         measured = [
             Series(place.stack, place.site, quantity, place.n) for place, quantity in self.series
         ]
-        whole = [Series("", name, "value", 1) for name in scalars]
-        return Layout((*measured, *whole, Series("", "agent", "overhead", 1)))
+        scalar_series = [Series("", name, "value", 1) for name in scalars]
+        return Layout((*measured, *scalar_series, Series("", "agent", "overhead", 1)))
 
 
 MOMENTS = ("mean", "variance")
@@ -215,8 +215,8 @@ def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
 
 
 def _inside(block: str, paths: Sequence[str | None]) -> str | None:
-    found = (path for path in paths if path == block or f"{path}".startswith(f"{block}."))
-    return next(found, None)
+    inside = (path for path in paths if path == block or f"{path}".startswith(f"{block}."))
+    return next(inside, None)
 
 
 def mark_of(stack: str) -> str:
@@ -240,4 +240,7 @@ def _number(
 
 
 def _together(default: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
-    return (*default, *(one for one in QUANTITIES if one in more and one not in default))
+    return (
+        *default,
+        *(quantity for quantity in QUANTITIES if quantity in more and quantity not in default),
+    )

@@ -187,15 +187,15 @@ def _written_core(node: Node) -> Core | None:
         weights = weights.inputs[0]
     allowed = weights.value > 0
     scores = weights.inputs[0]
-    found = read_scores(scores, allowed)
+    score = read_scores(scores, allowed)
     return Core(
-        query=found.query,
-        key=found.key,
+        query=score.query,
+        key=score.key,
         value=value,
         sight=sight(scores, allowed),
-        score_scale=found.scale,
+        score_scale=score.scale,
         p_drop=p_drop,
-        soft_cap=found.soft_cap,
-        bias=found.bias,
+        soft_cap=score.soft_cap,
+        bias=score.bias,
         allowed=allowed,
     )

@@ -119,10 +119,10 @@ def _sublayer(output: Node, model: nn.Module) -> Sublayer:
 def _scaled_norm(node: Node, model: nn.Module) -> NormCall | None:
     """A norm, and the number that its output is multiplied by (LayerNorm scaling)."""
     outer = unscale(node)
-    found = None if outer.p_drop else norm_call(outer.node, model)
-    if found is None or outer.factor == 1.0:
-        return found
-    return NormCall(found.input, replace(found.part, factor=outer.factor))
+    norm = None if outer.p_drop else norm_call(outer.node, model)
+    if norm is None or outer.factor == 1.0:
+        return norm
+    return NormCall(norm.input, replace(norm.part, factor=outer.factor))
 
 
 def _placement(
@@ -144,16 +144,16 @@ def _placement(
 
 def _parallel(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, Sublayer] | None:
     """Attention and feed-forward that both read the stream and are both added to it."""
-    found: list[Sublayer] = []
+    sublayers: list[Sublayer] = []
     for step in parallel_steps(stream, output):
         branch = attention_call(step.call, model) or feed_forward_call(step.call)
         pre = _scaled_norm(strip(branch.input), model)
         if pre is None or strip(pre.input) is not stream:
             return None
-        found.append(Sublayer(stream, branch, pre.part, "parallel", step.residual()))
-    found.sort(key=lambda sub: isinstance(sub.branch, FeedForwardCall))
-    if len(found) != 2:
+        sublayers.append(Sublayer(stream, branch, pre.part, "parallel", step.residual()))
+    sublayers.sort(key=lambda sub: isinstance(sub.branch, FeedForwardCall))
+    if len(sublayers) != 2:
         return None
-    first, last = found
+    first, last = sublayers
     # one stream, whose factor the attention's residual holds
     return first, replace(last, residual=replace(last.residual, lam=1.0))

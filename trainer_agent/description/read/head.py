@@ -47,7 +47,7 @@ class _Chain:
 
 
 def head_of(
-    nodes: list[Node], stream: Node, output: Any, model: nn.Module, known: list[Embedded]
+    nodes: list[Node], stream: Node, output: Any, model: nn.Module, embeddings: list[Embedded]
 ) -> HeadPart | None:
     """The head between `stream`, what a stack put out, and the loss in the model's `output`.
 
@@ -67,7 +67,7 @@ def head_of(
         raise UnrecognisedError(entropy, "loss", "no dense map makes the logits")
     labels, weight = _labels(entropy, rows, stream.value), _weight(entropy, output, nodes)
     dense = any(x.linear or x.activation != "identity" for x in chain.layers)
-    tied = next((k for k in known if k.weight == chain.output.weight and not dense), None)
+    tied = next((k for k in embeddings if k.weight == chain.output.weight and not dense), None)
     ids = None if tied is None else _ids(tied, labels)
     return HeadPart(
         layers=tuple(chain.layers),
@@ -134,9 +134,9 @@ def _on_logits(node: Node, stream: Node, model: nn.Module, chain: _Chain) -> Ten
 
 def _without_zeros(node: Node) -> Node | None:
     """What a node adds only zeros to, else None."""
-    given = [a for a in node.args if isinstance(a, Node)] if node.op in ADDS else []
-    rest = [a for a in given if strip(a).op != "constant" or bool(a.value.any())]
-    return rest[0] if len(given) == 2 and len(rest) == 1 else None
+    addends = [a for a in node.args if isinstance(a, Node)] if node.op in ADDS else []
+    nonzero = [a for a in addends if strip(a).op != "constant" or bool(a.value.any())]
+    return nonzero[0] if len(addends) == 2 and len(nonzero) == 1 else None
 
 
 def _between(node: Node, stream: Node, model: nn.Module, chain: _Chain) -> Tensor:

@@ -76,8 +76,8 @@ def _call(
     weight, bias = strip(weight), strip(bias) if isinstance(bias, Node) else None
     if weight.op in TRANSPOSES:
         weight, input_first = strip(weight.inputs[0]), not input_first
-    known = weight.op == "parameter" and weight.value.ndim == 2
-    if not known or (bias is not None and bias.op != "parameter"):
+    is_matrix = weight.op == "parameter" and weight.value.ndim == 2
+    if not is_matrix or (bias is not None and bias.op != "parameter"):
         return None
     return LinearCall(node, strip(x), weight, bias, input_first)
 

@@ -38,11 +38,11 @@ def packed_argument(node: Node, name: str) -> Node | None:
 
 def packed_inputs(node: Node) -> tuple[Node, Node]:
     """The streams that queries, and that keys and values are views of."""
-    given = [packed_argument(node, name) for name in NAMES[:3]]
-    query, key, value = (n and strip(n, VIEWS) for n in given)
+    streams = [packed_argument(node, name) for name in NAMES[:3]]
+    query, key, value = (n and strip(n, VIEWS) for n in streams)
     if query is None or key is None or key is not value:
         raise UnrecognisedError(node, "attention input", "keys and values read different streams")
-    if given[0] is query:
+    if streams[0] is query:
         raise UnrecognisedError(
             node, "sequence first", "streams are read as (batch, seq, d_model): batch_first=True"
         )

@@ -118,12 +118,12 @@ class BlockParts:
     @property
     def norms(self) -> tuple[NormPart, ...]:
         """Its norms, each once."""
-        found = [self.attention_norm, self.attention_out_norm]
-        found += [self.feed_forward_norm, self.feed_forward_out_norm]
-        found += [self.cross.norm, self.cross.out_norm] if self.cross else []
+        norms = [self.attention_norm, self.attention_out_norm]
+        norms += [self.feed_forward_norm, self.feed_forward_out_norm]
+        norms += [self.cross.norm, self.cross.out_norm] if self.cross else []
         for attention in self.attentions:
-            found += [attention.query_norm, attention.key_norm]
-        return tuple(dict.fromkeys(norm for norm in found if norm is not None))
+            norms += [attention.query_norm, attention.key_norm]
+        return tuple(dict.fromkeys(norm for norm in norms if norm is not None))
 
     @property
     def attentions(self) -> tuple[AttentionParts, ...]:

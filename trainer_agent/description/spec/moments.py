@@ -77,12 +77,12 @@ def weigh(architecture: Architecture, model: nn.Module) -> Weighed:
     that `architecture` names is gone.
     """
     blocks = [b for stack in architecture.stacks for b in stack.parts if b is not None]
-    wanted = [s for block in blocks for s in _slices(block)]
+    slices = [s for block in blocks for s in _slices(block)]
     for stack in architecture.stacks:
-        wanted += _norm_slices(stack.final_norm) if stack.final_norm else ()
-        wanted += _head_slices(stack.head) if stack.head else ()
+        slices += _norm_slices(stack.final_norm) if stack.final_norm else ()
+        slices += _head_slices(stack.head) if stack.head else ()
     parameters = dict(unwrap(model).named_parameters())
-    return Weighed(architecture, weight_sums(parameters, wanted), _biases(blocks, parameters))
+    return Weighed(architecture, weight_sums(parameters, slices), _biases(blocks, parameters))
 
 
 def measure(architecture: Architecture, model: nn.Module) -> Blocks:
@@ -95,13 +95,13 @@ def _biases(blocks: list[BlockParts], parameters: Mapping[str, Tensor]) -> Biase
 
     One that is sharded stays as the architecture's pass has seen it.
     """
-    found = {a.position_bias for block in blocks for a in block.attentions}
-    return {part: _bias_of(part, parameters) for part in found if part is not None}
+    parts = {a.position_bias for block in blocks for a in block.attentions}
+    return {part: _bias_of(part, parameters) for part in parts if part is not None}
 
 
 def _bias_of(part: BiasPart, parameters: Mapping[str, Tensor]) -> theory.PositionBias:
     if part.table is None or is_sharded(parameters[part.table]):
-        return part.seen
+        return part.observed
     return part.today(parameters[part.table])
 
 

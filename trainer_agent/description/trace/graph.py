@@ -111,8 +111,8 @@ def multiple(node: Node) -> tuple[float, Node] | None:
 def _number(value: Any) -> float | None:
     """The value of a number or a one-element tensor, else None."""
     if isinstance(value, Node):
-        one = value.value.numel() == 1 and value.op in {"constant", "parameter"}
-        return float(value.value) if one else None
+        is_scalar = value.value.numel() == 1 and value.op in {"constant", "parameter"}
+        return float(value.value) if is_scalar else None
     return float(value) if isinstance(value, (int, float)) else None
 
 
@@ -140,14 +140,14 @@ def _two_terms(a: Any, a_factor: float, b: Any, b_factor: float) -> tuple[Scaled
 
 def ancestors(node: Node, stop: Callable[[Node], bool]) -> list[Node]:
     """The node and all it was computed from, not looking past where `stop` holds."""
-    found: dict[int, Node] = {}
+    nodes: dict[int, Node] = {}
     pending = [node]
     while pending:
         current = pending.pop()
-        if id(current) not in found:
-            found[id(current)] = current
+        if id(current) not in nodes:
+            nodes[id(current)] = current
             pending += [] if stop(current) else current.inputs
-    return sorted(found.values(), key=lambda n: n.order)
+    return sorted(nodes.values(), key=lambda n: n.order)
 
 
 def is_view_of(node: Node, source: Node) -> bool:
