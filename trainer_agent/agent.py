@@ -119,11 +119,14 @@ class Agent:
     ) -> SelfDescription | StagedDescription:
         if self._options.pipeline is not None:
             return StagedDescription(chunks, self._probe, self._recorder, self._ranks, hints)
-        found = SelfDescription(model, self._probe, self._recorder, hints)
-        found.agree = partial(ranks.all_able, self._ranks)
-        if self._ranks is not None:
-            found.add_up = self._ranks.add_up
-        return found
+        return SelfDescription(
+            model,
+            self._probe,
+            self._recorder,
+            hints,
+            agree=partial(ranks.all_able, self._ranks),
+            add_up=(lambda rows: rows) if self._ranks is None else self._ranks.add_up,
+        )
 
     def _delivery(
         self, transport: Callable[[], Transport], pace: Pace | None

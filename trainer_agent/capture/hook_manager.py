@@ -11,7 +11,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.attention import AttentionWindow
@@ -41,6 +41,7 @@ LOOKS_AROUND = 2
 QUANTITIES = "quantities"
 
 Begin = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
+End = Callable[[Any], None]
 
 
 class Probe:
@@ -49,6 +50,7 @@ class Probe:
     Attributes:
         plan: the places measured.
         begin: told of a chunk's inputs before every sampled forward pass of it.
+        end: told of its output after each of these; of None where the pass raised.
         running: the chunk whose forward pass began last; a model in one piece is one chunk.
         dropped_sites: sites given up because they cost too much.
     """
@@ -60,6 +62,7 @@ class Probe:
         chunks = chunks or (Chunk(model),)
         self._chunks, self.running = chunks, chunks[0]
         self.begin: Begin = lambda _args, _kwargs: None
+        self.end: End = lambda _output: None
         self._window = AttentionWindow(recorder.logits, self._charge_view)
         self._in_pass = self._may_view = self._in_rehearsal = False
         self._model_handles = [handle for chunk in chunks for handle in self._around(chunk)]
@@ -69,8 +72,11 @@ class Probe:
         self._parked: list[tuple[RemovableHandle, Any]] = []
         self.follow(plan)
 
-    def follow(self, plan: Plan) -> None:
-        """Measure the places of `plan` from now on, and what the first plan wanted beyond."""
+    def follow(self, plan: Plan, *, keep: bool = False) -> None:
+        """Measure the places of `plan` from now on, and what the first plan wanted beyond.
+
+        Start empty, or `keep` what was counted of the blocks that both plans hold.
+        """
         self._detach()
         sites = tuple(settled(one, plan.stacks) for one in self._wanted.custom)
         self.plan = plan = replace(plan, wanted=replace(self._wanted, custom=sites))
@@ -79,7 +85,8 @@ class Probe:
         self._blocks = _places_of(plan, self._model)
         self._seen_as = self._look_at_blocks()
         self._has_compiled_parts = self._look_for_compiled_parts()
-        self._recorder.follow(plan, _device_of(self._model))
+        follow = self._recorder.relabel if keep else self._recorder.follow
+        follow(plan, _device_of(self._model))
         if QUANTITIES in self.dropped_sites:
             self._recorder.give_up_quantities()
         for stack in plan.stacks:
@@ -130,6 +137,11 @@ class Probe:
             for handle in self._handles.pop(place):
                 handle.remove()
         return True
+
+    def count(self, stack: str, site: str, index: int, x: Tensor) -> None:
+        """Count a tensor that no hook has seen, because its module was not known to be a site."""
+        if site not in self.dropped_sites:
+            self._recorder.branch(stack, site, index, x)
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
@@ -254,12 +266,14 @@ class Probe:
     def _stacks_of(self, chunk: Chunk) -> list[str]:
         return [stack.name for stack in self.plan.stacks if mark_of(stack.name) == chunk.mark]
 
-    def _end_pass(self) -> None:
+    def _end_pass(self, output: Any = None) -> None:
         self._window.close()
         if self._in_rehearsal:
             self._in_rehearsal, self._recorder.active = False, True
         if self._in_pass:
             self._in_pass = self._may_view = False
+            with self._recorder.guard.at("model output"):
+                self.end(output)
             self._recorder.finish_pass()
 
     def _look_around(self) -> None:

@@ -46,13 +46,13 @@ def _is_plain(value: Any) -> bool:
 class AfterModel(Hook):
     """Forward hook of the whole model, called when its forward raised, too."""
 
-    def __init__(self, end: Callable[[], None]) -> None:
+    def __init__(self, end: Callable[[Any], None]) -> None:
         self._end = end
 
-    def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+    def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
         """Announce the end of a forward pass, unless it is being compiled."""
         if not torch.compiler.is_compiling():
-            self._end()
+            self._end(output)
 
 
 class BeforeBlock(Hook):

@@ -23,7 +23,7 @@ from trainer_agent.capture.statistics.logits import Sampled
 from trainer_agent.capture.statistics.moments import Row, moment_row
 from trainer_agent.capture.statistics.pending_logits import PendingLogits
 from trainer_agent.job.gradient_norm import is_partial, local
-from trainer_agent.model.plan import Plan, mark_of
+from trainer_agent.model.plan import Plan, mark_of, rows_kept
 from trainer_agent.model.sites import RANKS
 
 # What a description costs is charged here: it does not recur with every sample.
@@ -111,6 +111,8 @@ class Recorder:
         self._pending = PendingLogits(self.accumulator, plan.heads)
         self._passes: defaultdict[str, _Pass] = defaultdict(_Pass)  # by stack, and by chunk's mark
         self._tops = {stack.name: len(stack.blocks) for stack in plan.stacks}
+        self._firsts = {stack.name: stack.blocks[0] for stack in plan.stacks}
+        self._stacks = {first: name for name, first in self._firsts.items()}
         self._rows = {
             (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
         }
@@ -120,6 +122,21 @@ class Recorder:
         self._grams = bool(plan.wanted.costly & set(RANKS))
         self._repeats = "norm_inputs" in plan.wanted.sites
         self._newest: tuple[ref[Tensor], int, Tensor | None, _Taken] | None = None
+
+    def relabel(self, plan: Plan, device: torch.device) -> None:
+        """Go on with the rows of `plan`: what was counted of a stack is kept by its blocks.
+
+        The running pass may have shown that a stack is the encoder, or how many heads it has.
+        """
+        plan_before, accumulator, pending = self._plan, self.accumulator, self._pending
+        passes, masks = self._passes, self.masks
+        self.follow(plan, device)
+        rows = rows_kept(plan_before, plan)
+        self.accumulator.adopt(accumulator, rows)
+        self._pending.adopt(pending, rows.logits)
+        names = rows.stacks
+        self._passes.update({names[name]: n for name, n in passes.items() if name in names})
+        self.masks = {names[name]: mask for name, mask in masks.items() if name in names}
 
     @property
     def eager(self) -> bool:
@@ -268,7 +285,8 @@ class Recorder:
         if index == 0:
             self._tell(self.on_input, stack, x, mask)
         if x.requires_grad:
-            tell = partial(self._gradient, stack, index, mask)
+            # The stack goes by its first block: until then it may get another name.
+            tell = partial(self._gradient, self._firsts[stack], index, mask)
             self._hooks.listen(stack, index, x, tell)
 
     def _tell(self, listener: Listener, stack: str, x: Tensor, mask: Tensor | None) -> None:
@@ -276,8 +294,9 @@ class Recorder:
         if part is not None:
             listener(stack, part, mask if part.shape == x.shape else None)
 
-    def _gradient(self, stack: str, index: int, mask: Tensor | None, g: Tensor) -> None:
+    def _gradient(self, first: str, index: int, mask: Tensor | None, g: Tensor) -> None:
         started = time.perf_counter()
+        stack = self._stacks.get(first, "")
         try:
             if self._is_wanted(stack, index):
                 self._count(self._rows[stack, "stream_gradient"] + index, g, mask)

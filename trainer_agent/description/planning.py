@@ -9,7 +9,7 @@ from torch import nn
 
 from trainer_agent.description.hints import Hint, hinted_columns
 from trainer_agent.model.blocks import columns
-from trainer_agent.model.plan import Plan, StackPlan
+from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan
 from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
@@ -32,17 +32,26 @@ def plan_of(architecture: Architecture) -> Plan:
     return Plan(tuple(_stack_plan(stack) for stack in architecture.stacks))
 
 
+def branch_modules(parts: BlockParts) -> dict[str, str | None]:
+    """Which module a site of a block is measured at: what puts it out, or the norm it goes into."""
+    return {
+        "attention": parts.attention.output.module,
+        "feed_forward": parts.feed_forward.down.module,
+        NORM_INPUTS[0]: _module_of(parts.attention_norm),
+        NORM_INPUTS[1]: _module_of(parts.feed_forward_norm),
+    }
+
+
 def _stack_plan(stack: StackParts) -> StackPlan:
+    modules = [branch_modules(parts) if parts else {} for parts in stack.parts]
     return StackPlan(
         name=stack.name,
         blocks=stack.blocks,
-        attention=tuple(p.attention.output.module if p else None for p in stack.parts),
-        feed_forward=tuple(p.feed_forward.down.module if p else None for p in stack.parts),
-        projections=tuple(_projections(p) for p in stack.parts),
-        attention_norm=tuple(_module_of(p.attention_norm) if p else None for p in stack.parts),
-        feed_forward_norm=tuple(
-            _module_of(p.feed_forward_norm) if p else None for p in stack.parts
-        ),
+        attention=tuple(of_block.get("attention") for of_block in modules),
+        feed_forward=tuple(of_block.get("feed_forward") for of_block in modules),
+        projections=tuple(_projections(parts) for parts in stack.parts),
+        attention_norm=tuple(of_block.get(NORM_INPUTS[0]) for of_block in modules),
+        feed_forward_norm=tuple(of_block.get(NORM_INPUTS[1]) for of_block in modules),
         n_heads=_heads(stack.parts),
     )
 

@@ -202,6 +202,50 @@ _PARAMETERS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class RowsKept:
+    """Where rows of one plan stand in another one that holds the same blocks.
+
+    Attributes:
+        stacks: names there, by the names here of stacks, and of what lies outside of them.
+        moments, logits, parameters: rows there, by the rows of each kind here.
+    """
+
+    stacks: dict[str, str]
+    moments: dict[int, int]
+    logits: dict[int, int]
+    parameters: dict[int, int]
+
+
+def rows_kept(before: Plan, after: Plan) -> RowsKept:
+    """The rows of stacks with the same blocks in both plans, whatever their names."""
+    names = {stack.blocks: stack.name for stack in after.stacks}
+    stacks = {s.name: names[s.blocks] for s in before.stacks if s.blocks in names}
+    # What lies in a chunk and outside its stacks goes by the chunk's mark.
+    stacks |= {mark: mark for mark in ("", *(mark_of(s.name) for s in before.stacks))}
+    logits = _rows_between(before.logit_places, after.logit_places, stacks)
+    # The last row of parameters holds what lies in no block.
+    outside = {before.logit_rows: after.logit_rows}
+    return RowsKept(
+        stacks=stacks,
+        moments=_rows_between(before.places, after.places, stacks),
+        logits=logits,
+        parameters=logits | outside if before.parameter_rows and after.parameter_rows else {},
+    )
+
+
+def _rows_between(
+    before: Sequence[Place], after: Sequence[Place], stacks: dict[str, str]
+) -> dict[int, int]:
+    places = {(place.stack, place.site): place for place in after}
+    rows: dict[int, int] = {}
+    for place in (place for place in before if place.stack in stacks):
+        there = places.get((stacks[place.stack], place.site))
+        if there is not None and there.n == place.n:
+            rows |= {place.first + i: there.first + i for i in range(place.n)}
+    return rows
+
+
 def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
     """A site of the user's own by the stack that holds its modules, in the order of its blocks.
 

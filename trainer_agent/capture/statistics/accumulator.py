@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer_agent.capture.statistics import extra as tails
 from trainer_agent.capture.statistics.moments import COLUMNS, Row
 from trainer_agent.capture.statistics.token_rank import rank_sums
-from trainer_agent.model.plan import Plan
+from trainer_agent.model.plan import Plan, RowsKept
 
 # Columns of a row of logit sums; the maximum is kept apart, because it does not add up.
 LOGIT_COUNT, LOGIT_SUM, LOGIT_SQUARES, ENTROPY_COUNT, ENTROPY_SUM = range(5)
@@ -163,6 +163,24 @@ class Accumulator:
                 self._scalars[slot].copy_(value.detach().reshape(()), non_blocking=True)
                 return None
         return math.nan if value is None else _number(value)
+
+    def adopt(self, other: Accumulator, rows: RowsKept) -> None:
+        """Take over what another one holds, on the same device, in the rows that it has here."""
+        self._on_host = [
+            (rows.moments[row], sums) for row, sums in other._on_host if row in rows.moments
+        ]
+        for names, kept in (
+            (("_moments", "_tails", "_tail_max", "_grams"), rows.moments),
+            (("_logits", "_logit_max"), rows.logits),
+            (("parameters",), rows.parameters),
+        ):
+            before, now = (list(each) for each in (kept.keys(), kept.values()))
+            for name in names:
+                source, target = getattr(other, name), getattr(self, name)
+                if len(source) and len(target):
+                    target[now] = source[before]
+        self._scalars.copy_(other._scalars)
+        self.log_z.copy_(other.log_z)
 
     def clear(self) -> None:
         """Start the next step."""

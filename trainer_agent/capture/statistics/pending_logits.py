@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.logits import Sampled, logit_sums, logits_of
 
@@ -29,6 +31,12 @@ class PendingLogits:
         self._size += call.size
         if self._size >= LIMIT:
             self.flush()
+
+    def adopt(self, other: PendingLogits, rows: Mapping[int, int]) -> None:
+        """Take over the calls that another one holds, by the rows that they have here."""
+        for row, call in zip(other._rows, other._held, strict=True):
+            if row in rows:
+                self.add(rows[row], call)
 
     def flush(self) -> None:
         """Reduce what is held."""

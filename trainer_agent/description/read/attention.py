@@ -51,15 +51,15 @@ class AttentionCall:
 
     input: Node
     parts: AttentionParts
-    memory: Node | None = None
+    encoder_output: Node | None = None
 
 
 def attention_call(output: LinearCall, model: nn.Module) -> AttentionCall | None:
     """Attention whose output projection is `output`; None where something else feeds it."""
     mixed = strip(output.input, VIEWS)
     if mixed.op == OP:
-        reads, memory = packed_inputs(mixed)
-        return _call(reads, memory, packed_parts(mixed, output.part(), model))
+        reads, key_source = packed_inputs(mixed)
+        return _call(reads, key_source, packed_parts(mixed, output.part(), model))
     core = _core(mixed)
     if core is None:
         return None
@@ -70,14 +70,14 @@ def attention_call(output: LinearCall, model: nn.Module) -> AttentionCall | None
     return _call(query.input, key.input, _parts(core, (query, key, value), output.part(), bias))
 
 
-def _call(reads: Node, memory: Node, parts: AttentionParts) -> AttentionCall:
-    if memory is reads:
+def _call(reads: Node, key_source: Node, parts: AttentionParts) -> AttentionCall:
+    if key_source is reads:
         return AttentionCall(reads, parts)
     masked = parts.causal or parts.window is not None or parts.rotary is not None
     if masked or parts.position_bias is not None:
         why = "known is one without mask, window, rotation or position bias"
-        raise UnrecognisedError(memory, "cross-attention", why)
-    return AttentionCall(reads, parts, memory)
+        raise UnrecognisedError(key_source, "cross-attention", why)
+    return AttentionCall(reads, parts, key_source)
 
 
 def _bias(mixed: Node, core: Core, n_heads: int, model: nn.Module) -> BiasPart | None:

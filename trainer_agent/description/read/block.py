@@ -38,7 +38,7 @@ class BlockCall:
     """One use of a block, and the other stack's output it reads, or None."""
 
     parts: BlockParts
-    memory: Node | None
+    encoder_output: Node | None
 
 
 def block_call(stream: Node, output: Node, model: nn.Module) -> BlockCall:
@@ -48,10 +48,10 @@ def block_call(stream: Node, output: Node, model: nn.Module) -> BlockCall:
         raise UnrecognisedError(output, "norm placement", "differs between the block's branches")
     first, last = steps[0], steps[-1]
     middle = steps[1] if len(steps) == 3 else None
-    if isinstance(first.branch, AttentionCall) and first.branch.memory is not None:
+    if isinstance(first.branch, AttentionCall) and first.branch.encoder_output is not None:
         raise UnrecognisedError(output, "cross-attention", "known is one after self-attention")
-    cross, memory = _cross(middle) if middle else (None, None)
-    return BlockCall(_block(first, last, cross), memory)
+    cross, encoder_output = _cross(middle) if middle else (None, None)
+    return BlockCall(_block(first, last, cross), encoder_output)
 
 
 def _serial(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, ...]:
@@ -68,12 +68,12 @@ def _serial(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, ...
 
 
 def _cross(step: Sublayer) -> tuple[CrossParts, Node]:
-    if not isinstance(step.branch, AttentionCall) or step.branch.memory is None:
+    if not isinstance(step.branch, AttentionCall) or step.branch.encoder_output is None:
         raise UnrecognisedError(
             step.stream, "more than two residual steps", "known is attention, then feed-forward"
         )
     parts = CrossParts(step.branch.parts, step.norm, step.residual, step.out_norm)
-    return parts, step.branch.memory
+    return parts, step.branch.encoder_output
 
 
 def _block(first: Sublayer, last: Sublayer, cross: CrossParts | None) -> BlockParts:

@@ -188,13 +188,13 @@ def _weight(entropy: Node, output: Any, nodes: list[Node]) -> float:
     """dLoss/d(one token's cross-entropy), from how it is reduced and what becomes of it."""
     reduction = argument(entropy, 6, "reduction", "mean")
     target, ignored = argument(entropy, 1, "target"), argument(entropy, 4, "ignore_index", -100)
-    ends = {id(value) for value in scalars_of(output)}
-    losses = [unscale(node) for node in nodes if id(node.value) in ends]
-    mine = [found for found in losses if found.node is entropy and not found.p_drop]
-    if len(mine) != 1 or reduction == "none":
+    ends = scalars_of(output)
+    losses = [unscale(node) for node in nodes if any(map(node.is_of, ends))]
+    scaled = [loss for loss in losses if loss.node is entropy and not loss.p_drop]
+    if len(scaled) != 1 or reduction == "none":
         raise UnrecognisedError(entropy, "loss", "more than a cross-entropy times a number")
     n = int((target.value != ignored).sum()) if reduction == "mean" else 1
-    return mine[0].factor / max(n, 1)
+    return scaled[0].factor / max(n, 1)
 
 
 def _ids(tied: Embedded, labels: Tensor) -> Tensor:

@@ -1,14 +1,12 @@
-"""What the architecture's pass notes for the head: embeddings' ids, inputs, the end of the pass."""
+"""What a forward pass shows of the head: embeddings' ids, what enters the stacks, how it ends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from dslm.spec import Missing
 from trainer_agent.description.read.head import Embedded, head_of
@@ -20,49 +18,49 @@ MAX_NODES = 256  # of what comes after the last block
 
 
 @dataclass(slots=True)
-class Heads:
-    """Follows the last stack's output to the loss."""
+class HeadTrace:
+    """Traces the last stack's output to the loss.
+
+    Attributes:
+        missing: what of it was not understood.
+    """
 
     model: nn.Module
     firsts: frozenset[str]
-    embedded: dict[str, Embedded] = field(default_factory=dict)
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    after: tuple[str, Node] | None = None
-    found: dict[str, HeadPart] = field(default_factory=dict)
     missing: tuple[Missing, ...] = ()
+    _ids: dict[str, Tensor] = field(default_factory=dict)
+    _shares: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    _after: tuple[str, Node] | None = None
+    _parts: dict[str, HeadPart] = field(default_factory=dict)
 
-    def hooks(self, names: Mapping[int, str]) -> list[RemovableHandle]:
-        """Hooks that note what each embedding is asked for, by its parameter's name."""
-        tables = [m for m in self.model.modules() if isinstance(m, nn.Embedding)]
-        return [
-            table.register_forward_pre_hook(self._noting(names[id(table.weight)]))
-            for table in tables
-            if id(table.weight) in names
-        ]
-
-    def _noting(self, weight: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            if args and isinstance(args[0], Tensor):
-                self.embedded[weight] = Embedded(weight, args[0])
-
-        return hook
-
-    def note_input(self, block: str, stream: Tensor) -> None:
-        """Keep what enters a stack: the embeddings are in it."""
-        if block in self.firsts:
-            self.inputs[block] = stream
-
-    def follow(self, block: str, output: Tensor, trace: Trace) -> None:
-        """Trace what becomes of the last stack's output."""
-        self.after = (block, trace.begin(block, output, limit=MAX_NODES))
-
-    def understand(self, output: Any, mask: Tensor | None, trace: Trace) -> None:
-        """Read the head off the trace, at the end of the pass; never raises."""
-        if self.after is None or self.after[1] not in trace.nodes[:1]:
+    def note_input(self, block: str, stream: Tensor, trace: Trace) -> None:
+        """Compare what enters a stack with the rows that embeddings have looked up for it."""
+        if block not in self.firsts:
             return
-        block, stream = self.after
+        x = stream
+        if trace.undropped is not None and trace.undropped[0] is stream:
+            x = trace.undropped[1]  # a batch's own dropout would blur the share
+        self._shares[block] = {
+            weight: _share(x.detach(), rows)
+            for weight, (_, rows) in trace.embeddings.items()
+            if rows.shape == x.shape
+        }
+        self._ids |= {weight: ids for weight, (ids, _) in trace.embeddings.items()}
+        # Rows are as large as the stream: nothing of them is held while the blocks run.
+        trace.embeddings, trace.undropped = {}, None
+
+    def trace_from(self, block: str, output: Tensor, trace: Trace) -> None:
+        """Trace what becomes of the last stack's output."""
+        self._after = (block, trace.begin(block, output, limit=MAX_NODES))
+
+    def read(self, output: Any, mask: Tensor | None, trace: Trace) -> None:
+        """Read the head off the trace, at the end of the pass; never raises."""
+        if self._after is None or self._after[1] not in trace.nodes[:1]:
+            return
+        block, stream = self._after
+        embeddings = [Embedded(weight, ids) for weight, ids in self._ids.items()]
         try:
-            part = head_of(trace.nodes, stream, output, self.model, list(self.embedded.values()))
+            part = head_of(trace.nodes, stream, output, self.model, embeddings)
         except UnrecognisedError as error:
             # calls outside any module carry the name of the block that the trace began with
             where = "head" if error.where == block else error.where
@@ -72,22 +70,21 @@ class Heads:
             self.missing = (Missing("head", what, "what follows the blocks could not be followed"),)
         else:
             if part is not None:
-                self.found[block] = replace(part, labels=_masked(part.labels, mask))
+                self._parts[block] = replace(part, labels=_masked(part.labels, mask))
 
     def of(self, first: str, last: str) -> HeadPart | None:
         """The head of the stack between these blocks, None where it has none."""
-        part = self.found.get(last)
-        if part is None or part.labels.ids is None or first not in self.inputs:
+        part = self._parts.get(last)
+        share = None if part is None else self._shares.get(first, {}).get(part.output.weight)
+        if part is None or part.labels.ids is None or share is None:
             return part
-        return replace(part, tied=self._tied(part, self.inputs[first]))
+        return replace(part, tied=float(share))
 
-    @torch.no_grad()
-    def _tied(self, part: HeadPart, x: Tensor) -> float:
-        """How often a stack's input holds each token's own row of the head: x·w/(w·w)."""
-        assert part.labels.ids is not None
-        weight = self.model.get_parameter(part.output.weight)
-        rows = weight[part.labels.ids.to(weight.device)].float()
-        return float((x.float() * rows).sum() / rows.square().sum().clamp_min(1e-30))
+
+def _share(x: Tensor, rows: Tensor) -> Tensor:
+    """How often a stream holds each token's own row of the embedding: x·w/(w·w)."""
+    x, rows = x.float(), rows.to(x.device).float()
+    return (x * rows).sum() / rows.square().sum().clamp_min(1e-30)
 
 
 def padding_of(kwargs: Mapping[str, Any]) -> Tensor | None:

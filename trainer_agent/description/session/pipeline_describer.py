@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer_agent.capture.hook_manager import Begin, Probe
+from trainer_agent.capture.hook_manager import Begin, End, Probe
 from trainer_agent.capture.recorder import Listener, Recorder
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_by_structure
@@ -32,17 +32,22 @@ class ChunkView:
 
     Attributes:
         begin: told of the chunk's inputs before every sampled forward pass of it.
+        end: told of its output after each of these.
         plan: what is measured in the chunk.
     """
 
     def __init__(self, probe: Probe, plan: Plan, follow: Callable[[ChunkView, Plan], None]) -> None:
         self.begin: Begin = lambda _args, _kwargs: None
+        self.end: End = lambda _output: None
         self.plan = plan
         self._probe, self._follow = probe, follow
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, plan: Plan, *, keep: bool = False) -> None:  # noqa: ARG002  always kept
         """Measure the places of `plan` in this chunk; raises where others count on other ones."""
         self._follow(self, plan)
+
+    def count(self, stack: str, site: str, index: int, x: Tensor) -> None:
+        """Count nothing: a pipeline's first step, in which chunks are read, is left out."""
 
     def unseen(self) -> AbstractContextManager[None]:
         """Let forward passes of our own go by uncounted."""
@@ -85,7 +90,7 @@ class StagedDescription:
             # Each has just asked the recorder to be told of everything.
             self._inputs[chunk.mark] = recorder.on_input
             self._gradients[chunk.mark] = recorder.on_top_gradient
-        probe.begin = self._begin
+        probe.begin, probe.end = self._begin, self._end
         recorder.on_input = lambda *what: _tell(self._inputs, *what)
         recorder.on_top_gradient = lambda *what: _tell(self._gradients, *what)
 
@@ -127,13 +132,16 @@ class StagedDescription:
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._views[self._chunks.index(self._probe.running)].begin(args, kwargs)
 
+    def _end(self, output: Any) -> None:
+        self._views[self._chunks.index(self._probe.running)].end(output)
+
     def _follow(self, view: ChunkView, plan: Plan) -> None:
         plans = [plan if one is view else one.plan for one in self._views]
         whole = joined(zip(self._chunks, plans, strict=True))
         if self._ranks is not None:
             self._ranks.check(whole)
         view.plan = plan
-        self._probe.follow(whole)
+        self._probe.follow(whole, keep=True)
         if self._ranks is not None:
             self._ranks.roster.tell(self._probe.plan)
 

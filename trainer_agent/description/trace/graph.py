@@ -28,9 +28,11 @@ class UnrecognisedError(Exception):
 # neither the numbers nor their order change
 RESHAPES = frozenset(
     {"view", "reshape", "contiguous", "to", "type", "type_as", "float", "half", "bfloat16"}
-    | {"clone", "detach", "flatten", "unflatten", "squeeze", "unsqueeze", "alias", "view_as"}
-    | {"_to_copy", "data", "reshape_as"}
+    | {"clone", "detach", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as"}
+    | {"_to_copy", "data", "reshape_as", "alias"}
 )
+# no function, or one that indices are to be spared
+CASTS = frozenset({"to", "type", "type_as", "float", "half", "bfloat16", "_to_copy", "alias"})
 # numbers are picked, moved or repeated, never changed
 VIEWS = RESHAPES | frozenset(
     {"transpose", "permute", "swapaxes", "swapdims", "movedim", "t", "T", "mT", "adjoint"}
@@ -172,7 +174,7 @@ def replay_views(node: Node, source: Node, value: Tensor) -> Tensor:
     """Apply to `value`, shaped like `source`, the views that lead from there to `node`."""
     if node is source:
         return value
-    if node.op in {"to", "type", "type_as", "float", "half", "bfloat16", "_to_copy"}:
+    if node.op in CASTS:
         return replay_views(node.inputs[0], source, value)  # integers must stay integers
     viewed = _viewed(node)
     inner = replay_views(viewed, source, value)
