@@ -23,7 +23,6 @@ from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.session.describer import SelfDescription
 from trainer_agent.description.session.pipeline_describer import StagedDescription
-from trainer_agent.description.trace.replay import eager
 from trainer_agent.distributed import Processes, ReduceOnlySender, join
 from trainer_agent.health import HealthReport
 from trainer_agent.job.loss_scale import LossScale
@@ -32,6 +31,7 @@ from trainer_agent.job.parameters import ParameterReader
 from trainer_agent.job.skip_step import UpdateSkipper
 from trainer_agent.model.chunks import chunks_of, joined
 from trainer_agent.model.sites import CustomSite, Wanted
+from trainer_agent.model.unwrap import unwrap
 from trainer_agent.options import Options
 from trainer_agent.sampling.controller import SamplingController
 from trainer_agent.sampling.framing import Framing
@@ -87,7 +87,7 @@ def compose(
 ) -> Parts:
     """The parts of the agent of a run. `wake` is `Dispatcher`'s."""
     guard, account = Guard(), OverheadAccount()
-    inner = eager(model)
+    inner = unwrap(model)
     local_stages, n_stages = options.pipeline or (None, None)
     chunks = chunks_of(model, local_stages)
     structure = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)

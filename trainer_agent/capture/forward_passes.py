@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -26,6 +27,12 @@ class ForwardPasses:
     def begin(self, name: str) -> None:
         """A forward pass begins: everything is to be counted anew."""
         self._passes[name].number += 1
+
+    def adopt(self, other: ForwardPasses, names: Mapping[str, str]) -> None:
+        """Take over what another one has counted, by the names that it has here."""
+        for name, passes in other._passes.items():
+            if name in names:
+                self._passes[names[name]] = passes
 
     def first_time(self, name: str, site: str, index: int) -> bool:
         """Whether this pass has not counted the row yet; a checkpoint's recomputation has."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.attention import AttentionInterception
@@ -22,11 +22,11 @@ from trainer_agent.capture.hooks import (
     AfterBlock,
     AfterBranch,
     AfterLMHead,
+    AfterModel,
     BeforeBlock,
     BeforeModel,
     BeforeNorm,
     CompiledCall,
-    Notify,
     is_compiled_in_place,
 )
 from trainer_agent.capture.model_state import BlockSlots, device_of, has_compiled_parts
@@ -54,6 +54,9 @@ class PassListener(StreamListener, Protocol):
     def pass_begins(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A sampled forward pass of the chunk begins on these arguments."""
 
+    def pass_ends(self, output: Any) -> None:
+        """That pass is over and gave this output; None where it raised."""
+
 
 class HookManager:
     """Sets the hooks that feed a `Recorder`. While that is not active each returns at once."""
@@ -75,7 +78,8 @@ class HookManager:
         self._listeners: dict[str, PassListener] = {}
         charge = partial(account.add, "attention_logits")
         self._interception = AttentionInterception(recorder.logits, charge)
-        self._in_pass = self._may_intercept = self._in_shape_inference = False
+        self._running: Chunk | None = None
+        self._may_intercept = self._in_shape_inference = False
         self._handles = HookHandles()
         self._model_handles = [handle for chunk in chunks for handle in self._around(chunk)]
         self.apply(plan)
@@ -96,8 +100,11 @@ class HookManager:
         self._listeners[suffix] = listener
         self._recorder.subscribe(listener, suffix)
 
-    def apply(self, plan: Plan) -> None:
-        """Measure the places of `plan` from now on, and what the first plan requested beyond."""
+    def apply(self, plan: Plan, *, keep: bool = False) -> None:
+        """Measure the places of `plan` from now on, and what the first plan requested beyond.
+
+        Start empty, or `keep` what was counted of the blocks that both plans hold.
+        """
         self._handles.clear()
         sites = tuple(settled(site, plan.stacks) for site in self._requested.custom)
         self._plan = plan = replace(plan, wanted=replace(self._requested, custom=sites))
@@ -105,7 +112,8 @@ class HookManager:
         self._blocks = BlockSlots(plan, self._model)
         self._has_compiled_parts = has_compiled_parts(self._model)
         self._spans = AttentionSpans(self._model, plan, self._intercept, self._interception.stop)
-        self._recorder.restart(plan, device_of(self._model))
+        restart = self._recorder.relabel if keep else self._recorder.restart
+        restart(plan, device_of(self._model))
         if QUANTITIES in self._dropped:
             self._recorder.drop_quantities()
         for stack in plan.stacks:
@@ -145,6 +153,11 @@ class HookManager:
         """Take away the hooks of places that fail again and again."""
         self._handles.remove_if(self._guard.gave_up)
 
+    def count(self, stack: str, site: str, index: int, x: Tensor) -> None:
+        """Count a tensor that no hook was given, because its module was not known to be a site."""
+        if site not in self._dropped:
+            self._recorder.branch(stack, site, index, x)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Let forward passes go by uncounted."""
@@ -167,7 +180,7 @@ class HookManager:
         # Called where the forward raised, too.
         return (
             chunk.module.register_forward_pre_hook(before, with_kwargs=True),
-            chunk.module.register_forward_hook(Notify(self._end_pass), always_call=True),
+            chunk.module.register_forward_hook(AfterModel(self._end_pass), always_call=True),
         )
 
     def _attach(self, stack: StackPlan) -> None:
@@ -237,16 +250,20 @@ class HookManager:
                 self._account.charge(ONCE, started)
                 started = time.perf_counter()
                 recorder.begin_pass(chunk.mark, padding_masks(kwargs, self._stacks_of(chunk)))
-                self._in_pass = True
+                self._running = chunk
         self._account.charge("pass", started)
 
-    def _end_pass(self) -> None:
+    def _end_pass(self, output: Any = None) -> None:
         self._interception.stop()
         if self._in_shape_inference:
             self._in_shape_inference = False
             self._recorder.start()
-        if self._in_pass:
-            self._in_pass = self._may_intercept = False
+        chunk, self._running = self._running, None
+        if chunk is not None:
+            self._may_intercept = False
+            if chunk.mark in self._listeners:
+                with self._guard.at("model output"):
+                    self._listeners[chunk.mark].pass_ends(output)
             self._recorder.finish_pass()
 
     def _stacks_of(self, chunk: Chunk) -> list[str]:

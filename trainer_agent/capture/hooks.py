@@ -47,6 +47,18 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (Tensor, bool, int, float, str))
 
 
+class AfterModel(Hook):
+    """Forward hook of the whole model, called when its forward raised, too."""
+
+    def __init__(self, end: Callable[[Any], None]) -> None:
+        self._end = end
+
+    def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Announce the end of a forward pass, unless it is being compiled."""
+        if not torch.compiler.is_compiling():
+            self._end(output)
+
+
 class BeforeBlock(Hook):
     """Forward pre-hook of a block; the first one's input is the stream's start."""
 

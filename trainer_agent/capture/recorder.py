@@ -25,7 +25,7 @@ from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.logits import PendingLogits, QuerySample, log_z_sums
 from trainer_agent.capture.statistics.tensor_sums import TensorReduction
 from trainer_agent.model.dtensor import local_part
-from trainer_agent.model.plan import Plan, mark_of
+from trainer_agent.model.plan import Plan, mark_of, rows_kept
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 OnTensor = Callable[[str, Tensor, Tensor | None], None]
@@ -67,10 +67,13 @@ class Recorder:
 
     def restart(self, plan: Plan, device: torch.device) -> None:
         """Start empty, with the rows of `plan`, on the device that the model is on now."""
+        self._plan = plan
         self._accumulator = Accumulator(plan, device)
         self._logits = PendingLogits(self._accumulator, plan.heads)
         self._passes = ForwardPasses()
         self._tops = {stack.name: len(stack.blocks) for stack in plan.stacks}
+        self._first_blocks = {stack.name: stack.blocks[0] for stack in plan.stacks}
+        self._stacks = {path: name for name, path in self._first_blocks.items()}
         self._rows = {
             (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
         }
@@ -78,6 +81,21 @@ class Recorder:
         self._last_stacks = {mark_of(stack.name): stack.name for stack in plan.stacks}
         self._repeats = "norm_inputs" in plan.wanted.sites
         self._reduction = self._reduction_to(plan.wanted.costly)
+
+    def relabel(self, plan: Plan, device: torch.device) -> None:
+        """Go on with the rows of `plan`, and with what was counted of the blocks that it has.
+
+        The running pass may have shown that a stack is the encoder, or how many heads it has.
+        """
+        plan_before, accumulator, logits = self._plan, self._accumulator, self._logits
+        passes, masks = self._passes, self._masks
+        self.restart(plan, device)
+        rows = rows_kept(plan_before, plan)
+        self._accumulator.adopt(accumulator, rows)
+        self._logits.adopt(logits, rows.logits)
+        self._passes.adopt(passes, rows.stacks)
+        names = rows.stacks
+        self._masks = {names[name]: mask for name, mask in masks.items() if name in names}
 
     def drop_quantities(self) -> None:
         """Take no sums beyond the moments from now on."""
@@ -257,11 +275,13 @@ class Recorder:
         if index == 0:
             self._tell(self._on_input, stack, x, mask)
         if x.requires_grad:
-            call = partial(self._count_gradient, stack, index, mask)
+            # The stack goes by its first block: until then it may get another name.
+            call = partial(self._count_gradient, self._first_blocks[stack], index, mask)
             self._gradient_hooks.add(stack, index, x, call)
 
-    def _count_gradient(self, stack: str, index: int, mask: Tensor | None, g: Tensor) -> None:
+    def _count_gradient(self, first_block: str, index: int, mask: Tensor | None, g: Tensor) -> None:
         started = time.perf_counter()
+        stack = self._stacks.get(first_block, "")
         try:
             if self._counts(stack, index):
                 self._count(self._rows[stack, "stream_gradient"] + index, g, mask)

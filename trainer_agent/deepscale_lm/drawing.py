@@ -17,12 +17,12 @@ ATTENTION = ("query", "key", "value", "output")
 
 def linears_of(parts: BlockParts) -> dict[str, LinearPart]:
     """The block's dense maps by role; cross-attention's begin with "cross"."""
-    found = {role: getattr(parts.attention, role) for role in ATTENTION}
+    linears = {role: getattr(parts.attention, role) for role in ATTENTION}
     if parts.cross is not None:
-        found |= {f"cross {role}": getattr(parts.cross.attention, role) for role in ATTENTION}
+        linears |= {f"cross {role}": getattr(parts.cross.attention, role) for role in ATTENTION}
     feed_forward = parts.feed_forward
-    found |= {"up": feed_forward.up, "down": feed_forward.down}
-    return found | ({"gate": feed_forward.gate} if feed_forward.gate else {})
+    linears |= {"up": feed_forward.up, "down": feed_forward.down}
+    return linears | ({"gate": feed_forward.gate} if feed_forward.gate else {})
 
 
 @torch.no_grad()
@@ -43,9 +43,9 @@ def draw_block(
 
 
 def _std_of(stds: dslm.BlockScaling, role: str) -> float:
-    own, _, crossing = role.rpartition(" ")
-    source = stds.cross if own == "cross" else stds
-    return float(getattr(source, crossing))
+    prefix, _, map_name = role.rpartition(" ")
+    source = stds.cross if prefix == "cross" else stds
+    return float(getattr(source, map_name))
 
 
 def _reading(role: str, readers: Sequence[float]) -> float:

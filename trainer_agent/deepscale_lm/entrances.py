@@ -49,9 +49,9 @@ def unit_inputs(
 
 
 def _draw(model: nn.Module, entrance: Entrance, drawn: Drawn) -> None:
-    seen = {model.get_parameter(name) for name in drawn.stds}
+    drawn_parameters = {model.get_parameter(name) for name in drawn.stds}
     for source in entrance.sources:
-        if source.drawn and model.get_parameter(source.name) not in seen:
+        if source.drawn and model.get_parameter(source.name) not in drawn_parameters:
             std = entrance.source_std / math.sqrt(source.fan_in)
             drawn.stds[source.name] = std
             drawn.changes[source.name] = draw_whole(model, _role(source), source.name, std)
@@ -90,11 +90,11 @@ def _near(size: float, d_model: int) -> float:
 
 
 def _why(entrance: Entrance) -> str:
-    found = f"the stream into its first block has variance {entrance.variance:.3g}, not 1"
+    problem = f"the stream into its first block has variance {entrance.variance:.3g}, not 1"
     if not any(source.drawn for source in entrance.sources):
-        return f"{found}, and no embedding or projection of this model makes it: scale the input"
+        return f"{problem}, and no embedding or projection of this model makes it: scale the input"
     return (
-        f"{found}, with embeddings of standard deviation {entrance.source_std:.3g}: something "
+        f"{problem}, with embeddings of standard deviation {entrance.source_std:.3g}: something "
         "else scales it or is added to it"
     )
 
@@ -108,11 +108,11 @@ def unit_head(
         return [], ()
     weight = model.get_parameter(f"{path}.weight")
     d_in = weight.shape[1]
-    wanted = 1 / (_near(around.head_input, d_in) * math.sqrt(d_in))
+    target_std = 1 / (_near(around.head_input, d_in) * math.sqrt(d_in))
     tied = [std for name, std in drawn.stds.items() if weight is model.get_parameter(name)]
     if not tied:
-        return [draw_whole(model, "head", f"{path}.weight", wanted)], ()
-    head, factor = model.get_submodule(path), wanted / tied[0]
+        return [draw_whole(model, "head", f"{path}.weight", target_std)], ()
+    head, factor = model.get_submodule(path), target_std / tied[0]
     # with a bias, a factor on the logits is one that `describe` knows
     biased = getattr(head, "bias", None) is not None
     (scale_output if biased else scale_input)(head, factor)

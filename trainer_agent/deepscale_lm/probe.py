@@ -44,10 +44,10 @@ def _length(model: nn.Module, tables: list[nn.Embedding]) -> int:
 
     Two fewer: some families count positions from 2.
     """
-    held = [t.num_embeddings for t in tables if t.num_embeddings >= 8]
+    limits = [t.num_embeddings for t in tables if t.num_embeddings >= 8]
     stated = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    held += [stated] if isinstance(stated, int) else []
-    return max(min([MAX_TOKENS, *(size - 2 for size in held)]), 2)
+    limits += [stated] if isinstance(stated, int) else []
+    return max(min([MAX_TOKENS, *(size - 2 for size in limits)]), 2)
 
 
 def _ids(vocabulary: int, length: int) -> Tensor:
@@ -73,19 +73,19 @@ def understood(model: nn.Module, batch: Batch) -> Architecture:
     """The model's architecture; raises DeepScaleError where any of it is not understood."""
     args, kwargs = call_arguments(batch)
     try:
-        found = architecture(model, args, kwargs)
+        layout = architecture(model, args, kwargs)
     except (TypeError, RuntimeError, ValueError, IndexError, KeyError) as error:
         name = type(model).__name__
         raise DeepScaleError(
             f"{name} does not run on the batch ({error}): pass batch=, what its forward takes"
         ) from error
-    first = next((m for m in found.missing if _is_of_blocks(m, found)), None)
+    first = next((m for m in layout.missing if _is_of_blocks(m, layout)), None)
     if first is not None:
         raise DeepScaleError(f"{first.where}: {first.what}: {first.why}")
-    return found
+    return layout
 
 
-def _is_of_blocks(missing: Missing, found: Architecture) -> bool:
+def _is_of_blocks(missing: Missing, layout: Architecture) -> bool:
     """Whether what is missing is in the blocks; a head may be any, its scale is measured."""
-    containers = {stack.blocks[0].rpartition(".")[0] for stack in found.stacks}
+    containers = {stack.blocks[0].rpartition(".")[0] for stack in layout.stacks}
     return missing.what == "blocks" or any(missing.where.startswith(c) for c in containers)

@@ -86,10 +86,10 @@ Scales = Mapping[str, tuple[Any, Any]]
 def own_scales(model: nn.Module, stack: StackParts) -> Scales:
     """(lam, beta) of each block that carries both as numbers; empty unless all do."""
     blocks = {path: model.get_submodule(path) for path in stack.blocks}
-    found = {
+    scales = {
         path: (getattr(b, "lam", None), getattr(b, "beta", None)) for path, b in blocks.items()
     }
-    return found if all(_is_number(v) for pair in found.values() for v in pair) else {}
+    return scales if all(_is_number(v) for pair in scales.values() for v in pair) else {}
 
 
 def _is_number(value: Any) -> bool:
@@ -101,10 +101,10 @@ def set_scales(model: nn.Module, scales: Scales) -> None:
     for path, (lam, beta) in scales.items():
         block = model.get_submodule(path)
         for name, value in (("lam", lam), ("beta", beta)):
-            held = getattr(block, name)
-            if isinstance(held, Tensor):
+            attribute = getattr(block, name)
+            if isinstance(attribute, Tensor):
                 with torch.no_grad():
-                    held.fill_(float(value))
+                    attribute.fill_(float(value))
             else:
                 setattr(block, name, float(value))
 
@@ -125,11 +125,11 @@ class Factors:
         return all(_is_one(f) for f in (*self.branches, self.block))
 
 
-def factors(parts: BlockParts, wanted: Sequence[Amplitudes]) -> Factors:
+def factors(parts: BlockParts, targets: Sequence[Amplitudes]) -> Factors:
     """The factors that turn a block's traced steps into those wanted; derived above."""
-    steps, n = steps_of(parts), len(wanted)
-    ratio = [step.lam / want.lam for step, want in zip(steps, wanted, strict=True)]
-    shares = [want.beta / step.beta for step, want in zip(steps, wanted, strict=True)]
+    steps, n = steps_of(parts), len(targets)
+    ratio = [step.lam / want.lam for step, want in zip(steps, targets, strict=True)]
+    shares = [want.beta / step.beta for step, want in zip(steps, targets, strict=True)]
     ones = (1.0,) * n
     if parts.placement == "post":
         return Factors(tuple(r * s for r, s in zip(ratio, shares, strict=True)), ones, 1.0)
@@ -146,14 +146,14 @@ def factors(parts: BlockParts, wanted: Sequence[Amplitudes]) -> Factors:
 def steps_of(parts: BlockParts) -> tuple[Amplitudes, ...]:
     """The block's residual steps as traced, first to last."""
     crossing = [parts.cross.residual] if parts.cross else []
-    found = (parts.attention_residual, *crossing, parts.feed_forward_residual)
-    return tuple(Amplitudes(step.lam, step.beta) for step in found)
+    residuals = (parts.attention_residual, *crossing, parts.feed_forward_residual)
+    return tuple(Amplitudes(step.lam, step.beta) for step in residuals)
 
 
 def hook_scales(
     model: nn.Module,
     stack: StackParts,
-    wanted: Sequence[Sequence[Amplitudes]],
+    targets: Sequence[Sequence[Amplitudes]],
     called: Collection[str],
 ) -> bool:
     """Hook what the blocks' own scales leave to do; whether there was anything.
@@ -161,7 +161,7 @@ def hook_scales(
     `called` are the paths of the modules that a forward pass calls: only those have outputs.
     """
     hooked = False
-    for path, parts, steps in zip(stack.blocks, stack.parts, wanted, strict=True):
+    for path, parts, steps in zip(stack.blocks, stack.parts, targets, strict=True):
         assert parts is not None
         todo = factors(parts, steps)
         hooked |= not todo.are_one
@@ -201,19 +201,19 @@ def _called_above(path: str, block: str, called: Collection[str]) -> str:
 
     ``nn.MultiheadAttention`` uses its output projection's weight without calling it.
     """
-    found = path
-    while found not in called:
-        found = found.rpartition(".")[0]
-        if not found.startswith(f"{block}."):
+    ancestor = path
+    while ancestor not in called:
+        ancestor = ancestor.rpartition(".")[0]
+        if not ancestor.startswith(f"{block}."):
             raise DeepScaleError(
                 f"{path}: never called as a module, so its output cannot be scaled"
             )
-    return found
+    return ancestor
 
 
-def residuals_are(stack: StackParts, wanted: Sequence[Sequence[Amplitudes]]) -> str | None:
+def residuals_are(stack: StackParts, targets: Sequence[Sequence[Amplitudes]]) -> str | None:
     """Path of the first traced block that does not step as wanted, however it is written."""
-    for path, parts, steps in zip(stack.blocks, stack.parts, wanted, strict=True):
+    for path, parts, steps in zip(stack.blocks, stack.parts, targets, strict=True):
         if parts is None or not factors(parts, steps).are_one:
             return path
     return None

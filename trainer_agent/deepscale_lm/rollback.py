@@ -26,18 +26,20 @@ def in_training_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def all_or_nothing(model: nn.Module, known: Architecture) -> Iterator[None]:
+def all_or_nothing(model: nn.Module, architecture: Architecture) -> Iterator[None]:
     """Put parameters, scales, hooks and random state back if anything goes wrong."""
-    held = {name: p.detach().clone() for name, p in model.named_parameters()}
-    own = [own_scales(model, stack) for stack in known.stacks]
-    scales = [{path: (float(lam), float(beta)) for path, (lam, beta) in s.items()} for s in own]
+    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    block_scales = [own_scales(model, stack) for stack in architecture.stacks]
+    scales = [
+        {path: (float(lam), float(beta)) for path, (lam, beta) in s.items()} for s in block_scales
+    ]
     hooks = {m: (dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()}
     random = torch.get_rng_state()
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for name, value in held.items():
+            for name, value in parameters.items():
                 model.get_parameter(name).copy_(value)
         for old in scales:
             set_scales(model, old)
@@ -48,6 +50,6 @@ def all_or_nothing(model: nn.Module, known: Architecture) -> Iterator[None]:
         raise
 
 
-def _keep_only(hooks: dict[int, Any], kept: dict[int, Any]) -> None:
-    for key in [k for k in hooks if k not in kept]:
+def _keep_only(hooks: dict[int, Any], hooks_before: dict[int, Any]) -> None:
+    for key in [k for k in hooks if k not in hooks_before]:
         del hooks[key]

@@ -31,8 +31,8 @@ from trainer_agent.deepscale_lm.residual_scales import (
 from trainer_agent.deepscale_lm.rollback import all_or_nothing, in_training_mode
 from trainer_agent.deepscale_lm.surroundings import Surroundings, surroundings
 from trainer_agent.description import Architecture, StackParts, describe
-from trainer_agent.description.trace.replay import eager
 from trainer_agent.description.trace.unsharded import holds_shards
+from trainer_agent.model.unwrap import unwrap
 
 Scalings = Mapping[str, dslm.Scaling]
 
@@ -54,55 +54,59 @@ def deepscale(
     Raises DeepScaleError naming what is not supported; then nothing has changed. For that the
     parameters are held twice while it runs.
     """
-    model = eager(model)
+    model = unwrap(model)
     if is_scaled(model):
         raise DeepScaleError("the model has DeepScaleLM's residual scales already")
     if holds_shards(model):
         raise DeepScaleError("its parameters are sharded: call deepscale before they are")
     batch = probe_batch(model) if batch is None else batch
     with in_training_mode(model):
-        known = understood(model, batch)
-        _check_unshared(known)
-        with all_or_nothing(model, known):
-            return _apply(model, known, batch, form)
+        architecture = understood(model, batch)
+        _check_unshared(architecture)
+        with all_or_nothing(model, architecture):
+            return _apply(model, architecture, batch, form)
 
 
-def _apply(model: nn.Module, known: Architecture, batch: Batch, form: Form) -> Report:
-    widths = {stack.name: stack.d_model for stack in known.stacks}
-    around, drawn = unit_inputs(model, widths, lambda: surroundings(model, known, batch))
+def _apply(model: nn.Module, architecture: Architecture, batch: Batch, form: Form) -> Report:
+    widths = {stack.name: stack.d_model for stack in architecture.stacks}
+    around, drawn = unit_inputs(model, widths, lambda: surroundings(model, architecture, batch))
     changes = list(drawn.changes.values())
-    wanted = dslm.deepscale_stacks(describe(model, batch), form=form)
-    own = _set_own(model, known, wanted)
-    now = understood(model, batch) if own else known
+    scalings = dslm.deepscale_stacks(describe(model, batch), form=form)
+    stacks_with_scales = _set_own(model, architecture, scalings)
+    now = understood(model, batch) if stacks_with_scales else architecture
     for stack in now.stacks:
-        _check_obeyed(stack, wanted[stack.name], own)
-        changes += _blocks(model, stack, wanted[stack.name])
-    steps = {name: [block.residuals for block in w.blocks] for name, w in wanted.items()}
+        _check_obeyed(stack, scalings[stack.name], stacks_with_scales)
+        changes += _blocks(model, stack, scalings[stack.name])
+    steps = {name: [block.residuals for block in w.blocks] for name, w in scalings.items()}
     hooked = [s.name for s in now.stacks if hook_scales(model, s, steps[s.name], around.called)]
-    ways = {s.name: _way(s.name in own, s.name in hooked) for s in known.stacks}
-    head, notes = unit_head(model, surroundings(model, known, batch), drawn)
-    _check(understood(model, batch), wanted)
+    ways = {
+        s.name: _way(s.name in stacks_with_scales, s.name in hooked) for s in architecture.stacks
+    }
+    head, notes = unit_head(model, surroundings(model, architecture, batch), drawn)
+    _check(understood(model, batch), scalings)
     return Report(
         form=form,
-        stacks=tuple(_told(s, wanted[s.name], ways[s.name], around) for s in known.stacks),
+        stacks=tuple(_told(s, scalings[s.name], ways[s.name], around) for s in architecture.stacks),
         changes=tuple(changes + head),
-        residuals=tuple(c for s in known.stacks for c in _step_changes(s, wanted[s.name])),
+        residuals=tuple(c for s in architecture.stacks for c in _step_changes(s, scalings[s.name])),
         notes=notes,
     )
 
 
-def _set_own(model: nn.Module, known: Architecture, wanted: Scalings) -> set[str]:
+def _set_own(model: nn.Module, architecture: Architecture, scalings: Scalings) -> set[str]:
     """Set the blocks' own lam and beta; names of the stacks that have them."""
-    found = set()
-    for stack in known.stacks:
+    stacks_with_scales = set()
+    for stack in architecture.stacks:
         scales = own_scales(model, stack)
-        set_scales(model, dict.fromkeys(scales, (wanted[stack.name].lam, wanted[stack.name].beta)))
-        found |= {stack.name} if scales else set()
-    return found
+        set_scales(
+            model, dict.fromkeys(scales, (scalings[stack.name].lam, scalings[stack.name].beta))
+        )
+        stacks_with_scales |= {stack.name} if scales else set()
+    return stacks_with_scales
 
 
-def _blocks(model: nn.Module, stack: StackParts, wanted: dslm.Scaling) -> Iterator[Change]:
-    for parts, stds in zip(stack.parts, wanted.blocks, strict=True):
+def _blocks(model: nn.Module, stack: StackParts, scaling: dslm.Scaling) -> Iterator[Change]:
+    for parts, stds in zip(stack.parts, scaling.blocks, strict=True):
         assert parts is not None  # `understood` raises where one is not
         readers = factors(parts, stds.residuals).readers
         yield from draw_block(model, parts, stds, readers)
@@ -116,47 +120,49 @@ def _way(attributes: bool, hooked: bool) -> str:
     return "hooks"
 
 
-def _check_obeyed(stack: StackParts, wanted: dslm.Scaling, own: Collection[str]) -> None:
+def _check_obeyed(
+    stack: StackParts, scaling: dslm.Scaling, stacks_with_scales: Collection[str]
+) -> None:
     """Numbers named lam and beta that mean something else are none of ours to set."""
-    if stack.name not in own:
+    if stack.name not in stacks_with_scales:
         return
     for path, parts in zip(stack.blocks, stack.parts, strict=True):
         assert parts is not None
         first = steps_of(parts)[0]
-        if abs(first.lam - wanted.lam) > 1e-5 or abs(first.beta - wanted.beta) > 1e-5:
+        if abs(first.lam - scaling.lam) > 1e-5 or abs(first.beta - scaling.beta) > 1e-5:
             raise DeepScaleError(f"{path}: its residual scales do not follow what is set")
 
 
-def _check(after: Architecture, wanted: Scalings) -> None:
+def _check(after: Architecture, scalings: Scalings) -> None:
     for stack in after.stacks:
-        steps = [block.residuals for block in wanted[stack.name].blocks]
+        steps = [block.residuals for block in scalings[stack.name].blocks]
         stray = residuals_are(stack, steps)
         if stray is not None:
             raise DeepScaleError(f"{stray}: its residual scales do not follow what is set")
 
 
 def _told(
-    stack: StackParts, wanted: dslm.Scaling, residual: str, around: Surroundings
+    stack: StackParts, scaling: dslm.Scaling, residual: str, around: Surroundings
 ) -> StackReport:
     variance = around.entrances[stack.name].variance
-    return StackReport(stack.name, wanted.lam, wanted.beta, len(stack.blocks), residual, variance)
+    return StackReport(stack.name, scaling.lam, scaling.beta, len(stack.blocks), residual, variance)
 
 
-def _step_changes(stack: StackParts, wanted: dslm.Scaling) -> Iterator[ResidualChange]:
-    for path, parts, block in zip(stack.blocks, stack.parts, wanted.blocks, strict=True):
+def _step_changes(stack: StackParts, scaling: dslm.Scaling) -> Iterator[ResidualChange]:
+    for path, parts, block in zip(stack.blocks, stack.parts, scaling.blocks, strict=True):
         assert parts is not None
         names = ("attention", *(["cross"] if parts.cross else []), "feed_forward")
         for name, old, new in zip(names, steps_of(parts), block.residuals, strict=True):
             yield ResidualChange(path, name, old.lam, old.beta, new.lam, new.beta)
 
 
-def _check_unshared(known: Architecture) -> None:
+def _check_unshared(architecture: Architecture) -> None:
     """Two maps on one weight cannot have two standard deviations."""
-    seen: set[tuple[str, tuple[tuple[int, int], ...]]] = set()
-    for parts in (parts for stack in known.stacks for parts in stack.parts):
+    slices: set[tuple[str, tuple[tuple[int, int], ...]]] = set()
+    for parts in (parts for stack in architecture.stacks for parts in stack.parts):
         assert parts is not None  # `understood` raises where one is not
         for part in linears_of(parts).values():
             key = (part.weight, part.outputs)
-            if key in seen:
+            if key in slices:
                 raise DeepScaleError(f"{part.weight}: used by more than one map")
-            seen.add(key)
+            slices.add(key)

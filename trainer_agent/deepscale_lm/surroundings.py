@@ -78,10 +78,10 @@ class Surroundings:
     called: set[str] = field(default_factory=set)
 
 
-def surroundings(model: nn.Module, known: Architecture, batch: Batch) -> Surroundings:
+def surroundings(model: nn.Module, architecture: Architecture, batch: Batch) -> Surroundings:
     """Run the model once and note what is called before and after the blocks."""
     args, kwargs = call_arguments(batch)
-    watch = _Watch(model, known)
+    watch = _Watch(model, architecture)
     try:
         watch.hook()
         with undisturbed(model), torch.no_grad():
@@ -95,10 +95,10 @@ def surroundings(model: nn.Module, known: Architecture, batch: Batch) -> Surroun
 class _Watch:
     """Hooks for the length of one forward pass; what is called belongs to the stack to come."""
 
-    def __init__(self, model: nn.Module, known: Architecture) -> None:
+    def __init__(self, model: nn.Module, architecture: Architecture) -> None:
         self.model = model
-        self.first = {stack.blocks[0]: stack for stack in known.stacks}
-        self.blocks = [path for stack in known.stacks for path in stack.blocks]
+        self.first = {stack.blocks[0]: stack for stack in architecture.stacks}
+        self.blocks = [path for stack in architecture.stacks for path in stack.blocks]
         self.pending = Entrance()
         self.found = Surroundings({})
         self.handles: list[Any] = []
@@ -161,10 +161,12 @@ class _Watch:
         parents = {""}
         parts = stack.blocks[0].split(".")
         parents |= {".".join(parts[:i]) for i in range(1, len(parts))}
-        held = [s for path in sorted(parents) for s in _free(path, self.model.get_submodule(path))]
+        candidates = [
+            s for path in sorted(parents) for s in _free(path, self.model.get_submodule(path))
+        ]
         d_model = stack.d_model
-        shapes = {s.name: self.model.get_parameter(s.name).shape for s in held}
-        return [s for s in held if len(shapes[s.name]) == 3 and shapes[s.name][-1] == d_model]
+        shapes = {s.name: self.model.get_parameter(s.name).shape for s in candidates}
+        return [s for s in candidates if len(shapes[s.name]) == 3 and shapes[s.name][-1] == d_model]
 
 
 def _without_bridges(sources: list[Source]) -> list[Source]:
@@ -176,8 +178,8 @@ def _without_bridges(sources: list[Source]) -> list[Source]:
 def _free(path: str, module: nn.Module) -> list[Source]:
     """Parameters of (1, tokens, width) that a module holds itself, as for positions in images."""
     prefix = f"{path}." if path else ""
-    own = module.named_parameters(recurse=False)
-    tokens = {prefix + name: p.shape for name, p in own if p.ndim == 3 and p.requires_grad}
+    parameters = module.named_parameters(recurse=False)
+    tokens = {prefix + name: p.shape for name, p in parameters if p.ndim == 3 and p.requires_grad}
     return [
         Source(name, added=shape[1] > 1, free=True)
         for name, shape in tokens.items()

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer_agent.description.parts import (
+    from trainer_agent.description.read.parts import (
         Architecture,
         AttentionParts,
         BlockParts,
@@ -53,6 +53,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'parts')}"), name)
-    globals()[name] = found
-    return found
+    attribute = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'read.parts')}"), name)
+    globals()[name] = attribute
+    return attribute

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from torch import nn
+
 from dslm.spec import Block, Linear, Norm
+from trainer_agent.model.blocks import Column
 
 PARTS = (
     "attention.query, attention.key, attention.value, attention.output, "
@@ -67,14 +70,37 @@ class Hint:
         return len(names) == len(patterns) and all(fnmatchcase(n, p) for n, p in pairs)
 
 
+def hinted_columns(
+    model: nn.Module, detected: tuple[Column, ...], hints: Sequence[Hint]
+) -> tuple[Column, ...]:
+    """The columns found, and those that hints name instead or besides.
+
+    Raises HintError for a pattern that no module matches.
+    """
+    paths = [path for path, _ in model.named_modules()]
+    for index, hint in enumerate(hints):
+        blocks = tuple(path for path in paths if hint.matches(path))
+        if not blocks:
+            raise HintError(f"hints[{index}].blocks", f"no module's path matches {hint.blocks!r}")
+        if not any(set(blocks) <= set(column.blocks) for column in detected):
+            others = tuple(c for c in detected if not _overlap(c.blocks, blocks))
+            detected = (*others, Column(blocks[0].rpartition(".")[0], blocks))
+    return detected
+
+
+def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    """Whether a block of one is, or is inside, or holds, a block of the other."""
+    return any(f"{x}.".startswith(f"{y}.") or f"{y}.".startswith(f"{x}.") for x in a for y in b)
+
+
 def kind_of(name: str) -> Any:
     """The type of a block's field, dots leading into its parts; None where there is none."""
     kind: Any = Block
     for part in name.split("."):
-        known = get_type_hints(kind) if is_dataclass(kind) else {}
-        if part not in known:
+        hints_by_name = get_type_hints(kind) if is_dataclass(kind) else {}
+        if part not in hints_by_name:
             return None
-        kind = _without_none(known[part])
+        kind = _without_none(hints_by_name[part])
     return kind
 
 
@@ -89,21 +115,21 @@ def _changed(part: Any, path: list[str], value: Any, name: str) -> Any:
     if part is None:
         above = name.rpartition(".")[0]
         raise HintError(f"fields[{name!r}]", f"the block has no {above}: give all of {above}")
-    head, *rest = path
-    inner = value if not rest else _changed(getattr(part, head), rest, value, name)
+    head, *deeper = path
+    inner = value if not deeper else _changed(getattr(part, head), deeper, value, name)
     return replace(part, **{head: inner})
 
 
 def _check_value(value: Any, kind: Any, where: str) -> None:
     if kind is None:
-        known = ", ".join(f.name for f in fields(Block))
-        raise HintError(where, f"no such field of a block; it has {known}, and theirs by dots")
+        names = ", ".join(f.name for f in fields(Block))
+        raise HintError(where, f"no such field of a block; it has {names}, and theirs by dots")
     if value is None or _is_of(value, kind):
         return
-    wanted = getattr(kind, "__name__", str(kind))
+    expected = getattr(kind, "__name__", str(kind))
     if get_origin(kind) is Literal:
-        wanted = " or ".join(map(repr, get_args(kind)))
-    raise HintError(where, f"expected {wanted}, found {value!r}")
+        expected = " or ".join(map(repr, get_args(kind)))
+    raise HintError(where, f"expected {expected}, found {value!r}")
 
 
 def _is_of(value: Any, kind: Any) -> bool:

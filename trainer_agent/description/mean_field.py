@@ -19,9 +19,10 @@ from dslm import directions
 from dslm.directions import Dense, Gain, Mixture, Projections
 from dslm.spec import Floats, Missing, Residual
 from trainer_agent.description import Architecture, StackParts, architecture
-from trainer_agent.description.parts import AttentionParts, BlockParts, LinearPart, NormPart
-from trainer_agent.description.trace.head_inputs import padding_of
-from trainer_agent.description.trace.replay import call_arguments, eager, stream_of, undisturbed
+from trainer_agent.description.read.head_trace import padding_of
+from trainer_agent.description.read.parts import AttentionParts, BlockParts, LinearPart, NormPart
+from trainer_agent.description.trace.replay import call_arguments, stream_of, undisturbed
+from trainer_agent.model.unwrap import unwrap
 
 GROUPS = 64
 
@@ -55,30 +56,30 @@ def mean_field(
     """
     if groups < 1:
         raise ValueError(f"groups is {groups}: give at least 1")
-    model = eager(model)
+    model = unwrap(model)
     args, kwargs = call_arguments(batch)
-    known = architecture(model, args, kwargs)
-    inputs = _inputs(model, known, args, kwargs)
-    found: dict[str, Course] = {}
-    missing = list(known.missing)
-    for stack in known.stacks:
+    layout = architecture(model, args, kwargs)
+    inputs = _inputs(model, layout, args, kwargs)
+    courses: dict[str, Course] = {}
+    missing = list(layout.missing)
+    for stack in layout.stacks:
         x, ids = inputs[stack.name], _ids(args, kwargs)
         reason = _outside(stack, x)
         if reason is None:
             start = _mixture(x, ids, _mask(kwargs, x), groups)
-            found[stack.name] = _course(model, stack, start, x.shape[1])
+            courses[stack.name] = _course(model, stack, start, x.shape[1])
         else:
             missing.append(reason)
-    return MeanField(found, tuple(missing))
+    return MeanField(courses, tuple(missing))
 
 
 def _inputs(
-    model: nn.Module, known: Architecture, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    model: nn.Module, layout: Architecture, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """What enters each stack in the model's own mode, dropout included."""
     inputs: dict[str, Tensor] = {}
     handles = []
-    for stack in known.stacks:
+    for stack in layout.stacks:
 
         def enter(_: nn.Module, a: Any, k: Any, name: str = stack.name) -> None:
             x = stream_of(a, k)
@@ -97,8 +98,8 @@ def _inputs(
 
 
 def _ids(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    given = (kwargs.get("input_ids"), *args)
-    return next((v for v in given if isinstance(v, Tensor) and not v.is_floating_point()), None)
+    values = (kwargs.get("input_ids"), *args)
+    return next((v for v in values if isinstance(v, Tensor) and not v.is_floating_point()), None)
 
 
 def _mask(kwargs: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -155,14 +156,14 @@ def _mixture(x: Tensor, ids: Tensor | None, mask: Tensor, groups: int) -> Mixtur
     if ids is not None and ids.shape == x.shape[:2]:
         flat = ids[mask.to(ids.device)].cpu()
     shares, means = _by_group(tokens.cpu(), flat, groups)
-    rest = (square / len(tokens)).cpu() - (shares[:, None] * means).T @ means
-    return Mixture(shares.numpy(), means.numpy(), rest.numpy(), cross.cpu().numpy())
+    residual_covariance = (square / len(tokens)).cpu() - (shares[:, None] * means).T @ means
+    return Mixture(shares.numpy(), means.numpy(), residual_covariance.numpy(), cross.cpu().numpy())
 
 
 def _by_group(tokens: Tensor, ids: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    found, index, counts = ids.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
-    order = torch.empty(len(found), dtype=torch.long)
-    order[counts.argsort(descending=True)] = torch.arange(len(found))
+    distinct, index, counts = ids.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    order = torch.empty(len(distinct), dtype=torch.long)
+    order[counts.argsort(descending=True)] = torch.arange(len(distinct))
     group = order.clamp_max(groups)[index]
     n = int(group.max()) + 1
     sizes = torch.bincount(group, minlength=n).double()

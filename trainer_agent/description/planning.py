@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from trainer_agent.description.hints import Hint
-from trainer_agent.description.trace.replay import eager
+from trainer_agent.description.hints import Hint, hinted_columns
 from trainer_agent.model.blocks import columns
-from trainer_agent.model.plan import Plan, StackPlan
+from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan
+from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, BlockParts, NormPart, StackParts
@@ -19,35 +19,39 @@ if TYPE_CHECKING:
 def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
     """Blocks as the module tree and hints show them, before the model has been called."""
     stacks: dict[str, StackPlan] = {}
-    inner = eager(model)
-    found = columns(inner)
-    if hints:
-        from trainer_agent.description.read.by_hand import hinted_columns
-
-        found = hinted_columns(inner, found, hints)
-    for column in found:
+    inner = unwrap(model)
+    for column in hinted_columns(inner, columns(inner), hints):
         name = "encoder" if "encoder" in column.container.lower() else "decoder"
         unknown = (None,) * len(column.blocks)
         stacks.setdefault(name, StackPlan(name, column.blocks, unknown, unknown))
     return Plan(tuple(stacks[name] for name in sorted(stacks, reverse=True)))
 
 
-def plan_of(known: Architecture) -> Plan:
+def plan_of(architecture: Architecture) -> Plan:
     """Blocks and branches as the model's own forward pass showed them."""
-    return Plan(tuple(_stack_plan(stack) for stack in known.stacks))
+    return Plan(tuple(_stack_plan(stack) for stack in architecture.stacks))
+
+
+def branch_modules(parts: BlockParts) -> dict[str, str | None]:
+    """Which module a site of a block is measured at: what puts it out, or the norm it goes into."""
+    return {
+        "attention": parts.attention.output.module,
+        "feed_forward": parts.feed_forward.down.module,
+        NORM_INPUTS[0]: _module_of(parts.attention_norm),
+        NORM_INPUTS[1]: _module_of(parts.feed_forward_norm),
+    }
 
 
 def _stack_plan(stack: StackParts) -> StackPlan:
+    modules = [branch_modules(parts) if parts else {} for parts in stack.parts]
     return StackPlan(
         name=stack.name,
         blocks=stack.blocks,
-        attention=tuple(p.attention.output.module if p else None for p in stack.parts),
-        feed_forward=tuple(p.feed_forward.down.module if p else None for p in stack.parts),
-        projections=tuple(_projections(p) for p in stack.parts),
-        attention_norm=tuple(_module_of(p.attention_norm) if p else None for p in stack.parts),
-        feed_forward_norm=tuple(
-            _module_of(p.feed_forward_norm) if p else None for p in stack.parts
-        ),
+        attention=tuple(of_block.get("attention") for of_block in modules),
+        feed_forward=tuple(of_block.get("feed_forward") for of_block in modules),
+        projections=tuple(_projections(parts) for parts in stack.parts),
+        attention_norm=tuple(of_block.get(NORM_INPUTS[0]) for of_block in modules),
+        feed_forward_norm=tuple(of_block.get(NORM_INPUTS[1]) for of_block in modules),
         n_heads=_heads(stack.parts),
     )
 
@@ -67,5 +71,5 @@ def _projections(block: BlockParts | None) -> tuple[str, ...]:
     if block is None:
         return ()
     attention = block.attention
-    found = dict.fromkeys(part.module for part in (attention.query, attention.key, attention.value))
-    return () if attention.output.module in found else tuple(found)
+    paths = dict.fromkeys(part.module for part in (attention.query, attention.key, attention.value))
+    return () if attention.output.module in paths else tuple(paths)

@@ -18,14 +18,14 @@ class Column:
 
 def columns(model: nn.Module) -> tuple[Column, ...]:
     """Outermost containers of blocks, longest first; shorter than half of it are left out."""
-    found: list[Column] = []
+    rows: list[Column] = []
     for path, module in model.named_modules():
-        inside = any(_contains(c, path) for c in found)
+        inside = any(_contains(c, path) for c in rows)
         if _is_row(module) and not inside:
             blocks = _longest_row(path, module)
-            found += [Column(path, blocks)] if blocks else []
-    found.sort(key=lambda c: -len(c.blocks))
-    return tuple(c for c in found if 2 * len(c.blocks) > len(found[0].blocks))
+            rows += [Column(path, blocks)] if blocks else []
+    rows.sort(key=lambda c: -len(c.blocks))
+    return tuple(c for c in rows if 2 * len(c.blocks) > len(rows[0].blocks))
 
 
 def _contains(column: Column, path: str) -> bool:

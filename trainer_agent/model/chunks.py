@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from trainer_agent.description.trace.replay import eager
 from trainer_agent.model.plan import MARK, Plan, StackPlan
 from trainer_agent.model.sites import CustomSite
+from trainer_agent.model.unwrap import unwrap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,32 +35,32 @@ def chunks_of(model: nn.Module, stages: Sequence[int] | None) -> tuple[Chunk, ..
     `stages` has a number for each; None where there is no pipeline.
     """
     if stages is None:
-        return (Chunk(eager(model)),)
-    found = called_modules(model)
-    marks = [f"{MARK}{stage}" for stage in stages] if len(found) > 1 else [""]
-    paths = {id(module): path for path, module in eager(model).named_modules()}
+        return (Chunk(unwrap(model)),)
+    modules = called_modules(model)
+    marks = [f"{MARK}{stage}" for stage in stages] if len(modules) > 1 else [""]
+    paths = {id(module): path for path, module in unwrap(model).named_modules()}
     return tuple(
         Chunk(module, f"{path}." if (path := paths[id(module)]) else "", mark, stage)
-        for module, mark, stage in zip(found, marks, stages, strict=True)
+        for module, mark, stage in zip(modules, marks, stages, strict=True)
     )
 
 
 def called_modules(model: nn.Module) -> tuple[nn.Module, ...]:
     """The model itself, or the modules of a list of them, without wrappers."""
     is_list = isinstance(model, nn.ModuleList) and type(model).forward is nn.Module.forward
-    return tuple(eager(one) for one in model.children()) if is_list else (eager(model),)
+    return tuple(unwrap(child) for child in model.children()) if is_list else (unwrap(model),)
 
 
 def joined(parts: Iterable[tuple[Chunk, Plan]]) -> Plan:
     """One plan of all chunks, each with stacks of its own; what is wanted is the first's."""
-    held = list(parts)
-    stacks = [_marked(stack, chunk) for chunk, plan in held for stack in plan.stacks]
-    return Plan(tuple(stacks), held[0][1].wanted)
+    chunk_plans = list(parts)
+    stacks = [_marked(stack, chunk) for chunk, plan in chunk_plans for stack in plan.stacks]
+    return Plan(tuple(stacks), chunk_plans[0][1].wanted)
 
 
-def sites_in(chunk: Chunk, found: Iterable[CustomSite]) -> Iterator[CustomSite]:
+def sites_in(chunk: Chunk, sites: Iterable[CustomSite]) -> Iterator[CustomSite]:
     """Sites of the user's own in one chunk, as `joined` names stacks and paths."""
-    for site in found:
+    for site in sites:
         yield CustomSite(site.name, site.stack + chunk.mark, _within(chunk, site.paths))
 
 
@@ -72,7 +72,7 @@ def _marked(stack: StackPlan, chunk: Chunk) -> StackPlan:
         blocks=tuple(prefix + path for path in stack.blocks),
         attention=_within(chunk, stack.attention),
         feed_forward=_within(chunk, stack.feed_forward),
-        projections=tuple(tuple(prefix + one for one in paths) for paths in stack.projections),
+        projections=tuple(tuple(prefix + path for path in paths) for paths in stack.projections),
         attention_norm=_within(chunk, stack.attention_norm),
         feed_forward_norm=_within(chunk, stack.feed_forward_norm),
     )

@@ -84,24 +84,24 @@ class Plan:
         sites = list(_SITES)
         if "norm_inputs" in self.wanted.sites:
             sites += [(site, 0, MOMENTS) for site in NORM_INPUTS]
-        found = list(_number(self.stacks, sites, self.wanted.quantities))
-        first = sum(place.n for place in found)
+        places = list(_number(self.stacks, sites, self.wanted.quantities))
+        first = sum(place.n for place in places)
         quantities = _together(MOMENTS, self.wanted.quantities)
-        for custom in (one for one in self.wanted.custom if one.paths):
-            found.append(Place(custom.stack, custom.name, first, len(custom.paths), quantities))
+        for custom in (site for site in self.wanted.custom if site.paths):
+            places.append(Place(custom.stack, custom.name, first, len(custom.paths), quantities))
             first += len(custom.paths)
-        return tuple(found)
+        return tuple(places)
 
     @cached_property
     def logit_places(self) -> tuple[Place, ...]:
         """Sites measured on the attention logits, in the order of their rows."""
-        found, first = [], 0
+        places, first = [], 0
         for stack in self.stacks:
             n = len(stack.blocks)
             site = "attention_logits"
-            found.append(Place(stack.name, site, first, n, LOGIT_QUANTITIES, "logits"))
+            places.append(Place(stack.name, site, first, n, LOGIT_QUANTITIES, "logits"))
             first += n
-        return tuple(found)
+        return tuple(places)
 
     @cached_property
     def head_places(self) -> tuple[Place, ...]:
@@ -122,19 +122,19 @@ class Plan:
 
         The rows of all these sites are the same ones.
         """
-        found = []
-        for site, wanted, quantities in _PARAMETERS:
-            if wanted in self.wanted.sites:
+        places = []
+        for site, option, quantities in _PARAMETERS:
+            if option in self.wanted.sites:
                 for of in self.logit_places:
-                    found.append(Place(of.stack, site, of.first, of.n, quantities, "parameters"))
-                found.append(Place("", site, 0, 1, quantities, "parameters"))
-        return tuple(found)
+                    places.append(Place(of.stack, site, of.first, of.n, quantities, "parameters"))
+                places.append(Place("", site, 0, 1, quantities, "parameters"))
+        return tuple(places)
 
     @cached_property
     def log_z_places(self) -> tuple[Place, ...]:
         """The final logits, where they are wanted."""
-        wanted = "log_z" in self.wanted.sites
-        return (Place("", "log_z", 0, 1, ("mean", "mean_square"), "log_z"),) if wanted else ()
+        requested = "log_z" in self.wanted.sites
+        return (Place("", "log_z", 0, 1, ("mean", "mean_square"), "log_z"),) if requested else ()
 
     @cached_property
     def rows(self) -> int:
@@ -180,8 +180,8 @@ class Plan:
         measured = [
             Series(place.stack, place.site, quantity, place.n) for place, quantity in self.series
         ]
-        whole = [Series("", name, "value", 1) for name in scalars]
-        return Layout((*measured, *whole, Series("", "agent", "overhead", 1)))
+        scalar_series = [Series("", name, "value", 1) for name in scalars]
+        return Layout((*measured, *scalar_series, Series("", "agent", "overhead", 1)))
 
 
 MOMENTS = ("mean", "variance")
@@ -202,6 +202,50 @@ _PARAMETERS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class RowsKept:
+    """Where rows of one plan stand in another one that holds the same blocks.
+
+    Attributes:
+        stacks: names there, by the names here of stacks, and of what lies outside of them.
+        moments, logits, parameters: rows there, by the rows of each kind here.
+    """
+
+    stacks: dict[str, str]
+    moments: dict[int, int]
+    logits: dict[int, int]
+    parameters: dict[int, int]
+
+
+def rows_kept(before: Plan, after: Plan) -> RowsKept:
+    """The rows of stacks with the same blocks in both plans, whatever their names."""
+    names = {stack.blocks: stack.name for stack in after.stacks}
+    stacks = {s.name: names[s.blocks] for s in before.stacks if s.blocks in names}
+    # What lies in a chunk and outside its stacks goes by the chunk's mark.
+    stacks |= {mark: mark for mark in ("", *(mark_of(s.name) for s in before.stacks))}
+    logits = _rows_between(before.logit_places, after.logit_places, stacks)
+    # The last row of parameters holds what lies in no block.
+    outside = {before.logit_rows: after.logit_rows}
+    return RowsKept(
+        stacks=stacks,
+        moments=_rows_between(before.places, after.places, stacks),
+        logits=logits,
+        parameters=logits | outside if before.parameter_rows and after.parameter_rows else {},
+    )
+
+
+def _rows_between(
+    before: Sequence[Place], after: Sequence[Place], stacks: dict[str, str]
+) -> dict[int, int]:
+    places = {(place.stack, place.site): place for place in after}
+    rows: dict[int, int] = {}
+    for place in (place for place in before if place.stack in stacks):
+        there = places.get((stacks[place.stack], place.site))
+        if there is not None and there.n == place.n:
+            rows |= {place.first + i: there.first + i for i in range(place.n)}
+    return rows
+
+
 def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
     """A site of the user's own by the stack that holds its modules, in the order of its blocks.
 
@@ -215,8 +259,8 @@ def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
 
 
 def _inside(block: str, paths: Sequence[str | None]) -> str | None:
-    found = (path for path in paths if path == block or f"{path}".startswith(f"{block}."))
-    return next(found, None)
+    inside = (path for path in paths if path == block or f"{path}".startswith(f"{block}."))
+    return next(inside, None)
 
 
 def mark_of(stack: str) -> str:
@@ -240,4 +284,7 @@ def _number(
 
 
 def _together(default: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
-    return (*default, *(one for one in QUANTITIES if one in more and one not in default))
+    return (
+        *default,
+        *(quantity for quantity in QUANTITIES if quantity in more and quantity not in default),
+    )

@@ -57,6 +57,7 @@ def run(
     agent, transport = recorded(
         model, folder, optimizer=optimizer, every=every, sites="norm_inputs", quantities="all"
     )
+    agent.prepare((batch(0)[:, :-1],), {})
     if not first:
         compiles(model)
     for step in range(4):
@@ -100,6 +101,7 @@ def test_parts_of_blocks_share_their_graph_too(tmp_path: Path) -> None:
         torch.manual_seed(0)
         model = ByteGPT(Sizes(layers=LAYERS, width=16, heads=2, context=8), "pre")
         agent, transport = recorded(model, tmp_path)
+        agent.prepare((batch(0)[:, :-1],), {})
         for block in model.blocks if compiles else ():
             block.attention.compile(backend="aot_eager", fullgraph=True)
         for step in range(2):

@@ -14,7 +14,7 @@ import dslm
 from dslm.spec import Head
 from tests.trainer_agent.description.test_families import SIZES, bert, gpt2, llama, padded
 from trainer_agent import describe
-from trainer_agent.description.parts import LabelsPart
+from trainer_agent.description.read.parts import LabelsPart
 from trainer_agent.description.spec.labels import label_kernels
 from trainer_agent.description.trace.replay import result_of
 

@@ -172,8 +172,8 @@ def test_a_bias_by_distance_is_told_from_its_numbers() -> None:
     assert bias is not None
     assert bias.table is None
     at = np.arange(SEQ)
-    np.testing.assert_allclose(bias_at(bias.seen, at)[0], -0.5 * at, atol=1e-5)
-    assert sum(bias.seen.heads) == HEADS
+    np.testing.assert_allclose(bias_at(bias.observed, at)[0], -0.5 * at, atol=1e-5)
+    assert sum(bias.observed.heads) == HEADS
 
 
 def test_a_prefix_that_all_see_is_found() -> None:

@@ -74,8 +74,8 @@ def test_alibi_slopes_are_the_models_own(name: str) -> None:
     bias = first_block(name).attention.position_bias
 
     assert bias is not None
-    assert bias.seen.distances == (0, SEQ - 1)
-    slopes = [(near - far) / (SEQ - 1) for near, far in bias.seen.values]
+    assert bias.observed.distances == (0, SEQ - 1)
+    slopes = [(near - far) / (SEQ - 1) for near, far in bias.observed.values]
     assert slopes == pytest.approx(dslm.alibi_slopes(4), rel=1e-4)
 
 

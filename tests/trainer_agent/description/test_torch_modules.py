@@ -65,7 +65,7 @@ def test_a_bias_in_the_mask_is_read(heads: int) -> None:
     assert found.missing == ()
     parts = found.stacks[0].parts[0]
     assert parts is not None and parts.attention.position_bias is not None
-    seen = parts.attention.position_bias.seen
+    seen = parts.attention.position_bias.observed
     assert (seen.distances, sum(seen.heads)) == ((1 - SEQ, 0, SEQ - 1), 4)
     assert [row[0] for row in seen.values] == pytest.approx((-7 * slopes.flatten()).tolist())
 

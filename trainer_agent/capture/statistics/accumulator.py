@@ -12,7 +12,7 @@ from trainer_agent.capture.statistics import columns
 from trainer_agent.capture.statistics.extra import SAMPLED_TOKENS
 from trainer_agent.capture.statistics.moments import MomentRow
 from trainer_agent.capture.statistics.sums import MAXIMA, Matrix, Sums, unpack
-from trainer_agent.model.plan import Plan
+from trainer_agent.model.plan import Plan, RowsKept
 
 Scalar = float | Tensor
 SCALAR_SLOTS = 64
@@ -35,7 +35,7 @@ class Accumulator:
         self._shapes = _shapes(plan)
         size = sum(math.prod(shape) for shape in self._shapes.values())
         self._flat = torch.zeros(size, dtype=self.wide, device=device)
-        views = _views(self._flat, self._shapes)
+        self._views = views = _views(self._flat, self._shapes)
         self._moments, self._extra = views["moments"], views["extra"]
         self._logits, self._heads = views["logits"], views["heads"]
         self._parameters, self._log_z = views["parameters"], views["log_z"]
@@ -127,6 +127,24 @@ class Accumulator:
                 self._scalars[slot].copy_(value.detach().reshape(()), non_blocking=True)
                 return None
         return math.nan if value is None else _number(value)
+
+    def adopt(self, other: Accumulator, rows: RowsKept) -> None:
+        """Take over what another one holds, on the same device, in the rows that it has here."""
+        self._host_rows = [
+            (rows.moments[row], sums) for row, sums in other._host_rows if row in rows.moments
+        ]
+        for names, moved in (
+            (("moments", "extra", "extra_max", "grams"), rows.moments),
+            (("logits", "logit_max"), rows.logits),
+            (("parameters",), rows.parameters),
+        ):
+            before, after = list(moved.keys()), list(moved.values())
+            for name in names:
+                source, target = other._views[name], self._views[name]
+                if len(source) and len(target):
+                    target[after] = source[before]
+        self._scalars.copy_(other._scalars)
+        self._log_z.copy_(other._log_z)
 
     def clear(self) -> None:
         """Start the next step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -191,6 +191,12 @@ class PendingLogits:
         self._size += call.size
         if self._size >= PENDING_VALUES:
             self.flush()
+
+    def adopt(self, other: PendingLogits, rows: Mapping[int, int]) -> None:
+        """Take over the calls that another one has collected, by the rows that they have here."""
+        for row, call in zip(other._rows, other._calls, strict=True):
+            if row in rows:
+                self.add(rows[row], call)
 
     def flush(self) -> None:
         """Sum over the calls collected."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer_agent.description.parts import AttentionParts, LinearPart
 from trainer_agent.description.read.biases import bias_part
 from trainer_agent.description.read.linears import LinearCall
 from trainer_agent.description.read.masks import Sight, let_through, sight
 from trainer_agent.description.read.packed_attention import OP, packed_inputs, packed_parts
+from trainer_agent.description.read.parts import AttentionParts, LinearPart
 from trainer_agent.description.read.position_bias import BiasPart
 from trainer_agent.description.read.projection import Projection, projection
 from trainer_agent.description.read.rotary import same_rotation
@@ -51,15 +51,15 @@ class AttentionCall:
 
     input: Node
     parts: AttentionParts
-    memory: Node | None = None
+    encoder_output: Node | None = None
 
 
 def attention_call(output: LinearCall, model: nn.Module) -> AttentionCall | None:
     """Attention whose output projection is `output`; None where something else feeds it."""
     mixed = strip(output.input, VIEWS)
     if mixed.op == OP:
-        reads, memory = packed_inputs(mixed)
-        return _call(reads, memory, packed_parts(mixed, output.part(), model))
+        reads, key_source = packed_inputs(mixed)
+        return _call(reads, key_source, packed_parts(mixed, output.part(), model))
     core = _core(mixed)
     if core is None:
         return None
@@ -70,14 +70,14 @@ def attention_call(output: LinearCall, model: nn.Module) -> AttentionCall | None
     return _call(query.input, key.input, _parts(core, (query, key, value), output.part(), bias))
 
 
-def _call(reads: Node, memory: Node, parts: AttentionParts) -> AttentionCall:
-    if memory is reads:
+def _call(reads: Node, key_source: Node, parts: AttentionParts) -> AttentionCall:
+    if key_source is reads:
         return AttentionCall(reads, parts)
     masked = parts.causal or parts.window is not None or parts.rotary is not None
     if masked or parts.position_bias is not None:
         why = "known is one without mask, window, rotation or position bias"
-        raise UnrecognisedError(memory, "cross-attention", why)
-    return AttentionCall(reads, parts, memory)
+        raise UnrecognisedError(key_source, "cross-attention", why)
+    return AttentionCall(reads, parts, key_source)
 
 
 def _bias(mixed: Node, core: Core, n_heads: int, model: nn.Module) -> BiasPart | None:
@@ -187,15 +187,15 @@ def _written_core(node: Node) -> Core | None:
         weights = weights.inputs[0]
     allowed = weights.value > 0
     scores = weights.inputs[0]
-    found = read_scores(scores, allowed)
+    score = read_scores(scores, allowed)
     return Core(
-        query=found.query,
-        key=found.key,
+        query=score.query,
+        key=score.key,
         value=value,
         sight=sight(scores, allowed),
-        score_scale=found.scale,
+        score_scale=score.scale,
         p_drop=p_drop,
-        soft_cap=found.soft_cap,
-        bias=found.bias,
+        soft_cap=score.soft_cap,
+        bias=score.bias,
         allowed=allowed,
     )

@@ -35,16 +35,16 @@ def bias_part(
     ):
         raise UnrecognisedError(node, "position bias", "of keys at other positions than queries")
     # a number that all of a query's keys get changes nothing: some add slope * key position
-    own = torch.diagonal(bias, dim1=-2, dim2=-1).unsqueeze(-1)
-    distances, curve = _curve(bias - own, allowed)
+    at_self = torch.diagonal(bias, dim1=-2, dim2=-1).unsqueeze(-1)
+    distances, curve = _curve(bias - at_self, allowed)
     if curve is None:
         raise UnrecognisedError(node, "position bias", "not the same at every distance")
     if float(np.ptp(curve)) == 0:
         return None
-    seen = points_of(distances, curve)
+    observed = points_of(distances, curve)
     _, raw = _curve(bias, allowed)
-    learned = None if raw is None else _learned(seen, distances, raw, model)
-    return learned or BiasPart(seen)
+    learned = None if raw is None else _learned(observed, distances, raw, model)
+    return learned or BiasPart(observed)
 
 
 def _with_heads(scores: Tensor, n_heads: int) -> Tensor:
@@ -70,15 +70,15 @@ def _curve(bias: Tensor, allowed: Tensor) -> tuple[Floats, Floats | None]:
         [((v - curve[:, index]) * w).square().sum() for v, w in zip(bias, let, strict=True)]
     )
     size = (curve.square() * counts).sum()
-    known = (counts > 0).cpu().numpy()
-    distances = np.arange(1 - n, n)[known].astype(np.float64)
+    counted = (counts > 0).cpu().numpy()
+    distances = np.arange(1 - n, n)[counted].astype(np.float64)
     if float(off.sum()) > ROUGHLY**2 * float(size):
         return distances, None
-    return distances, curve.double().cpu().numpy()[:, known]
+    return distances, curve.double().cpu().numpy()[:, counted]
 
 
 def _learned(
-    seen: PositionBias, distances: Floats, raw: Floats, model: nn.Module
+    observed: PositionBias, distances: Floats, raw: Floats, model: nn.Module
 ) -> BiasPart | None:
     """The parameter whose entries the bias is, each told apart from the others."""
     for name, parameter in model.named_parameters():
@@ -87,10 +87,10 @@ def _learned(
             fits = table.ndim == 2 and table.shape[1 - heads_first] == len(raw)
             if not fits or is_sharded(table):
                 continue
-            found = _entries(raw, (table.T if heads_first else table).float().cpu().numpy())
-            if found is not None:
-                whole = tuple(int(d) for d in distances)
-                return BiasPart(seen, name, heads_first, whole, found)
+            entries = _entries(raw, (table.T if heads_first else table).float().cpu().numpy())
+            if entries is not None:
+                all_distances = tuple(int(d) for d in distances)
+                return BiasPart(observed, name, heads_first, all_distances, entries)
     return None
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from dslm.spec import Placement, Residual
-from trainer_agent.description.parts import BlockParts, CrossParts, NormPart
 from trainer_agent.description.read.attention import AttentionCall, attention_call
 from trainer_agent.description.read.feed_forward import FeedForwardCall, feed_forward_call
 from trainer_agent.description.read.norms import NormCall, norm_call
+from trainer_agent.description.read.parts import BlockParts, CrossParts, NormPart
 from trainer_agent.description.read.residual import parallel_steps, residual_step
 from trainer_agent.description.trace.graph import UnrecognisedError, strip, unscale
 from trainer_agent.description.trace.tracer import Node
@@ -38,7 +38,7 @@ class BlockCall:
     """One use of a block, and the other stack's output it reads, or None."""
 
     parts: BlockParts
-    memory: Node | None
+    encoder_output: Node | None
 
 
 def block_call(stream: Node, output: Node, model: nn.Module) -> BlockCall:
@@ -48,10 +48,10 @@ def block_call(stream: Node, output: Node, model: nn.Module) -> BlockCall:
         raise UnrecognisedError(output, "norm placement", "differs between the block's branches")
     first, last = steps[0], steps[-1]
     middle = steps[1] if len(steps) == 3 else None
-    if isinstance(first.branch, AttentionCall) and first.branch.memory is not None:
+    if isinstance(first.branch, AttentionCall) and first.branch.encoder_output is not None:
         raise UnrecognisedError(output, "cross-attention", "known is one after self-attention")
-    cross, memory = _cross(middle) if middle else (None, None)
-    return BlockCall(_block(first, last, cross), memory)
+    cross, encoder_output = _cross(middle) if middle else (None, None)
+    return BlockCall(_block(first, last, cross), encoder_output)
 
 
 def _serial(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, ...]:
@@ -68,12 +68,12 @@ def _serial(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, ...
 
 
 def _cross(step: Sublayer) -> tuple[CrossParts, Node]:
-    if not isinstance(step.branch, AttentionCall) or step.branch.memory is None:
+    if not isinstance(step.branch, AttentionCall) or step.branch.encoder_output is None:
         raise UnrecognisedError(
             step.stream, "more than two residual steps", "known is attention, then feed-forward"
         )
     parts = CrossParts(step.branch.parts, step.norm, step.residual, step.out_norm)
-    return parts, step.branch.memory
+    return parts, step.branch.encoder_output
 
 
 def _block(first: Sublayer, last: Sublayer, cross: CrossParts | None) -> BlockParts:
@@ -119,10 +119,10 @@ def _sublayer(output: Node, model: nn.Module) -> Sublayer:
 def _scaled_norm(node: Node, model: nn.Module) -> NormCall | None:
     """A norm, and the number that its output is multiplied by (LayerNorm scaling)."""
     outer = unscale(node)
-    found = None if outer.p_drop else norm_call(outer.node, model)
-    if found is None or outer.factor == 1.0:
-        return found
-    return NormCall(found.input, replace(found.part, factor=outer.factor))
+    norm = None if outer.p_drop else norm_call(outer.node, model)
+    if norm is None or outer.factor == 1.0:
+        return norm
+    return NormCall(norm.input, replace(norm.part, factor=outer.factor))
 
 
 def _placement(
@@ -144,16 +144,16 @@ def _placement(
 
 def _parallel(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, Sublayer] | None:
     """Attention and feed-forward that both read the stream and are both added to it."""
-    found: list[Sublayer] = []
+    sublayers: list[Sublayer] = []
     for step in parallel_steps(stream, output):
         branch = attention_call(step.call, model) or feed_forward_call(step.call)
         pre = _scaled_norm(strip(branch.input), model)
         if pre is None or strip(pre.input) is not stream:
             return None
-        found.append(Sublayer(stream, branch, pre.part, "parallel", step.residual()))
-    found.sort(key=lambda sub: isinstance(sub.branch, FeedForwardCall))
-    if len(found) != 2:
+        sublayers.append(Sublayer(stream, branch, pre.part, "parallel", step.residual()))
+    sublayers.sort(key=lambda sub: isinstance(sub.branch, FeedForwardCall))
+    if len(sublayers) != 2:
         return None
-    first, last = found
+    first, last = sublayers
     # one stream, whose factor the attention's residual holds
     return first, replace(last, residual=replace(last.residual, lam=1.0))

@@ -3,62 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dslm.spec import Residual
 from trainer_agent.description.hints import PARTS, Hint, HintError
-from trainer_agent.description.parts import (
+from trainer_agent.description.read.norms import norm_call
+from trainer_agent.description.read.parts import (
     AttentionParts,
     BlockParts,
     FeedForwardParts,
     LinearPart,
     NormPart,
 )
-from trainer_agent.description.read.norms import norm_call
 from trainer_agent.description.trace.tracer import Node
-from trainer_agent.model.blocks import Column
 
 NEEDED = ("placement", "attention.n_heads", "attention.causal", "feed_forward.activation")
-PLACE = re.compile(r"(?P<path>.*?)(\[(?P<start>\d+):(?P<stop>\d+)\])?(?P<turned>\.T)?")
-PROBED_TOKENS = 16
+MODULE_PATTERN = re.compile(r"(?P<path>.*?)(\[(?P<start>\d+):(?P<stop>\d+)\])?(?P<turned>\.T)?")
 
 
-def hinted_columns(
-    model: nn.Module, found: tuple[Column, ...], hints: Sequence[Hint]
-) -> tuple[Column, ...]:
-    """The columns found, and those that hints name instead or besides.
+def block_by_hand(
+    hint: Hint, path: str, model: nn.Module, modules: Mapping[str, Node]
+) -> BlockParts:
+    """The parts of the block at `path` as the hint names them; HintError for what it lacks.
 
-    Raises HintError for a pattern that no module matches.
+    `modules` are the small modules that the block has called.
     """
-    paths = [path for path, _ in model.named_modules()]
-    for index, hint in enumerate(hints):
-        blocks = tuple(path for path in paths if hint.matches(path))
-        if not blocks:
-            raise HintError(f"hints[{index}].blocks", f"no module's path matches {hint.blocks!r}")
-        if not any(set(blocks) <= set(column.blocks) for column in found):
-            kept = tuple(c for c in found if not _overlap(c.blocks, blocks))
-            found = (*kept, Column(blocks[0].rpartition(".")[0], blocks))
-    return found
-
-
-def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-    """Whether a block of one is, or is inside, or holds, a block of the other."""
-    return any(f"{x}.".startswith(f"{y}.") or f"{y}.".startswith(f"{x}.") for x in a for y in b)
-
-
-def block_by_hand(hint: Hint, path: str, model: nn.Module) -> BlockParts:
-    """The parts of the block at `path` as the hint names them; HintError for what it lacks."""
     for name in NEEDED:
         if name not in hint.fields:
             raise HintError(f"fields[{name!r}]", f"give it, to describe {path} by hand")
     for name in PARTS.split(", "):
         if name not in hint.modules:
             raise HintError(f"modules[{name!r}]", f"give it, to describe {path} by hand")
-    block = _Block(hint, path, model)
+    block = _Block(hint, path, model, modules)
     return BlockParts(
         placement=hint.fields["placement"],
         attention=_attention(block),
@@ -105,8 +83,10 @@ def _attention(block: _Block) -> AttentionParts:
 class _Block:
     """Looks up the modules and parameters that a hint names, inside one block."""
 
-    def __init__(self, hint: Hint, path: str, model: nn.Module) -> None:
-        self.hint, self.path, self.model = hint, path, model
+    def __init__(
+        self, hint: Hint, path: str, model: nn.Module, modules: Mapping[str, Node]
+    ) -> None:
+        self.hint, self.path, self.model, self.modules = hint, path, model, modules
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
 
     def maybe_linear(self, name: str) -> LinearPart | None:
@@ -116,44 +96,31 @@ class _Block:
         return self.norm(name) if name in self.hint.modules else None
 
     def linear(self, name: str) -> LinearPart:
-        said = PLACE.fullmatch(self.hint.modules[name])
+        said = MODULE_PATTERN.fullmatch(self.hint.modules[name])
         assert said is not None  # the pattern takes any text
-        whole = f"{self.path}.{said['path']}"
-        weight = whole if whole in self.parameters else f"{whole}.weight"
+        where = f"{self.path}.{said['path']}"
+        weight = where if where in self.parameters else f"{where}.weight"
         matrix = self.parameters.get(weight)
         if matrix is None or matrix.ndim != 2:
-            raise HintError(f"modules[{name!r}]", f"{whole} is, and holds, no matrix 'weight'")
-        input_first = bool(said["turned"]) or _is_conv1d(self.model, whole)
+            raise HintError(f"modules[{name!r}]", f"{where} is, and holds, no matrix 'weight'")
+        input_first = bool(said["turned"]) or _is_conv1d(self.model, where)
         width = matrix.shape[1 if input_first else 0]
         run = (int(said["start"]), int(said["stop"])) if said["start"] else (0, width)
         if not 0 <= run[0] < run[1] <= width:
             raise HintError(f"modules[{name!r}]", f"{run} is outside the {width} outputs")
-        bias = f"{whole}.bias" if f"{whole}.bias" in self.parameters else None
+        bias = f"{where}.bias" if f"{where}.bias" in self.parameters else None
         d_in = matrix.shape[0 if input_first else 1]
         return LinearPart(weight, bias, d_in, run[1] - run[0], (run,), input_first)
 
     def norm(self, name: str) -> NormPart:
         where = f"{self.path}.{self.hint.modules[name]}"
-        module: Any = dict(self.model.named_modules()).get(where)
-        if module is None:
+        if where not in dict(self.model.named_modules()):
             raise HintError(f"modules[{name!r}]", f"there is no module {where}")
-        vector = next(module.parameters(recurse=False), None)
-        width = self.linear("attention.query").d_in if vector is None else vector.shape[-1]
-        found = norm_call(_probed(module, where, width, vector), self.model)
-        if found is None:
+        node = self.modules.get(where)
+        call = None if node is None else norm_call(node, self.model)
+        if call is None:
             raise HintError(f"modules[{name!r}]", f"{where} computes no LayerNorm or RMSNorm")
-        return found.part
-
-
-def _probed(module: nn.Module, where: str, width: int, like: Tensor | None) -> Node:
-    """The norm's output on random tokens, its random state its own."""
-    dtype = torch.float32 if like is None else like.dtype
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(1, PROBED_TOKENS, width, generator=draw).to(dtype)
-    x = x if like is None else x.to(like.device)
-    with torch.no_grad():
-        y = module(x)
-    return Node("module", y, where, 1, (Node("input", x, where, 0),))
+        return call.part
 
 
 def _is_conv1d(model: nn.Module, path: str) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dslm.spec import Activation
-from trainer_agent.description.parts import FeedForwardParts
 from trainer_agent.description.read.linears import LinearCall, linear_call
+from trainer_agent.description.read.parts import FeedForwardParts
 from trainer_agent.description.read.tolerance import TOLERANCE, difference
 from trainer_agent.description.trace.graph import (
     UnrecognisedError,
@@ -68,8 +68,8 @@ Piece = tuple[LinearCall, Node]
 
 
 def _maps_before(node: Node) -> list[LinearCall]:
-    found = ancestors(node, lambda n: linear_call(n) is not None)
-    return [call for n in found if (call := linear_call(n)) is not None]
+    nodes = ancestors(node, lambda n: linear_call(n) is not None)
+    return [call for n in nodes if (call := linear_call(n)) is not None]
 
 
 def _pieces(hidden: Node, call: LinearCall) -> list[Piece]:
@@ -126,8 +126,8 @@ def pointwise(node: Node) -> Activation | None:
     x, want = _sample(node.inputs[0].value), _sample(node.value)
     errors = {name: difference(FUNCTIONS[name](x), want) for name in get_args(Activation)}
     best = min(errors, key=errors.__getitem__)
-    known = errors[best] <= TOLERANCE.get(node.value.dtype, 1e-4)
-    return best if known and best != "identity" else None
+    is_close = errors[best] <= TOLERANCE.get(node.value.dtype, 1e-4)
+    return best if is_close and best != "identity" else None
 
 
 def routes_tokens(node: Node) -> bool:

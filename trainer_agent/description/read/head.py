@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer_agent.description.parts import HeadLayerPart, HeadPart, LabelsPart, LinearPart
 from trainer_agent.description.read.feed_forward import pointwise
 from trainer_agent.description.read.linears import linear_call
 from trainer_agent.description.read.norms import norm_call
+from trainer_agent.description.read.parts import HeadLayerPart, HeadPart, LabelsPart, LinearPart
 from trainer_agent.description.trace.graph import (
     ADDS,
     VIEWS,
@@ -47,7 +47,7 @@ class _Chain:
 
 
 def head_of(
-    nodes: list[Node], stream: Node, output: Any, model: nn.Module, known: list[Embedded]
+    nodes: list[Node], stream: Node, output: Any, model: nn.Module, embeddings: list[Embedded]
 ) -> HeadPart | None:
     """The head between `stream`, what a stack put out, and the loss in the model's `output`.
 
@@ -67,7 +67,7 @@ def head_of(
         raise UnrecognisedError(entropy, "loss", "no dense map makes the logits")
     labels, weight = _labels(entropy, rows, stream.value), _weight(entropy, output, nodes)
     dense = any(x.linear or x.activation != "identity" for x in chain.layers)
-    tied = next((k for k in known if k.weight == chain.output.weight and not dense), None)
+    tied = next((k for k in embeddings if k.weight == chain.output.weight and not dense), None)
     ids = None if tied is None else _ids(tied, labels)
     return HeadPart(
         layers=tuple(chain.layers),
@@ -134,9 +134,9 @@ def _on_logits(node: Node, stream: Node, model: nn.Module, chain: _Chain) -> Ten
 
 def _without_zeros(node: Node) -> Node | None:
     """What a node adds only zeros to, else None."""
-    given = [a for a in node.args if isinstance(a, Node)] if node.op in ADDS else []
-    rest = [a for a in given if strip(a).op != "constant" or bool(a.value.any())]
-    return rest[0] if len(given) == 2 and len(rest) == 1 else None
+    addends = [a for a in node.args if isinstance(a, Node)] if node.op in ADDS else []
+    nonzero = [a for a in addends if strip(a).op != "constant" or bool(a.value.any())]
+    return nonzero[0] if len(addends) == 2 and len(nonzero) == 1 else None
 
 
 def _between(node: Node, stream: Node, model: nn.Module, chain: _Chain) -> Tensor:
@@ -188,13 +188,13 @@ def _weight(entropy: Node, output: Any, nodes: list[Node]) -> float:
     """dLoss/d(one token's cross-entropy), from how it is reduced and what becomes of it."""
     reduction = argument(entropy, 6, "reduction", "mean")
     target, ignored = argument(entropy, 1, "target"), argument(entropy, 4, "ignore_index", -100)
-    ends = {id(value) for value in scalars_of(output)}
-    losses = [unscale(node) for node in nodes if id(node.value) in ends]
-    mine = [found for found in losses if found.node is entropy and not found.p_drop]
-    if len(mine) != 1 or reduction == "none":
+    ends = scalars_of(output)
+    losses = [unscale(node) for node in nodes if any(map(node.is_of, ends))]
+    scaled = [loss for loss in losses if loss.node is entropy and not loss.p_drop]
+    if len(scaled) != 1 or reduction == "none":
         raise UnrecognisedError(entropy, "loss", "more than a cross-entropy times a number")
     n = int((target.value != ignored).sum()) if reduction == "mean" else 1
-    return mine[0].factor / max(n, 1)
+    return scaled[0].factor / max(n, 1)
 
 
 def _ids(tied: Embedded, labels: Tensor) -> Tensor:

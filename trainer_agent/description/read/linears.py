@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer_agent.description.parts import LinearPart, Run
 from trainer_agent.description.read.packed_attention import OP, packed_argument
-from trainer_agent.description.trace.graph import ADDS, VIEWS, argument, feature_runs, strip
+from trainer_agent.description.read.parts import LinearPart
+from trainer_agent.description.trace.graph import ADDS, VIEWS, Run, argument, feature_runs, strip
 from trainer_agent.description.trace.tracer import Node
 
 MATMULS = frozenset({"matmul", "__matmul__", "mm"})
@@ -76,8 +76,8 @@ def _call(
     weight, bias = strip(weight), strip(bias) if isinstance(bias, Node) else None
     if weight.op in TRANSPOSES:
         weight, input_first = strip(weight.inputs[0]), not input_first
-    known = weight.op == "parameter" and weight.value.ndim == 2
-    if not known or (bias is not None and bias.op != "parameter"):
+    is_matrix = weight.op == "parameter" and weight.value.ndim == 2
+    if not is_matrix or (bias is not None and bias.op != "parameter"):
         return None
     return LinearCall(node, strip(x), weight, bias, input_first)
 

@@ -55,13 +55,13 @@ def sight(node: Node, allowed: Tensor) -> Sight:
 
 def _prefix(node: Node, pairs: Tensor, square: Tensor) -> int:
     """How many first tokens all see, where the rest is causal; else raises."""
-    seen_by_first = int(pairs[:, 0].any(0).sum())
-    prefix = torch.arange(pairs.shape[-1], device=pairs.device) < seen_by_first
+    n_visible = int(pairs[:, 0].any(0).sum())
+    prefix = torch.arange(pairs.shape[-1], device=pairs.device) < n_visible
     if not torch.equal(pairs, square & (torch.ones_like(pairs[0]).tril() | prefix)):
         raise UnrecognisedError(
             node, "attention mask", "neither full, causal, a window nor a prefix: packed documents"
         )
-    return seen_by_first
+    return n_visible
 
 
 def _reach(pairs: Tensor) -> tuple[int, int]:

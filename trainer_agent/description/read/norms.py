@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer_agent.description.parts import NormPart
+from trainer_agent.description.read.parts import NormPart
 from trainer_agent.description.read.tolerance import close, difference
 from trainer_agent.description.trace.graph import argument, strip
 from trainer_agent.description.trace.tracer import Node
@@ -58,17 +58,15 @@ def _functional(node: Node) -> NormCall | None:
 
 def _module(node: Node, model: nn.Module) -> NormCall | None:
     """Tell what a home-made norm module computes by computing it."""
-    module = model.get_submodule(node.where)
-    own = dict(module.named_parameters(recurse=False))
-    vectors = [(name, p) for name, p in own.items() if p.shape == node.value.shape[-1:]]
-    if next(module.children(), None) is not None or len(vectors) != len(own) or len(own) > 2:
+    vectors, width = node.vectors, node.value.shape[-1:]
+    if len(vectors) > 2 or any(vector.shape != width for vector in vectors.values()):
         return None
-    names = [name for name, _ in vectors if "bias" not in name]
-    bias = next((name for name, _ in vectors if "bias" in name), None)
+    names = [name for name in vectors if "bias" not in name]
+    bias = next((name for name in vectors if "bias" in name), None)
     if len(names) > 1:
         return None
     weight = names[0] if names else None
-    part = _matching(node, module, weight, bias)
+    part = _matching(node, model.get_submodule(node.where), weight, bias)
     return None if part is None else NormCall(strip(node.inputs[0]), part)
 
 
@@ -76,21 +74,23 @@ def _matching(
     node: Node, module: nn.Module, weight: str | None, bias: str | None
 ) -> NormPart | None:
     candidates = [
-        NormPart(kind, weight and f"{node.where}.{weight}", bias and f"{node.where}.{bias}", *rest)
+        NormPart(
+            kind, weight and f"{node.where}.{weight}", bias and f"{node.where}.{bias}", *numbers
+        )
         for kind in KINDS
-        for rest in product(_possible_eps(module), (0.0, 1.0) if weight else (0.0,))
+        for numbers in product(_possible_eps(module), (0.0, 1.0) if weight else (0.0,))
     ]
     x, want = node.inputs[0].value, node.value
-    gain = getattr(module, weight) if weight else None
-    shift = getattr(module, bias) if bias else None
+    gain = node.vectors[weight] if weight else None
+    shift = node.vectors[bias] if bias else None
     results = [_compute(part, x, gain, shift) for part in candidates]
     best = min(range(len(results)), key=lambda i: difference(results[i], want))
     return candidates[best] if close(results[best], want) else None
 
 
 def _possible_eps(module: Any) -> list[float]:
-    known = [getattr(module, name, None) for name in EPS_NAMES]
-    return [float(e) for e in known if isinstance(e, (int, float))] or [1e-5, 1e-6, 1e-8]
+    attributes = [getattr(module, name, None) for name in EPS_NAMES]
+    return [float(e) for e in attributes if isinstance(e, (int, float))] or [1e-5, 1e-6, 1e-8]
 
 
 def _compute(part: NormPart, x: Tensor, gain: Tensor | None, shift: Tensor | None) -> Tensor:

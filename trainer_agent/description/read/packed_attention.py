@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer_agent.description.parts import AttentionParts, LinearPart
 from trainer_agent.description.read.biases import bias_part
 from trainer_agent.description.read.masks import Sight, let_through, sight
+from trainer_agent.description.read.parts import AttentionParts, LinearPart
 from trainer_agent.description.read.position_bias import BiasPart
 from trainer_agent.description.trace.graph import VIEWS, UnrecognisedError, argument, strip
 from trainer_agent.description.trace.tracer import Node
@@ -38,11 +38,11 @@ def packed_argument(node: Node, name: str) -> Node | None:
 
 def packed_inputs(node: Node) -> tuple[Node, Node]:
     """The streams that queries, and that keys and values are views of."""
-    given = [packed_argument(node, name) for name in NAMES[:3]]
-    query, key, value = (n and strip(n, VIEWS) for n in given)
+    streams = [packed_argument(node, name) for name in NAMES[:3]]
+    query, key, value = (n and strip(n, VIEWS) for n in streams)
     if query is None or key is None or key is not value:
         raise UnrecognisedError(node, "attention input", "keys and values read different streams")
-    if given[0] is query:
+    if streams[0] is query:
         raise UnrecognisedError(
             node, "sequence first", "streams are read as (batch, seq, d_model): batch_first=True"
         )

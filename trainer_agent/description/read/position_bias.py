@@ -17,15 +17,15 @@ class BiasPart:
     """A bias by distance, and the parameter that holds it.
 
     Attributes:
-        seen: the bias as it was in the pass that found it.
+        observed: the bias as it was in the pass that it was read from.
         table: name of a parameter, (entries, heads) or the other way round, whose entries the
-            bias is at each distance; None where there is none, so that it stays as seen.
+            bias is at each distance; None where there is none, so that it stays as observed.
         heads_first: whether the parameter is (heads, entries).
         distances: every distance between two tokens that see each other.
         entries: the table's entry at each of them.
     """
 
-    seen: PositionBias
+    observed: PositionBias
     table: str | None = None
     heads_first: bool = False
     distances: tuple[int, ...] = ()
@@ -40,18 +40,18 @@ class BiasPart:
 
 def points_of(distances: Floats, curve: Floats) -> PositionBias:
     """Return the (heads, distances) curves by the points they are straight between."""
-    kept = sorted(_corners(distances, curve, 0, len(distances) - 1))
+    corners = sorted(_corners(distances, curve, 0, len(distances) - 1))
     groups: dict[tuple[float, ...], int] = {}
-    for row in curve[:, kept]:
+    for row in curve[:, corners]:
         key = tuple(float(value) for value in row)
         groups[key] = groups.get(key, 0) + 1
-    points = tuple(int(d) for d in distances[kept])
+    points = tuple(int(d) for d in distances[corners])
     return PositionBias(points, tuple(groups), tuple(groups.values()))
 
 
 def _corners(x: Floats, y: Floats, first: int, last: int) -> set[int]:
     """Indices, ends included, between which every row of y is a straight line."""
-    kept, pending = {first, last}, [(first, last)]
+    corners, pending = {first, last}, [(first, last)]
     while pending:
         a, b = pending.pop()
         if b - a < 2:
@@ -61,6 +61,6 @@ def _corners(x: Floats, y: Floats, first: int, last: int) -> set[int]:
         off = np.abs(y[:, a : b + 1] - line).max(axis=0)
         worst = a + int(off.argmax())
         if off.max() > STRAIGHT:
-            kept.add(worst)
+            corners.add(worst)
             pending += [(a, worst), (worst, b)]
-    return kept
+    return corners

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dslm.spec import Rotary
-from trainer_agent.description.parts import LinearPart, NormPart
 from trainer_agent.description.read.linears import LinearCall, linear_call
 from trainer_agent.description.read.norms import NormCall, norm_call
+from trainer_agent.description.read.parts import LinearPart, NormPart
 from trainer_agent.description.read.rotary import rotary_between
 from trainer_agent.description.trace.graph import (
     VIEWS,
@@ -71,9 +71,9 @@ def _norm_after(
 ) -> tuple[Node, Node, NormCall] | None:
     """(output, input, norm) of a norm on a projection, else None."""
     for made in ancestors(node, lambda n: n is call.output):
-        found = norm_call(made, model)
-        if found is not None and is_view_of(found.input, call.output):
-            return made, found.input, found
+        norm = norm_call(made, model)
+        if norm is not None and is_view_of(norm.input, call.output):
+            return made, norm.input, norm
     return None
 
 
@@ -112,5 +112,5 @@ def _rotary(before: Tensor, after: Tensor) -> Rotary | None:
         before, after = before.unsqueeze(1), after.unsqueeze(1)
     if before.ndim != 4 or before.shape != after.shape:
         return None
-    found = rotary_between(before, after)
-    return found or rotary_between(before.transpose(1, 2), after.transpose(1, 2))
+    rotary = rotary_between(before, after)
+    return rotary or rotary_between(before.transpose(1, 2), after.transpose(1, 2))

@@ -1,32 +1,38 @@
-"""Recognising a model: its blocks found by structure, each understood from one traced forward."""
+"""Recognising a model: its blocks found by structure, each understood from one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor, nn, overrides
 
 from dslm.spec import Missing
-from trainer_agent.description.hints import Hint
-from trainer_agent.description.parts import Architecture, BlockParts, StackParts
+from trainer_agent.description.hints import Hint, hinted_columns
 from trainer_agent.description.read.block import BlockCall, block_call
-from trainer_agent.description.read.by_hand import block_by_hand, hinted_columns
-from trainer_agent.description.read.encoder_output import Memories, Memory
+from trainer_agent.description.read.by_hand import block_by_hand
+from trainer_agent.description.read.encoder_output import EncoderOutput, EncoderOutputs
+from trainer_agent.description.read.head_trace import HeadTrace, padding_of
+from trainer_agent.description.read.parts import Architecture, BlockParts, StackParts
+from trainer_agent.description.read.stacks import BlockReading, stacks_of
 from trainer_agent.description.trace.graph import UnrecognisedError
-from trainer_agent.description.trace.head_inputs import Heads, padding_of
-from trainer_agent.description.trace.replay import eager, result_of, stream_of, undisturbed
+from trainer_agent.description.trace.module_calls import Arguments, ModuleCall, ModuleCalls
+from trainer_agent.description.trace.replay import result_of, stream_of, undisturbed
 from trainer_agent.description.trace.tracer import Node, Trace
 from trainer_agent.description.trace.unsharded import unsharded
-from trainer_agent.model.blocks import Column, columns
+from trainer_agent.model.blocks import columns
 from trainer_agent.model.dtensor import local
+from trainer_agent.model.unwrap import unwrap
 
 # what reading an unforeseen graph may run into: the model's own pass has not failed
 UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
+TOKENS = 1  # the dimension of a stream (batch, seq, features) that runs over tokens
 FAMILIES = frozenset({"gpt2", "bert", "llama"})
+
+OnBlock = Callable[[str, BlockParts, Mapping[str, ModuleCall]], None]
 
 
 def architecture(
@@ -43,22 +49,201 @@ def architecture(
     understood is named in `missing`. Raises what the model raises on these inputs, and HintError
     for a hint that does not fit the model.
     """
-    model = eager(model)
-    found = hinted_columns(model, columns(model), hints)
-    watcher = _Watcher(model, found, hints)
-    blocks = [block for column in found for block in column.blocks]
+    model, kwargs = unwrap(model), dict(kwargs or {})
+    blocks = [b for column in hinted_columns(model, columns(model), hints) for b in column.blocks]
     with undisturbed(model), torch.no_grad(), unsharded(model, blocks) as names:
-        watcher.run(args, dict(kwargs or {}), names)
-        stacks, missing = _stacks(found, watcher.blocks)
-        stacks = tuple(_with_head(stack, watcher.heads) for stack in stacks)
-    missing += watcher.heads.missing
-    return Architecture(
-        family=_family(model),
-        stacks=stacks,
-        missing=missing,
-        n_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        notes=tuple(_copies(stacks, model)),
-    )
+        recognition = Recognition(model, hints, names=names, with_dropout=False)
+        recognition.open()
+        try:
+            output = model(*args, **kwargs)
+        except BaseException:
+            recognition.close()
+            raise
+        return recognition.finish(output, padding_of(kwargs))
+
+
+class Recognition:
+    """Reads what a model computes off one forward pass that somebody runs.
+
+    Between `open` and `finish` (or `close`) hooks and a torch mode look on. They change no tensor,
+    draw no random number and hold no tensor past the next block, but for the stack's output that
+    another one reads. A failure of theirs ends the reading, never the pass.
+
+    Attributes:
+        split_inputs: by the first block of a stack, what enters it, where each process holds a part
+            of every sequence: copies of the DTensors that the block's own modules make of it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        hints: Sequence[Hint] = (),
+        *,
+        names: dict[int, str] | None = None,
+        with_dropout: bool = True,
+        on_block: OnBlock | None = None,
+    ) -> None:
+        """Prepare to read a pass with dropout, or leave dropout out of it.
+
+        `names` are the parameters' by identity, where they may change while it runs; `on_block`
+        is told of every block that was understood, with the calls of the modules in it.
+        """
+        self._model, self._hints, self._on_block = model, hints, on_block
+        self._columns = hinted_columns(model, columns(model), hints)
+        if names is None:
+            names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._trace = Trace(names, with_dropout=with_dropout)
+        blocks = [block for column in self._columns for block in column.blocks]
+        self._calls = ModuleCalls(model, blocks, self._trace, self)
+        self._readings: dict[str, BlockReading] = {}
+        self._running: tuple[str, Node] | None = None
+        self._encoder_outputs = EncoderOutputs(model)
+        self._head = HeadTrace(model, frozenset(c.blocks[0] for c in self._columns))
+        self._is_open = False
+        self.split_inputs: dict[str, Tensor] = {}
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds taken beside the model's own calls of torch."""
+        return self._trace.spent_s
+
+    def open(self) -> None:
+        """Look on from here on."""
+        self._calls.attach()
+        self._trace.__enter__()  # type: ignore[no-untyped-call]
+        self._is_open = True
+
+    def close(self) -> None:
+        """Look on no longer, and let every tensor go."""
+        self._trace.end()
+        self._calls.detach()
+        # Modes leave in the order of a stack: one that code of the job's has left on top stays.
+        if self._is_open and overrides._get_current_function_mode() is self._trace:
+            self._trace.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._is_open = False
+
+    def finish(self, output: Any, mask: Tensor | None = None) -> Architecture:
+        """The architecture, at the end of the pass, and close.
+
+        `output` is what the model has put out, `mask` (batch, seq) its padding mask. Raises what
+        has ended the reading.
+        """
+        try:
+            if self._trace.failure is not None:
+                raise self._trace.failure
+            with _reading(self._model):
+                self._head.read(output, mask, self._trace)
+                return self._architecture()
+        finally:
+            self.close()
+
+    def _architecture(self) -> Architecture:
+        stacks, missing = stacks_of(self._columns, self._readings)
+        stacks = tuple(
+            replace(stack, head=self._head.of(stack.blocks[0], stack.blocks[-1]))
+            for stack in stacks
+        )
+        return Architecture(
+            family=_family(self._model),
+            stacks=stacks,
+            missing=missing + self._head.missing,
+            n_params=sum(p.numel() for p in self._model.parameters() if p.requires_grad),
+            notes=tuple(_copies(stacks, self._model)),
+        )
+
+    def enter_block(self, path: str, before: Arguments, args: Arguments) -> None:
+        """Begin to record a block."""
+        stream = stream_of(*args)
+        with _reading(self._model):
+            self._encoder_outputs.note(before, args, self._trace)
+            if stream is not None:
+                entering = stream_of(*before)
+                self._head.note_input(path, stream if entering is None else entering, self._trace)
+                self._running = (path, self._trace.begin(path, stream))
+
+    def hand_on(self, before: Tensor, after: Tensor) -> None:
+        """Keep what enters a stack, where each process holds a part of its sequences."""
+        if self._running is None or not self._running[1].is_of(before) or before is after:
+            return
+        path, _ = self._running
+        placements = getattr(after, "placements", ())
+        is_first = path in self._head.firsts and path not in self.split_inputs
+        if is_first and any(p.is_shard(TOKENS) for p in placements):
+            with _reading(self._model):
+                self.split_inputs[path] = after.clone()
+
+    def leave_block(self, path: str, output: Any) -> None:
+        """Read the block, and what becomes of the last one's output."""
+        if self._running is None or self._running[0] != path:
+            return
+        _, stream = self._running
+        self._running = None
+        with _reading(self._model):
+            reading = self._read(path, stream, output)
+        if reading.parts is not None and self._on_block is not None:
+            self._on_block(path, reading.parts, self._calls.calls)
+        self._trace.end()
+        self._calls.calls = {}
+        with _reading(self._model):
+            self._trace_on(path, output)
+
+    def _trace_on(self, path: str, output: Any) -> None:
+        """Follow a stack's last block: into another stack, where one is still to come."""
+        ends = any(column.blocks[-1] == path for column in self._columns)
+        to_come = any(self._readings.keys().isdisjoint(column.blocks) for column in self._columns)
+        result = result_of(output)
+        if ends and result is not None:
+            trace_from = self._encoder_outputs.trace_from if to_come else self._head.trace_from
+            trace_from(path, result, self._trace)
+
+    def _read(self, path: str, stream: Node, output: Any) -> BlockReading:
+        reading = BlockReading(stream.value.shape[-1], len(self._readings))
+        is_repeated = path in self._readings
+        self._readings[path] = reading
+        try:
+            if is_repeated:
+                raise UnrecognisedError(path, "shared block", "the model calls it more than once")
+            call = _call(path, stream, output, self._trace, self._model)
+            reading.reads = self._encoder_output(call)
+            reading.parts = call.parts
+        except UnrecognisedError as error:
+            where = error.where if error.where.startswith(path) else path
+            reading.missing = Missing(where, error.what, error.why)
+        except UNFORESEEN as error:
+            what = f"{type(error).__name__} on reading it: {error}"
+            reading.missing = Missing(path, "block", what)
+        self._heed_hints(path, reading)
+        return reading
+
+    def _heed_hints(self, path: str, reading: BlockReading) -> None:
+        for hint in self._hints:
+            if hint.matches(path):
+                if reading.parts is None and hint.modules:
+                    modules = self._trace.modules
+                    reading.parts = block_by_hand(hint, path, self._model, modules)
+                    reading.missing = None
+                reading.stack = hint.stack or reading.stack
+                if reading.parts is not None:
+                    said = (*reading.parts.said, *hint.fields.items())
+                    reading.parts = replace(reading.parts, said=said)
+
+    def _encoder_output(self, call: BlockCall) -> EncoderOutput | None:
+        if call.encoder_output is None:
+            return None
+        output = self._encoder_outputs.of(call.encoder_output)
+        if output is None:
+            why = "what it reads is not the output of a stack seen here, normed or not"
+            raise UnrecognisedError(call.encoder_output, "cross-attention", why)
+        return output
+
+
+@contextmanager
+def _reading(model: nn.Module) -> Iterator[None]:
+    """Read tensors without a trace in the job: no gradients, and no cast kept by autocast."""
+    parameter = next(model.parameters(), None)
+    kind = "cpu" if parameter is None else parameter.device.type
+    with torch.no_grad(), torch.autocast(kind, enabled=False):
+        yield
 
 
 def _copies(stacks: tuple[StackParts, ...], model: nn.Module) -> Iterator[str]:
@@ -74,150 +259,9 @@ def _copies(stacks: tuple[StackParts, ...], model: nn.Module) -> Iterator[str]:
             )
 
 
-def _with_head(stack: StackParts, heads: Heads) -> StackParts:
-    first, last = stack.blocks[0], stack.blocks[-1]
-    return replace(stack, head=heads.of(first, last))
-
-
 def _family(model: nn.Module) -> str:
     name = getattr(getattr(model, "config", None), "model_type", None)
     return name if name in FAMILIES else "custom"
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What one block's call gave."""
-
-    d_model: int
-    order: int
-    parts: BlockParts | None = None
-    missing: Missing | None = None
-    memory: Memory | None = None
-    stack: str | None = None
-
-
-@dataclass(slots=True)
-class _Watcher:
-    """Hooks on every module for the length of one forward pass."""
-
-    model: nn.Module
-    found: tuple[Column, ...]
-    hints: Sequence[Hint] = ()
-    blocks: dict[str, _Seen] = field(default_factory=dict)
-    handles: list[RemovableHandle] = field(default_factory=list)
-    inside: tuple[str, Node] | None = None
-    heads: Heads = field(init=False)
-    memories: Memories = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.memories = Memories(self.model)
-        self.heads = Heads(self.model, frozenset(c.blocks[0] for c in self.found))
-
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: Mapping[int, str]) -> None:
-        """Trace the model's blocks while it runs once; `names` of parameters may change."""
-        trace = Trace(names)
-        try:
-            self._hook_modules(trace)
-            with trace:
-                output = self.model(*args, **kwargs)
-            self.heads.understand(output, padding_of(kwargs), trace)
-        finally:
-            trace.end()
-            for handle in self.handles:
-                handle.remove()
-
-    def _hook_modules(self, trace: Trace) -> None:
-        blocks = {block for column in self.found for block in column.blocks}
-        self.handles += self.heads.hooks(trace.names)
-        for path, module in self.model.named_modules():
-            watch = self._watch_block if path in blocks else self._watch_inner
-            watch(path, module, trace)
-
-    def _watch_block(self, path: str, block: nn.Module, trace: Trace) -> None:
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            stream = stream_of(args, kwargs)
-            self.memories.note((*args, *kwargs.values()), trace)
-            if stream is not None:
-                self.heads.note_input(path, stream)
-                self.inside = (path, trace.begin(path, stream))
-
-        def leave(_: nn.Module, _args: object, output: Any) -> None:
-            if self.inside is not None and self.inside[0] == path:
-                self._understand(path, self.inside[1], output, trace)
-                self.inside = None
-                trace.end()
-                self._follow(path, output, trace)
-
-        self.handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
-        self.handles.append(block.register_forward_hook(leave))
-
-    def _watch_inner(self, path: str, module: nn.Module, trace: Trace) -> None:
-        small = _is_small(module)
-
-        def enter(_: nn.Module, _args: object) -> None:
-            if trace.recording:
-                trace.enter_module(path)
-
-        def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if trace.recording:
-                trace.leave_module(path)
-                if small:
-                    trace.collapse(path, args, output)
-
-        self.handles.append(module.register_forward_pre_hook(enter))
-        # first of all hooks: what another one makes of the output is not the module's own
-        self.handles.append(module.register_forward_hook(leave, prepend=True))
-
-    def _follow(self, path: str, output: Any, trace: Trace) -> None:
-        """After a stack's last block, where another stack is still to come."""
-        ends = any(column.blocks[-1] == path for column in self.found)
-        to_come = any(self.blocks.keys().isdisjoint(column.blocks) for column in self.found)
-        result = result_of(output)
-        if ends and result is not None:
-            follow = self.memories.follow if to_come else self.heads.follow
-            follow(path, result, trace)
-
-    def _understand(self, path: str, stream: Node, output: Any, trace: Trace) -> None:
-        seen = _Seen(stream.value.shape[-1], len(self.blocks))
-        again = path in self.blocks
-        self.blocks[path] = seen
-        try:
-            if again:
-                raise UnrecognisedError(path, "shared block", "the model calls it more than once")
-            call = _call(path, stream, output, trace, self.model)
-            seen.memory = self._memory(call)
-            seen.parts = call.parts
-        except UnrecognisedError as error:
-            where = error.where if error.where.startswith(path) else path
-            seen.missing = Missing(where, error.what, error.why)
-        except UNFORESEEN as error:
-            seen.missing = Missing(path, "block", f"{type(error).__name__} on reading it: {error}")
-        self._heed_hints(path, seen)
-
-    def _heed_hints(self, path: str, seen: _Seen) -> None:
-        for hint in self.hints:
-            if hint.matches(path):
-                if seen.parts is None and hint.modules:
-                    seen.parts, seen.missing = block_by_hand(hint, path, self.model), None
-                seen.stack = hint.stack or seen.stack
-                if seen.parts is not None:
-                    said = (*seen.parts.said, *hint.fields.items())
-                    seen.parts = replace(seen.parts, said=said)
-
-    def _memory(self, call: BlockCall) -> Memory | None:
-        if call.memory is None:
-            return None
-        found = self.memories.of(call.memory)
-        if found is None:
-            why = "what it reads is not the output of a stack seen here, normed or not"
-            raise UnrecognisedError(call.memory, "cross-attention", why)
-        return found
-
-
-def _is_small(module: nn.Module) -> bool:
-    """Whether a module may be a norm or an activation: no parts of its own, no matrices."""
-    flat = all(p.ndim <= 1 for p in module.parameters())
-    return flat and next(module.children(), None) is None
 
 
 def _call(path: str, stream: Node, output: Any, trace: Trace, model: nn.Module) -> BlockCall:
@@ -225,59 +269,3 @@ def _call(path: str, stream: Node, output: Any, trace: Trace, model: nn.Module) 
     if result is None or result.shape != stream.value.shape:
         raise UnrecognisedError(path, "output", "not shaped like the stream that goes in")
     return block_call(stream, trace.node(result), model)
-
-
-def _stacks(
-    found: tuple[Column, ...], seen: Mapping[str, _Seen]
-) -> tuple[tuple[StackParts, ...], tuple[Missing, ...]]:
-    missing: list[Missing] = []
-    stacks: list[StackParts] = []
-    for column in found:
-        called = sorted((b for b in column.blocks if b in seen), key=lambda b: seen[b].order)
-        missing += _uncalled(column, len(called))
-        missing += [m for b in called if (m := seen[b].missing) is not None]
-        if called:
-            stacks.append(_stack(called, seen))
-    if not found:
-        missing.append(Missing("model", "blocks", "no row of alike modules holding matrices found"))
-    named = _named_apart(stacks, missing)
-    memories = [(b, s.memory) for b, s in seen.items() if s.memory is not None]
-    return tuple(_connected(stack, named, memories) for stack in named), tuple(missing)
-
-
-def _connected(
-    stack: StackParts, stacks: tuple[StackParts, ...], memories: list[tuple[str, Memory]]
-) -> StackParts:
-    """The stack, with what it reads, and what stands between it and those that read it."""
-    read = next((m.block for block, m in memories if block in stack.blocks), None)
-    reads = next((s.name for s in stacks if s.blocks[-1] == read), None)
-    own = next((m for _, m in memories if m.block == stack.blocks[-1]), None)
-    if own is None:
-        return replace(stack, reads=reads)
-    return replace(stack, reads=reads, final_norm=own.norm, final_p_drop=own.p_drop)
-
-
-def _uncalled(column: Column, n_called: int) -> list[Missing]:
-    if n_called == 0:
-        why = "never called on a (batch, seq, features) stream in this forward pass"
-        return [Missing(column.container or "model", "blocks", why)]
-    return []
-
-
-def _stack(called: list[str], seen: Mapping[str, _Seen]) -> StackParts:
-    parts = tuple(seen[b].parts for b in called)
-    causal = {p.causal for p in parts if p is not None}
-    name = seen[called[0]].stack or ("encoder" if causal == {False} else "decoder")
-    return StackParts(name, tuple(called), parts, seen[called[0]].d_model)
-
-
-def _named_apart(stacks: list[StackParts], missing: list[Missing]) -> tuple[StackParts, ...]:
-    """At most one stack of each name, encoder first."""
-    by_name: dict[str, StackParts] = {}
-    for stack in stacks:
-        if stack.name in by_name:
-            why = f"a second {stack.name}; one is shown"
-            missing.append(Missing(stack.blocks[0].rpartition(".")[0], "blocks", why))
-        else:
-            by_name[stack.name] = stack
-    return tuple(by_name[name] for name in ("encoder", "decoder") if name in by_name)

@@ -33,11 +33,11 @@ class Step:
 
 def residual_step(node: Node, model: nn.Module) -> Step:
     """The sum a node is, as stream and branch; a factor on the sum is on both."""
-    whole = unscale(node)
-    both = terms(whole.node)
-    if both is None or whole.p_drop:
-        raise UnrecognisedError(whole.node, f"{whole.node.op}", _why_no_sum(whole.node))
-    both = _times(whole.factor, both)
+    total = unscale(node)
+    both = terms(total.node)
+    if both is None or total.p_drop:
+        raise UnrecognisedError(total.node, f"{total.node.op}", _why_no_sum(total.node))
+    both = _times(total.factor, both)
     for branch, skip in (both, both[::-1]):
         step = _step(skip, branch, model)
         if step is not None and linear_call(skip.node) is None:
@@ -60,22 +60,22 @@ def _step(skip: Scaled, branch: Scaled, model: nn.Module) -> Step | None:
 
 def parallel_steps(stream: Node, output: Node) -> tuple[Step, ...]:
     """The two branches of a sum of three addends, the third being the stream; else nothing."""
-    found = list(_addends(unscale(output)))
-    skips = [s for s in found if s.node is stream]
-    calls = [(s, call) for s in found if (call := linear_call(s.node)) is not None]
-    if len(found) != 3 or len(skips) != 1 or len(calls) != 2:
+    addends = list(_addends(unscale(output)))
+    skips = [s for s in addends if s.node is stream]
+    calls = [(s, call) for s in addends if (call := linear_call(s.node)) is not None]
+    if len(addends) != 3 or len(skips) != 1 or len(calls) != 2:
         return ()
     return tuple(Step(skips[0], branch, call) for branch, call in calls)
 
 
-def _addends(whole: Scaled) -> Iterator[Scaled]:
+def _addends(total: Scaled) -> Iterator[Scaled]:
     """What a sum, or a sum of sums, adds up; dense maps with a bias are one addend."""
-    is_sum = whole.node.op in ADDS and linear_call(whole.node) is None and not whole.p_drop
-    both = terms(whole.node) if is_sum else None
+    is_sum = total.node.op in ADDS and linear_call(total.node) is None and not total.p_drop
+    both = terms(total.node) if is_sum else None
     if both is None:
-        yield whole
+        yield total
         return
-    for term in _times(whole.factor, both):
+    for term in _times(total.factor, both):
         yield from _addends(term)
 
 

@@ -29,11 +29,11 @@ def rotary_between(before: Tensor, after: Tensor) -> Rotary | None:
     if rotated < 4 or rotated % 2:
         return None
     for interleaved in (False, True):
-        for found in _candidates(x[..., :rotated], y[..., :rotated], interleaved):
-            turned = _rotate(x[..., :rotated], found, interleaved)
+        for rotary in _candidates(x[..., :rotated], y[..., :rotated], interleaved):
+            turned = _rotate(x[..., :rotated], rotary, interleaved)
             want = torch.cat([turned, x[..., rotated:]], -1)
             if close(want, after) or close(after, want.to(after.dtype)):
-                return replace(found, fraction=rotated / x.shape[-1])
+                return replace(rotary, fraction=rotated / x.shape[-1])
     return None
 
 
@@ -108,8 +108,8 @@ def _rate(angles: list[float]) -> float:
     far, rate = 1, angles[1]
     while 2 * far < len(angles):
         far *= 2
-        rest = math.remainder(angles[far] - rate * far, math.tau)
-        rate += rest / far
+        remainder = math.remainder(angles[far] - rate * far, math.tau)
+        rate += remainder / far
     return rate
 
 

@@ -78,24 +78,24 @@ def _scale(
     return scale, None
 
 
-def _ratio(value: Tensor, other: Tensor, allowed: Tensor, whole: Tensor) -> float | None:
+def _ratio(value: Tensor, other: Tensor, allowed: Tensor, unrounded: Tensor) -> float | None:
     """The number that times `other` gives `value` at the pairs let through; None without one.
 
     `whole` is what low precision rounded: the value with all that was added to it.
     """
-    let = allowed.expand(whole.shape)
+    let = allowed.expand(unrounded.shape)
     unit = other.reshape(value.shape)[let].float()
-    wanted = value[let].float()
-    ratio = float((unit * wanted).sum() / unit.square().sum())
-    total = whole[let]
-    rest = total.float() - wanted
-    return ratio if close((unit * ratio + rest).to(total.dtype), total) else None
+    target = value[let].float()
+    ratio = float((unit * target).sum() / unit.square().sum())
+    total = unrounded[let]
+    added = total.float() - target
+    return ratio if close((unit * ratio + added).to(total.dtype), total) else None
 
 
 def _added(scores: Node, product: Node) -> Tensor | None:
     """What is added to the product on the way to the scores, shaped as they are."""
     node, factor = scores, 1.0
-    found: list[Tensor] = []
+    addends: list[Tensor] = []
     while node is not product:
         times = multiple(node)
         if node.op in RESHAPES:
@@ -106,12 +106,12 @@ def _added(scores: Node, product: Node) -> Tensor | None:
             inside = [n for n in node.inputs if product in ancestors(n, lambda n: n is product)]
             if len(inside) != 1:
                 return None
-            found += [t.expand(node.value.shape) * factor for t in _terms(node, inside[0])]
+            addends += [t.expand(node.value.shape) * factor for t in _terms(node, inside[0])]
             node = inside[0]
     if product.op == "baddbmm":
         beta = float(argument(product, 3, "beta", 1.0))
-        found.append(product.inputs[0].value.expand(product.value.shape) * (beta * factor))
-    total = [t.reshape(scores.value.shape).to(scores.value.dtype) for t in found]
+        addends.append(product.inputs[0].value.expand(product.value.shape) * (beta * factor))
+    total = [t.reshape(scores.value.shape).to(scores.value.dtype) for t in addends]
     return torch.stack(total).sum(0) if total else None
 
 

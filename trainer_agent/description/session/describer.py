@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,33 +19,38 @@ from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint
-from trainer_agent.description.planning import plan_of
-from trainer_agent.description.session.collected import Given, Notes, packed_spec
-from trainer_agent.description.trace.replay import eager
-from trainer_agent.description.trace.unsharded import holds_shards, is_flat, would_fit
+from trainer_agent.description.planning import branch_modules, plan_of
+from trainer_agent.description.session.collected import Observations, packed_spec
+from trainer_agent.description.trace.limits import (
+    compiled_part,
+    is_transformed,
+    runs_beside_compiled_code,
+)
+from trainer_agent.description.trace.unsharded import holds_shards, is_flat
 from trainer_agent.distributed import Processes
-from trainer_agent.model.plan import Plan
+from trainer_agent.model.plan import NORM_INPUTS, Plan, rows_kept
+from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
-    from trainer_agent.description import Architecture, Weighed
+    from trainer_agent.description import Architecture, BlockParts, Weighed
+    from trainer_agent.description.read.recognition import Recognition
+    from trainer_agent.description.trace.module_calls import ModuleCall
 
 FIRST_AGAIN = 50
 TIMES_LATER = 4
 WITHOUT_DROPOUT = (
-    "the input kernel is that of the batch that the architecture was found on, without dropout or "
-    "padding mask, and gradients at the top are taken as independent between tokens"
+    "the input kernel is that of watch's batch, without dropout or padding mask, and gradients at "
+    "the top are taken as independent between tokens"
 )
-GATHERED = (
+SHARDED = (
     "the parameters are sharded: the weights are those after the step described, and what "
     "attention and feed-forward add is measured from the next sample on"
 )
 SPLIT = (
     "sequences lie over several processes: the input kernel is that of the first step's batch "
-    "without dropout or padding mask, and gradients at the top are taken as independent between "
-    "tokens"
+    "without padding mask, and gradients at the top are taken as independent between tokens"
 )
-COMPILED_WHOLE = "the model is compiled as a whole: the weights are those after the step described"
-UNPREPARED = "what attention and feed-forward add is not measured: for that watch needs batch="
+AFTER_THE_STEP = "the model is compiled as a whole: the weights are those after the step described"
 FLAT = Missing(
     "model",
     "flat parameters",
@@ -53,8 +59,13 @@ FLAT = Missing(
 APART = Missing(
     "model",
     "sharded parameters",
-    "finding the architecture gathers them, and not every process of the job was ready for that",
+    "their moments are added up, and not every process of the job was ready for that",
 )
+COMPILED_WHY = (
+    "torch has no calls to read off what it compiles: give watch(batch=...) before compiling, "
+    "and the model is described by running it once on that batch"
+)
+COMPILED = Missing("model", "compiled as a whole", COMPILED_WHY)
 
 
 class Watched(Protocol):
@@ -68,23 +79,26 @@ class Watched(Protocol):
     def subscribe(self, listener: PassListener) -> None:
         """Tell a listener of the model's sampled steps."""
 
-    def apply(self, plan: Plan) -> None:
+    def apply(self, plan: Plan, *, keep: bool = False) -> None:
         """Measure the places of `plan` from now on."""
 
     def paused(self) -> AbstractContextManager[None]:
         """Let forward passes go by uncounted."""
         ...
 
+    def count(self, stack: str, site: str, index: int, x: Tensor) -> None:
+        """Count a tensor that no hook of the plan has seen."""
+
 
 class SelfDescription:
-    """Listens to the hooks and makes a `ModelSpec` of the steps it is asked to describe.
+    """Makes a `ModelSpec` of the steps it is asked to describe, from what the hooks see of them.
 
-    The architecture is found once, in the first sampled forward pass, and the plan follows it.
-    Weight moments are read before the step's forward, so before its update.
+    The architecture is read once, off the first sampled forward pass of the job's own, while it
+    runs; the plan follows it. Weight moments are read before the step's update.
 
     Of sharded parameters every process of the job holds a part, so that all describe the same
-    steps. The pass that finds the architecture gathers them, which nobody may miss: it runs at
-    the end of the first step, where all have said that they are there.
+    steps, and add up what each has. The plan changes in all of them or in none: they agree on it
+    at the end of the first step.
 
     Attributes:
         together: whether the processes of a job describe the model together.
@@ -104,24 +118,38 @@ class SelfDescription:
         hints: Sequence[Hint],
         processes: Processes,
     ) -> None:
-        self._hints = hints
+        """Describe `model`.
+
+        Args:
+            model: the user's own, inside wrappers.
+            hooks: tells of forward passes, inputs and gradients, and takes the plan.
+            recorder: knows the arguments of a compiled forward pass.
+            guard: counts what fails.
+            account: is charged for what a description costs.
+            hints: what the user says of blocks.
+            processes: agree on the plan, and add up the moments of sharded weights.
+        """
         self._model, self._hooks, self._recorder = model, hooks, recorder
         self._guard, self._account = guard, account
-        self._processes = processes
-        self._known: Architecture | None = None
+        self._hints, self._processes = hints, processes
+        self._architecture: Architecture | None = None
         self._failure: Missing | None = None
-        self._wanted = True
+        self._is_asked = True
         self._again_at = FIRST_AGAIN
-        self._notes: Notes | None = None
-        self._undropped: dict[str, tuple[Kernel, torch.Size]] = {}
-        self._given: Given | None = None
-        self._split = False
-        self._fresh: Weighed | None = None
+        self._observations: Observations | None = None
+        self._recognition: Recognition | None = None
+        self._mask: Tensor | None = None
+        self._unagreed: Architecture | None = None
+        self._must_agree = False
+        self._input_kernels: dict[str, tuple[Kernel, torch.Size]] = {}
+        self._split_inputs: dict[str, Any] = {}
+        self._is_split = False
+        self._fresh_weights: Weighed | None = None
         self.together = False
         hooks.subscribe(self)
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Find the architecture before the first step, where one process can by itself.
+        """Read the architecture off a pass on the user's batch, where one process can by itself.
 
         What is compiled afterwards then holds all hooks. Raises what the model raises on these
         arguments.
@@ -129,19 +157,19 @@ class SelfDescription:
         if is_flat(self._model) or holds_shards(self._model):
             return
         with self._hooks.paused(), self._first_inputs():
-            known = description.architecture(self._model, args, kwargs, hints=self._hints)
-        if known.stacks:
-            self._take_plan(known)
-            self._known, self._fresh = known, description.weigh(known, eager(self._model))
+            architecture = description.architecture(self._model, args, kwargs, hints=self._hints)
+        if architecture.stacks:
+            self._take_plan(architecture)
+            self._fresh_weights = description.weigh(architecture, unwrap(self._model))
 
     def ask(self) -> None:
         """Describe the next sampled step."""
-        self._wanted = True
+        self._is_asked = True
 
     def forget(self) -> None:
         """Describe the next sampled step instead of the one now ending."""
-        self._notes = self._given = None
-        self._wanted = True
+        self._observations, self._must_agree = None, False
+        self._is_asked = True
 
     def ask_from_time_to_time(self, step: int) -> None:
         """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
@@ -152,161 +180,216 @@ class SelfDescription:
 
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
-        arguments = self._recorder.take_arguments()
-        if self._wanted and arguments is not None:
-            self._begin_late(*arguments)
-        if self._given is not None:
-            self._find_together(self._given)
-        notes, self._notes = self._notes, None
-        if notes is None:
+        if self._recorder.take_arguments() is not None and self._is_asked:
+            self._begin_late()
+        if self._must_agree:
+            self._settle_together()
+        observations, self._observations = self._observations, None
+        if observations is None:
             return None
-        if self._split or not notes.inputs:
-            self._fall_back(notes, SPLIT if self._split else WITHOUT_DROPOUT)
-        if not notes.inputs and self._failure is None:
+        if self._is_split or not observations.inputs:
+            self._fall_back(observations, SPLIT if self._is_split else WITHOUT_DROPOUT)
+        if not observations.inputs and self._failure is None:
             return None
-        return lambda: self._spec(notes)
+        return lambda: self._spec(observations)
 
-    def _begin_late(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Describe a model that is compiled as a whole, where no forward pass is seen to begin."""
-        started = time.perf_counter()
-        of_now = self._fresh is None
-        self.pass_begins(args, kwargs)
-        if self._notes is not None:
-            remarks = (COMPILED_WHOLE,) * of_now
-            self._notes.remarks = remarks + (UNPREPARED,) * (not self._has_branches)
-        self._account.charge(ONCE, started)
-
-    @property
-    def _has_branches(self) -> bool:
-        return any(any(stack.attention) for stack in self._hooks.plan.stacks)
-
-    def _fall_back(self, notes: Notes, why: str) -> None:
-        """Take the inputs of the architecture's pass, where the step's own were not seen whole."""
-        for stack in self._hooks.plan.stacks:
-            if stack.blocks[0] in self._undropped:
-                notes.inputs[stack.name], shape = self._undropped[stack.blocks[0]]
-                notes.widths[stack.name] = shape[-1]
-                notes.batch_size = max(notes.batch_size, shape[0])
-                notes.gradients.pop(stack.name, None)
-                notes.remarks = (*notes.remarks, why)
-
-    def pass_begins(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def pass_begins(self, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Begin the description, where the step is to be described."""
-        if not self._wanted:
+        if not self._is_asked:
             return
-        self._wanted = False
-        self._notes = Notes()
-        if self._known is None and self._failure is None:
-            self._look(args, kwargs)
+        self._is_asked = False
+        self._observations = Observations()
+        if self._architecture is None and self._failure is None:
+            self._open(kwargs)
         self._weigh()
 
-    def _look(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Find the architecture now, or keep what it takes to find it with the others."""
-        if is_flat(self._model):
-            self._failure = FLAT
-        elif holds_shards(self._model):
-            device = self._recorder.accumulator.device
-            self.together, self._given = True, Given.now(args, kwargs, device)
-        else:
-            self._find_architecture(args, kwargs)
-
-    def _find_together(self, given: Given) -> None:
+    def _begin_late(self) -> None:
+        """Describe a model that is compiled as a whole, where no forward pass is seen to begin."""
         started = time.perf_counter()
-        self._given = None
-        blocks = [path for stack in self._hooks.plan.stacks for path in stack.blocks]
-        if not self._processes.all_ready(ready=would_fit(self._model, blocks, given.tokens)):
-            self._failure = APART
-        else:
-            with given.autocast():
-                self._find_architecture(given.args, given.kwargs)
-            self._weigh()
-            if self._notes is not None:
-                self._split = self._saw_parts_of_sequences(self._notes)
-                self._notes.remarks = (*self._notes.remarks, GATHERED)
+        self._is_asked = False
+        self._observations = Observations()
+        if self._architecture is None:
+            self._failure = self._failure or COMPILED
+        elif self._fresh_weights is None:
+            self._observations.notes = (AFTER_THE_STEP,)
+        self._weigh()
         self._account.charge(ONCE, started)
 
-    def _saw_parts_of_sequences(self, notes: Notes) -> bool:
-        """Whether the step's own blocks were given fewer tokens than those of the pass."""
-        firsts = ((stack.name, stack.blocks[0]) for stack in self._hooks.plan.stacks)
-        return any(
-            notes.inputs[name].cell_sizes.sum() < self._undropped[block][1][1]
-            for name, block in firsts
-            if name in notes.inputs and block in self._undropped
+    def _open(self, kwargs: Mapping[str, Any]) -> None:
+        """Read the architecture off the pass that now begins, or say why that cannot be."""
+        if is_flat(self._model):
+            self._failure = FLAT
+        elif is_transformed():
+            self.forget()  # there will be others
+        elif runs_beside_compiled_code():
+            self._failure = COMPILED
+        elif (part := compiled_part(self._model)) is not None:
+            self._failure = Missing(part, "compiled code", COMPILED_WHY)
+        else:
+            self._open_recognition(kwargs)
+
+    def _open_recognition(self, kwargs: Mapping[str, Any]) -> None:
+        from trainer_agent.description.read.head_trace import padding_of
+        from trainer_agent.description.read.recognition import Recognition
+
+        self.together = self._must_agree = holds_shards(self._model)
+        self._mask = padding_of(kwargs)
+        recognition = Recognition(
+            self._model, self._hints, on_block=None if self.together else self._count_branches
         )
+        self._recognition = recognition
+        recognition.open()
 
-    def _weigh(self) -> None:
-        if self._known is not None and self._notes is not None:
-            with self._guard.at("weight moments"):
-                fresh, self._fresh = self._fresh, None
-                self._notes.weights = fresh or description.weigh(self._known, eager(self._model))
-
-    def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def pass_ends(self, output: Any) -> None:
+        """Take what the pass has shown of the architecture."""
+        if self._recognition is None:
+            return
+        started = time.perf_counter()
+        recognition, self._recognition = self._recognition, None
+        self._account.add(ONCE, recognition.spent_s)
+        if output is None and sys.exc_info()[0] is not None:
+            recognition.close()
+            self.forget()  # the pass raised; the job may try another batch
+            return
         try:
-            with self._hooks.paused(), self._first_inputs():
-                known = description.architecture(self._model, args, kwargs, hints=self._hints)
-            if not known.stacks:
-                self._failure = next(iter(known.missing), None)
-                return
-            self._take_plan(known)
-            self._known = known
+            self._settle(recognition.finish(output, self._mask))
+            self._split_inputs = recognition.split_inputs
         except Exception as error:
             self._guard.note("description", error)
             what = f"{type(error).__name__}: {error}"
             self._failure = Missing("model", what, "its forward pass could not be followed")
+        self._mask = None
+        self._account.charge(ONCE, started)
 
-    def _take_plan(self, known: Architecture) -> None:
-        plan = plan_of(known)
+    def _settle(self, architecture: Architecture) -> None:
+        if not architecture.stacks:
+            self._failure = next(iter(architecture.missing), None)
+        elif self._must_agree:
+            self._unagreed = architecture
+        else:
+            self._take_plan(architecture)
+            self._weigh()
+
+    def _settle_together(self) -> None:
+        """Take the plan where every process of the job can."""
+        started = time.perf_counter()
+        architecture, self._unagreed, self._must_agree = self._unagreed, None, False
+        if not self._processes.all_ready(ready=architecture is not None) or architecture is None:
+            self._failure = self._failure or APART
+        else:
+            self._take_plan(architecture)
+            self._weigh()
+            self._gather_inputs()
+            if self._observations is not None:
+                self._observations.notes = (*self._observations.notes, SHARDED)
+        self._split_inputs = {}
+        self._account.charge(ONCE, started)
+
+    def _gather_inputs(self) -> None:
+        """Take the kernels of inputs whose sequences lie in parts over the processes."""
+        for path, parts in self._split_inputs.items():
+            x = parts.full_tensor()
+            self._input_kernels[path] = description.kernel(x), x.shape
+            self._is_split = True
+
+    def _take_plan(self, architecture: Architecture) -> None:
+        plan, before = plan_of(architecture), self._hooks.plan
         if not self._recorder.compiled:
-            self._hooks.apply(plan)
+            self._hooks.apply(plan, keep=True)
+            if self._observations is not None:
+                self._observations.rename(rows_kept(before, self._hooks.plan).stacks)
+        else:
+            # Other hooks would make torch compile again; the streams are watched already.
+            blocks, read = ({s.name: s.blocks for s in p.stacks} for p in (before, plan))
+            if blocks != read:
+                raise LookupError("compiled blocks are not those that the model's pass calls")
+        self._architecture = architecture
+
+    def _weigh(self) -> None:
+        if self._architecture is not None and self._observations is not None:
+            with self._guard.at("weight moments"):
+                fresh, self._fresh_weights = self._fresh_weights, None
+                self._observations.weights = fresh or description.weigh(
+                    self._architecture, unwrap(self._model)
+                )
+
+    def _count_branches(
+        self, block: str, parts: BlockParts, calls: Mapping[str, ModuleCall]
+    ) -> None:
+        """Count what hooks would have: they are set where the block's branches are known."""
+        places = (
+            (stack.name, stack.blocks.index(block))
+            for stack in self._hooks.plan.stacks
+            if block in stack.blocks
+        )
+        stack, index = next(places, ("", 0))
+        if not stack or not torch.is_grad_enabled():
             return
-        # Other hooks would make torch compile again; the streams are watched already.
-        held, found = ({s.name: s.blocks for s in p.stacks} for p in (self._hooks.plan, plan))
-        if held != found:
-            raise LookupError("compiled blocks are not those that the model's forward pass calls")
+        for site, path in branch_modules(parts).items():
+            call = None if path is None else calls.get(path)
+            if path is None or call is None or not self._model.get_submodule(path).training:
+                continue
+            is_input = site in NORM_INPUTS
+            if is_input and "norm_inputs" not in self._hooks.plan.wanted.sites:
+                continue
+            args, kwargs = call.args
+            x = first_stream((*args, *kwargs.values()) if is_input else call.output)
+            if x is not None:
+                self._hooks.count(stack, site, index, x)
+
+    def _fall_back(self, observations: Observations, why: str) -> None:
+        """Take input kernels that were made elsewhere, where the step's own were not to be had."""
+        for stack in self._hooks.plan.stacks:
+            if stack.blocks[0] in self._input_kernels:
+                observations.inputs[stack.name], shape = self._input_kernels[stack.blocks[0]]
+                observations.widths[stack.name] = shape[-1]
+                observations.batch_size = max(observations.batch_size, shape[0])
+                observations.gradients.pop(stack.name, None)
+                observations.notes = (*observations.notes, why)
 
     @contextmanager
     def _first_inputs(self) -> Iterator[None]:
-        """Keep what enters the stacks in that pass: inside compiled blocks nobody listens."""
-        kept: dict[str, Tensor] = {}
+        """Take the kernel of what enters the stacks: inside compiled blocks nobody listens."""
+        inputs: dict[str, Tensor] = {}
 
-        def keep(path: str) -> Callable[..., None]:
+        def note(path: str) -> Callable[..., None]:
             def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 x = first_stream((*args, *kwargs.values()))
                 if x is not None:
-                    kept[path] = x.detach()
+                    inputs[path] = x.detach()
 
             return hook
 
         firsts = [stack.blocks[0] for stack in self._hooks.plan.stacks]
         modules = [(path, self._model.get_submodule(path)) for path in firsts]
-        handles = [m.register_forward_pre_hook(keep(p), with_kwargs=True) for p, m in modules]
+        handles = [m.register_forward_pre_hook(note(p), with_kwargs=True) for p, m in modules]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-        self._undropped = {
-            p: (description.kernel(x), x.shape) for p, x in kept.items() if x.ndim == 3
+        self._input_kernels = {
+            p: (description.kernel(x), x.shape) for p, x in inputs.items() if x.ndim == 3
         }
 
     def stack_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
         """Take the input kernel of a stack."""
-        notes = self._notes
-        if notes is not None and stack not in notes.inputs:
-            notes.inputs[stack] = description.kernel(x, mask)
-            notes.widths[stack] = x.shape[-1]
-            notes.batch_size = max(notes.batch_size, x.shape[0])
+        observations = self._observations
+        if observations is not None and stack not in observations.inputs:
+            observations.inputs[stack] = description.kernel(x, mask)
+            observations.widths[stack] = x.shape[-1]
+            observations.batch_size = max(observations.batch_size, x.shape[0])
 
     def top_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
         """Take the kernel of the gradient at the top of a stack."""
-        notes = self._notes
-        if notes is not None and stack not in notes.gradients:
-            notes.gradients[stack] = description.kernel(g, mask)
+        observations = self._observations
+        if observations is not None and stack not in observations.gradients:
+            observations.gradients[stack] = description.kernel(g, mask)
 
-    def _spec(self, notes: Notes) -> dict[str, Any]:
-        """The notes as the server takes them; in a background thread, in all processes alike."""
-        if notes.weights is not None and self.together:
-            notes.weights = notes.weights.added_up(self._processes.all_reduce)
+    def _spec(self, observations: Observations) -> dict[str, Any]:
+        """The step as the server takes it; in a background thread, in all processes alike."""
+        if observations.weights is not None and self.together:
+            observations.weights = observations.weights.added_up(self._processes.all_reduce)
         n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
         failures = () if self._failure is None else (self._failure,)
-        return packed_spec(self._hooks.plan, self._known, notes, n_params, failures)
+        return packed_spec(self._hooks.plan, self._architecture, observations, n_params, failures)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+from torch import Tensor
+
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.hook_manager import HookManager, PassListener
 from trainer_agent.capture.overhead_account import OverheadAccount
@@ -39,10 +41,13 @@ class ChunkHooks:
         """Tell a listener of the chunk's sampled steps."""
         self._hooks.subscribe(listener, self._chunk)
 
-    def apply(self, plan: Plan) -> None:
+    def apply(self, plan: Plan, *, keep: bool = False) -> None:  # noqa: ARG002  always kept
         """Measure the places of `plan` in this chunk; raises where others count on other ones."""
         self._apply(self._chunk, plan)
         self._plan = plan
+
+    def count(self, stack: str, site: str, index: int, x: Tensor) -> None:
+        """Count nothing: a pipeline's first step, in which chunks are read, is left out."""
 
     def paused(self) -> AbstractContextManager[None]:
         """Let forward passes go by uncounted."""
@@ -129,5 +134,5 @@ class StagedDescription:
         ]
         local_plan = joined(zip(self._chunks, plans, strict=True))
         self._processes.check(local_plan)
-        self._hooks.apply(local_plan)
+        self._hooks.apply(local_plan, keep=True)
         self._processes.announce(self._hooks.plan)

@@ -59,10 +59,10 @@ def filled(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     if mask is None:
         return x, torch.ones(x.shape[:2], device=x.device)
     weight = mask.to(x.device).float()
-    seen = (weight.sum(0) > 0).nonzero().flatten()
-    if not len(seen):
+    filled_positions = (weight.sum(0) > 0).nonzero().flatten()
+    if not len(filled_positions):
         raise ValueError("mask: no token is real; give a batch that holds at least one")
-    return x[:, seen], weight[:, seen]
+    return x[:, filled_positions], weight[:, filled_positions]
 
 
 def cell_sums(values: Tensor, sizes: Sizes) -> Tensor:
@@ -92,9 +92,9 @@ def _assemble(packed: NDArray[np.float64], sizes: Sizes) -> Kernel:
     products, pairs = packed[: 2 * n**2].reshape(2, n, n)
     squares, tokens = packed[2 * n**2 : -1].reshape(2, n)
     # a cell's products with itself hold each token's square once
-    own = np.diag_indices(n)
-    products[own] -= squares
-    pairs[own] -= tokens
+    diagonal = np.diag_indices(n)
+    products[diagonal] -= squares
+    pairs[diagonal] -= tokens
     # pairs of cells that no sequence fills both; or a one-token cell's own entry, never read
     typical = products.sum() / max(pairs.sum(), 1.0)
     return Kernel(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import dslm.spec as theory
-from trainer_agent.description.parts import LabelsPart
+from trainer_agent.description.read.parts import LabelsPart
 from trainer_agent.description.spec.kernels import Sizes, cell_sums, filled
 
 MAX_SEQUENCES, MAX_PAIRS = 16, 2**24  # whose tokens are compared with each other
@@ -43,9 +43,9 @@ def label_kernels(part: LabelsPart, cells: Callable[[int], Sizes]) -> theory.Lab
     if part.ids is None:
         return theory.Labels(part.weight, everywhere, same)
     same_id = share(lambda b: ids[b, :, None] == ids[b, None, :])
-    one_way = share(lambda b: labels[b, :, None] == ids[b, None, :])
-    both_ways = (one_way.off_diagonal + one_way.off_diagonal.T) / 2
-    crossed = theory.Kernel(one_way.diagonal, both_ways, sizes)
+    label_to_id = share(lambda b: labels[b, :, None] == ids[b, None, :])
+    both_ways = (label_to_id.off_diagonal + label_to_id.off_diagonal.T) / 2
+    crossed = theory.Kernel(label_to_id.diagonal, both_ways, sizes)
     return theory.Labels(part.weight, everywhere, same, same_id, crossed)
 
 
@@ -54,21 +54,21 @@ Pairs = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def _over_pairs(matrix: Callable[[int], Tensor], real: Tensor, sizes: Sizes) -> Pairs:
     """Sums of (seq, seq) matrices over sequences and cells: of i = j, of i ≠ j."""
-    own, pairs = torch.zeros(len(sizes)), torch.zeros(len(sizes), len(sizes))
+    same, pairs = torch.zeros(len(sizes)), torch.zeros(len(sizes), len(sizes))
     for b in range(len(real)):
         values = matrix(b).float()
         rows = cell_sums(values.unsqueeze(0), sizes).transpose(1, 2)
         pairs += cell_sums(rows, sizes)[0].T.cpu()
-        own += cell_sums(values.diagonal().reshape(1, -1, 1), sizes).flatten().cpu()
-    pairs.diagonal().sub_(own)
-    return own.double().numpy(), pairs.double().numpy()
+        same += cell_sums(values.diagonal().reshape(1, -1, 1), sizes).flatten().cpu()
+    pairs.diagonal().sub_(same)
+    return same.double().numpy(), pairs.double().numpy()
 
 
 def _density(labelled: Tensor, real: Tensor) -> float:
     return float(labelled.sum()) / max(float((real > 0).sum()), 1.0) or 1.0
 
 
-def _share(found: Pairs, of: Pairs, sizes: Sizes, ratio: float) -> theory.Kernel:
+def _share(matching: Pairs, of: Pairs, sizes: Sizes, ratio: float) -> theory.Kernel:
     """Shares of those compared, times how many more labels the whole batch has."""
-    diagonal, off_diagonal = (a / np.maximum(b, 1.0) for a, b in zip(found, of, strict=True))
+    diagonal, off_diagonal = (a / np.maximum(b, 1.0) for a, b in zip(matching, of, strict=True))
     return theory.Kernel(ratio * diagonal, ratio**2 * off_diagonal, sizes)

@@ -16,21 +16,21 @@ import dslm.spec as theory
 from dslm.masks.cell_sizes import block_cells
 from dslm.validation import validate
 from trainer_agent.description.hints import Hint, HintError
-from trainer_agent.description.parts import Architecture, StackParts
 from trainer_agent.description.read.head import scalars_of
+from trainer_agent.description.read.head_trace import padding_of
+from trainer_agent.description.read.parts import Architecture, StackParts
 from trainer_agent.description.read.recognition import architecture
 from trainer_agent.description.spec.kernels import kernel
 from trainer_agent.description.spec.moments import Connection, weigh
 from trainer_agent.description.spec.weight_sums import Rows
-from trainer_agent.description.trace.head_inputs import padding_of
 from trainer_agent.description.trace.replay import (
     call_arguments,
-    eager,
     result_of,
     stream_of,
     undisturbed,
 )
 from trainer_agent.description.trace.unsharded import holds_shards
+from trainer_agent.model.unwrap import unwrap
 
 
 def describe(
@@ -48,31 +48,31 @@ def describe(
     it, HintError for a hint that does not fit the model, and SpecError where hints make an
     impossible one.
     """
-    model = eager(model)
+    model = unwrap(model)
     args, kwargs = call_arguments(batch)
     try:
-        known = architecture(model, args, kwargs, hints=hints)
+        layout = architecture(model, args, kwargs, hints=hints)
     except HintError:
         raise
     except (TypeError, RuntimeError, ValueError, IndexError, KeyError) as error:
         name = type(model).__name__
         raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
-    streams = _run(model, known, args, kwargs)
-    weights = weigh(known, model).added_up(
+    streams = _run(model, layout, args, kwargs)
+    weights = weigh(layout, model).added_up(
         over_all_processes if holds_shards(model) else lambda rows: rows
     )
     blocks, links = weights.blocks(), weights.connections()
     mask = padding_of(kwargs)
     spec = theory.ModelSpec(
-        family=known.family,
+        family=layout.family,
         stacks={
             s.name: _stack(s, blocks[s.name], links[s.name], streams[s.name], mask)
-            for s in known.stacks
+            for s in layout.stacks
         },
-        missing=known.missing,
+        missing=layout.missing,
         batch_size=_batch_size(streams),
-        n_params=known.n_params,
-        notes=known.notes,
+        n_params=layout.n_params,
+        notes=layout.notes,
     )
     if hints:
         validate(spec)
@@ -89,11 +89,11 @@ class _Streams:
 
 
 def _run(
-    model: nn.Module, known: Architecture, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    model: nn.Module, layout: Architecture, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, _Streams]:
     """One forward pass in the model's own mode, and a backward pass down to the last blocks."""
-    streams = {stack.name: _Streams() for stack in known.stacks}
-    handles = [h for s in known.stacks for h in _hooks(model, s, streams[s.name])]
+    streams = {stack.name: _Streams() for stack in layout.stacks}
+    handles = [h for s in layout.stacks for h in _hooks(model, s, streams[s.name])]
     try:
         with undisturbed(model), torch.enable_grad():
             _differentiate(model(*args, **kwargs), streams)
@@ -168,5 +168,5 @@ def over_all_processes(rows: Rows) -> Rows:
     """Sums over the processes of the job, on whatever device its collectives run."""
     gathered: list[Rows | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, rows)
-    whole: Rows = np.stack([one for one in gathered if one is not None]).sum(0)
-    return whole
+    total: Rows = np.stack([part for part in gathered if part is not None]).sum(0)
+    return total

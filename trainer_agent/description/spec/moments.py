@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dslm.spec as theory
 from trainer_agent.description.hints import with_fields
-from trainer_agent.description.parts import (
+from trainer_agent.description.read.parts import (
     Architecture,
     AttentionParts,
     BlockParts,
@@ -19,14 +19,14 @@ from trainer_agent.description.parts import (
     HeadPart,
     LinearPart,
     NormPart,
-    Run,
 )
 from trainer_agent.description.read.position_bias import BiasPart
 from trainer_agent.description.spec.kernels import Sizes
 from trainer_agent.description.spec.labels import label_kernels
 from trainer_agent.description.spec.weight_sums import Moments, Rows, Slice, WeightSums, weight_sums
-from trainer_agent.description.trace.replay import eager
+from trainer_agent.description.trace.graph import Run
 from trainer_agent.description.trace.unsharded import is_sharded
+from trainer_agent.model.unwrap import unwrap
 
 Blocks = dict[str, tuple[theory.Block | None, ...]]
 Biases = Mapping[BiasPart, theory.PositionBias]
@@ -77,12 +77,12 @@ def weigh(architecture: Architecture, model: nn.Module) -> Weighed:
     that `architecture` names is gone.
     """
     blocks = [b for stack in architecture.stacks for b in stack.parts if b is not None]
-    wanted = [s for block in blocks for s in _slices(block)]
+    slices = [s for block in blocks for s in _slices(block)]
     for stack in architecture.stacks:
-        wanted += _norm_slices(stack.final_norm) if stack.final_norm else ()
-        wanted += _head_slices(stack.head) if stack.head else ()
-    parameters = dict(eager(model).named_parameters())
-    return Weighed(architecture, weight_sums(parameters, wanted), _biases(blocks, parameters))
+        slices += _norm_slices(stack.final_norm) if stack.final_norm else ()
+        slices += _head_slices(stack.head) if stack.head else ()
+    parameters = dict(unwrap(model).named_parameters())
+    return Weighed(architecture, weight_sums(parameters, slices), _biases(blocks, parameters))
 
 
 def measure(architecture: Architecture, model: nn.Module) -> Blocks:
@@ -95,13 +95,13 @@ def _biases(blocks: list[BlockParts], parameters: Mapping[str, Tensor]) -> Biase
 
     One that is sharded stays as the architecture's pass has seen it.
     """
-    found = {a.position_bias for block in blocks for a in block.attentions}
-    return {part: _bias_of(part, parameters) for part in found if part is not None}
+    parts = {a.position_bias for block in blocks for a in block.attentions}
+    return {part: _bias_of(part, parameters) for part in parts if part is not None}
 
 
 def _bias_of(part: BiasPart, parameters: Mapping[str, Tensor]) -> theory.PositionBias:
     if part.table is None or is_sharded(parameters[part.table]):
-        return part.seen
+        return part.observed
     return part.today(parameters[part.table])
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer_agent.description.parts import Run
+from trainer_agent.description.trace.graph import Run
 
 Slice = tuple[str, tuple[Run, ...], int]  # parameter, runs of it, along which dimension
 Moments = Mapping[Slice, tuple[float, float]]  # mean, mean of squares
@@ -47,16 +47,16 @@ def weight_sums(parameters: Mapping[str, Tensor], slices: Sequence[Slice]) -> We
 
     Raises KeyError when a parameter is gone.
     """
-    wanted = tuple(dict.fromkeys(slices))
-    missing = [name for name, _, _ in wanted if name not in parameters]
+    distinct = tuple(dict.fromkeys(slices))
+    missing = [name for name, _, _ in distinct if name not in parameters]
     if missing:
         raise KeyError(f"the model has no parameter {missing[0]!r}: describe it again")
-    pieces = [_pieces(parameters[name].detach(), runs, dim) for name, runs, dim in wanted]
-    counts = [float(sum(piece.numel() for piece in held)) for held in pieces]
-    sums = [_sums(held) for held in pieces]
-    host = torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []
+    pieces = [_pieces(parameters[name].detach(), runs, dim) for name, runs, dim in distinct]
+    counts = [float(sum(piece.numel() for piece in of_slice)) for of_slice in pieces]
+    sums = [_sums(of_slice) for of_slice in pieces]
+    host = torch.stack([total.to(sums[0].device) for total in sums]).tolist() if sums else []
     rows = [(*pair, count) for pair, count in zip(host, counts, strict=True)]
-    return WeightSums(wanted, np.array(rows, dtype=np.float64).reshape(-1, 3))
+    return WeightSums(distinct, np.array(rows, dtype=np.float64).reshape(-1, 3))
 
 
 def _sums(pieces: Sequence[Tensor]) -> Tensor:
@@ -68,14 +68,14 @@ def _sums(pieces: Sequence[Tensor]) -> Tensor:
 
 def _pieces(values: Any, runs: tuple[Run, ...], dim: int) -> list[Tensor]:
     """The runs of a parameter; of a sharded one, what lies here of them, perhaps nothing."""
-    held, first = values, 0
+    local, first = values, 0
     if hasattr(values, "to_local"):
-        held = values.to_local()
-        first = _first(values, dim) if held.shape[dim] != values.shape[dim] else 0
-    last = first + held.shape[dim]
+        local = values.to_local()
+        first = _first(values, dim) if local.shape[dim] != values.shape[dim] else 0
+    last = first + local.shape[dim]
     inside = [(max(start, first), min(stop, last)) for start, stop in runs or ((first, last),)]
-    return [held.narrow(dim, a - first, max(b - a, 0)) for a, b in inside if b > a] or [
-        held.narrow(dim, 0, 0)
+    return [local.narrow(dim, a - first, max(b - a, 0)) for a, b in inside if b > a] or [
+        local.narrow(dim, 0, 0)
     ]
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer_agent.description.parts import Run
 from trainer_agent.description.trace.tracer import Node, map_leaves
+
+# Features first to last, excluded, that a slice takes.
+Run = tuple[int, int]
 
 
 class UnrecognisedError(Exception):
@@ -26,9 +28,11 @@ class UnrecognisedError(Exception):
 # neither the numbers nor their order change
 RESHAPES = frozenset(
     {"view", "reshape", "contiguous", "to", "type", "type_as", "float", "half", "bfloat16"}
-    | {"clone", "detach", "flatten", "unflatten", "squeeze", "unsqueeze", "alias", "view_as"}
-    | {"_to_copy", "data", "reshape_as"}
+    | {"clone", "detach", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as"}
+    | {"_to_copy", "data", "reshape_as", "alias"}
 )
+# no function, or one that indices are to be spared
+CASTS = frozenset({"to", "type", "type_as", "float", "half", "bfloat16", "_to_copy", "alias"})
 # numbers are picked, moved or repeated, never changed
 VIEWS = RESHAPES | frozenset(
     {"transpose", "permute", "swapaxes", "swapdims", "movedim", "t", "T", "mT", "adjoint"}
@@ -109,8 +113,8 @@ def multiple(node: Node) -> tuple[float, Node] | None:
 def _number(value: Any) -> float | None:
     """The value of a number or a one-element tensor, else None."""
     if isinstance(value, Node):
-        one = value.value.numel() == 1 and value.op in {"constant", "parameter"}
-        return float(value.value) if one else None
+        is_scalar = value.value.numel() == 1 and value.op in {"constant", "parameter"}
+        return float(value.value) if is_scalar else None
     return float(value) if isinstance(value, (int, float)) else None
 
 
@@ -138,14 +142,14 @@ def _two_terms(a: Any, a_factor: float, b: Any, b_factor: float) -> tuple[Scaled
 
 def ancestors(node: Node, stop: Callable[[Node], bool]) -> list[Node]:
     """The node and all it was computed from, not looking past where `stop` holds."""
-    found: dict[int, Node] = {}
+    nodes: dict[int, Node] = {}
     pending = [node]
     while pending:
         current = pending.pop()
-        if id(current) not in found:
-            found[id(current)] = current
+        if id(current) not in nodes:
+            nodes[id(current)] = current
             pending += [] if stop(current) else current.inputs
-    return sorted(found.values(), key=lambda n: n.order)
+    return sorted(nodes.values(), key=lambda n: n.order)
 
 
 def is_view_of(node: Node, source: Node) -> bool:
@@ -170,7 +174,7 @@ def replay_views(node: Node, source: Node, value: Tensor) -> Tensor:
     """Apply to `value`, shaped like `source`, the views that lead from there to `node`."""
     if node is source:
         return value
-    if node.op in {"to", "type", "type_as", "float", "half", "bfloat16", "_to_copy"}:
+    if node.op in CASTS:
         return replay_views(node.inputs[0], source, value)  # integers must stay integers
     viewed = _viewed(node)
     inner = replay_views(viewed, source, value)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 
 @contextmanager
@@ -33,16 +32,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 for buffer, version, value in buffers.values():
                     if buffer._version != version:
                         buffer.copy_(value)
-
-
-def eager(model: nn.Module) -> nn.Module:
-    """The user's module inside ``torch.compile`` and data-parallel wrappers."""
-    while True:
-        wrapped = isinstance(model, (DataParallel, DistributedDataParallel))
-        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def call_arguments(batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,15 +1,21 @@
-"""One block's forward pass, written down as a graph of the torch calls it made."""
+"""A part of a forward pass, written down as a graph of the torch calls it made."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-KNOWN_OPS = frozenset({"layer_norm", "rms_norm", "dropout", "gelu", "relu", "silu", "tanh"})
+NAMED_OPS = frozenset({"layer_norm", "rms_norm", "dropout", "gelu", "relu", "silu", "tanh"})
+# Outside of blocks a tensor so many times larger than the stream (logits) is kept by its shape:
+# the job frees it before its step needs the most memory.
+LARGE = 8
 
 
 @dataclass(eq=False, slots=True)
@@ -17,12 +23,14 @@ class Node:
     """A tensor of the trace and the call that made it.
 
     Attributes:
-        op: name of the torch function; or "input", "parameter", "constant", "module".
+        op: name of the torch function; or "input", "parameter", "constant", "module", "alias".
         args, kwargs: its arguments, with nodes in the place of tensors.
-        value: the tensor; held, so that no other takes its identity meanwhile.
+        value: what the tensor held then; of a DTensor that is no parameter, this process's part.
         where: path of the module that made the call; of a parameter, its name.
         select: index in the function's result, where that was a tuple.
         order: position in the trace; what comes later depends on what came before.
+        tensor: the tensor itself; held, so that no other takes its identity meanwhile.
+        vectors: of a module, what its one-dimensional parameters held, by their names in it.
     """
 
     op: str
@@ -33,11 +41,18 @@ class Node:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     func: Callable[..., Any] | None = None
     select: int | None = None
+    tensor: Tensor | ref[Tensor] | None = None
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Node, ...]:
         """Nodes among the arguments, in order."""
         return tuple(nodes_in((self.args, tuple(self.kwargs.values()))))
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Whether it stands for this very tensor."""
+        source = self.tensor() if isinstance(self.tensor, ref) else self.tensor
+        return source is tensor
 
 
 def nodes_in(value: Any) -> Iterator[Node]:
@@ -49,6 +64,17 @@ def nodes_in(value: Any) -> Iterator[Node]:
             yield from nodes_in(item)
     elif isinstance(value, Mapping):
         yield from nodes_in(tuple(value.values()))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Tensors anywhere inside nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        yield from tensors_in(tuple(value.values()))
 
 
 def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -63,32 +89,67 @@ def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 class Trace(TorchFunctionMode):
-    """Records torch calls between `begin` and `end`; dropout is noted and left out.
+    """Records torch calls between `begin` and `end` and passes every call on.
 
-    Leaving dropout out makes the pass deterministic, so that what is recognised can be checked
-    against its numbers, and draws nothing from the random state.
+    A failure of its own ends the recording and is noted; the calls go on. Tensors are held no
+    longer than until the next `begin` or `end`.
+
+    Attributes:
+        names: the parameters' names by identity, which may change while the pass runs.
+        nodes: what has been recorded, in order.
+        modules: small modules by path, each as one node from its input to its output.
+        embeddings: the last lookup in each table: the table's name, ids, rows.
+        undropped: the last tensor that dropout put out before the blocks, and what it was given.
+        failure: what ended the recording, or None.
+        spent_s: seconds taken beside the calls themselves.
     """
 
-    def __init__(self, names: Mapping[int, str]) -> None:
-        """Name parameters by `names`, which may change while the pass runs."""
+    def __init__(self, names: dict[int, str], *, with_dropout: bool) -> None:
+        """Leave dropout out unless `with_dropout`, as a pass that nobody trains on can.
+
+        What is recognised is checked against numbers; dropout is a call of its own, so that the
+        numbers before and after it are there either way.
+        """
         super().__init__()
         self.names = names
-        self.path: list[str] = []
+        self.path: list[str] = [""]
         self.recording = False
-        self.limit: int | None = None
         self.nodes: list[Node] = []
-        self.of_tensor: dict[int, Node] = {}
+        self.modules: dict[str, Node] = {}
+        self.embeddings: dict[str, tuple[Tensor, Tensor]] = {}
+        self.undropped: tuple[Tensor, Tensor] | None = None
+        self.failure: Exception | None = None
+        self.spent_s = 0.0
+        self._with_dropout = with_dropout
+        self._of_tensor: dict[int, Node] = {}
+        self._limit: int | None = None
+        self._large = 0
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether no block is being recorded."""
+        return not self.recording or self._limit is not None
 
     def begin(self, path: str, stream: Tensor, limit: int | None = None) -> Node:
-        """Start a graph whose input is `stream`; it stops growing at `limit` nodes."""
-        self.nodes, self.of_tensor, self.path = [], {}, [path]
-        self.recording, self.limit = True, limit
-        return self._add(Node("input", stream, path, 0), stream)
+        """Start a graph whose input is `stream`.
+
+        With a `limit` it holds what is made of that input alone, up to so many nodes.
+        """
+        self.end()
+        self.path = [path]
+        self.recording, self._limit = True, limit
+        self._large = LARGE * stream.numel()
+        return self._add(Node("input", self.value_of(stream), path, 0), stream)
 
     def end(self) -> None:
         """Forget the graph and the tensors it held."""
-        self.nodes, self.of_tensor, self.path = [], {}, []
+        self.nodes, self._of_tensor, self.modules, self.path = [], {}, {}, [""]
         self.recording = False
+
+    def fail(self, error: Exception) -> None:
+        """Record no further; the first reason is kept."""
+        self.failure = self.failure or error
+        self.end()
 
     def enter_module(self, path: str) -> None:
         """Name the calls that follow."""
@@ -99,23 +160,41 @@ class Trace(TorchFunctionMode):
         if self.path[-1] == path:
             self.path.pop()
 
-    def collapse(self, path: str, inputs: tuple[Any, ...], output: Any) -> None:
-        """Note a small module made of unknown calls as one node: its numbers tell what it is."""
+    def collapse(
+        self, path: str, inputs: tuple[Any, ...], output: Any, vectors: Mapping[str, Tensor]
+    ) -> None:
+        """Note a small module as one node: its numbers tell what it is."""
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not isinstance(output, Tensor):
             return
-        made_by = self.of_tensor.get(id(output))
-        if made_by is None or made_by.op in KNOWN_OPS or output is inputs[0]:
-            return
-        self._add(Node("module", output, path, 0, (self.node(inputs[0]),)), output)
+        node = Node(
+            "module", self.value_of(output), path, 0, (self.node(inputs[0]),), vectors=vectors
+        )
+        self.modules[path] = node
+        made_by = self.find(output)
+        if made_by is not None and made_by.op not in NAMED_OPS and output is not inputs[0]:
+            self._add(node, output)
+
+    def alias(self, before: Tensor, after: Tensor) -> None:
+        """Note that a hook hands on one tensor for another: a part of it, or all of its parts."""
+        is_new = after is not before and self.find(after) is None
+        if self.recording and is_new and self._follows((before,), {}):
+            node = Node("alias", self.value_of(after), self.path[-1], 0, (self.node(before),))
+            self._add(node, after)
+
+    def find(self, tensor: Tensor) -> Node | None:
+        """The node of a tensor, None where no recorded call used or made it."""
+        node = self._of_tensor.get(id(tensor))
+        return node if node is not None and node.is_of(tensor) else None
 
     def node(self, tensor: Tensor) -> Node:
         """The node of a tensor; a parameter or a constant if no traced call made it."""
-        known = self.of_tensor.get(id(tensor))
-        if known is not None:
-            return known
+        node = self.find(tensor)
+        if node is not None:
+            return node
         name = self.names.get(id(tensor))
-        op = "constant" if name is None else "parameter"
-        return self._add(Node(op, tensor, name or self.path[-1], 0), tensor)
+        if name is not None:
+            return self._add(Node("parameter", tensor, name, 0), tensor)
+        return self._add(Node("constant", self.value_of(tensor), self.path[-1], 0), tensor)
 
     def __torch_function__(
         self,
@@ -124,17 +203,35 @@ class Trace(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run the call, dropout apart, and write it down."""
+        """Run the call and write it down."""
         kwargs = kwargs or {}
-        name = _name(func)
-        if not self.recording:
-            return _without_dropout(func, name, args, kwargs)
-        noted_args, noted_kwargs = self._noted(args), self._noted(kwargs)
-        if _writes_in_place(name, kwargs):
-            _keep_value(next(nodes_in((noted_args, noted_kwargs)), None))
-        result = _without_dropout(func, name, args, kwargs)
-        self._write(func, name, noted_args, noted_kwargs, result)
+        if torch.compiler.is_compiling() or self.failure is not None:
+            return func(*args, **kwargs)
+        started = time.perf_counter()
+        name, noted = _name(func), None
+        try:
+            if self._follows(args, kwargs):
+                noted = self._noted(args), self._noted(kwargs)
+                if _writes_in_place(name, args, kwargs):
+                    _keep_value(next(nodes_in(noted), None))
+        except Exception as error:  # the job's call is not to fail with the note of it
+            self.fail(error)
+        called = time.perf_counter()
+        result = self._call(func, name, args, kwargs)
+        returned = time.perf_counter()
+        try:
+            if noted is not None and self.recording:
+                self._write(func, name, *noted, result)
+            self._note(name, args, kwargs, result)
+        except Exception as error:
+            self.fail(error)
+        self.spent_s += time.perf_counter() - returned + called - started
         return result
+
+    def _follows(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        if not self.recording or self._limit is None:
+            return self.recording
+        return any(self.find(tensor) is not None for tensor in tensors_in((args, kwargs)))
 
     def _noted(self, value: Any) -> Any:
         """The arguments with nodes in the place of tensors."""
@@ -146,14 +243,47 @@ class Trace(TorchFunctionMode):
         for i, item in enumerate(items):
             if isinstance(item, Tensor):
                 select = None if single else i
-                self._add(Node(name, item, self.path[-1], 0, args, kwargs, func, select), item)
+                value = self.value_of(item)
+                self._add(Node(name, value, self.path[-1], 0, args, kwargs, func, select), item)
+
+    def _note(self, name: str, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
+        """Keep what the stream into the blocks is made of."""
+        if name == "embedding" and isinstance(result, Tensor):
+            table = args[1] if len(args) > 1 else kwargs.get("weight")
+            ids = args[0] if args else kwargs.get("input")
+            if isinstance(ids, Tensor) and id(table) in self.names:
+                self.embeddings[self.names[id(table)]] = ids, self.value_of(result)
+        elif name == "dropout" and self.is_outside and isinstance(result, Tensor):
+            self.undropped = result, args[0] if args else kwargs["input"]
+
+    def _call(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self._with_dropout:
+            return func(*args, **kwargs)
+        return _without_dropout(func, name, args, kwargs)
+
+    def value_of(self, tensor: Any) -> Tensor:
+        """What a tensor holds here; of a large one outside of blocks its shape alone."""
+        value: Tensor = tensor
+        if hasattr(tensor, "to_local"):
+            with torch.no_grad():
+                value = tensor.to_local()
+        if self._is_large(value):
+            return torch.empty(value.shape, dtype=value.dtype, device="meta")
+        return value.detach()
+
+    def _is_large(self, value: Tensor) -> bool:
+        followed = self.recording and self._limit is not None
+        return followed and value.is_floating_point() and value.numel() > self._large
 
     def _add(self, node: Node, tensor: Tensor) -> Node:
         # the same tensor may get a new meaning: dropout left out, or a call in place
         node.order = len(self.nodes)
+        node.tensor = ref(tensor) if node.value.is_meta else tensor
         self.nodes.append(node)
-        self.of_tensor[id(tensor)] = node
-        if self.limit is not None and len(self.nodes) >= self.limit:
+        self._of_tensor[id(tensor)] = node
+        if self._limit is not None and len(self.nodes) >= self._limit:
             self.recording = False
         return node
 
@@ -166,8 +296,10 @@ def _name(func: Callable[..., Any]) -> str:
     return str(name)
 
 
-def _writes_in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
+def _writes_in_place(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     in_place = name.endswith("_") and not name.endswith("__")
+    if name == "dropout":  # its module gives the flag by position
+        in_place = len(args) > 3 and bool(args[3])
     return (
         in_place or name in {"__setitem__", "__iadd__", "__imul__"} or bool(kwargs.get("inplace"))
     )
@@ -176,7 +308,8 @@ def _writes_in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
 def _keep_value(node: Node | None) -> None:
     """Keep what the tensor holds now, before a call writes over it."""
     if node is not None:
-        node.value = node.value.clone()
+        with torch.no_grad():
+            node.value = node.value.clone()
 
 
 def _without_dropout(

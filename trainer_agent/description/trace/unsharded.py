@@ -42,7 +42,7 @@ def unsharded(model: nn.Module, blocks: Collection[str]) -> Iterator[dict[int, s
 
     A block's parameters are whole until the next one begins, those outside of blocks to the end.
     """
-    names = {id(one): name for name, one in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     if not holds_shards(model):
         yield names
         return
@@ -72,8 +72,8 @@ def would_fit(model: nn.Module, blocks: Collection[str], tokens: int) -> bool:
         return True
     modules = dict(model.named_modules())
     inside = [modules[path] for path in blocks]
-    held = {id(one) for block in inside for one in block.parameters()}
-    outside = [one for one in model.parameters() if id(one) not in held]
+    in_blocks = {id(parameter) for block in inside for parameter in block.parameters()}
+    outside = [parameter for parameter in model.parameters() if id(parameter) not in in_blocks]
     free = torch.cuda.mem_get_info(device)[0]
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return bytes_needed(outside, [list(block.parameters()) for block in inside], tokens) < free
@@ -89,7 +89,7 @@ def bytes_needed(outside: Sequence[Tensor], blocks: Sequence[Sequence[Tensor]], 
 
 
 def _outputs(parameters: Iterable[Tensor]) -> list[int]:
-    return [max(one.shape) for one in parameters if one.ndim >= 2]
+    return [max(parameter.shape) for parameter in parameters if parameter.ndim >= 2]
 
 
 def _size(parameter: Tensor) -> int:
@@ -105,29 +105,29 @@ class _Gathered:
 
     def take(self, modules: Iterable[nn.Module]) -> None:
         """Gather the modules' own parameters, a shared one once."""
-        whole: dict[int, nn.Parameter] = {}
+        gathered: dict[int, nn.Parameter] = {}
         for module in modules:
-            for key, one in module._parameters.items():
-                if one is None or not is_sharded(one):
+            for key, parameter in module._parameters.items():
+                if parameter is None or not is_sharded(parameter):
                     continue
-                if id(one) not in whole:
-                    whole[id(one)] = nn.Parameter(_full(one), requires_grad=False)
-                mine = whole[id(one)]
-                self._names[id(mine)] = self._names[id(one)]
-                self._replaced.append((module, key, one, id(mine)))
-                module._parameters[key] = mine
+                if id(parameter) not in gathered:
+                    gathered[id(parameter)] = nn.Parameter(_full(parameter), requires_grad=False)
+                full = gathered[id(parameter)]
+                self._names[id(full)] = self._names[id(parameter)]
+                self._replaced.append((module, key, parameter, id(full)))
+                module._parameters[key] = full
 
     def put_back(self) -> None:
         """Set the sharded ones in their places again."""
         replaced, self._replaced = self._replaced, []
-        for module, key, one, identity in replaced:
-            module._parameters[key] = one
+        for module, key, parameter, identity in replaced:
+            module._parameters[key] = parameter
             self._names.pop(identity, None)
 
 
 def _full(parameter: Any) -> Tensor:
-    whole: Tensor = parameter.detach().full_tensor()
-    return whole
+    full: Tensor = parameter.detach().full_tensor()
+    return full
 
 
 @contextmanager
@@ -144,18 +144,18 @@ def _hushed(name: str) -> Iterator[None]:
 @contextmanager
 def _without_splitting(model: nn.Module) -> Iterator[None]:
     """Take away the hooks of libraries that split a model; the user's own stay."""
-    kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    hooks_before: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for module in model.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             if any(map(_splits, hooks.values())):
-                kept.append((hooks, dict(hooks)))
-                rest = {key: hook for key, hook in hooks.items() if not _splits(hook)}
+                hooks_before.append((hooks, dict(hooks)))
+                others = {key: hook for key, hook in hooks.items() if not _splits(hook)}
                 hooks.clear()
-                hooks.update(rest)
+                hooks.update(others)
     try:
         yield
     finally:
-        for hooks, before in kept:
+        for hooks, before in hooks_before:
             hooks.clear()
             hooks.update(before)
 

@@ -22,6 +22,7 @@ from trainer_agent.capture.statistics.logits import (
     logits_of,
     sampled_scores,
 )
+from trainer_agent.description.read.recognition import Recognition
 from trainer_agent.model.plan import Plan, StackPlan
 
 
@@ -161,6 +162,8 @@ def test_only_calls_between_the_projections_are_looked_at(
 ) -> None:
     model, _ = built()
     agent, transport = recorded(model, tmp_path)
+    loss_of(model, batch(0)).backward()
+    agent.step()  # shows where the projections are
     looked_at = noted_calls(monkeypatch)
 
     loss_of(model, batch(1)).backward()
@@ -178,9 +181,11 @@ def test_attention_is_looked_for_in_the_whole_block_where_its_place_is_not_known
     def refuse(*args: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr("trainer_agent.description.architecture", refuse)
+    monkeypatch.setattr(Recognition, "finish", refuse)
     model, _ = built()
     agent, transport = recorded(model, tmp_path)
+    loss_of(model, batch(0)).backward()
+    agent.step()
     looked_at = noted_calls(monkeypatch)
 
     loss_of(model, batch(1)).backward()

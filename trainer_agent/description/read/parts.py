@@ -9,8 +9,7 @@ from torch import Tensor
 
 import dslm.spec as theory
 from trainer_agent.description.read.position_bias import BiasPart
-
-Run = tuple[int, int]
+from trainer_agent.description.trace.graph import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +118,12 @@ class BlockParts:
     @property
     def norms(self) -> tuple[NormPart, ...]:
         """Its norms, each once."""
-        found = [self.attention_norm, self.attention_out_norm]
-        found += [self.feed_forward_norm, self.feed_forward_out_norm]
-        found += [self.cross.norm, self.cross.out_norm] if self.cross else []
+        norms = [self.attention_norm, self.attention_out_norm]
+        norms += [self.feed_forward_norm, self.feed_forward_out_norm]
+        norms += [self.cross.norm, self.cross.out_norm] if self.cross else []
         for attention in self.attentions:
-            found += [attention.query_norm, attention.key_norm]
-        return tuple(dict.fromkeys(norm for norm in found if norm is not None))
+            norms += [attention.query_norm, attention.key_norm]
+        return tuple(dict.fromkeys(norm for norm in norms if norm is not None))
 
     @property
     def attentions(self) -> tuple[AttentionParts, ...]:

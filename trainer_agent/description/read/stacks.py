@@ -1,0 +1,92 @@
+"""Columns of blocks put together to stacks, once each block's call was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dslm.spec import Missing
+from trainer_agent.description.read.encoder_output import EncoderOutput
+from trainer_agent.description.read.parts import BlockParts, StackParts
+from trainer_agent.model.blocks import Column
+
+
+@dataclass(slots=True)
+class BlockReading:
+    """What one block's call gave.
+
+    Attributes:
+        d_model: width of its stream.
+        order: how many blocks were called before it.
+        parts, missing: what was understood of it; or why that is nothing.
+        reads: the other stack's output that it reads, or None.
+        stack: the name that a hint gives its stack, or None.
+    """
+
+    d_model: int
+    order: int
+    parts: BlockParts | None = None
+    missing: Missing | None = None
+    reads: EncoderOutput | None = None
+    stack: str | None = None
+
+
+Readings = Mapping[str, BlockReading]
+Stacks = tuple[tuple[StackParts, ...], tuple[Missing, ...]]
+
+
+def stacks_of(columns: Sequence[Column], readings: Readings) -> Stacks:
+    """The stacks of blocks that were called, and what is missing of them."""
+    missing: list[Missing] = []
+    stacks: list[StackParts] = []
+    for column in columns:
+        called = sorted(
+            (block for block in column.blocks if block in readings),
+            key=lambda block: readings[block].order,
+        )
+        missing += _uncalled(column, len(called))
+        missing += [m for block in called if (m := readings[block].missing) is not None]
+        if called:
+            stacks.append(_stack(called, readings))
+    if not columns:
+        missing.append(Missing("model", "blocks", "no row of alike modules holding matrices found"))
+    named = _named_apart(stacks, missing)
+    return tuple(_connected(stack, named, readings) for stack in named), tuple(missing)
+
+
+def _connected(stack: StackParts, stacks: tuple[StackParts, ...], readings: Readings) -> StackParts:
+    """The stack, with what it reads, and what stands between it and those that read it."""
+    outputs = [(block, r.reads) for block, r in readings.items() if r.reads is not None]
+    last_read = next((read.block for block, read in outputs if block in stack.blocks), None)
+    reads = next((s.name for s in stacks if s.blocks[-1] == last_read), None)
+    output = next((read for _, read in outputs if read.block == stack.blocks[-1]), None)
+    if output is None:
+        return replace(stack, reads=reads)
+    return replace(stack, reads=reads, final_norm=output.norm, final_p_drop=output.p_drop)
+
+
+def _uncalled(column: Column, n_called: int) -> list[Missing]:
+    if n_called == 0:
+        why = "never called on a (batch, seq, features) stream in this forward pass"
+        return [Missing(column.container or "model", "blocks", why)]
+    return []
+
+
+def _stack(called: list[str], readings: Readings) -> StackParts:
+    parts = tuple(readings[block].parts for block in called)
+    causal = {p.causal for p in parts if p is not None}
+    first = readings[called[0]]
+    name = first.stack or ("encoder" if causal == {False} else "decoder")
+    return StackParts(name, tuple(called), parts, first.d_model)
+
+
+def _named_apart(stacks: list[StackParts], missing: list[Missing]) -> tuple[StackParts, ...]:
+    """At most one stack of each name, encoder first."""
+    by_name: dict[str, StackParts] = {}
+    for stack in stacks:
+        if stack.name in by_name:
+            why = f"a second {stack.name}; one is shown"
+            missing.append(Missing(stack.blocks[0].rpartition(".")[0], "blocks", why))
+        else:
+            by_name[stack.name] = stack
+    return tuple(by_name[name] for name in ("encoder", "decoder") if name in by_name)

@@ -1,0 +1,187 @@
+"""Hooks on every module for the length of one forward pass: which calls are whose."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from trainer_agent.description.trace.tracer import Trace
+from trainer_agent.description.trace.unsharded import holds_shards
+
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+
+
+class BlockListener(Protocol):
+    """What is told of every block's call."""
+
+    def enter_block(self, path: str, before: Arguments, args: Arguments) -> None:
+        """A block is called with `before`, and computes on what hooks made of it."""
+
+    def hand_on(self, before: Tensor, after: Tensor) -> None:
+        """A module inside or outside computes on `after`, which a hook has made of `before`."""
+
+    def leave_block(self, path: str, output: Any) -> None:
+        """Its call is over, all hooks included."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """The last call of a module: what it was given and has put out, hooks included."""
+
+    args: Arguments
+    output: Any
+
+
+class ModuleCalls:
+    """Hooks on the modules of a model; they change nothing, and fail into the trace alone.
+
+    A hook stands first and one last on either side of each module's forward. What other hooks
+    between them (tensor parallelism, FSDP) hand on is noted as an alias of what they were given.
+
+    Attributes:
+        calls: of the modules inside the block that runs or ran last, by path.
+    """
+
+    def __init__(
+        self, model: nn.Module, blocks: Collection[str], trace: Trace, listener: BlockListener
+    ) -> None:
+        self.calls: dict[str, ModuleCall] = {}
+        self._trace, self._listener = trace, listener
+        self._blocks = frozenset(blocks)
+        self._handles: list[RemovableHandle] = []
+        self._thread = threading.get_ident()
+        self._names, self._is_sharded = _names_by_path(model), holds_shards(model)
+        self._modules = dict(model.named_modules())
+        self._before: dict[str, Arguments] = {}
+        self._raw: dict[str, Any] = {}
+
+    def attach(self) -> None:
+        """Set the hooks: none on the model itself, which is running.
+
+        Where its forward raises, torch goes through the model's own hooks one by one, and none of
+        them may be taken away meanwhile.
+        """
+        for path, module in self._modules.items():
+            if not path:
+                continue
+            first, last = self._hook(self._first_before, path), self._hook(self._last_before, path)
+            add = module.register_forward_pre_hook
+            self._handles.append(add(first, prepend=True, with_kwargs=True))
+            self._handles.append(add(last, with_kwargs=True))
+            first, last = self._hook(self._first_after, path), self._hook(self._last_after, path)
+            after = module.register_forward_hook
+            self._handles.append(after(first, prepend=True, with_kwargs=True))
+            self._handles.append(after(last, with_kwargs=True))
+
+    def detach(self) -> None:
+        """Take them away, and what they hold."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.calls, self._before, self._raw = {}, {}, {}
+
+    def _hook(self, call: Callable[..., None], path: str) -> _Hook:
+        return _Hook(partial(self._guarded, call, path))
+
+    def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
+        # Replicas of data parallelism call the hooks of one module in threads of their own.
+        trace = self._trace
+        if trace.failure is not None or threading.get_ident() != self._thread:
+            return
+        started = time.perf_counter()
+        try:
+            call(*arguments)
+        except Exception as error:
+            trace.fail(error)
+        trace.spent_s += time.perf_counter() - started
+
+    def _first_before(self, path: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._before[path] = (args, kwargs)
+
+    def _last_before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._is_sharded or getattr(module, "_is_replica", False):
+            self._rename(path, module)
+        before = self._before.pop(path, (args, kwargs))
+        for tensor, handed_on in pairs_of(before, (args, kwargs)):
+            self._trace.alias(tensor, handed_on)
+            self._listener.hand_on(tensor, handed_on)
+        if path in self._blocks:
+            self.calls = {}
+            self._listener.enter_block(path, before, (args, kwargs))
+        elif self._trace.recording:
+            self._trace.enter_module(path)
+
+    def _first_after(self, path: str, module: nn.Module, args: Any, _kwargs: Any, y: Any) -> None:
+        self._raw[path] = y
+        if not self._trace.recording or path in self._blocks:
+            return
+        self._trace.leave_module(path)
+        if _is_small(module):
+            # Here its parameters are whole; FSDP's own hook, which comes next, may take them away.
+            parameters = module.named_parameters(recurse=False)
+            vectors = {name: self._trace.value_of(vector) for name, vector in parameters}
+            self._trace.collapse(path, args, y, vectors)
+
+    def _last_after(self, path: str, _module: nn.Module, args: Any, kwargs: Any, y: Any) -> None:
+        for tensor, handed_on in pairs_of(self._raw.pop(path, y), y):
+            self._trace.alias(tensor, handed_on)
+        if path in self._blocks:
+            self._listener.leave_block(path, y)
+        elif not self._trace.is_outside:
+            self.calls[path] = ModuleCall((args, kwargs), y)
+
+    def _rename(self, path: str, module: nn.Module) -> None:
+        """Name the parameters that FSDP, or data parallelism, has put in the places of others."""
+        for inner, owner in module.named_modules(prefix=path):
+            for key, parameter in getattr(owner, "_former_parameters", owner._parameters).items():
+                name = f"{inner}.{key}" if inner else key
+                if parameter is not None:
+                    self._trace.names[id(parameter)] = self._names.get(name, name)
+
+
+class _Hook:
+    """A hook that a copied or pickled module loses."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> None:
+        self._call(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")
+
+
+def _is_small(module: nn.Module) -> bool:
+    """Whether a module may be a norm or an activation: no parts of its own, no matrices."""
+    flat = all(p.ndim <= 1 for p in module.parameters())
+    return flat and next(module.children(), None) is None
+
+
+def _names_by_path(model: nn.Module) -> dict[str, str]:
+    """By every name of a parameter the first of its names, as `named_parameters` lists it."""
+    firsts: dict[int, str] = {}
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return {name: firsts.setdefault(id(parameter), name) for name, parameter in every.items()}
+
+
+def pairs_of(before: Any, after: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tensors at the same place of two values built alike."""
+    if before is after:
+        return
+    if isinstance(before, Tensor) and isinstance(after, Tensor):
+        yield before, after
+    elif isinstance(before, (tuple, list)) and isinstance(after, (tuple, list)):
+        for item, other in zip(before, after, strict=False):
+            yield from pairs_of(item, other)
+    elif isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in before.keys() & after.keys():
+            yield from pairs_of(before[key], after[key])
