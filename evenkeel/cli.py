@@ -80,7 +80,7 @@ def demo(
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
 ) -> None:
     """Train three byte-level GPTs and show them live."""
-    from evenkeel.demo import run_demo
+    from evenkeel.demo.command import run_demo
 
     with one_clear_line():
         settings = settings_from(host="127.0.0.1", port=port, data_dir=data_dir)

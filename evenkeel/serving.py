@@ -19,10 +19,16 @@ from server.settings import Settings
 START_S = 120.0
 
 
-def run_server(settings: Settings, when_ready: Callable[[str], None]) -> None:
+def run_server(
+    settings: Settings,
+    when_ready: Callable[[str], None],
+    *,
+    before_exit: Callable[[], None] | None = None,
+) -> None:
     """Serve until interrupted; `when_ready` gets the server's URL once it answers.
 
-    It is called on a thread of its own, so that it may take its time.
+    It is called on a thread of its own, so that it may take its time. `before_exit` runs after the
+    interrupt, while the server still answers.
 
     Raises:
         StartError: if the server cannot start.
@@ -32,7 +38,7 @@ def run_server(settings: Settings, when_ready: Callable[[str], None]) -> None:
     url = url_of(settings.host, listener)
     with interruptible():
         threading.Thread(target=tell, args=(url, when_ready), name="ready", daemon=True).start()
-        serve(settings, app, listener=listener)
+        serve(settings, app, listener=listener, before_exit=before_exit)
 
 
 def tell(url: str, when_ready: Callable[[str], None]) -> None:
