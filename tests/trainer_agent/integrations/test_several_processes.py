@@ -19,27 +19,27 @@ WORLD = 2
 
 
 def run(kind: str, folder: Path) -> None:
-    """Start both processes and wait for them; AssertionError with what they said."""
+    """Start both processes and wait for them; AssertionError with what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     ranks = []
     for rank in map(str, range(WORLD)):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "MASTER_PORT": port}
-        told |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
-        told |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "MASTER_PORT": port}
+        environment |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
         command = [sys.executable, "-m", "tests.trainer_agent.integrations.rank_job", kind]
         ranks.append(
             subprocess.Popen(
                 [*command, str(folder)],
-                env=os.environ | told | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
+                env=os.environ | environment | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
         )
-    said = [rank.communicate(timeout=150)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * WORLD, "\n".join(said)
+    outputs = [rank.communicate(timeout=150)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * WORLD, "\n".join(outputs)
 
 
 @pytest.mark.parametrize("kind", ["accelerate", "trainer", "lightning"])
@@ -51,8 +51,9 @@ def test_two_processes_of_a_framework_are_one_run(kind: str, store: Store, tmp_p
     assert store.healths[-1].first_failure == ""
     assert {rank for _, rank in store.frames} == {0}
     assert store.ends[the_run(store)].status == "finished"
-    one, other = (np.load(tmp_path / f"weights-{rank}.npz") for rank in range(WORLD))
-    assert one.files and all(np.array_equal(one[name], other[name]) for name in one.files)
+    first, second = (np.load(tmp_path / f"weights-{rank}.npz") for rank in range(WORLD))
+    assert first.files
+    assert all(np.array_equal(first[name], second[name]) for name in first.files)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,9 @@ def test_both_processes_of_a_framework_save_and_stop_at_the_same_step(
 ) -> None:
     run(f"{kind}-asked", tmp_path)
 
-    one, other = (int(np.load(tmp_path / f"weights-{rank}.npz")["steps"]) for rank in range(WORLD))
-    assert one == other < LONGER
-    assert (tmp_path / saved.format(one)).exists()
+    first, second = (
+        int(np.load(tmp_path / f"weights-{rank}.npz")["steps"]) for rank in range(WORLD)
+    )
+    assert first == second < LONGER
+    assert (tmp_path / saved.format(first)).exists()
     assert store.healths[-1].first_failure == ""
