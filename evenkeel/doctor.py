@@ -16,7 +16,8 @@ from server.errors import StartError
 from server.migration import require_current
 from server.settings import Settings
 
-PACKAGES = ("torch", "transformers", "fastapi", "dash", "sqlalchemy", "redis")
+PACKAGES = ("fastapi", "dash", "sqlalchemy", "redis")
+EXTRAS = {"torch": "predict", "transformers": "predict", "pyarrow": "export", "apprise": "notify"}
 Check = Callable[[], Awaitable[str]]
 
 
@@ -45,15 +46,17 @@ async def report(name: str, check: Check) -> bool:
 
 async def installed() -> str:
     """Versions of Python and of what is installed beside it."""
-    return ", ".join([f"python {platform.python_version()}", *map(package_line, PACKAGES)])
+    packages = map(package_line, [*PACKAGES, *EXTRAS])
+    return ", ".join([f"python {platform.python_version()}", *packages])
 
 
 def package_line(name: str) -> str:
-    """The package and its version, or that it is not there."""
+    """The package and its version, or that it is absent and which extra brings it."""
     try:
         return f"{name} {version(name)}"
     except PackageNotFoundError:
-        return f"{name} not installed"
+        extra = EXTRAS.get(name)
+        return f"{name} not installed" + (f" (evenkeel[{extra}])" if extra else "")
 
 
 async def writable(folder: Path) -> str:
