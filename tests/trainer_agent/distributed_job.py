@@ -250,10 +250,11 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
         # A process that is watched alone learns that at the end of step 0.
         command_step = 0 if kind == "alone" else 5
         if step == command_step and rank == 0 and agent is not None and kind in COMMANDS:
-            agent._obey(COMMANDS[kind])  # as the sender does with what the server answers
+            # As the sender does with what the server answers.
+            agent._parts.dispatcher.dispatch(COMMANDS[kind])
         if step == 12 and rank == 1 and agent is not None and kind == "stop-apart":
             # Its command is announced by now, and not yet scheduled.
-            agent._processes.detach(RuntimeError("on its own"))
+            agent._parts.processes.detach(RuntimeError("on its own"))
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
         if not in_stages and kind not in ("tensor", "sequence", "grid", "grid-sequence"):

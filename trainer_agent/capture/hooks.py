@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer_agent.capture.recorder import Recorder
 
-Look = Callable[[nn.Module, Any, Any], None]
+ModuleHook = Callable[[nn.Module, Any, Any], None]
 # Where `torch.nn.Module.compile` keeps the compiled call.
 _SLOT = "_compiled_call_impl"
 
@@ -35,28 +35,16 @@ class BeforeModel(Hook):
         self._recorder, self._begin = recorder, begin
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Announce a forward pass; inside a compiled one, note what it was given."""
+        """Announce a forward pass; of a compiled one, note its arguments instead."""
         if not torch.compiler.is_compiling():
             self._begin(module, args, kwargs)
         elif self._recorder.wants(module) and all(map(_is_plain, (*args, *kwargs.values()))):
-            self._recorder.given = (args, kwargs)
+            self._recorder.note_arguments(args, kwargs)
 
 
 def _is_plain(value: Any) -> bool:
     """Whether a compiled graph can hand it out again."""
     return value is None or isinstance(value, (Tensor, bool, int, float, str))
-
-
-class AfterModel(Hook):
-    """Forward hook of the whole model, called when its forward raised, too."""
-
-    def __init__(self, end: Callable[[], None]) -> None:
-        self._end = end
-
-    def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        """Announce the end of a forward pass, unless it is being compiled."""
-        if not torch.compiler.is_compiling():
-            self._end()
 
 
 class BeforeBlock(Hook):
@@ -66,7 +54,7 @@ class BeforeBlock(Hook):
         self._recorder, self._stack, self._index = recorder, stack, index
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Note where the model is; count the stream where it starts."""
+        """Note which block runs; count the stream where it starts."""
         recorder = self._recorder
         if not recorder.active:
             return
@@ -100,8 +88,8 @@ class AfterBlock(Hook):
 class AfterBranch(Hook):
     """Forward hook of the module whose output a branch adds to the stream.
 
-    Where it is compiled with a block, the layer it stands for is a tensor, not a number, so that
-    the code serves all blocks.
+    Inside a compiled block the layer is a tensor, not a number: torch compiles a number into the
+    code, and would compile the block once for each layer.
     """
 
     def __init__(self, recorder: Recorder, stack: str, site: str, index: int) -> None:
@@ -128,46 +116,46 @@ class BeforeNorm(AfterBranch):
         super().__call__(module, (), (*args, *kwargs.values()))
 
 
-class AfterHead(Hook):
+class AfterLMHead(Hook):
     """Forward hook of the module that makes the final logits."""
 
-    def __init__(self, recorder: Recorder, mark: str) -> None:
-        self._recorder, self._mark = recorder, mark
+    def __init__(self, recorder: Recorder, suffix: str) -> None:
+        self._recorder, self._suffix = recorder, suffix
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
         """Count log Z."""
         if self._recorder.wants(module):
             logits = first_stream(output)
             if logits is not None:
-                self._recorder.final_logits(self._mark, logits)
+                self._recorder.final_logits(self._suffix, logits)
 
 
-class Moment(Hook):
-    """Forward hook or pre-hook that announces a moment of the forward pass."""
+class Notify(Hook):
+    """Forward hook or pre-hook that calls a function, without what the module was given."""
 
-    def __init__(self, announce: Callable[[], None]) -> None:
-        self._announce = announce
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
 
-    def __call__(self, *_given: Any) -> None:
-        """Announce it, unless it is being compiled."""
+    def __call__(self, *_arguments: Any) -> None:
+        """Call it, unless the module is being compiled."""
         if not torch.compiler.is_compiling():
-            self._announce()
+            self._call()
 
 
 class CompiledCall:
-    """Stands in the place of the compiled call that ``module.compile()`` has set.
+    """Replaces the compiled call that ``module.compile()`` has set.
 
     A hook of the block itself would be compiled into its code together with the layer it stands
     for, and torch would compile that code once a layer instead of once, or give up.
     """
 
-    def __init__(self, module: nn.Module, before: Look, after: Look) -> None:
+    def __init__(self, module: nn.Module, before: ModuleHook, after: ModuleHook) -> None:
         self._module, self._before, self._after = module, before, after
         self._call: Callable[..., Any] = vars(module)[_SLOT]
         vars(module)[_SLOT] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Look, call what is compiled, look."""
+        """Run the hooks around the compiled call."""
         self._before(self._module, args, kwargs)
         output = self._call(*args, **kwargs)
         self._after(self._module, args, output)

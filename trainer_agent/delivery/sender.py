@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgspec
+
 from trainer_agent.capture.guard import Guard
 from trainer_agent.delivery import messages, spool_folder
 from trainer_agent.delivery.exporter import Exporter, OrphanExporter
@@ -196,7 +198,7 @@ class Sender:
             transport,
             run_id=self._run_id,
             rank=options.rank,
-            health=self._health,
+            health=self._complete_health,
             on_command=self._on_command,
             intervals=self._intervals,
         )
@@ -206,6 +208,9 @@ class Sender:
             transport.close()
             self._arrived = exporter.delivered
             spool_folder.remove(spool) if self._arrived else spool_folder.release(spool)
+
+    def _complete_health(self) -> Health:
+        return msgspec.structs.replace(self._health(), dropped=self.dropped, resent=self.resent)
 
     def _loop(self, spool: Spool, exporter: Exporter, orphans: OrphanExporter) -> None:
         due = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trainer_agent.capture.statistics.accumulator import Sums
+from trainer_agent.capture.statistics.sums import Sums
 from trainer_agent.distributed.pipeline import PipelineLayout
 from trainer_agent.distributed.stage_layout import dropped_sites
 from trainer_agent.model.plan import Plan

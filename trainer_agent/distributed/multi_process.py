@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import distributed, nn
 
 from trainer_agent.capture.guard import Guard
-from trainer_agent.capture.statistics.accumulator import Sums
+from trainer_agent.capture.statistics.sums import Sums
 from trainer_agent.distributed.agreement import AgreementLog, AgreementSchedule
 from trainer_agent.distributed.background import BackgroundWorker
 from trainer_agent.distributed.broadcast import CommandBroadcast

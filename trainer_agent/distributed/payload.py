@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer_agent.capture.statistics.accumulator import Sums
+from trainer_agent.capture.statistics.sums import Sums
 from trainer_agent.model.plan import Plan
 
 

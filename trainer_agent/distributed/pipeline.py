@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainer_agent.capture.statistics.accumulator import Matrix, Sums
+from trainer_agent.capture.statistics.sums import Matrix, Sums
 from trainer_agent.distributed.stage_layout import (
     StageLayout,
     common_heads,
@@ -75,12 +75,12 @@ class PipelineLayout:
         tensors = list(self._rows(plan.places, target.places))
         blocks = list(self._rows(plan.logit_places, target.logit_places))
         outside = [(slice(plan.logit_rows, None), slice(target.logit_rows, None))]
-        tail_rows = target.rows if target.wanted.costly else 0
+        extra_rows = target.rows if target.wanted.costly else 0
         return replace(
             sums,
             moments=_placed(sums.moments, tensors, target.rows),
-            tails=_placed(sums.tails, tensors, tail_rows),
-            tail_max=_placed(sums.tail_max, tensors, tail_rows),
+            extra=_placed(sums.extra, tensors, extra_rows),
+            extra_max=_placed(sums.extra_max, tensors, extra_rows),
             logits=_placed(sums.logits, blocks, target.logit_rows),
             logit_max=_placed(sums.logit_max, blocks, target.logit_rows, empty=-np.inf),
             heads=_placed_heads(sums.heads, plan, target, blocks),

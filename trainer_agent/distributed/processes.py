@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import distributed
 
-from trainer_agent.capture.statistics.accumulator import Sums
+from trainer_agent.capture.statistics.sums import Sums
 from trainer_agent.distributed.payload import SampleHeader
 from trainer_agent.distributed.spec_exchange import MakeSpec
 from trainer_agent.model.plan import Plan

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from torch import distributed
 
-from trainer_agent.capture.statistics.accumulator import ADDITIVE, MAXIMA, Sums
 from trainer_agent.capture.statistics.finalise import unscaled
+from trainer_agent.capture.statistics.sums import ADDITIVE, MAXIMA, Sums
 from trainer_agent.distributed.collective import Collective
 from trainer_agent.distributed.membership import SyncError
 from trainer_agent.distributed.payload import Payload, additive_scalars, flatten, unflatten

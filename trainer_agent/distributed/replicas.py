@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from trainer_agent.capture.statistics import columns
-from trainer_agent.capture.statistics.accumulator import ADDITIVE, Sums
+from trainer_agent.capture.statistics.sums import ADDITIVE, Sums
 from trainer_agent.model.dtensor import is_split
 from trainer_agent.model.plan import Plan
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer_agent.capture.statistics.accumulator import Sums
+from trainer_agent.capture.statistics.sums import Sums
 from trainer_agent.distributed.payload import SampleHeader
 from trainer_agent.distributed.processes import (
     Readers,

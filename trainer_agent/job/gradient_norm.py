@@ -11,11 +11,12 @@ from trainer_agent.model.dtensor import is_partial, local, shards_of
 
 @torch.no_grad()
 def gradient_norm(optimizer: Optimizer) -> Tensor | None:
-    """2-norm over every parameter's gradient, on the device; None where there is none, or where
-    processes have yet to add up what each of them holds of one (sequence parallelism).
+    """2-norm over the gradients of every parameter, (), on the device.
 
-    Of sharded gradients each process sees a part: its squares count once for every shard, so
-    that the mean of the squared norms over the processes is the square of the whole norm.
+    None where there is no gradient, or where one is partial (sequence parallelism): its norm is
+    known once the processes have added up their parts. Of sharded gradients each process has a
+    part; its squares count once for every shard, so that the mean over the processes of the
+    squared norms is the square of the norm of all shards.
     """
     gradients = [
         parameter.grad
@@ -26,10 +27,11 @@ def gradient_norm(optimizer: Optimizer) -> Tensor | None:
     if not gradients or any(map(is_partial, gradients)):
         return None
     # In float32: squares of half-precision gradients overflow or vanish.
-    norms = torch._foreach_norm([local(one) for one in gradients], 2, dtype=torch.float32)
-    together = torch.stack([norm.to(norms[0].device) for norm in norms])
-    shards = [shards_of(one) for one in gradients]
+    parts = [local(gradient) for gradient in gradients]
+    norms = torch._foreach_norm(parts, 2, dtype=torch.float32)
+    stacked = torch.stack([norm.to(norms[0].device) for norm in norms])
+    shards = [shards_of(gradient) for gradient in gradients]
     if set(shards) != {1}:
-        together *= torch.tensor(shards, device=together.device).sqrt()
-    total: Tensor = torch.linalg.vector_norm(together)
+        stacked *= torch.tensor(shards, device=stacked.device).sqrt()
+    total: Tensor = torch.linalg.vector_norm(stacked)
     return total

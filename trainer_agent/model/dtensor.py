@@ -13,13 +13,24 @@ def local(tensor: Any) -> Tensor:
     return part
 
 
-def is_partial(gradient: Any) -> bool:
-    """Whether processes have yet to add up what each of them holds of a gradient."""
-    return any(placement.is_partial() for placement in getattr(gradient, "placements", ()))
+def is_partial(tensor: Any) -> bool:
+    """Whether the tensor is the sum of what the processes hold, which nobody has formed yet."""
+    return any(placement.is_partial() for placement in getattr(tensor, "placements", ()))
+
+
+def local_part(x: Any) -> Tensor | None:
+    """This process' part of a tensor, the tensor itself where it lies in one process.
+
+    None where the tensor is partial: no process holds a single value of it.
+    """
+    if not hasattr(x, "to_local"):
+        tensor: Tensor = x
+        return tensor
+    return None if is_partial(x) else local(x)
 
 
 def shards_of(tensor: Any) -> int:
-    """In how many parts a tensor lies over the processes, each of which may be there repeatedly."""
+    """Into how many parts a tensor is split; several processes may hold the same part."""
     if not hasattr(tensor, "to_local"):
         return 1
     shards = 1
@@ -29,8 +40,6 @@ def shards_of(tensor: Any) -> int:
 
 
 def is_split(placement: Any) -> bool:
-    """Whether processes hold parts along a dimension of the mesh.
-
-    Asked this way round: what is split twice calls itself no shard.
-    """
+    """Whether the tensor is split along a dimension of the mesh."""
+    # Not `is_shard`: a tensor that is split twice has a placement that denies it.
     return not (placement.is_replicate() or placement.is_partial())

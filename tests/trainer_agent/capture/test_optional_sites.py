@@ -23,6 +23,7 @@ from tests.trainer_agent.small_gpt import (
     train_step,
 )
 from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics.finalise import frame_values
 from trainer_agent.capture.statistics.logits import log_z_sums
@@ -70,8 +71,8 @@ def test_norm_inputs_are_what_the_norms_are_given(tmp_path: Path):
 def test_a_norms_input_that_is_the_stream_is_taken_once_unless_it_was_changed():
     stack = StackPlan("decoder", ("0",), (None,), (None,))
     plan = Plan((stack,), Wanted(("kurtosis", "effective_rank"), ("norm_inputs",)))
-    recorder = Recorder(Guard())
-    recorder.follow(plan, torch.device("cpu"))
+    guard = Guard()
+    recorder = Recorder(plan, torch.device("cpu"), guard, OverheadAccount())
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
 
     recorder.stream("decoder", 0, x)
@@ -79,7 +80,7 @@ def test_a_norms_input_that_is_the_stream_is_taken_once_unless_it_was_changed():
     x.mul_(0.5)
     recorder.branch("decoder", "feed_forward_norm_input", 0, x)
 
-    assert recorder.guard.failures == 0
+    assert guard.failures == 0
     found = frame_values(plan, recorder.accumulator.take()(), [])
     places = plan.layout([]).slices
     stream, same, halved = (

@@ -22,7 +22,7 @@ WARNING = AlertNotice("loss_divergence", "warning", "The loss is rising", "At st
 
 def tell(agent: Agent, *alerts: AlertNotice) -> None:
     for number, alert in enumerate(alerts):
-        agent._obey(Command(f"{number}", "alert", alert=alert))
+        agent._parts.dispatcher.dispatch(Command(f"{number}", "alert", alert=alert))
 
 
 def test_by_default_a_job_is_told_of_no_alert_and_does_nothing(tmp_path: Path):

@@ -120,7 +120,7 @@ def test_frames_that_never_became_durable_are_sent_to_the_next_server(tmp_path: 
         assert agent.close()
 
     assert fresh.seqs(agent.run_id) == list(range(1, 11))
-    assert agent._sender.resent == 10
+    assert agent._parts.sender.resent == 10
 
 
 class Counting(RecordingTransport):
@@ -144,7 +144,7 @@ def test_frames_that_come_in_soon_after_each_other_are_sent_together(tmp_path: P
     transport, tick = Counting(), threading.Event()
     agent = recorded(transport, tmp_path, ExportIntervals(flush_s=3600.0))
     agent.step(loss=0)
-    assert agent._sender.settle(20.0)
+    assert agent._parts.sender.settle(20.0)
 
     for step in range(1, 40):
         agent.step(loss=step)
@@ -162,9 +162,9 @@ def test_whoever_waits_for_the_disk_or_the_end_does_not_wait_for_the_interval(
     agent = recorded(transport, tmp_path, ExportIntervals(flush_s=hours, heartbeat_s=hours))
 
     agent.step(loss=0)
-    assert agent._sender.settle(20.0)
+    assert agent._parts.sender.settle(20.0)
     agent.step(loss=1)
-    assert agent._sender.settle(20.0)
+    assert agent._parts.sender.settle(20.0)
     agent.step(loss=2)
     assert agent.close(20.0)
 
@@ -234,7 +234,7 @@ def test_what_a_full_spool_drops_is_counted_and_what_it_kept_arrives(tmp_path: P
     for step in range(900):
         agent.step(loss=step, **{f"metric_{i}": i for i in range(40)})
         if step % 300 == 299:
-            assert agent._sender.settle(20.0)
+            assert agent._parts.sender.settle(20.0)
     with serving(store, port=int(url.rpartition(":")[2])):
         assert agent.close()
 
@@ -265,7 +265,7 @@ def test_close_keeps_to_its_timeout_when_the_server_hangs(tmp_path: Path) -> Non
             raise ConnectionError("gone")
 
     agent = watched("http://127.0.0.1:9", tmp_path)
-    agent._sender._make_transport = lambda: Hanging("http://127.0.0.1:9", None)
+    agent._parts.sender._make_transport = lambda: Hanging("http://127.0.0.1:9", None)
     agent.step(loss=1)
     assert asked.wait(20)
 
@@ -273,7 +273,7 @@ def test_close_keeps_to_its_timeout_when_the_server_hangs(tmp_path: Path) -> Non
 
     assert not arrived
     assert not release.is_set()  # close returned while the server was still hanging
-    thread = agent._sender._thread
+    thread = agent._parts.sender._thread
     release.set()
     assert thread is not None
     thread.join(20)
@@ -288,7 +288,7 @@ from tests.trainer_agent.delivery.test_arrival import watched, wait_for
 agent = watched(sys.argv[1], Path(sys.argv[2]))
 for step in range(20):
     agent.step(loss=step)
-wait_for(lambda: agent._sender.last_seq == 20)
+wait_for(lambda: agent._parts.sender.last_seq == 20)
 print(agent.run_id, flush=True)
 {ending}
 """

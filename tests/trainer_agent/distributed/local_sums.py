@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from trainer_agent.capture.statistics.accumulator import ADDITIVE, MAXIMA, Accumulator, Sums
+from trainer_agent.capture.statistics.accumulator import Accumulator
+from trainer_agent.capture.statistics.sums import ADDITIVE, MAXIMA, Sums
 from trainer_agent.model.plan import Plan, StackPlan
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from tests.trainer_agent.distributed.local_sums import plan, sums
 from tests.trainer_agent.small_gpt import built
 from trainer_agent import watch
-from trainer_agent.capture.statistics.accumulator import ADDITIVE, MAXIMA
+from trainer_agent.capture.statistics.sums import ADDITIVE, MAXIMA
 from trainer_agent.distributed.pipeline import LayoutMismatch, PipelineLayout
 from trainer_agent.distributed.stage_layout import StageLayout, stage_layout
 from trainer_agent.errors import WatchError

@@ -153,7 +153,7 @@ class Alarm(lightning.Callback):
     def on_train_batch_start(self, trainer: Any, module: Any, ids: Tensor, index: int) -> None:
         if index == 2 and trainer.global_rank == 0 and self._watching.agent is not None:
             word = AlertNotice("nonfinite", "critical", "NaN", "At step 2 ...", 2)
-            self._watching.agent._obey(Command("a", "alert", alert=word))
+            self._watching.agent._parts.dispatcher.dispatch(Command("a", "alert", alert=word))
 
 
 def test_a_critical_alert_saves_and_stops_where_that_was_asked_for(

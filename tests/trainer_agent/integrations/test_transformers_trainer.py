@@ -176,7 +176,7 @@ class Alarm(TrainerCallback):
         at = state.global_step == self._step and state.is_world_process_zero
         if at and self._watching.agent is not None:
             word = AlertNotice("nonfinite", "critical", "NaN", "At step 1 ...", 1)
-            self._watching.agent._obey(Command("a", "alert", alert=word))
+            self._watching.agent._parts.dispatcher.dispatch(Command("a", "alert", alert=word))
 
 
 def test_a_critical_alert_saves_and_stops_where_that_was_asked_for(

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from dslm.spec import Kernel, Missing
 from trainer_agent import description
-from trainer_agent.capture.hook_manager import Begin
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.hook_manager import PassListener
 from trainer_agent.capture.hooks import first_stream
-from trainer_agent.capture.recorder import ONCE, Recorder
+from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
+from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_of
 from trainer_agent.description.session.collected import Given, Notes, packed_spec
@@ -56,21 +58,26 @@ APART = Missing(
 
 
 class Watched(Protocol):
-    """What sets the hooks on the model: a probe, or its view of one chunk."""
+    """What sets the hooks on the model: a hook manager, or its view of one chunk."""
 
-    begin: Begin
-    plan: Plan
+    @property
+    def plan(self) -> Plan:
+        """The places measured."""
+        ...
 
-    def follow(self, plan: Plan) -> None:
+    def subscribe(self, listener: PassListener) -> None:
+        """Tell a listener of the model's sampled steps."""
+
+    def apply(self, plan: Plan) -> None:
         """Measure the places of `plan` from now on."""
 
-    def unseen(self) -> AbstractContextManager[None]:
-        """Let forward passes of our own go by uncounted."""
+    def paused(self) -> AbstractContextManager[None]:
+        """Let forward passes go by uncounted."""
         ...
 
 
 class SelfDescription:
-    """Listens to the probe and makes a `ModelSpec` of the steps it is asked to describe.
+    """Listens to the hooks and makes a `ModelSpec` of the steps it is asked to describe.
 
     The architecture is found once, in the first sampled forward pass, and the plan follows it.
     Weight moments are read before the step's forward, so before its update.
@@ -89,13 +96,17 @@ class SelfDescription:
     def __init__(
         self,
         model: nn.Module,
-        probe: Watched,
+        hooks: Watched,
         recorder: Recorder,
+        *,
+        guard: Guard,
+        account: OverheadAccount,
         hints: Sequence[Hint],
         processes: Processes,
     ) -> None:
         self._hints = hints
-        self._model, self._probe, self._recorder = model, probe, recorder
+        self._model, self._hooks, self._recorder = model, hooks, recorder
+        self._guard, self._account = guard, account
         self._processes = processes
         self._known: Architecture | None = None
         self._failure: Missing | None = None
@@ -107,9 +118,7 @@ class SelfDescription:
         self._split = False
         self._fresh: Weighed | None = None
         self.together = False
-        probe.begin = self._begin
-        recorder.on_input = self._note_input
-        recorder.on_top_gradient = self._note_gradient
+        hooks.subscribe(self)
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Find the architecture before the first step, where one process can by itself.
@@ -119,7 +128,7 @@ class SelfDescription:
         """
         if is_flat(self._model) or holds_shards(self._model):
             return
-        with self._probe.unseen(), self._first_inputs():
+        with self._hooks.paused(), self._first_inputs():
             known = description.architecture(self._model, args, kwargs, hints=self._hints)
         if known.stacks:
             self._take_plan(known)
@@ -143,9 +152,9 @@ class SelfDescription:
 
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
-        if self._wanted and self._recorder.given is not None:
-            self._begin_late(*self._recorder.given)
-        self._recorder.given = None
+        arguments = self._recorder.take_arguments()
+        if self._wanted and arguments is not None:
+            self._begin_late(*arguments)
         if self._given is not None:
             self._find_together(self._given)
         notes, self._notes = self._notes, None
@@ -161,19 +170,19 @@ class SelfDescription:
         """Describe a model that is compiled as a whole, where no forward pass is seen to begin."""
         started = time.perf_counter()
         of_now = self._fresh is None
-        self._begin(args, kwargs)
+        self.pass_begins(args, kwargs)
         if self._notes is not None:
             remarks = (COMPILED_WHOLE,) * of_now
             self._notes.remarks = remarks + (UNPREPARED,) * (not self._has_branches)
-        self._recorder.spend(ONCE, started)
+        self._account.charge(ONCE, started)
 
     @property
     def _has_branches(self) -> bool:
-        return any(any(stack.attention) for stack in self._probe.plan.stacks)
+        return any(any(stack.attention) for stack in self._hooks.plan.stacks)
 
     def _fall_back(self, notes: Notes, why: str) -> None:
         """Take the inputs of the architecture's pass, where the step's own were not seen whole."""
-        for stack in self._probe.plan.stacks:
+        for stack in self._hooks.plan.stacks:
             if stack.blocks[0] in self._undropped:
                 notes.inputs[stack.name], shape = self._undropped[stack.blocks[0]]
                 notes.widths[stack.name] = shape[-1]
@@ -181,7 +190,8 @@ class SelfDescription:
                 notes.gradients.pop(stack.name, None)
                 notes.remarks = (*notes.remarks, why)
 
-    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def pass_begins(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Begin the description, where the step is to be described."""
         if not self._wanted:
             return
         self._wanted = False
@@ -203,7 +213,7 @@ class SelfDescription:
     def _find_together(self, given: Given) -> None:
         started = time.perf_counter()
         self._given = None
-        blocks = [path for stack in self._probe.plan.stacks for path in stack.blocks]
+        blocks = [path for stack in self._hooks.plan.stacks for path in stack.blocks]
         if not self._processes.all_ready(ready=would_fit(self._model, blocks, given.tokens)):
             self._failure = APART
         else:
@@ -213,11 +223,11 @@ class SelfDescription:
             if self._notes is not None:
                 self._split = self._saw_parts_of_sequences(self._notes)
                 self._notes.remarks = (*self._notes.remarks, GATHERED)
-        self._recorder.spend(ONCE, started)
+        self._account.charge(ONCE, started)
 
     def _saw_parts_of_sequences(self, notes: Notes) -> bool:
         """Whether the step's own blocks were given fewer tokens than those of the pass."""
-        firsts = ((stack.name, stack.blocks[0]) for stack in self._probe.plan.stacks)
+        firsts = ((stack.name, stack.blocks[0]) for stack in self._hooks.plan.stacks)
         return any(
             notes.inputs[name].cell_sizes.sum() < self._undropped[block][1][1]
             for name, block in firsts
@@ -226,13 +236,13 @@ class SelfDescription:
 
     def _weigh(self) -> None:
         if self._known is not None and self._notes is not None:
-            with self._recorder.guard.at("weight moments"):
+            with self._guard.at("weight moments"):
                 fresh, self._fresh = self._fresh, None
                 self._notes.weights = fresh or description.weigh(self._known, eager(self._model))
 
     def _find_architecture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:
-            with self._probe.unseen(), self._first_inputs():
+            with self._hooks.paused(), self._first_inputs():
                 known = description.architecture(self._model, args, kwargs, hints=self._hints)
             if not known.stacks:
                 self._failure = next(iter(known.missing), None)
@@ -240,17 +250,17 @@ class SelfDescription:
             self._take_plan(known)
             self._known = known
         except Exception as error:
-            self._recorder.guard.note("description", error)
+            self._guard.note("description", error)
             what = f"{type(error).__name__}: {error}"
             self._failure = Missing("model", what, "its forward pass could not be followed")
 
     def _take_plan(self, known: Architecture) -> None:
         plan = plan_of(known)
         if not self._recorder.compiled:
-            self._probe.follow(plan)
+            self._hooks.apply(plan)
             return
         # Other hooks would make torch compile again; the streams are watched already.
-        held, found = ({s.name: s.blocks for s in p.stacks} for p in (self._probe.plan, plan))
+        held, found = ({s.name: s.blocks for s in p.stacks} for p in (self._hooks.plan, plan))
         if held != found:
             raise LookupError("compiled blocks are not those that the model's forward pass calls")
 
@@ -267,7 +277,7 @@ class SelfDescription:
 
             return hook
 
-        firsts = [stack.blocks[0] for stack in self._probe.plan.stacks]
+        firsts = [stack.blocks[0] for stack in self._hooks.plan.stacks]
         modules = [(path, self._model.get_submodule(path)) for path in firsts]
         handles = [m.register_forward_pre_hook(keep(p), with_kwargs=True) for p, m in modules]
         try:
@@ -279,14 +289,16 @@ class SelfDescription:
             p: (description.kernel(x), x.shape) for p, x in kept.items() if x.ndim == 3
         }
 
-    def _note_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
+    def stack_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
+        """Take the input kernel of a stack."""
         notes = self._notes
         if notes is not None and stack not in notes.inputs:
             notes.inputs[stack] = description.kernel(x, mask)
             notes.widths[stack] = x.shape[-1]
             notes.batch_size = max(notes.batch_size, x.shape[0])
 
-    def _note_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
+    def top_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
+        """Take the kernel of the gradient at the top of a stack."""
         notes = self._notes
         if notes is not None and stack not in notes.gradients:
             notes.gradients[stack] = description.kernel(g, mask)
@@ -297,4 +309,4 @@ class SelfDescription:
             notes.weights = notes.weights.added_up(self._processes.all_reduce)
         n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
         failures = () if self._failure is None else (self._failure,)
-        return packed_spec(self._probe.plan, self._known, notes, n_params, failures)
+        return packed_spec(self._hooks.plan, self._known, notes, n_params, failures)

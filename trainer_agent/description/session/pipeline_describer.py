@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
-from torch import Tensor
-
-from trainer_agent.capture.hook_manager import Begin, Probe
-from trainer_agent.capture.recorder import Listener, Recorder
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.hook_manager import HookManager, PassListener
+from trainer_agent.capture.overhead_account import OverheadAccount
+from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.session.describer import SelfDescription
 from trainer_agent.distributed import Processes, SingleProcess
 from trainer_agent.distributed.spec_exchange import MakeSpec
 from trainer_agent.model.chunks import Chunk, joined
-from trainer_agent.model.plan import Plan, mark_of
+from trainer_agent.model.plan import Plan
 
 
-class ChunkView:
-    """One chunk of what a probe watches, with paths and names as the chunk itself has them.
+class ChunkHooks:
+    """The hooks on one chunk, with paths and names as the chunk itself has them."""
 
-    Attributes:
-        begin: told of the chunk's inputs before every sampled forward pass of it.
-        plan: what is measured in the chunk.
-    """
+    def __init__(
+        self,
+        hooks: HookManager,
+        chunk: Chunk,
+        plan: Plan,
+        apply: Callable[[Chunk, Plan], None],
+    ) -> None:
+        self._hooks, self._chunk, self._plan, self._apply = hooks, chunk, plan, apply
 
-    def __init__(self, probe: Probe, plan: Plan, follow: Callable[[ChunkView, Plan], None]) -> None:
-        self.begin: Begin = lambda _args, _kwargs: None
-        self.plan = plan
-        self._probe, self._follow = probe, follow
+    @property
+    def plan(self) -> Plan:
+        """What is measured in the chunk."""
+        return self._plan
 
-    def follow(self, plan: Plan) -> None:
+    def subscribe(self, listener: PassListener) -> None:
+        """Tell a listener of the chunk's sampled steps."""
+        self._hooks.subscribe(listener, self._chunk)
+
+    def apply(self, plan: Plan) -> None:
         """Measure the places of `plan` in this chunk; raises where others count on other ones."""
-        self._follow(self, plan)
+        self._apply(self._chunk, plan)
+        self._plan = plan
 
-    def unseen(self) -> AbstractContextManager[None]:
-        """Let forward passes of our own go by uncounted."""
-        return self._probe.unseen()
+    def paused(self) -> AbstractContextManager[None]:
+        """Let forward passes go by uncounted."""
+        return self._hooks.paused()
 
 
 class StagedDescription:
@@ -58,70 +66,68 @@ class StagedDescription:
     def __init__(
         self,
         chunks: Sequence[Chunk],
-        probe: Probe,
+        hooks: HookManager,
         recorder: Recorder,
-        processes: Processes,
+        *,
+        guard: Guard,
+        account: OverheadAccount,
         hints: Sequence[Hint],
+        processes: Processes,
     ) -> None:
         self._processes = processes
         self._samples = 0
-        self._chunks, self._probe, self._recorder = chunks, probe, recorder
-        self._views: list[ChunkView] = []
-        self._each: list[SelfDescription] = []
-        self._inputs: dict[str, Listener] = {}
-        self._gradients: dict[str, Listener] = {}
-        for chunk in chunks:
-            view = ChunkView(probe, plan_by_structure(chunk.module, hints), self._follow)
-            self._views.append(view)
-            # No other process holds this chunk, so none has to be ready for its description.
-            describer = SelfDescription(chunk.module, view, recorder, hints, SingleProcess())
-            self._each.append(describer)
-            # Each has just asked the recorder to be told of everything.
-            self._inputs[chunk.mark] = recorder.on_input
-            self._gradients[chunk.mark] = recorder.on_top_gradient
-        probe.begin = self._begin
-        recorder.on_input = lambda *what: _tell(self._inputs, *what)
-        recorder.on_top_gradient = lambda *what: _tell(self._gradients, *what)
+        self._chunks, self._hooks, self._recorder = chunks, hooks, recorder
+        self._chunk_hooks = [
+            ChunkHooks(hooks, chunk, plan_by_structure(chunk.module, hints), self._apply)
+            for chunk in chunks
+        ]
+        self._describers = [
+            SelfDescription(
+                chunk.module,
+                chunk_hooks,
+                recorder,
+                guard=guard,
+                account=account,
+                hints=hints,
+                # No other process holds this chunk, so none has to be ready for its description.
+                processes=SingleProcess(),
+            )
+            for chunk, chunk_hooks in zip(chunks, self._chunk_hooks, strict=True)
+        ]
 
     def ask(self) -> None:
         """Describe the next sampled step."""
-        for one in self._each:
-            one.ask()
+        for describer in self._describers:
+            describer.ask()
 
     def forget(self) -> None:
         """Describe the next sampled step instead of the one now ending."""
-        for one in self._each:
-            one.forget()
+        for describer in self._describers:
+            describer.forget()
 
     def ask_from_time_to_time(self, step: int) -> None:
         """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
-        for one in self._each:
-            one.ask_from_time_to_time(step)
+        for describer in self._describers:
+            describer.ask_from_time_to_time(step)
 
     def take(self) -> MakeSpec | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
         self._samples += 1  # the same in all processes, which sample the same steps
-        if len(self._each) > 1:
-            self._recorder.given = None  # which of the compiled chunks was given this is not known
+        if len(self._describers) > 1:
+            self._recorder.take_arguments()  # of which compiled chunk they are is not known
         specs = {
-            chunk.stage: one.take()
-            for chunk, one in zip(self._chunks, self._each, strict=True)
+            chunk.stage: describer.take()
+            for chunk, describer in zip(self._chunks, self._describers, strict=True)
             if chunk.stage is not None
         }
         return self._processes.gather_specs(self._samples, specs)
 
-    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._views[self._chunks.index(self._probe.running)].begin(args, kwargs)
-
-    def _follow(self, view: ChunkView, plan: Plan) -> None:
-        plans = [plan if one is view else one.plan for one in self._views]
-        whole = joined(zip(self._chunks, plans, strict=True))
-        self._processes.check(whole)
-        view.plan = plan
-        self._probe.follow(whole)
-        self._processes.announce(self._probe.plan)
-
-
-def _tell(listeners: Mapping[str, Listener], stack: str, x: Tensor, mask: Tensor | None) -> None:
-    mark = mark_of(stack)
-    listeners[mark](stack.removesuffix(mark), x, mask)
+    def _apply(self, changed: Chunk, plan: Plan) -> None:
+        plans = [
+            plan if chunk is changed else chunk_hooks.plan
+            for chunk, chunk_hooks in zip(self._chunks, self._chunk_hooks, strict=True)
+        ]
+        local_plan = joined(zip(self._chunks, plans, strict=True))
+        self._processes.check(local_plan)
+        self._hooks.apply(local_plan)
+        self._processes.announce(self._hooks.plan)

@@ -86,7 +86,7 @@ def test_the_server_may_ask_for_a_fresh_description(tmp_path: Path) -> None:
     model, optimizer = built()
     transport = AskingTransport()
     agent, _ = recorded(model, tmp_path, optimizer=optimizer)
-    agent._sender._make_transport = lambda: transport
+    agent._parts.sender._make_transport = lambda: transport
 
     for step in range(200):
         agent.step(loss=train_step(model, optimizer, batch(step)))
