@@ -53,6 +53,7 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        # Not on Postgres, where transactions of several runs may overlap.
         self._writer = asyncio.Lock() if self.is_sqlite else None
         self._threads: WeakSet[Thread] = WeakSet()
         self._open_sessions: Counter[asyncio.Task[Any] | None] = Counter()

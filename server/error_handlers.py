@@ -72,7 +72,7 @@ async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response 
 async def _on_http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):  # pragma: no cover - registered for no other
         raise error
-    if error.status_code == 400:  # FastAPI's word for a body that it could not even read as text
+    if error.status_code == 400:  # what FastAPI raises for a body that is not text
         return error_response(
             InvalidField(str(error.detail), field="body", fix="send JSON, in UTF-8")
         )

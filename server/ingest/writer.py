@@ -90,7 +90,7 @@ async def _commit_together(state: AppState, messages: Sequence[Message]) -> list
 
 
 async def announce(state: AppState, results: Sequence[CommitResult]) -> None:
-    """Tell pages and diagnosis; what they miss they find in the database."""
+    """Publish new frames to pages and diagnosis; what they miss they find in the database."""
     state.metrics.frames_committed.inc(sum(result.stored for result in results))
     state.metrics.frames_duplicate.inc(sum(result.duplicates for result in results))
     await publish(state.bus, [result.newest for result in results if result.newest is not None])

@@ -106,11 +106,13 @@ async def test_search_for_text_that_a_database_refuses_is_no_outage(agent: Agent
     assert answer.status_code in (200, 422)  # SQLite looks for it, Postgres refuses
 
 
-@pytest.mark.parametrize("levels", [65, 500])
-async def test_config_nested_beyond_what_databases_store_is_refused(one: Agent, levels: int):
+@pytest.mark.parametrize(("levels", "field"), [(65, "config"), (500, "config"), (3_000, "body")])
+async def test_config_nested_beyond_what_databases_store_is_refused(
+    one: Agent, levels: int, field: str
+):
     body = msgspec.to_builtins(DECLARATION) | {"config": {"deep": None}}
     text = json.dumps(body).replace('"deep": null', f'"deep": {"[" * levels}{"]" * levels}')
 
     answer = await _answer(one, "declaration", text.encode())
 
-    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "config")
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)

@@ -1,4 +1,4 @@
-"""Log lines of a server process, ours and uvicorn's, have one form."""
+"""Log lines of a server process, ours and those of its libraries, have one form."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def restored() -> Iterator[None]:
 
 def _write() -> None:
     structlog.get_logger("server.workers").warning("worker_failed", worker="writer")
-    logging.getLogger("uvicorn.error").error("no %s", "socket")
-    logging.getLogger("uvicorn.access").info("GET /")
+    logging.getLogger("sqlalchemy.pool").error("no %s", "socket")
+    logging.getLogger("sqlalchemy.engine").info("SELECT 1")
 
 
 def test_json_lines_are_one_object_each_from_every_library(capsys: pytest.CaptureFixture[str]):
@@ -36,7 +36,7 @@ def test_json_lines_are_one_object_each_from_every_library(capsys: pytest.Captur
 
     ours, theirs = map(json.loads, capsys.readouterr().err.splitlines())
     assert (ours["event"], ours["worker"], ours["level"]) == ("worker_failed", "writer", "warning")
-    assert (theirs["event"], theirs["logger"]) == ("no socket", "uvicorn.error")
+    assert (theirs["event"], theirs["logger"]) == ("no socket", "sqlalchemy.pool")
     assert ours["timestamp"] and theirs["timestamp"]
 
 
