@@ -44,7 +44,7 @@ from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_
 from trainer_agent import describe
 from trainer_agent.description.spec.model_spec import over_all_processes
 from trainer_agent.description.spec.weight_sums import weight_sums
-from trainer_agent.distributed import agreement, collective
+from trainer_agent.distributed import agreement, collective, rendezvous, spec_exchange
 from wire import AlertNotice, Command
 
 WORLD, STEPS = 2, 12
@@ -77,6 +77,8 @@ LONGER = {
     "burst-fixed": 40,
     "stop-apart": 40,
 }
+PATIENCE_S = 60.0
+IMPATIENT = ("alone", "slow-server", "stop-apart")  # whom some never answer
 EVERYTHING = {"sites": "all", "quantities": "all"}
 ALERTS: list[AlertNotice] = []  # given to the function that some kinds act on alerts with
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -221,6 +223,13 @@ def slow_down() -> None:
     RecordingTransport.send = later  # type: ignore[method-assign]
 
 
+def be_patient() -> None:
+    """A process that is late because the machine is busy is none that will never come."""
+    for module in (agreement, spec_exchange):
+        module.TIMEOUT_S = PATIENCE_S
+    rendezvous.BARRIER_TIMEOUT_S = PATIENCE_S
+
+
 def main(kind: str, rank: int, port: int, folder: Path) -> None:
     """Train, watched as `kind` says, and leave weights and frames in the folder."""
     torch.set_num_threads(1)
@@ -239,6 +248,8 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
         local = STAGES[kind][rank] if kind in STAGES else rank
         options |= {"pipeline": (local, len(SPLIT[kind])), **STAGED}
     agent, transport = None, RecordingTransport()
+    if kind not in IMPATIENT:
+        be_patient()
     if kind == "slow-server":
         slow_down()
     if kind == "stop-apart":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.services.process import free_port
 from tests.trainer_agent.integrations.arrivals import series, the_run
 from tests.trainer_agent.integrations.rank_job import LONGER, STEPS
 from tests.trainer_agent.receiving_server import Store
@@ -20,26 +20,31 @@ WORLD = 2
 
 def run(kind: str, folder: Path) -> None:
     """Start both processes and wait for them; AssertionError with what they printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = []
-    for rank in map(str, range(WORLD)):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "MASTER_PORT": port}
-        environment |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
-        command = [sys.executable, "-m", "tests.trainer_agent.integrations.rank_job", kind]
-        ranks.append(
-            subprocess.Popen(
-                [*command, str(folder)],
-                env=os.environ | environment | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    outputs = [rank.communicate(timeout=150)[0] for rank in ranks]
+    port = str(free_port())
+    ranks: list[subprocess.Popen[str]] = []
+    try:
+        ranks += [started(kind, folder, rank, port) for rank in range(WORLD)]
+        outputs = [rank.communicate(timeout=150)[0] for rank in ranks]
+    finally:  # one that fails leaves the other waiting for it
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
     assert [rank.returncode for rank in ranks] == [0] * WORLD, "\n".join(outputs)
+
+
+def started(kind: str, folder: Path, rank: int, port: str) -> subprocess.Popen[str]:
+    """One process of the job."""
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "MASTER_PORT": port}
+    place |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
+    place |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
+    command = [sys.executable, "-m", "tests.trainer_agent.integrations.rank_job", kind]
+    return subprocess.Popen(
+        [*command, str(folder)],
+        env=os.environ | place | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("kind", ["accelerate", "trainer", "lightning"])
@@ -51,9 +56,8 @@ def test_two_processes_of_a_framework_are_one_run(kind: str, store: Store, tmp_p
     assert store.healths[-1].first_failure == ""
     assert {rank for _, rank in store.frames} == {0}
     assert store.ends[the_run(store)].status == "finished"
-    first, second = (np.load(tmp_path / f"weights-{rank}.npz") for rank in range(WORLD))
-    assert first.files
-    assert all(np.array_equal(first[name], second[name]) for name in first.files)
+    one, other = (np.load(tmp_path / f"weights-{rank}.npz") for rank in range(WORLD))
+    assert one.files and all(np.array_equal(one[name], other[name]) for name in one.files)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +68,7 @@ def test_both_processes_of_a_framework_save_and_stop_at_the_same_step(
 ) -> None:
     run(f"{kind}-asked", tmp_path)
 
-    first, second = (
-        int(np.load(tmp_path / f"weights-{rank}.npz")["steps"]) for rank in range(WORLD)
-    )
-    assert first == second < LONGER
-    assert (tmp_path / saved.format(first)).exists()
+    one, other = (int(np.load(tmp_path / f"weights-{rank}.npz")["steps"]) for rank in range(WORLD))
+    assert one == other < LONGER
+    assert (tmp_path / saved.format(one)).exists()
     assert store.healths[-1].first_failure == ""
