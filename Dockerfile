@@ -11,7 +11,7 @@ COPY dashboard dashboard
 COPY migrations migrations
 COPY evenkeel evenkeel
 COPY packaging packaging
-RUN /opt/evenkeel/bin/pip install --no-cache-dir -c constraints.txt ./packaging/agent .
+RUN /opt/evenkeel/bin/pip install --no-cache-dir -c constraints.txt ./packaging/agent '.[export,notify]'
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 --create-home evenkeel && install -d -o evenkeel /data

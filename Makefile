@@ -23,7 +23,7 @@ $(BIN)/python:
 $(VENV)/.installed-demo: $(BIN)/python pyproject.toml packaging/agent/pyproject.toml constraints.txt
 	@echo "Installing evenkeel into $(VENV) (once)"
 	@$(PIP) install -c constraints.txt torch==2.13.0
-	@$(PIP) install -c constraints.txt -e './packaging/agent[torch]' -e .
+	@$(PIP) install -c constraints.txt -e './packaging/agent[torch]' -e '.[export,notify]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-demo

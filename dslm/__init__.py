@@ -1,4 +1,11 @@
-"""The theory: signal-propagation moments of transformers, forward and backward."""
+"""The theory: signal-propagation moments of transformers, forward and backward.
+
+    prediction = dslm.predict(spec)
+    prediction.stacks["decoder"].forward.variance  # float64[N+1], index 0 the input of block 0
+
+A `ModelSpec` holds what the theory needs to know of a model; `trainer_agent.describe` makes one of
+a PyTorch model. Everything here is dimensionless unless its name says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +174,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # An agent needs the shape of a spec, and pays in its job for every module loaded besides.
+    # A training job imports `dslm` for the spec's classes alone; the arithmetic, and numpy where
+    # nothing else has loaded it, would cost it start-up time and memory for nothing.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

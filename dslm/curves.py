@@ -1,4 +1,4 @@
-"""From kernels over depth to curves with bands, and what could not be computed."""
+"""From kernels over depth to curves with bands, and the places that could not be computed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from dslm.kernels.stack import Gradients
 from dslm.prediction import Curve, StackPrediction
 from dslm.spec import Block, Floats, Missing, Stack
 
-STANDARD_DEVIATIONS = 2.0  # 95 % of a normal
+STANDARD_DEVIATIONS = 2.0  # half the width of a band: 95 % of a normal lie within
 OVERFLOW = "the numbers leave what float64 holds, or those given are not finite"
-ROUNDING = 1e-4  # float32 sums over a batch, as measurements are made
+ROUNDING = 1e-4  # of float32 sums over a batch, which is how measurements are made
 
 
 def forward_curve(
     stack: Stack, layers: list[Layer], spread: Spread, *, memory_predicted: bool
 ) -> Curve:
-    """Return the stream's curve; past the last layer known NaN, or infinite from an overflow on."""
+    """Return the stream's curve; above the last layer computed it is NaN, or infinite where that
+    layer overflowed.
+    """
     kernels = [prepare(stack.input_kernel)] + [layer[-1].y for layer in layers]
     values = np.array([variance(kernel) for kernel in kernels])
     correlations = np.array([correlation(kernel) for kernel in kernels])
@@ -34,8 +36,8 @@ def forward_curve(
 
 
 def backward_curve(stack: Stack, gradients: Gradients, spread: Spread) -> Curve:
-    """Return the gradient's curve relative to the top; below it NaN where nothing is known, or
-    infinite from an overflow on.
+    """Return the gradient's curve relative to the top; below the lowest layer computed it is NaN,
+    or infinite where that layer overflowed.
     """
     kernels = [block[0] for block in gradients.blocks] + [gradients.top]
     values = np.array([variance(kernel) for kernel in kernels])
@@ -46,7 +48,11 @@ def backward_curve(stack: Stack, gradients: Gradients, spread: Spread) -> Curve:
 
 
 def stopped_at(stack: Stack, n_predicted: int, *, memory_predicted: bool) -> Block | None:
-    """Return the block, understood and with all it reads, whose output is not a finite number."""
+    """Return the block whose output is not finite; None where its absence explains the gap.
+
+    `n_predicted` blocks have a finite output. A block that is not understood, or whose memory is
+    not predicted, has no output in the first place.
+    """
     block = stack.blocks[n_predicted] if n_predicted < len(stack.blocks) else None
     return block if block is None or block.cross is None or memory_predicted else None
 
@@ -60,11 +66,11 @@ def _holds_nan(part: object) -> bool:
 def typical_over_mean(log_sd: Floats) -> Floats:
     r"""Return the median of a log-normal variable over its mean, :math:`e^{-\sigma^2/2}`.
 
-    Layer after layer multiplies a draw's variance by random factors, so its logarithm is normal,
-    and the mean over draws, which the recursion predicts, lies above most of them. Not below
-    what keeps the mean within the band.
+    Each layer multiplies a draw's variance by a random factor, so its logarithm is normal, and the
+    mean over draws, which the recursion predicts, lies above most of them. The ratio is bounded
+    such that the mean stays within the band.
 
-    Source: moments of a log-normal; the draws' logarithms in simulation: `tests/dslm`.
+    Source: moments of a log-normal; `tests/dslm` compares with the logarithms of simulated draws.
     """
     return np.asarray(np.exp(-np.minimum(log_sd**2 / 2, STANDARD_DEVIATIONS * log_sd)))
 
@@ -90,7 +96,7 @@ def _curve(
 
 
 def with_head(prediction: StackPrediction, head: HeadPass | None, scale: float) -> StackPrediction:
-    """Return the prediction with what the head and the loss add to it."""
+    """Return `prediction` with the moments that the head and the loss add to it."""
     if head is None:
         return replace(prediction, gradient_scale=scale)
     variance, loss = head.logit_variance, head.loss
@@ -105,10 +111,11 @@ def missing_numbers(
     *,
     memory_predicted: bool,
 ) -> list[Missing]:
-    """Return an entry for each direction whose curve stops being a finite number, and for a
-    cross-attention to a stack that could not be predicted; `n_known` blocks were.
+    """Return an entry for each direction whose curve stops being finite, or the one entry of a
+    cross-attention whose memory is not predicted; `n_predicted` blocks have a finite output.
     """
     forward, backward = prediction.forward.variance, prediction.backward.variance
+    # the spec itself names a block that is not understood; entries here are for the others
     block = stopped_at(stack, n_predicted, memory_predicted=memory_predicted)
     if block is None and n_predicted < len(stack.blocks) and stack.blocks[n_predicted] is not None:
         where = f"{name}.blocks[{n_predicted}].cross"

@@ -1,4 +1,4 @@
-"""Fitting DeepScaleLM's weights to whole stacks, by the scalar forms or on kernels."""
+"""Fitting DeepScaleLM's weights to the stacks of a model, by the scalar forms or on kernels."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ from dslm.unit_branches import (
     with_residuals,
 )
 
-ROUNDS = 2  # of shares from gradients and gradients from shares
+ROUNDS = 2  # shares follow from the gradients and these from the shares
 Steps = Sequence[tuple[Amplitudes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A stack's blocks with weights fitted, and their forward pass; none by scalar forms."""
+    """A stack's blocks with fitted weights, and their forward pass.
+
+    `layers` is empty for the scalar forms, which need no forward pass.
+    """
 
     blocks: tuple[Block, ...]
     layers: list[Layer]
 
 
 def fit_stacks(spec: ModelSpec, even: Mapping[str, Steps], form: str) -> dict[str, Fit]:
-    """Return each stack fitted with residual steps `even`, or balanced ones where `form` says so.
+    """Return each stack fitted with the residual steps `even`, or with balanced ones.
 
-    `form` is that of `dslm.deepscale`.
+    `form` is one of `dslm.deepscale`'s.
     """
     stacks = {name: _unit_input(stack) for name, stack in spec.stacks.items()}
     if form in ("simplified", "per-layer"):
@@ -50,7 +53,7 @@ def fit_stacks(spec: ModelSpec, even: Mapping[str, Steps], form: str) -> dict[st
 
 
 def _unit_input(stack: Stack) -> Stack:
-    """The stack with an input of unit second moment and plain final norm."""
+    """Return the stack with an input of unit second moment and a final norm of unit gain."""
     stack = coarsen_stack(stack)
     kernel = stack.input_kernel
     size = mean_diagonal(kernel)
@@ -93,10 +96,10 @@ def _kernel_fit(stack: Stack, steps: Steps, memory: Kernel | None) -> Fit:
 def _balanced_steps(
     stacks: Mapping[str, Stack], fits: Mapping[str, Fit], even: Mapping[str, Steps]
 ) -> dict[str, Steps]:
-    """Residual steps whose shares follow from the gradients through these blocks."""
+    """Return residual steps whose shares follow from the gradients through the blocks `fits`."""
     arriving: dict[str, Kernel] = {}
     steps: dict[str, Steps] = {}
-    for name in reversed(_readers_last(stacks)):
+    for name in reversed(_readers_last(stacks)):  # a reader's gradient goes to the stack it reads
         stack, fit = stacks[name], fits[name]
         gradients = stack_backward(stack, fit.layers, arriving.get(name))
         triples = zip(fit.blocks, gradients.blocks, even[name], strict=True)
@@ -109,10 +112,10 @@ def _balanced_steps(
 
 
 def _below_the_top(steps: list[tuple[Amplitudes, ...]], stack: Stack) -> Steps:
-    """Steps with the top Post-LN block's taken from the one below.
+    """Return `steps` with those of a topmost Post-LN block replaced by the ones below.
 
-    The topmost norm removes the gradient's radial part, 2/d of it, once; divided by a small
-    beta² that would look like a branch that loses everything.
+    The topmost norm removes the gradient's radial part, 2/d of it, and no norm below does so
+    again. Divided by a small beta² that loss would look like a branch that passes no gradient.
     """
     top = stack.blocks[-1]
     if len(steps) > 1 and top is not None and top.placement == "post":
@@ -146,7 +149,10 @@ def _scalar_fits(
 def _scalar_fit(
     stack: Stack, steps: Steps, memory: tuple[float, int] | None, *, per_layer: bool
 ) -> tuple[Fit, float]:
-    r"""Fit by :math:`r + (1-r)/L`, r that of the input or of the layer; return r at the top too."""
+    r"""Return the fit by :math:`r + (1-r)/L`, and the token correlation r at the top.
+
+    r is the input's in every layer, or each layer's own with `per_layer`.
+    """
     length = n_tokens(stack.input_kernel)
     r = _token_correlation(stack.input_kernel)
     blocks = []
@@ -162,12 +168,14 @@ def _scalar_fit(
 
 def _token_correlation(kernel: Kernel) -> float:
     r = correlation(kernel)
-    return min(max(r, 0.0), 1.0) if math.isfinite(r) else 1.0
+    return min(max(r, 0.0), 1.0) if math.isfinite(r) else 1.0  # one token has no pairs
 
 
 def _correlation_after(block: Block, r: float) -> float:
-    r"""Token correlation after a block: :math:`1 - p` in attention's output, and in the
-    feed-forward's :math:`(1-p) E[\phi\phi]/E[\phi^2]`, times r with a gate.
+    r"""Return the token correlation after a block.
+
+    Attention's output has :math:`1 - p`, the feed-forward branch's
+    :math:`(1-p) E[\phi\phi]/E[\phi^2]`, times r where it has a gate.
 
     Source: arXiv 2403.09635, §4; any activation derived here.
     """
@@ -178,15 +186,20 @@ def _correlation_after(block: Block, r: float) -> float:
     layer = block.feed_forward
     hidden = layer.up.d_in * layer.up.weight_var
     input_correlation = before if block.placement == "parallel" else r / variance
-    alike = second_moment(layer.activation, hidden, input_correlation) / second_moment(
+    branch_correlation = second_moment(layer.activation, hidden, input_correlation) / second_moment(
         layer.activation, hidden
     )
-    alike *= (input_correlation if layer.gate is not None else 1.0) * (1 - layer.p_drop)
-    r, variance = _stepped(last, r, variance, alike * (1 - last.p_drop))
+    branch_correlation *= (input_correlation if layer.gate is not None else 1.0) * (
+        1 - layer.p_drop
+    )
+    r, variance = _stepped(last, r, variance, branch_correlation * (1 - last.p_drop))
     return r / variance
 
 
 def _stepped(step: Residual, cov: float, variance: float, branch: float) -> tuple[float, float]:
-    """Covariance and variance of the stream after a branch of unit variance."""
+    """Return covariance and variance of the stream after a branch of unit variance.
+
+    `branch` is the covariance of the branch's output between tokens.
+    """
     skip, share = step.lam**2, step.beta**2
     return skip * cov + share * branch, skip * variance + share

@@ -30,18 +30,24 @@ from dslm.validation import validate
 def predict(spec: ModelSpec) -> Prediction:
     r"""Predict the stream's moments over depth, forward and backward, for every stack.
 
-    The kernel recursion of `dslm.kernels`, seeded with the spec's input and top-gradient kernels.
-    Encoder and decoder stacks are treated alike: a stack is its blocks, causal or not. A stack
-    that reads another sees that one's predicted output, and sends its gradient back there.
+    Each block maps the kernel K of second moments between tokens to that of its output, and the
+    gradient's kernel G back:
+
+    .. math:: K^{l+1} = \lambda^2 K^l + \beta^2 \mathcal B_l(K^l), \quad
+        G^l = \lambda^2 G^{l+1} + \beta^2 \mathcal B_l^*(G^{l+1})
+
+    with :math:`\mathcal B_l` a branch with its norm (`dslm.kernels`), seeded with the spec's input
+    and top-gradient kernels. Encoders and decoders differ only in their masks. A stack that reads
+    another one sees that one's predicted output, and sends its gradient back there.
 
     Args:
         spec: architecture, weight moments and kernels.
 
     Returns:
-        Curves of N + 1 values a stack. Past a block that is None the forward curve is NaN, and
-        below it the backward curve. From a block on that overflows the forward variance is
-        infinite, and below one whose gradient does the backward variance; `missing` repeats the
-        spec's and names each such place.
+        Curves of N + 1 values for every stack. Where a block is None, the forward curve is NaN
+        above it and the backward curve below it. Where the forward pass overflows, the forward
+        variance is infinite from there up; where the gradient does, the backward variance is
+        infinite from there down. `missing` repeats the spec's and names each such place.
 
     Raises:
         SpecError: if the spec describes no possible model.
@@ -106,7 +112,8 @@ def _backward(
     """
     gradients: dict[str, Gradients] = {}
     scales: dict[str, float] = {}
-    arriving: dict[str, tuple[Kernel, float]] = {}  # and the absolute size of its unit
+    # a gradient that is sent back is relative to its sender's top: its unit goes along
+    arriving: dict[str, tuple[Kernel, float]] = {}
     for name, stack in sorted(spec.stacks.items(), key=lambda item: item[1].reads is None):
         head, (memory, unit) = heads[name], arriving.get(name, (None, math.nan))
         sent = None if head is None else head.gradient

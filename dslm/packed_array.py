@@ -49,7 +49,7 @@ def pack(array: NDArray[Any]) -> PackedArray:
 
 
 def _inflate(compressed: bytes, n_bytes: int) -> bytes:
-    try:  # one byte more than wanted shows that there are more, without inflating them all
+    try:  # one byte more than needed shows that there are more, without inflating them all
         return zlib.decompressobj().decompress(compressed, n_bytes + 1)
     except zlib.error:
         raise SpecError("f32", "give base64 of zlib-compressed float32 values") from None

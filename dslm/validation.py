@@ -221,6 +221,7 @@ def _validate_feed_forward(ff: FeedForward, d_model: int, path: str) -> None:
 
 
 def _validate_linear(linear: Linear, d_in: int, d_out: int, path: str) -> None:
+    # moments may be NaN or infinite: a diverged model's are, and `missing` then says where
     _require(linear.d_in >= 1, f"{path}.d_in", "give a width of at least 1")
     _require(linear.d_out >= 1, f"{path}.d_out", "give a width of at least 1")
     _require(linear.d_in == d_in, f"{path}.d_in", f"use {d_in}, the width of its input")

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; where a requirement is missing, say in one line how to get it."""
+    """Run the command line; name a missing package in one line, with the command to install it."""
     try:
         from evenkeel.cli import app
     except ModuleNotFoundError as error:

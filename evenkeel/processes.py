@@ -13,7 +13,7 @@ PATIENCE_S = 8.0
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, no `except Exception` stops it."""
+    """SIGTERM came; as with KeyboardInterrupt, no `except Exception` stops it."""
 
 
 @contextmanager
@@ -35,8 +35,15 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def unwound_by_sigterm() -> Iterator[None]:
-    """Run every `finally` inside when SIGTERM comes, then die of it. For the main thread."""
-    handler = signal.signal(signal.SIGTERM, _raise_terminated)
+    """Run every `finally` inside when SIGTERM comes, then die of it. For the main thread.
+
+    A closed terminal's SIGHUP counts as SIGTERM, unless it is ignored, as under ``nohup``.
+    """
+    handlers = {signal.SIGTERM: signal.signal(signal.SIGTERM, _raise_terminated)}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # Forwarded, not raised: only for SIGTERM has uvicorn a handler, and uvloop drops what a
+        # handler raises.
+        handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, _forward_to_sigterm)
     try:
         yield
     except Terminated:
@@ -44,11 +51,16 @@ def unwound_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _raise_terminated(*_: Any) -> NoReturn:
     raise Terminated
+
+
+def _forward_to_sigterm(*_: Any) -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def stop_all(processes: Sequence[Popen[Any]], *, patience_s: float = PATIENCE_S) -> None:

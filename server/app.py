@@ -67,6 +67,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
     app.state.cookie_secret = secret = sessions.secret_of(settings)
     app.state.hub = Hub(state.bus, state.database, state.metrics)
     app.state.notifier = Notifier(settings.webhooks, state.metrics.registry)
+    # The last one added runs first: access is checked before anything else looks at a request.
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
     app.add_middleware(CacheControlMiddleware)
     app.add_middleware(AccessMiddleware, settings=settings, secret=secret, clock=clock)

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Select, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -26,7 +26,15 @@ from sqlalchemy.sql.schema import Table
 from server.errors import StartError
 from server.tables import metadata
 
-__all__ = ["Database", "connect", "fetch_all", "fetch_first", "insert", "metadata"]
+__all__ = [
+    "Database",
+    "connect",
+    "fetch_all",
+    "fetch_first",
+    "insert",
+    "metadata",
+    "refuses_value",
+]
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -45,6 +53,7 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        # Not on Postgres, where transactions of several runs may overlap.
         self._writer = asyncio.Lock() if self.is_sqlite else None
         self._threads: WeakSet[Thread] = WeakSet()
         self._open_sessions: Counter[asyncio.Task[Any] | None] = Counter()
@@ -123,6 +132,19 @@ async def fetch_first(session: AsyncSession, query: Select[Any], kind: type[R]) 
     """The first row of a query as `kind`, or None."""
     row = (await session.execute(query)).first()
     return None if row is None else kind(*row)
+
+
+def refuses_value(error: DBAPIError) -> bool:
+    """Whether the database, or its driver, refuses a value: trying again changes nothing.
+
+    asyncpg's errors arrive as plain `DBAPIError`: that of a value which it does not send is a
+    ValueError, and that of a value which Postgres refuses has an SQLSTATE of class 22 or 23.
+    """
+    if isinstance(error, (DataError, IntegrityError)):
+        return True
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    is_unsent = isinstance(getattr(error.orig, "__cause__", None), ValueError)
+    return is_unsent or sqlstate[:2] in ("22", "23")
 
 
 def insert(session: AsyncSession, table: Table) -> Any:

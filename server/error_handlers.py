@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
+from server.database import refuses_value
 from server.errors import InvalidField, MonitorError, NotFound, Unavailable
 
 CLOSE_POLICY = 1008
@@ -39,7 +40,7 @@ def install(app: FastAPI) -> None:
         WebSocketRequestValidationError: _on_invalid,
         HTTPException: _on_http,
         OSError: _on_unreachable,
-        DBAPIError: _on_unreachable,
+        DBAPIError: _on_database_error,
         Exception: _on_bug,
     }
     for kind, answer in answers.items():
@@ -71,6 +72,10 @@ async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response 
 async def _on_http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):  # pragma: no cover - registered for no other
         raise error
+    if error.status_code == 400:  # what FastAPI raises for a body that is not text
+        return error_response(
+            InvalidField(str(error.detail), field="body", fix="send JSON, in UTF-8")
+        )
     answer: MonitorError = NotFound(
         f"{error.detail}: {request.method} {request.url.path}",
         fix="see /api/v1/openapi.json for what there is",
@@ -78,6 +83,17 @@ async def _on_http(request: Request, error: Exception) -> Response:
     answer.status = error.status_code
     answer.code = "method_not_allowed" if error.status_code == 405 else answer.code
     return error_response(answer)
+
+
+async def _on_database_error(connection: HTTPConnection, error: Exception) -> Response | None:
+    if isinstance(error, DBAPIError) and refuses_value(error):
+        answer = InvalidField(
+            "the database refuses a value of this request",
+            field="body" if getattr(connection, "method", "GET") != "GET" else "query",
+            fix="send text without NUL characters, and numbers within 64 bits",
+        )
+        return await _on_monitor_error(connection, answer)
+    return await _on_unreachable(connection, error)
 
 
 async def _on_unreachable(connection: HTTPConnection, error: Exception) -> Response | None:

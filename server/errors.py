@@ -14,7 +14,7 @@ class MonitorError(Exception):
         status: HTTP status.
         code: short name of the failure, stable for programs.
         field: dotted path of the offending field, or None where no field is to blame.
-        fix: one imperative sentence that says how to mend it.
+        fix: one imperative sentence on how to mend it.
     """
 
     status = 400

@@ -29,6 +29,7 @@ async def readyz(state: State) -> Response:
 @router.get("/metrics")
 async def metrics(state: State) -> Response:
     """Counters in Prometheus' text format."""
+    # A bus that is away must not take the other counters with it.
     if await _bus(state) == "ok":
         state.metrics.bus_pending.set(await state.bus.pending(FRAMES))
     return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

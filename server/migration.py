@@ -1,4 +1,4 @@
-"""Bring a database to the shape that this version reads, or say why that cannot be."""
+"""Bring a database to the schema that this version reads, or raise the reason why not."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def configuration() -> Config:
     """Alembic's settings for the migrations inside this installation."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.set_main_option("path_separator", "os")
+    config.set_main_option("path_separator", "os")  # Alembic warns where it is not set
     return config
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,6 +26,7 @@ def bind(settings: Settings) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
+    # A restarted server must not wait until old connections have timed out.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host.strip("[]"), settings.port))
@@ -58,10 +60,28 @@ async def _check(settings: Settings) -> None:
         await database.close()
 
 
+class _Server(uvicorn.Server):
+    """Calls `before_exit` when it is interrupted, and still answers meanwhile."""
+
+    before_exit: Callable[[], None] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.before_exit is not None:
+            await asyncio.to_thread(self.before_exit)
+        await super().shutdown(sockets)
+
+
 def serve(
-    settings: Settings, app: FastAPI | None = None, *, listener: socket.socket | None = None
+    settings: Settings,
+    app: FastAPI | None = None,
+    *,
+    listener: socket.socket | None = None,
+    before_exit: Callable[[], None] | None = None,
 ) -> None:
     """Serve until interrupted; `app` is `create_app(settings)` when None.
+
+    `before_exit` is called after the interrupt, on another thread, while requests are still
+    answered.
 
     Raises:
         StartError: if the app cannot start; nothing is served then.
@@ -78,7 +98,8 @@ def serve(
         ws="websockets-sansio",
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
+    server.before_exit = before_exit
     with listener:
         server.run(sockets=[listener])
     if not server.started:

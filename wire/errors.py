@@ -6,7 +6,7 @@ class WireError(ValueError):
 
     Attributes:
         field: dotted path of the offending field, e.g. ``frames[3].values``.
-        fix: one imperative sentence that says how to mend it.
+        fix: one imperative sentence on how to mend it.
     """
 
     def __init__(self, message: str, *, field: str, fix: str) -> None:

@@ -1,4 +1,4 @@
-"""The same stack, deeper: where a curve would leave its bounds if blocks went on repeating."""
+"""Predictions of a stack with its blocks repeated: the depth at which a curve leaves its bounds."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dslm.model import predict
 from dslm.prediction import StackPrediction
 from dslm.spec import Floats, Kernel, ModelSpec
 
-TIMES_DEEPER = 4
+TIMES_DEEPER = 4  # a sweep goes to this multiple of the model's depth, within the next two bounds
 SHALLOWEST_SEARCH = 96
 DEEPEST_SEARCH = 1024
-SINGLE_CELLS = 16  # positions kept one by one; a causal mask changes most from one to the next
-CELLS = 32
-FULL_RANK_LOSS = 0.99
-SETTLED_WITHIN = 0.005
-MAX_NARROWINGS = 4
-ENOUGH = 0.03  # of a depth: the last move of the search for it
-DepthMargin = tuple[int, float]  # a depth, and the margin at the bottom of a stack of it
+SINGLE_CELLS = 16  # positions with a cell each: under a causal mask the first ones differ most
+CELLS = 32  # of a deep stack's kernels: a block's cost is at least quadratic in them
+FULL_RANK_LOSS = 0.99  # token correlation from which on tokens count as one vector
+SETTLED_WITHIN = 0.005  # change of the correlation over the second half of a sweep
+MAX_NARROWINGS = 4  # predictions that the search for one depth may cost
+ENOUGH = 0.03  # of a depth: a smaller step ends the search for it
+DepthMargin = tuple[int, float]  # a depth, and the margin at the bottom of a stack of that depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,26 @@ class Crossing:
     """Where a quantity leaves its bounds.
 
     Attributes:
-        depth: blocks after which, or for a gradient over which, it has left; None if not found.
-        searched: depth of the deepest stack looked at.
+        depth: the number of blocks after which, or for a gradient over which, it has left them;
+            None where it stays within.
+        searched: depth of the deepest stack predicted.
     """
 
     depth: int | None
     searched: int
 
     def within(self, n_layers: int) -> bool:
-        """Return whether it is crossed in a stack of `n_layers` blocks."""
+        """Return whether the bounds are left in a stack of `n_layers` blocks."""
         return self.depth is not None and self.depth <= n_layers
 
 
 @dataclass(frozen=True, slots=True)
 class DepthSweep:
-    """Predictions of one stack at growing depths, shallowest first; the first is the stack's own.
+    """Predictions of one stack at growing depths; the first is at its actual depth.
 
-    The deeper ones repeat its blocks, on a grid of 32 cells of positions. `gradient_at` returns
-    the gradient's variances in a stack of a depth between them.
+    Attributes:
+        stacks: the predictions; the deeper ones repeat the stack's blocks, on 32 cells.
+        gradient_at: returns the gradient's variances, float64[n+1], in a stack of n blocks.
     """
 
     stacks: tuple[StackPrediction, ...]
@@ -62,16 +64,16 @@ class DepthSweep:
         return len(self.stacks[-1].forward.variance) - 1
 
     def stream(self, quantity: str) -> Floats:
-        """Return a forward curve over all depths: the stack's own, then the deepest one's.
+        """Return a forward curve over all depths: the actual stack's, then the deepest one's.
 
-        What a layer sees does not depend on how many follow, so this is exact but for the grid.
+        A layer's input does not depend on how many layers follow, so only the grid differs.
         """
         actual = np.asarray(getattr(self.stacks[0].forward, quantity))
         deepest = np.asarray(getattr(self.stacks[-1].forward, quantity))
         return np.concatenate([actual, deepest[len(actual) :]])
 
     def forward_crossing(self, quantity: str, leaves: Callable[[Floats], Bools]) -> Crossing:
-        """Return the first layer of a forward curve that `leaves` its bounds."""
+        """Return where a forward curve, `leaves` saying so for each layer, leaves its bounds."""
         with np.errstate(invalid="ignore"):
             outside = np.flatnonzero(leaves(self.stream(quantity)))
         return Crossing(int(outside[0]) if len(outside) else None, self.searched)
@@ -79,10 +81,10 @@ class DepthSweep:
     def gradient_crossing(self, value: Callable[[Floats], Floats]) -> Crossing:
         """Return the depth over which a gradient leaves its bounds.
 
-        `value` takes a stack's gradient variances relative to its top, float64[N+1], to a number
-        for each layer that is positive where that layer, and all above it, are in bounds. Inside
-        the own stack the depth is counted from the top; beyond it a depth is looked for between
-        the two predictions on either side, by predicting stacks of depths between them.
+        `value` maps a stack's gradient variances relative to its top, float64[N+1], to a margin
+        for each layer: positive where that layer and all above it are within bounds. In the
+        actual stack the depth is counted from the top. Beyond it, the depth is searched between
+        the two predictions on either side, by predicting stacks of depths in between.
         """
         curves = [stack.backward.variance for stack in self.stacks]
         with np.errstate(all="ignore"):
@@ -98,7 +100,7 @@ class DepthSweep:
     def _narrowed(
         self, inside: DepthMargin, outside: DepthMargin, value: Callable[[Floats], Floats]
     ) -> int:
-        """Return the depth where a margin passes 0: regula falsi, to 3 % of the depth."""
+        """Return the depth where a margin passes 0, by regula falsi to 3 % of the depth."""
         for _ in range(MAX_NARROWINGS):
             n = _straight(inside, outside)
             if outside[0] - inside[0] <= 1 or n in (inside[0], outside[0]):
@@ -113,18 +115,19 @@ class DepthSweep:
 def _straight(inside: DepthMargin, outside: DepthMargin) -> int:
     """Return the depth at which a straight line between two margins passes 0, rounded up."""
     (n, above), (m, below) = inside, outside
+    # a margin of -inf has no slope: bisect
     share = above / (above - below) if np.isfinite(below) else 0.5
     return int(np.ceil(n + share * (m - n)))
 
 
 @dataclass(frozen=True, slots=True)
 class CorrelationTrend:
-    """Where token correlation goes with depth.
+    """How token correlation develops with depth.
 
     Attributes:
-        limit: at the deepest stack looked at.
-        settled: whether it moved by less than 0.005 over the second half of that depth.
-        rank_loss: where it passes 0.99: tokens have become one vector but for 1 %.
+        limit: the correlation at the top of the deepest stack predicted.
+        settled: whether it changed by less than 0.005 over the second half of that depth.
+        rank_loss: where it passes 0.99, so that tokens are one vector up to 1 % of their energy.
     """
 
     limit: float
@@ -133,7 +136,7 @@ class CorrelationTrend:
 
 
 def correlation_trend(sweep: DepthSweep) -> CorrelationTrend | None:
-    """Return where the correlation goes; None where it is not predicted."""
+    """Return the correlation's trend; None where it is not predicted."""
     r = sweep.stream("correlation")
     if not np.isfinite(r[-1]):
         return None
@@ -145,10 +148,10 @@ def correlation_trend(sweep: DepthSweep) -> CorrelationTrend | None:
 def sweep_depths(
     spec: ModelSpec, predictions: Mapping[str, StackPrediction], until: int | None = None
 ) -> dict[str, DepthSweep]:
-    """Return each stack's ladder: twice as deep, again and again, up to `until` blocks.
+    """Return a sweep of each stack, doubling its depth while it is at most `until` blocks.
 
-    By default four times the depth, at least 96 and at most 1,024. A model with a block that is
-    not understood is not made deeper.
+    `until` is by default four times the depth, at least 96 and at most 1,024. A model with a block
+    that is not understood is not made deeper. `predictions` are those at the actual depth.
     """
     by_depth = {name: [stack] for name, stack in predictions.items()}
     deepest = max((len(stack.blocks) for stack in spec.stacks.values()), default=0)
@@ -177,7 +180,7 @@ def _gradients(spec: ModelSpec, name: str) -> Callable[[int], Floats]:
 
 
 def _deeper(spec: ModelSpec, times: Fraction) -> ModelSpec:
-    """Return every stack with `times` as many blocks, repeated in their order."""
+    """Return `spec` with `times` as many blocks in every stack, repeated in their order."""
     stacks = {}
     for name, stack in spec.stacks.items():
         n, top = len(stack.blocks), stack.top_gradient_kernel
@@ -191,7 +194,7 @@ def _deeper(spec: ModelSpec, times: Fraction) -> ModelSpec:
 
 
 def coarse(kernel: Kernel) -> Kernel:
-    """Return `kernel` on at most 32 cells: the first 16 as they are, the others merged evenly."""
+    """Return `kernel` on at most 32 cells: the first 16 unchanged, the others merged evenly."""
     n_cells = len(kernel.cell_sizes)
     if n_cells <= CELLS:
         return kernel

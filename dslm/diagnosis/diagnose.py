@@ -28,18 +28,19 @@ def diagnose(
 ) -> Diagnosis:
     """Say what the theory's curves mean for a model.
 
-    Per stack: the law that the stream's variance and its gradient follow over depth, where the
-    token correlation passes 0.99, what fp16, bf16 and fp8 hold, the largest attention scores,
-    and DeepScaleLM's scales with the reasons for them, if any. Depths beyond the model's own come
-    from predictions of the same blocks repeated: up to four times, or 96 layers if that is more.
+    For every stack: the laws that the stream's variance and its gradient follow over depth, the
+    depth at which token correlation passes 0.99, the layers that fp16, bf16 and fp8 cannot
+    represent, the largest attention scores, and DeepScaleLM's scales with the reasons for them,
+    if any. Depths beyond the model's come from predictions with its blocks repeated: up to four
+    times, or to 96 layers if that is more.
 
     Args:
         spec: the model, from `trainer_agent.describe` or built by hand.
-        prediction: what `predict(spec)` returned, to save computing it again.
-        top_gradient_std: standard deviation of an entry of the gradient at the last block,
-            where it is known. Else the loss is taken as a mean over the tokens of the batch
-            whose gradient at each token's vector has norm 1/tokens.
-        search_depth: deepest stack looked at.
+        prediction: the result of `predict(spec)`, to save computing it again.
+        top_gradient_std: standard deviation of an entry of dLoss/d(last block's output). Without
+            it the loss is taken as a mean over the batch's tokens, with a gradient of norm
+            1/tokens at each token's vector.
+        search_depth: blocks of the deepest stack predicted, by default as above.
 
     Raises:
         SpecError: if the spec describes no possible model, or `top_gradient_std` is not positive.
@@ -91,7 +92,7 @@ def _stack(stack: Stack, sweep: DepthSweep, top: TopGradient) -> StackDiagnosis:
 
 
 def _predicted_everywhere(prediction: StackPrediction) -> bool:
-    """Whether both directions are predicted at every layer, be it as infinite."""
+    """Whether both directions have a prediction, finite or infinite, at every layer."""
     return not np.isnan([*prediction.forward.variance, *prediction.backward.variance]).any()
 
 

@@ -1,4 +1,4 @@
-"""A stack's entries in fp16, bf16 and fp8, as it is and deeper."""
+"""Whether number formats represent a stack's entries, at its depth and deeper."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dslm.spec import Floats
 
 def format_reports(sweep: DepthSweep, top: TopGradient) -> tuple[FormatReport, ...]:
     """Return a report for each of `FORMATS`."""
-    return tuple(_report(sweep, top.std, number_format) for number_format in FORMATS)
+    return tuple(_report(sweep, top.std, fmt) for fmt in FORMATS)
 
 
-def _report(sweep: DepthSweep, top_std: float, number_format: NumberFormat) -> FormatReport:
+def _report(sweep: DepthSweep, top_std: float, fmt: NumberFormat) -> FormatReport:
     prediction = sweep.stacks[0]
     with np.errstate(invalid="ignore"):
         activations, gradients = (
@@ -26,24 +26,21 @@ def _report(sweep: DepthSweep, top_std: float, number_format: NumberFormat) -> F
 
     def margin(relative: Floats) -> Floats:
         std = np.sqrt(relative) * top_std
-        return np.minimum(
-            np.log(std / number_format.smallest_normal), np.log(number_format.overflow_std / std)
-        )
+        return np.minimum(np.log(std / fmt.smallest_normal), np.log(fmt.overflow_std / std))
 
     def span_margin(relative: Floats) -> Floats:
-        std = np.sqrt(relative[::-1])  # from the top down, with all above
+        # accumulated from the top down: a layer is in bounds only if all above it are, too
+        std = np.sqrt(relative[::-1])
         span = np.maximum.accumulate(std) / np.minimum.accumulate(std)
-        return np.asarray(
-            np.log(number_format.overflow_std / number_format.smallest_normal / span)[::-1]
-        )
+        return np.asarray(np.log(fmt.overflow_std / fmt.smallest_normal / span)[::-1])
 
     return FormatReport(
-        name=number_format.name,
-        activations=outside(activations, number_format),
-        gradients=outside(gradients, number_format),
-        loss_scale=loss_scale(gradients, number_format),
+        name=fmt.name,
+        activations=outside(activations, fmt),
+        gradients=outside(gradients, fmt),
+        loss_scale=loss_scale(gradients, fmt),
         activation_overflow=sweep.forward_crossing(
-            "variance", lambda variance: variance > number_format.overflow_std**2
+            "variance", lambda variance: variance > fmt.overflow_std**2
         ),
         gradient_imprecise=sweep.gradient_crossing(margin),
         gradient_span=sweep.gradient_crossing(span_margin),

@@ -1,10 +1,10 @@
 r"""What the scale of attention scores means for the softmax over them.
 
-For n keys of independent normal scores of standard deviation s, the largest weight stays
-negligible as n grows while :math:`s < s_c = \sqrt{2 \ln n}`, and holds a finite share beyond it
-(the condensation of a random energy model, whose inverse temperature s is). The number of keys
-that share the weight is taken as :math:`1/\sum_j a_j^2` for scores at the n quantiles
-:math:`\Phi^{-1}((j - 1/2)/n)`: n for equal scores, 1 for one key alone.
+Consider n keys with independent normal scores of standard deviation s. While
+:math:`s < s_c = \sqrt{2 \ln n}`, the largest weight becomes negligible as n grows; beyond, it
+remains a finite share. This is the condensation of a random energy model of inverse temperature s.
+The number of keys that share the weight is taken as :math:`1/\sum_j a_j^2` for scores at the n
+quantiles :math:`\Phi^{-1}((j - 1/2)/n)`: n for equal scores, 1 where a single key has all weight.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from dslm.spec import Attention, Floats, Stack
 
 Meaning = Literal["near uniform", "selective", "saturated"]
-NEAR_UNIFORM_SHARE = 0.5
-MAX_QUANTILES = 4096
+NEAR_UNIFORM_SHARE = 0.5  # of the keys
+MAX_QUANTILES = 4096  # of more keys, the share that carries the weight is taken from this many
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class ScoreScale:
     """The largest attention scores of a stack.
 
     Attributes:
-        std: standard deviation of one query's scores, largest over layers.
-        layer: where that is.
-        keys: keys that a query sees, on average.
-        effective_keys: keys among which its weight is shared.
+        std: standard deviation of one query's scores, in the layer where it is largest.
+        layer: that layer.
+        keys: mean number of keys that a query sees.
+        effective_keys: number of keys that share its weight.
         limit: standard deviation at which the softmax saturates: few keys, little gradient.
     """
 
@@ -43,7 +43,9 @@ class ScoreScale:
 
     @property
     def meaning(self) -> Meaning:
-        """`near uniform` where at least half of the keys share the weight."""
+        """``"near uniform"`` where at least half of the keys share the weight, ``"saturated"``
+        from `limit` on, else ``"selective"``.
+        """
         if self.std >= self.limit:
             return "saturated"
         uniform = self.effective_keys >= NEAR_UNIFORM_SHARE * self.keys

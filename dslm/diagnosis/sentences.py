@@ -1,4 +1,4 @@
-"""The diagnosis in sentences."""
+"""A diagnosis in English sentences."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PLACED = {
     "mixed": "Norms of several placements",
     "unknown": "Norms of unknown placement",
 }
-STEEP = 20.0  # per layer; 1 + bl is then bl within 5 % from layer 1 on
+STEEP = 20.0  # a rate per layer, from which on 1 + bl is bl within 5 % at layer 1
 
 
 def gradient_sentence(placed: str, prediction: StackPrediction, law: Growth | None) -> str:
-    """How the gradient's norm changes on its way down through the stack."""
+    """Say how the gradient's norm changes on its way down through the stack."""
     curve = prediction.backward.variance
     if not np.isfinite(curve).all():
         return f"{PLACED[placed]}: the gradient is not predicted at every layer."
@@ -65,7 +65,7 @@ def _no_law(law: Growth | None) -> str:
 
 
 def variance_sentence(prediction: StackPrediction, law: Growth | None) -> str:
-    """How the stream's variance changes with depth."""
+    """Say how the stream's variance changes with depth."""
     curve = prediction.forward.variance
     finite = np.flatnonzero(np.isfinite(curve))
     if len(finite) == 0 or finite[-1] == 0:
@@ -91,7 +91,7 @@ def _variance_law(law: Growth | None) -> str:
 
 
 def correlation_sentence(trend: CorrelationTrend | None, n_layers: int) -> str:
-    """Whether tokens become one vector, and where."""
+    """Say whether tokens become one vector, and where."""
     if trend is None:
         return "Token correlation is not predicted."
     if trend.rank_loss.within(n_layers):
@@ -112,7 +112,7 @@ def correlation_sentence(trend: CorrelationTrend | None, n_layers: int) -> str:
 
 
 def scores_sentence(scores: ScoreScale | None) -> str:
-    """What the largest attention scores mean."""
+    """Say what the largest attention scores mean."""
     if scores is None:
         return "Attention scores are not predicted."
     return (
@@ -123,7 +123,7 @@ def scores_sentence(scores: ScoreScale | None) -> str:
 
 
 def precision_sentence(formats: tuple[FormatReport, ...], n_layers: int) -> str:
-    """What fp16 and bf16 make of this stack's entries."""
+    """Say which layers fp16 and bf16 cannot represent."""
     if not formats:
         return "Number formats are not judged: a curve is not predicted at every layer."
     parts = [part for report in formats[:2] for part in _leaving(report, n_layers)]
@@ -143,7 +143,10 @@ def _leaving(report: FormatReport, n_layers: int) -> Iterator[str]:
 
 
 def advice_sentence(advice: Advice, *, judged: bool) -> str:
-    """Which scaling is recommended, or that none is needed."""
+    """Say which scaling is recommended, or that none is needed.
+
+    `judged` is False where a curve is not predicted everywhere, so that no reason is no finding.
+    """
     if not advice.needed and not judged:
         return "Whether it needs rescaling is not judged."
     if not advice.needed:
@@ -159,7 +162,7 @@ def advice_sentence(advice: Advice, *, judged: bool) -> str:
 
 
 def scaling_line(scaling: Scaling) -> str:
-    """The standard deviations of a scaling in one line; ranges over layers."""
+    """Return the standard deviations of a scaling in one line, as ranges over layers."""
     names = ("query", "key", "value", "output", "up", "gate", "down")
     spans = []
     for name in names:
@@ -171,7 +174,9 @@ def scaling_line(scaling: Scaling) -> str:
 
 
 def crossing_words(crossing: Crossing, n_layers: int) -> str:
-    """A crossing in a few characters: a layer, ``> 96``, or a depth the stack does not have."""
+    """Return a crossing in a few characters: a layer, ``> 96``, or in brackets a depth that the
+    stack does not reach.
+    """
     if crossing.depth is None:
         return f"> {crossing.searched}"
     return f"{crossing.depth}" if crossing.within(n_layers) else f"({crossing.depth})"

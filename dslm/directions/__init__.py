@@ -1,4 +1,4 @@
-"""The stream as a few directions carried through the weights themselves, not their moments."""
+"""The stream's mean directions, propagated through the weights themselves, not their moments."""
 
 from __future__ import annotations
 

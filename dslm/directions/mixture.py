@@ -1,12 +1,13 @@
-r"""A stream whose tokens come in groups: each group's mean vector, and what varies besides.
+r"""A stream whose tokens come in groups: mean vectors of the groups and covariance within them.
 
-Moments of the weights say what they do to random directions. Trained weights know the directions
-they read, so here the directions are carried: a token of group c, with probability p_c, is
+Moments of the weights describe their effect on random directions. Trained weights are aligned with
+the directions that they read, so these directions are propagated here. A token of group c, which
+has probability :math:`p_c`, is
 
 .. math:: x = m_c + \epsilon, \quad Cov\,\epsilon = R, \quad
     E_{i \ne j}[x_i x_j^T] = X
 
-with matrices over features. Dense layers act on all four exactly.
+where matrices are over features. Dense layers act on p, m, R and X exactly.
 
 Source: derived here.
 """
@@ -25,10 +26,10 @@ class Mixture:
     """Moments of a stream of d features whose tokens come in groups.
 
     Attributes:
-        shares: (groups,) of the tokens; they add up to 1.
-        means: (groups, d) each group's mean vector.
-        rest: (d, d) covariance within the groups, the same for all.
-        cross: (d, d) E[x_i x_j^T] over pairs of different tokens of a sequence.
+        shares: (groups,) p, each group's share of the tokens; they add up to 1.
+        means: (groups, d) m, each group's mean vector.
+        within: (d, d) R, the covariance within a group, the same for all groups.
+        cross: (d, d) X, E[x_i x_j^T] over pairs of different tokens of a sequence.
     """
 
     shares: Floats
@@ -60,12 +61,13 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class BranchInput:
-    """What a branch reads of a stream, and how it goes with that stream.
+    """A branch's input y, and its covariance with the stream x that it is made of.
 
     Attributes:
-        x: the moments of what is read. stream: those of the stream.
-        with_stream: (d, d) covariance of the rest of both, at one token.
-        cross_with_stream: (d, d) E[y_i x_j^T] over different tokens, y being what is read.
+        x: moments of the input.
+        stream: moments of the stream.
+        with_stream: (d, d) covariance of y and x within a group, at one token.
+        cross_with_stream: (d, d) E[y_i x_j^T] over pairs of different tokens.
     """
 
     x: Mixture
@@ -86,7 +88,12 @@ class BranchInput:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch's output: as `BranchInput`, to be added to the stream."""
+    """A branch's output y, and its covariance with the stream x that it is added to.
+
+    Attributes:
+        y: moments of the output.
+        with_stream, cross_with_stream: as in `BranchInput`.
+    """
 
     y: Mixture
     with_stream: Floats
@@ -95,7 +102,12 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A dense layer: weight (d_out, d_in), bias (d_out,)."""
+    """A dense layer, y = Wx + b.
+
+    Attributes:
+        weight: (d_out, d_in) W.
+        bias: (d_out,) b.
+    """
 
     weight: Floats
     bias: Floats
@@ -103,7 +115,13 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A LayerNorm or, without `centred`, an RMSNorm: gain (d,), bias (d,), eps."""
+    """A LayerNorm or RMSNorm.
+
+    Attributes:
+        gain, bias: (d,) each.
+        eps: added to the variance before its root is taken.
+        centred: whether the mean over features is removed first (LayerNorm).
+    """
 
     gain: Floats
     bias: Floats
@@ -112,15 +130,15 @@ class Gain:
 
 
 def read(x: Mixture) -> BranchInput:
-    """Return the stream as a branch reads it without a norm."""
+    """Return the stream as the input of a branch without a norm."""
     return BranchInput(x, x, x.within, x.cross)
 
 
 def normed(x: Mixture, norm: Gain) -> BranchInput:
-    r"""Return the stream after a norm.
+    r"""Return the stream after a norm, as a branch's input.
 
-    A group is divided by its own :math:`s_c^2 = (|P m_c|^2 + tr\,P R P)/d + \epsilon`, P taking
-    the mean over features away; lengths within a group are taken as equal.
+    Group c is divided by the root of :math:`s_c^2 = (|P m_c|^2 + tr\,P R P)/d + \epsilon`, where P
+    removes the mean over features. Lengths within a group are taken as equal.
 
     Source: derived here.
     """
@@ -141,7 +159,7 @@ def normed(x: Mixture, norm: Gain) -> BranchInput:
 
 
 def add(x: Mixture, branch: Branch, lam: float = 1.0, beta: float = 1.0) -> Mixture:
-    r"""Return :math:`\lambda x + \beta y`, what the two have in common included. Exact."""
+    r"""Return :math:`\lambda x + \beta y`, covariances of the two included. Exact."""
     y, both = branch.y, lam * beta
     shared, crossed = branch.with_stream, branch.cross_with_stream
     return Mixture(
@@ -153,14 +171,14 @@ def add(x: Mixture, branch: Branch, lam: float = 1.0, beta: float = 1.0) -> Mixt
 
 
 def dropped(branch: Branch, p_drop: float) -> Branch:
-    """Return a branch after dropout, which adds to each feature's own variance. Exact."""
+    """Return a branch after dropout, which adds to each feature's variance alone. Exact."""
     y = branch.y
     noise = p_drop / (1 - p_drop) * np.diag(np.diagonal(y.second_moment))
     return replace(branch, y=replace(y, within=y.within + noise))
 
 
 def transform(matrix: Floats, mean: Floats, layer: Dense) -> Floats:
-    """Return E[(Wx + b)(Wy + b)^T] for E[x y^T], x and y of the same mean. Exact."""
+    """Return E[(Wx + b)(Wy + b)^T] from `matrix` = E[x y^T], x and y of mean `mean`. Exact."""
     moved = np.outer(layer.weight @ mean, layer.bias)
     inner = layer.weight @ matrix @ layer.weight.T
     return np.asarray(inner + moved + moved.T + np.outer(layer.bias, layer.bias))

@@ -17,14 +17,16 @@ from dslm.spec import Attention, Block, FeedForward, Kernel, Norm
 
 @dataclass(frozen=True, slots=True)
 class SubLayer:
-    """A branch in its place, with the kernels of its forward pass.
+    """A branch with its norms and residual, and the kernels of its forward pass.
 
     Attributes:
+        layer: the attention or feed-forward layer.
+        placement: the norms around it and its residual step.
         x: the stream before it.
-        source: what its input norm normalises, centred: the stream the branch reads.
-        inner: the branch's input: `source` after the norm, or the stream where there is none.
+        source: the input of its input norm, centred; the stream where there is no norm.
+        inner: the branch's input, after that norm.
         raw: the branch's output, centred where a norm follows.
-        branch: that after its norm and residual dropout.
+        branch: `raw` after its norm and residual dropout.
         summed: the residual sum, centred where a norm follows.
         y: the stream after the sub-layer.
         weights: attention weights, None for a feed-forward branch.
@@ -54,9 +56,10 @@ def block_forward(
     memory: Kernel | None = None,
     weights: Heads | None = None,
 ) -> Layer:
-    """Return the sub-layers of `block` on the stream `x`, cross-attention seeing `memory`.
+    """Return the sub-layers of `block` on the stream `x`, cross-attention reading `memory`.
 
-    `weights` are the self-attention's where they are known: they follow from x, queries and keys.
+    `weights` spares the self-attention's computation. They depend on x, queries and keys alone, so
+    a caller that fits values and outputs passes them again.
     """
     first, last = branch_placements(block, d_model)
     layers = [_sub_layer(x, x, block.attention, first, weights=weights)]
@@ -101,8 +104,8 @@ class BlockGradient:
 
     Attributes:
         stream: below the block, between its branches, above it; one more than sub-layers.
-        alignment: of the lowest.
-        memory: at what its cross-attention reads, or None.
+        alignment: that of the lowest.
+        memory: at the memory that its cross-attention reads, or None.
     """
 
     stream: tuple[Kernel, ...]
@@ -111,17 +114,18 @@ class BlockGradient:
 
 
 def block_backward(g: Kernel, layer: Layer, alignment: Alignment) -> BlockGradient:
-    r"""Gradient kernels of a block below the gradient `g`.
+    r"""Return the gradient kernels of a block below the gradient `g`.
 
-    Parallel branches both receive :math:`G`: below them lies :math:`\lambda^2 G + \beta_a^2
-    \mathcal B_a^*(G) + \beta_f^2 \mathcal B_f^*(G)`, as their weights are independent.
+    Parallel branches both receive G. As their weights are independent, the gradient below is
+
+    .. math:: \lambda^2 G + \beta_a^2 \mathcal B_a^*(G) + \beta_f^2 \mathcal B_f^*(G)
     """
     stream, memory = [g], None
     for sub in reversed(layer):
         below, aligned, at_memory = _sub_layer_backward(stream[0], sub, alignment)
         memory = at_memory or memory
         stream, alignment = [below, *stream], aligned
-    if layer[-1].placement.parallel:
+    if layer[-1].placement.parallel:  # the loop took both branches as if in series
         residual = layer[0].placement.residual
         through_last = add(stream[1], g, 1.0, -1.0)
         straight = add(g, _through(g, layer[0])[0], residual.lam**2, residual.beta**2)
@@ -132,13 +136,13 @@ def block_backward(g: Kernel, layer: Layer, alignment: Alignment) -> BlockGradie
 def _sub_layer_backward(
     g: Kernel, sub: SubLayer, alignment: Alignment
 ) -> tuple[Kernel, Alignment, Kernel | None]:
-    r"""Gradient kernel below a sub-layer, what the branch left along the stream's vectors, and
-    the gradient kernel at the memory of a cross-attention.
+    r"""Return the gradient kernel below a sub-layer, its alignment, and the one at the memory.
 
-    :math:`(\lambda^2 + \beta^2 \mathcal N_i^* \mathcal B^* \mathcal N_b^*)(\mathcal N_s^*(G))`,
+    .. math:: (\lambda^2 + \beta^2 \mathcal N_i^* \mathcal B^* \mathcal N_b^*)(\mathcal N_s^*(G))
+
     with :math:`\mathcal B^*` the branch's backward map and :math:`\mathcal N_i^*, \mathcal N_b^*,
     \mathcal N_s^*` those of the norms on its input, its output and the sum, where there are any.
-    `alignment` says how isotropic `g` is; it matters only where a norm acts on the stream itself.
+    `alignment` is that of `g`; it matters only where a norm acts on the stream itself (Post-LN).
     """
     placement, residual = sub.placement, sub.placement.residual
     lengths = None if placement.on_sum is None else _lengths_of_sum(sub)
@@ -157,10 +161,7 @@ def _sub_layer_backward(
 
 
 def _through(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
-    """Return the gradient kernels that come through the branch, `beta` left out.
-
-    At the stream, and at the memory where the branch reads one.
-    """
+    """Return the gradient kernels through the branch, without beta: (at the stream, the memory)."""
     placement = sub.placement
     h = dropout(g, placement.residual.p_drop)
     h = _below_norm(h, sub.raw, placement.on_branch, placement.d_model)
@@ -199,7 +200,7 @@ def _branch_backward(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
 
 
 def _excess(g: Kernel, through: Kernel, sub: SubLayer) -> Kernel:
-    if sub.memory is not None:  # reads nothing of the stream but its queries
+    if sub.memory is not None:  # only its queries depend on the stream, so Jx counts as 0
         return multiply(sub.branch, g)
     if isinstance(sub.layer, FeedForward):
         excess = dropout(radial_excess(sub.inner, sub.layer), sub.placement.residual.p_drop)

@@ -6,9 +6,10 @@ Gaussian over the classes because the weights that make them are random,
 .. math:: E[\delta_i \cdot \delta_j] = D'(S_{ij}) - 2/V + P(y_i = y_j), \quad
     E|\delta_i|^2 = D(S_{ii}) - 2/V + 1
 
-D and D' being `dslm.duals.partition`'s. With weights tied to the embedding a token's own id is
-a class unlike the others: its logit has the mean :math:`m_i = a_i\,d\,\sigma_w^2`, a_i the
-amount of its own row in the logits' input, and so the probability q; then
+with D and D' from `dslm.duals.partition`. Where the weights are tied to the embedding, the class of
+the token's input id differs from the others: its logit has the mean
+:math:`m_i = a_i\,d\,\sigma_w^2`, :math:`a_i` being the amplitude of the id's row in the logits'
+input. With q the probability of that class,
 
 .. math:: \delta_i = q_i e_{id_i} + (1 - q_i)\tilde p_i - e_{y_i}
 
@@ -32,7 +33,12 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 
 @dataclass(frozen=True, slots=True)
 class TiedRow:
-    """(cells,) amounts of a token's own row: in the last block's output, in the logits' input."""
+    """Amplitude of the row of a tied weight that belongs to a token's input id.
+
+    Attributes:
+        in_stream: (cells,) in the last block's output.
+        at_logits: (cells,) in the logits' input.
+    """
 
     in_stream: Floats
     at_logits: Floats
@@ -40,12 +46,12 @@ class TiedRow:
 
 @dataclass(frozen=True, slots=True)
 class TiedLogit:
-    """What a tied weight does to the logit of a token's own id.
+    """The logit of a token's input id, with a weight tied to the embedding.
 
     Attributes:
-        mean: (cells,) its excess over the others.
-        share: (cells,) of the stream's energy that is the token's own row, which the norm takes
-            out of a gradient along that row.
+        mean: (cells,) its expectation; that of the other logits is 0.
+        share: (cells,) share of the id's row in the stream's energy, which is also the share that
+            the final norm removes from a gradient along that row.
         stream: kernel of the last block's output.
     """
 
@@ -55,7 +61,7 @@ class TiedLogit:
 
 
 def tied_logit(head: Head, row: TiedRow | None, top: Kernel) -> TiedLogit | None:
-    """Return the own id's logit for these amounts; None for weights that are not tied."""
+    """Return the input id's logit for these amplitudes; None for weights that are not tied."""
     if row is None:
         return None
     row_var = head.output.weight_var
@@ -66,7 +72,7 @@ def tied_logit(head: Head, row: TiedRow | None, top: Kernel) -> TiedLogit | None
 
 
 def logit_gradient(raw: Kernel, head: Head, tied: TiedLogit | None) -> tuple[Kernel, Kernel]:
-    """Return the gradient kernel at uncapped logits of kernel `raw`, and the capped logits'."""
+    """Return the gradient kernel at the uncapped logits `raw`, and the capped logits' kernel."""
     cap, labels = head.soft_cap, head.labels
     logits = raw if cap is None else _capped(raw, cap)
     diagonal, off_diagonal = _untied(logits, head) if tied is None else _tied(logits, head, tied)
@@ -79,7 +85,7 @@ def logit_gradient(raw: Kernel, head: Head, tied: TiedLogit | None) -> tuple[Ker
 
 
 def expected_loss(logits: Kernel, head: Head, tied: TiedLogit | None, counted: Floats) -> float:
-    """Return the expected cross-entropy; `counted` are the cells' shares of the labels."""
+    """Return the expected cross-entropy, in nats; `counted` is (cells,), shares of the labels."""
     variance, n = float(counted @ logits.diagonal), head.output.d_out
     if not np.isfinite(variance):
         return float("nan")
@@ -120,16 +126,18 @@ def _tied(logits: Kernel, head: Head, tied: TiedLogit) -> tuple[Floats, Floats]:
     pairs += (np.outer(q, others) + np.outer(others, q)) / n
     off_diagonal = counted.off_diagonal * pairs + same.off_diagonal
     off_diagonal += np.outer(q, q) * same_id.off_diagonal * remaining
-    pull = q * (1 - tied.share)  # the norm takes a token's own row out of its own gradient
+    pull = q * (1 - tied.share)  # the norm removes an id's row from the gradient of its token
     off_diagonal -= (pull[:, None] + pull[None, :]) * label_is_id.off_diagonal
     return diagonal, off_diagonal
 
 
 def _remaining_of_same_row(tied: TiedLogit) -> Floats:
-    r"""Return what two tokens' norms leave of one row that both hold, in the product.
+    r"""Return what the norms of two tokens of the same id leave of their gradients along its row.
 
-    :math:`1 - \rho_i^2 - \rho_j^2 + \rho_i\rho_j \cos_{ij}`, the cosine of two streams that share
-    that row being :math:`\rho_i\rho_j + \sqrt{(1-\rho_i^2)(1-\rho_j^2)}\,r`.
+    .. math:: 1 - \rho_i^2 - \rho_j^2 + \rho_i\rho_j \cos_{ij}, \quad
+        \cos_{ij} = \rho_i\rho_j + \sqrt{(1-\rho_i^2)(1-\rho_j^2)}\,r
+
+    :math:`\rho^2` being the row's share of the stream's energy, and the cosine that of two streams.
     """
     s, other = tied.share, 1 - tied.share
     along = np.sqrt(np.outer(s, s))
@@ -152,10 +160,11 @@ def _mean_overlaps(logits: Kernel, n: int) -> tuple[Floats, Floats]:
 
 
 def _probability(tied: TiedLogit, variance: Floats, n: int) -> tuple[Floats, Floats]:
-    """Return E q and E q² of the own id's class."""
+    """Return E q and E q² of the input id's class, each (cells,)."""
     score = tied.mean[:, None] + np.sqrt(variance * (1 - tied.share))[:, None] * NODES
     log_others = np.log(n - 1) + variance[:, None] / 2
     q = 1 / (1 + np.exp(np.clip(log_others - score, -700, 700)))
+    # the other classes' sum is taken at its expectation: it hardly scatters over a vocabulary
     w = WEIGHTS / WEIGHTS.sum()
     return q @ w, q**2 @ w
 

@@ -1,4 +1,4 @@
-"""Where a branch hangs on the residual stream, and where its norms stand."""
+"""The norms and the residual step around each branch of a block."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ class BranchPlacement:
     """The norms around one branch, None where there is none, and its residual.
 
     Attributes:
-        on_input: on what the branch reads (Pre-LN). on_branch: on what it puts out.
-        on_sum: on the residual sum (Post-LN).
-        parallel: whether it reads the block's input rather than the stream it is added to.
+        on_input: the norm on the branch's input (Pre-LN).
+        on_branch: the norm on its output.
+        on_sum: the norm on the residual sum (Post-LN).
+        residual: amplitudes of skip and branch, and dropout.
+        d_model: width of the stream.
+        parallel: whether the branch reads the block's input, not the stream that it is added to.
     """
 
     on_input: Norm | None
@@ -26,7 +29,7 @@ class BranchPlacement:
 
 
 def branch_placements(block: Block, d_model: int) -> tuple[BranchPlacement, BranchPlacement]:
-    """Return the branch_placements of the attention and of the feed-forward branch."""
+    """Return the placements of the attention and of the feed-forward branch."""
     first = _placement(
         block, block.attention_norm, block.attention_out_norm, block.attention_residual, d_model
     )

@@ -24,15 +24,19 @@ from dslm.spec import Attention, Floats, Kernel
 
 @dataclass(frozen=True, slots=True)
 class ScoreTerms:
-    r"""What the gradients of queries and of keys share.
+    r"""Terms that the gradients of queries and of keys have in common.
 
     Attributes:
-        layer: the attention. queries, keys: what their norms, if any, receive.
-        query, key: the kernels Q and T. slope: what a soft cap leaves of a gradient's energy.
-        values: the value kernel V. averages: (keys, queries) its means over the keys a query sees.
-        grand: (queries, queries) the means of those.
+        layer: the attention.
+        queries, keys: kernels of the inputs of their norms, if any.
+        query, key: the kernels Q and T of `dslm.kernels.scores`.
+        slope: the share of a score gradient's energy that a soft cap passes.
+        values: the value kernel V.
+        averages: (keys, queries) means of V over the keys that a query sees.
+        grand: (queries, queries) means of `averages` over the keys that a query sees.
         key_means: (queries, queries) means of T over the keys that two queries see.
-        mask: which keys each query sees. sharp: how sharp the weights are.
+        mask: the keys that each query sees.
+        sharp: the weights' sharpness.
         gain: the energy of score gradients over that with uniform weights.
     """
 
@@ -79,16 +83,16 @@ def score_terms(x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention) -
 
 
 def query_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
-    r"""Gradient kernel of the queries, `g` being that of the attended values.
+    r"""Return the gradient kernel of the queries, `g` being that of the attended values.
 
     With :math:`e_{ij} = g_i \cdot v_j`, the score gradient is
     :math:`a_{ij}(e_{ij} - \sum_k a_{ik} e_{ik})`, so over the keys j, k seen
 
     .. math:: G^q_{ii'} = G_{ii'} \sum_{jk} a_{ij} a_{i'k}\, \tilde V_{jk} T_{jk}
 
-    with :math:`\tilde V` the value kernel less its averages over what i and i' see, and T from
-    `key_kernel`. Which keys share what is taken from uniform weights; how much larger these
-    products are with the weights as sharp as they are, from `Sharpness.score_gradients`.
+    with :math:`\tilde V` the value kernel less its averages over the keys that i and i' see, and T
+    from `key_kernel`. These products are computed with uniform weights, and multiplied by
+    `Sharpness.score_gradients` for weights that are not.
 
     Source: derived here.
     """
@@ -104,25 +108,25 @@ def query_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
 
 
 def _unrotated(g: Kernel, layer: Attention) -> Kernel:
-    """Return the gradient before the rotation, which changes energies only where it is scaled."""
+    """Return the gradient before the rotation, whose scale alone changes energies."""
     return g if layer.rotary is None else affine(g, rotary_gain(layer.rotary))
 
 
 def _along(terms: ScoreTerms) -> Kernel:
-    """Return the share of values and keys that are of the same random features."""
+    """Return the coherent term: values and keys are made of the same random features."""
     both = _spread(terms.values, terms.grand, terms) * _spread(terms.key, terms.key_means, terms)
     coherence = terms.sharp.coherence(terms.layer.key.d_in)
     return multiply(coherence, rooted(both * terms.slope))
 
 
 def _spread(kernel: Kernel, means: Floats, terms: ScoreTerms) -> Floats:
-    """Return (query cells,) `spread_over_keys`, given the means over pairs of keys."""
+    """Return (query cells,) the mean diagonal less the mean over pairs of keys, `means`."""
     diagonal = terms.mean_over_keys(kernel.diagonal, 0)
     return np.asarray(np.maximum(diagonal - np.diagonal(means), 0.0))
 
 
 def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
-    r"""Gradient kernel of the keys.
+    r"""Return the gradient kernel of the keys, `g` being that of the attended values.
 
     .. math:: G^k_{jk} = \sum_{ii'} G_{ii'} Q_{ii'}\, a_{ij} a_{i'k} \tilde V_{jk}
 
@@ -136,7 +140,7 @@ def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
     of_values = total(first, 1)
     cross = total(terms.averages * first, 1)
     averaged = total(total(joint * terms.grand, 0), 1) - cross - cross.T
-    values = terms.values  # not dense: a cell's own entry is of its pairs j≠k
+    values = terms.values  # not dense: within a cell, off_diagonal is that of pairs j≠k
     off_diagonal = values.off_diagonal * of_values + averaged
     diagonal = values.diagonal * np.diagonal(of_values) + np.diagonal(averaged)
     normed = _unrotated(Kernel(diagonal, off_diagonal, values.cell_sizes), layer)

@@ -1,10 +1,10 @@
-r"""How sharp softmax weights are once their denominators fluctuate with their numerators.
+r"""The sharpness of softmax weights, whose denominators fluctuate with their numerators.
 
 The kernel recursion weighs keys j, k of queries i, i' by :math:`e^{Q_{ii'} T_{jk}}`, as if the
-denominators were constant. Hot scores make a large numerator enlarge its own denominator. Here the
-keys a query sees are summed up as n keys of independent scores of variance s, whose weights are
-known exactly (`dslm.duals.partition`), and :math:`Q_{ii'}` is lowered until its weights give two
-queries the same chance of meeting.
+denominators were constant. With hot scores, a large numerator enlarges its denominator. Here the
+keys that a query sees are represented by n keys of independent scores of variance s, whose weights
+have exact moments (`dslm.duals.partition`). :math:`Q_{ii'}` is then lowered until its weights have
+the overlap that these have.
 
 Source: derived here.
 """
@@ -25,13 +25,13 @@ COLD = 1e-4  # share of the variance below which the covariance's first-order li
 
 @dataclass(frozen=True, slots=True)
 class Sharpness:
-    """For every pair of queries, what their weights share and at which score covariance.
+    """The overlaps of the weights of every two queries, and their scores' covariances.
 
     Attributes:
         queries: the kernel Q.
-        own, pairs: of a query with itself, (cells,), and of two queries, (cells, cells).
-        covariance, pair_covariance: c of the same.
-        mask: which keys each query sees.
+        diagonal, pairs: overlaps of a query with itself, (cells,), and of two, (cells, cells).
+        covariance, pair_covariance: c, the covariance of their scores, of the same shapes.
+        mask: the keys that each query sees.
     """
 
     queries: Kernel
@@ -42,17 +42,18 @@ class Sharpness:
     mask: Mask
 
     def tempered(self) -> Kernel:
-        r"""Return Q so that :math:`e^c/(e^c + n - 1)` is the chance of two queries to meet."""
+        r"""Return Q scaled such that :math:`e^c/(e^c + n - 1)` is the overlap of two queries."""
         diagonal = self.queries.diagonal * _temper(self.diagonal, self.covariance)
         off_diagonal = self.queries.off_diagonal * _temper(self.pairs, self.pair_covariance)
         return replace(self.queries, diagonal=diagonal, off_diagonal=off_diagonal)
 
     def coherence(self, d_model: int) -> Kernel:
-        r"""Return what keys that point along a query add up to: :math:`(1-D_i)(1-D_{i'})/d`.
+        r"""Return the energy of the coherent sum of keys, :math:`(1-D_i)(1-D_{i'})/d`.
 
-        The kernel of tokens of d random features scatters around its mean by :math:`1/\sqrt d`,
-        and weights pick the tokens along a query. Their sum is coherent: per unit of score
-        covariance and of the values' spread it has this energy, where independent tokens have D.
+        Inner products of tokens with d random features scatter around their mean by
+        :math:`1/\sqrt d`, and the weights prefer tokens along the query, which add up coherently.
+        The energy is per unit of score covariance and of the values' spread; independent tokens
+        have D in its place.
 
         Source: derived here, by Stein's lemma; exact to first order in 1/d for Gaussian features.
         """
@@ -63,9 +64,9 @@ class Sharpness:
         )
 
     def covariances(self) -> Kernel:
-        """Return c as a kernel over queries, within the variances for which D is tabulated.
+        """Return c as a kernel over queries, clipped to the variances for which D is tabulated.
 
-        Past them weights are one-hot, and :math:`(1-D)^2 c` stays where it is.
+        Beyond them weights are one-hot, and (1-D)²c no longer changes.
         """
         most = self.pairs.variance
         return replace(
@@ -86,13 +87,15 @@ def sharpness(queries: Kernel, keys: Kernel, mask: Mask, d_head: float) -> Sharp
     r"""Return the sharpness of weights on keys of kernel T.
 
     With :math:`\tilde T` the kernel T less its row and column means over the keys mask, and
-    :math:`\Delta = tr\,\tilde T / N`, the keys count as :math:`n = 1 + \Delta^2 N^2 /
-    \|\tilde T\|^2`: N where all differ, the number of distinct ones where they repeat. Of two
-    queries the one that sees more counts: under a causal mask its keys include the other's.
+    :math:`\Delta = tr\,\tilde T / N`, the number of keys is :math:`n = 1 + \Delta^2 N^2 /
+    \|\tilde T\|^2`: N where all differ, the number of distinct ones where keys repeat. For two
+    queries it is that of the one that sees more, whose keys under a causal mask include the
+    other's.
     """
     spread, count = _spread_and_count(keys, mask)
     unit = spread * count / (count - 1)
     diagonal = concentration(queries.diagonal * unit, count, d_head)
+    # the index of the query that sees more keys, for every two
     wider = np.where(count[:, None] >= count[None, :], *np.indices(queries.off_diagonal.shape))
     variance = np.sqrt(np.outer(diagonal.variance, diagonal.variance))
     pairs = Concentration(
@@ -113,7 +116,7 @@ def _spread_and_count(keys: Kernel, mask: Mask) -> tuple[Floats, Floats]:
     spread = np.maximum(mask.keys(keys.diagonal) / n - mean, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         count = 1 + np.nan_to_num(spread**2 / energy, nan=np.inf, posinf=np.inf)
-    most = np.maximum(n, 1.1)
+    most = np.maximum(n, 1.1)  # where the table of overlaps begins
     return spread, np.clip(np.where(energy > 0, count, most), 1.1, most)
 
 
@@ -133,6 +136,7 @@ def _temper(weights: Concentration, covariance: Floats) -> Floats:
     n = weights.count
     meeting = np.minimum(weights.overlap(covariance), 1 - 1e-12)
     limit = ((1 - weights.self_overlap) * n / (n - 1)) ** 2
+    # the quotient below is 0/0 for cold scores
     cold = np.abs(covariance) < COLD * np.maximum(weights.variance, COLD)
     ratio = np.log(meeting * (n - 1) / (1 - meeting)) / np.where(cold, 1.0, covariance)
     return np.asarray(np.where(cold, limit, ratio))

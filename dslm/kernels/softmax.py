@@ -1,4 +1,4 @@
-"""Second moments of attention weights, and sums against them in O(L²)."""
+"""Second moments of attention weights, and sums over keys and queries weighed by them, in O(L²)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dslm.spec import Attention, Floats, Kernel
 
 @dataclass(frozen=True, slots=True)
 class AttentionWeights:
-    r"""The pair moments of softmax weights under log-normal scores.
+    r"""The pair moments of softmax weights, whose numerators are log-normal.
 
     .. math:: E[a_{ij} a_{i'k}] = e^{Q_{ii'} T_{jk}} / Z_{ii'}, \quad
         Z_{ii'} = \sum_{jk\ seen} e^{Q_{ii'} T_{jk}}
@@ -29,13 +29,13 @@ class AttentionWeights:
 
     Attributes:
         queries: the kernel Q, tempered.
-        sharpness: what it was tempered by.
-        mask: which keys each query sees.
+        sharpness: the overlaps that it was tempered to.
+        mask: the keys that each query sees.
         pairs: interpolation of exp in T_jk, j≠k; (m, cells, cells).
-        own: interpolation of exp in T_jj; (m, cells).
+        diagonal: interpolation of exp in T_jj; (m, cells).
         total: the normaliser Z, as a kernel over queries.
         p_drop: dropout on the weights.
-        share: of the heads that these are the weights of.
+        share: share of the heads that have these weights.
     """
 
     queries: Kernel
@@ -48,7 +48,7 @@ class AttentionWeights:
     share: float = 1.0
 
 
-Heads = tuple[AttentionWeights, ...]  # groups of heads that see alike; their shares add up to 1
+Heads = tuple[AttentionWeights, ...]  # one for each group of heads; their shares add up to 1
 
 
 def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Heads:
@@ -58,7 +58,7 @@ def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Heads:
 
 
 def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> Kernel:
-    """Return the mean over heads of what `of` gives for a group's weights."""
+    """Return the mean over heads of the kernel that `of` returns for a group's weights."""
     total = of(heads[0])
     if len(heads) == 1:
         return total
@@ -73,9 +73,11 @@ def _weights(
 ) -> AttentionWeights:
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
+    # a norm on the queries fixes their lengths, which otherwise scatter with d_head features
     d_head = np.inf if attention.query_norm is not None else attention.d_head
     sharp = sharpness(queries, keys, mask, d_head)
     queries = sharp.tempered()
+    # one interpolation serves all queries, so it is made for the largest exponent
     largest = float(max(np.abs(queries.diagonal).max(), np.abs(queries.off_diagonal).max()))
     weights = AttentionWeights(
         queries=queries,
@@ -92,11 +94,11 @@ def _weights(
 
 
 def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
-    r"""Kernel of the attended values, :math:`\sum_{jk} E[a_{ij} a_{i'k}] K_{jk}`.
+    r"""Return the kernel of the attended values, :math:`\sum_{jk} E[a_{ij} a_{i'k}] K_{jk}`.
 
-    Dropout on the weights, independent for every (i, j), adds p/(1-p) of the j=k part to i=i'.
-    The tokens' `d_model` features add `Sharpness.coherence` times the values' spread and the
-    scores' covariance.
+    Dropout on the weights is independent for every (i, j): it adds p/(1-p) of the j=k part for
+    i=i'. The keys' coherent sum over `d_model` features adds `Sharpness.coherence` times the
+    values' spread and the scores' covariance.
     """
     summed, same_key = _key_sums(weights, values)
     dropped = weights.p_drop / (1 - weights.p_drop) * same_key
@@ -111,7 +113,7 @@ def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
 
 
 def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
-    r"""Gradient kernel of the values, :math:`\sum_{ii'} E[a_{ij} a_{i'k}] G_{ii'}`."""
+    r"""Return the gradient kernel of the values, :math:`\sum_{ii'} E[a_{ij} a_{i'k}] G_{ii'}`."""
     mask, cells = weights.mask, np.arange(len(weights.mask.key_sizes))
     off_diagonal = np.zeros((len(cells), len(cells)))
     for basis, on, off in _query_terms(weights, weights.pairs, g):
@@ -124,7 +126,7 @@ def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
 
 
 def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats]:
-    """Return unnormalised sums over seen keys, and their j=k part for i=i'."""
+    """Return unnormalised sums over the keys in sight, and their j=k part for i=i'."""
     mask, queries = weights.mask, weights.queries
     diagonal, same_key = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
     off_diagonal = np.zeros_like(queries.off_diagonal)
@@ -153,7 +155,10 @@ def _query_terms(
 def _node_factors(
     weights: AttentionWeights, nodes: Interpolation
 ) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Yield l_m and exp(Q·t_m) less its largest exponent, which the normaliser shares."""
+    """Yield l_m and exp(Q·t_m), its largest exponent taken off.
+
+    The normaliser lacks the same factor, so the quotient is exact and nothing overflows.
+    """
     q_on, q_off = weights.queries.diagonal, weights.queries.off_diagonal
     every = np.concatenate([weights.pairs.nodes, weights.diagonal.nodes])
     low, high = every.min(), every.max()

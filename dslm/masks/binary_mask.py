@@ -13,7 +13,7 @@ from dslm.spec import Attention, Floats, Kernel
 
 @dataclass(frozen=True, eq=False)
 class BinaryMask:
-    """Which keys each query sees, every visible key counted alike, on grids of cells.
+    """Which keys each query sees, every visible key counting as one, on grids of cells.
 
     Under a causal mask, a query of cell A sees all w_a tokens of the cells a < A and, on average,
     (w_A + 1)/2 tokens of its cell A: exact for cells of one token. Without a causal mask it sees
@@ -39,7 +39,7 @@ class BinaryMask:
 
     def keys(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each query cell, the sum of `values` over the keys it sees."""
-        if not self._partial:
+        if not self._partial:  # this case and the next are special ones of intervals, but cheaper
             return _full_sum(values, self.key_sizes, len(self.query_sizes), axis)
         if self.window is None:
             return _running_sum(values, self.key_sizes, axis)
@@ -116,7 +116,7 @@ def binary_mask(x: Kernel, memory: Kernel, attention: Attention) -> BinaryMask:
     return _cached_mask(keys, queries, attention.causal, attention.window)
 
 
-@lru_cache(maxsize=8)  # layers share their masks; arrays are not hashable, their bytes are
+@lru_cache(maxsize=8)  # most layers of a model have the same mask
 def _cached_mask(keys: bytes, queries: bytes, causal: bool, window: int | None) -> BinaryMask:
     return BinaryMask(np.frombuffer(keys), np.frombuffer(queries), causal, window)
 

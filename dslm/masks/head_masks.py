@@ -30,7 +30,7 @@ def head_masks(x: Kernel, memory: Kernel, attention: Attention) -> list[tuple[fl
 
 
 def mask_without_bias(x: Kernel, memory: Kernel, attention: Attention) -> Mask:
-    """Return which keys a query sees, every visible key counted alike."""
+    """Return which keys a query sees, every visible key counting as one."""
     if attention.prefix == 0:
         return binary_mask(x, memory, attention)
     return _weighted(x, memory, attention, None)
@@ -39,12 +39,13 @@ def mask_without_bias(x: Kernel, memory: Kernel, attention: Attention) -> Mask:
 def _weighted(
     x: Kernel, memory: Kernel, attention: Attention, bias: PositionBias | None
 ) -> WeightedMask:
+    # bytes, as a cache needs keys that it can hash
     queries, keys = (k.cell_sizes.astype(np.int64).tobytes() for k in (x, memory))
     limits = (attention.causal, attention.window, attention.prefix)
     return _cached_mask(queries, keys, limits, bias)
 
 
-@lru_cache(maxsize=16)  # most layers have the same mask; arrays are not hashable, their bytes are
+@lru_cache(maxsize=16)  # most layers of a model have the same mask
 def _cached_mask(
     queries: bytes,
     keys: bytes,
@@ -53,6 +54,7 @@ def _cached_mask(
 ) -> WeightedMask:
     cells = [split_cells(np.frombuffer(sizes, dtype=np.int64)) for sizes in (queries, keys)]
     causal, window, prefix = limits
+    # softmax ignores a common shift; this one keeps exp(bias) from overflowing
     shift = _largest_bias(bias, causal, prefix, cells)
     masked, unmasked = (_weight_function(bias, shift, c, window) for c in (causal, False))
     mean, square = (

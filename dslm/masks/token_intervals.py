@@ -83,6 +83,7 @@ class _CellPositions:
 
     def interpolate(self, total: Floats, axis: int) -> Floats:
         """Return running totals at the positions, linear within a cell."""
+        # in place: these arrays are (cells, cells), and a windowed layer takes many
         lower, upper = np.take(total, self.cell, axis), np.take(total, self.cell + 1, axis)
         upper -= lower
         upper *= _along(self.fraction, axis, total.ndim)

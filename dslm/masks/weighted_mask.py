@@ -108,6 +108,7 @@ class WeightedMask:
         """Sum (cells,) `values` over keys weighed by both the row's and the column's query."""
         weight = self.key_subcells.sizes * values[self.key_subcells.cell]
         overlap = (self.to_keys * weight) @ self.to_keys.T
+        # exact for a query with itself, where products of means over subcells would not be
         np.fill_diagonal(overlap, self.key_squares @ values)
         return np.asarray(overlap)
 

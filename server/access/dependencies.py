@@ -18,9 +18,10 @@ async def principal_of(connection: HTTPConnection, state: State) -> Principal:
     """Who is asking.
 
     Raises:
-        WrongKey: if a key is given and is not good, or one is needed and none is given.
+        WrongKey: if the key is not good, or one is needed and there is none.
     """
     authorization = connection.headers.get("authorization")
+    # A wrong key is refused even where none is needed, so that a mistyped one is noticed.
     if authorization is not None:
         return await _holder(authorization, state)
     cookie = connection.cookies.get(sessions.COOKIE)

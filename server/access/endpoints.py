@@ -21,13 +21,14 @@ async def log_in(request: Request, state: State, token: str) -> Response:
             field="token",
             fix="print a new one with `evenkeel login`",
         )
+    # Away from this URL at once, so that the token does not stay in the address bar.
     answer = RedirectResponse("/", status_code=303)
     answer.set_cookie(
         sessions.COOKIE,
         sessions.issue(request.app.state.cookie_secret, state.clock()),
         max_age=sessions.LIFETIME_S,
         httponly=True,
-        samesite="lax",
+        samesite="lax",  # sent along when a link to a run is followed, not with a foreign POST
         secure=request.url.scheme == "https",
     )
     return answer

@@ -15,6 +15,7 @@ from server.errors import MonitorError
 from server.settings import Settings, is_loopback
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# The API checks keys by itself, and probes and browsers that log in bring no cookie yet.
 OPEN_PATHS = ("/api/", "/healthz", "/readyz", "/metrics", "/login")
 LOGIN_NEEDED = "Log in first: open the one-time URL that `evenkeel login` prints.\n"
 
@@ -56,7 +57,7 @@ class AccessMiddleware:
         if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await receive()
+            await receive()  # the handshake must be read before it can be refused
             await send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": "refused"})
         else:
             await refusal(scope, receive, send)
@@ -75,6 +76,7 @@ class AccessMiddleware:
 
     def _foreign_origin(self, connection: HTTPConnection) -> Response | None:
         origin = connection.headers.get("origin")
+        # A WebSocket has no method and is not safe: browsers open one to any other site.
         safe = connection.scope.get("method", "") in SAFE_METHODS
         if origin is None or safe:
             return None

@@ -14,7 +14,7 @@ from server.clock import Clock, system_clock
 from server.database import Database
 from server.errors import InvalidField
 
-KEY_PREFIX = "ek_"
+KEY_PREFIX = "ek_"  # lets people and secret scanners recognise a key
 LOGIN_LIFETIME_S = 15 * 60
 
 

@@ -39,6 +39,7 @@ def new_alert(run_id: str, finding: Finding, now: float) -> AlertColumns:
 def finding_columns(finding: Finding) -> dict[str, Any]:
     """The columns that a finding sets, when an alert opens and when it gets worse."""
     columns = {name: getattr(finding, name) for name in _COLUMNS}
+    # Not `step`, which stays the one at which the alert opened.
     return {**columns, "advice": asdict(finding.advice), "last_step": finding.step}
 
 

@@ -73,6 +73,7 @@ class HttpTarget:
             raise DeliveryError(f"{type(error).__name__}: {error}") from error
         if answer.is_success:
             return
+        # 408, 425 and 429 ask to come back later; the other 4xx would answer the same again.
         refused = answer.is_client_error and answer.status_code not in {408, 425, 429}
         raise DeliveryError(f"answered {answer.status_code}", worth_retrying=not refused)
 

@@ -1,4 +1,4 @@
-"""The small protocol that both buses speak."""
+"""The protocol of both buses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell pages and webhooks what became of alerts, once that is committed."""
+"""Send changed alerts to pages and webhooks, once the change is committed."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ async def watch(state: AppState, notifier: Notifier) -> None:
 async def mark_silent(state: AppState, notifier: Notifier) -> list[str]:
     """Set runs out of contact whose agent was silent for too long; returns their ids."""
     moment = state.clock() - state.settings.lost_contact_s
+    # Read first: a look every second must not take the write lock for nothing.
     async with state.database.reading() as session:
         silent = [run.id for run in await RunRepository(session).silent_since(moment)]
     if not silent:

@@ -16,6 +16,6 @@ def advance(watermark: int, *, oldest: int, stored: Iterable[int]) -> int:
     watermark = max(watermark, oldest - 1)
     for seq in sorted(stored):
         if seq > watermark + 1:
-            break
+            break  # a gap: what lies beyond it is acknowledged once it is filled
         watermark = max(watermark, seq)
     return watermark

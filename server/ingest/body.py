@@ -47,11 +47,15 @@ def message(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
     decoder = JsonDecoder(kind)
 
     async def read(request: Request) -> T:
+        body = await raw(request)
         try:
-            decoded = decoder.decode(await raw(request))
+            decoded = decoder.decode(body)
+            plain = msgspec.to_builtins(decoded)
         except WireError as error:
             raise from_wire(error) from error
-        _require_storable(msgspec.to_builtins(decoded), "", MAX_DEPTH)
+        except RecursionError as error:  # it holds more of the stack than decoding did
+            raise _too_deep("body") from error
+        _require_storable(plain, "", MAX_DEPTH)
         return decoded
 
     return read
@@ -63,7 +67,7 @@ def from_wire(error: WireError) -> InvalidField:
 
 
 def described(kind: type[Any]) -> dict[str, Any]:
-    """What OpenAPI says of an endpoint that reads this message."""
+    """The OpenAPI description of an endpoint that reads this message."""
     (schema,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     named = components.get(kind.__name__, schema)
     inlined = {**named, "$defs": {k: v for k, v in components.items() if k != kind.__name__}}
@@ -86,17 +90,19 @@ def require_text(text: str, field: str) -> None:
         )
 
 
+def _too_deep(field: str) -> InvalidField:
+    return InvalidField(
+        f"values are nested more than {MAX_DEPTH} levels deep", field=field, fix="flatten them"
+    )
+
+
 def _require_storable(value: Any, path: str, levels: int) -> None:
     """Raise for JSON that a database or an encoder refuses: NUL characters, deep nesting."""
     if isinstance(value, str):
         require_text(value, path)
     elif isinstance(value, dict | list | tuple):
         if levels == 0:
-            raise InvalidField(
-                f"values are nested more than {MAX_DEPTH} levels deep",
-                field=path.partition("[")[0].partition(".")[0] or "body",
-                fix="flatten them",
-            )
+            raise _too_deep(path.partition("[")[0].partition(".")[0])
         if isinstance(value, dict):
             for key, item in value.items():
                 require_text(key, path)

@@ -60,7 +60,8 @@ async def commit_run(
     """
     repository = FrameRepository(session)
     batches = [await _store_batch(repository, message) for message in messages]
-    # The lowest rank speaks for the run: loss, sparkline, status and live pages are its own.
+    # The lowest rank speaks for the run, in its loss, sparkline, status and live pages: the
+    # others see other parts of the batch, and would mix with it.
     lowest = await repository.lowest_rank(run.id)
     speaking = [batch for batch in batches if batch.rank == lowest]
     runs = RunRepository(session)
@@ -84,12 +85,13 @@ async def _store_batch(repository: FrameRepository, message: Message) -> NewFram
     """Store what is new of a batch and advance its rank's ack watermark."""
     run_id, batch = message.run_id, decode_batch(message.body)
     rank = await repository.ensure_rank(run_id, batch.rank)
+    # Stored beyond a gap: the watermark alone would not show that they are duplicates.
     above = await repository.seqs_above(run_id, rank.rank, rank.durable)
     frames = [
         frame for frame in batch.frames if frame.seq > rank.durable and frame.seq not in above
     ]
     await repository.add([_row(run_id, rank.rank, frame) for frame in frames])
-    oldest = max(rank.oldest, batch.oldest)
+    oldest = max(rank.oldest, batch.oldest)  # a resent batch may arrive after a newer one
     before = rewinds.progress_of(rank)
     after = rewinds.advance(before, frames)
     await repository.change_rank(

@@ -63,6 +63,7 @@ def changes(run: RunRow, declaration: RunDeclaration, now: float) -> dict[str, A
     }
     started_again = declaration.started_at > run.started_at
     if started_again:
+        # The burst was asked of a process that is gone.
         values |= {"process_since": now, "burst": None}
     if run.ended is not None and started_again:
         values |= {"ended": None, "end_reason": "", "status": "running"}

@@ -37,6 +37,7 @@ class FrameRepository:
             run_id=run_id, rank=rank, durable=0, oldest=0, diagnosed=0, packed=0,
             top_seq=0, top_step=-1, rewinds=[], health={}, last_seen=0.0,
         )  # fmt: skip
+        # Added first and read then: of two first batches, both find the one row.
         statement = insert(self._session, marks).values(**msgspec.structs.asdict(new))
         await self._session.execute(statement.on_conflict_do_nothing())
         query = select(marks).where(marks.c.run_id == run_id, marks.c.rank == rank)

@@ -50,6 +50,7 @@ async def declare(
     """
     require_declaration(declaration)
     require_project(caller, declaration.project)
+    # One transaction: a run is never visible without its layout, which every reader looks up.
     async with state.database.writing() as session:
         repository = RunRepository(session)
         added = await repository.add(new_run(run_id, declaration, state.clock()))
@@ -90,6 +91,7 @@ async def accept(state: AppState, run: RunRow, body: bytes) -> FramesReceipt:
         repository = FrameRepository(session)
         watermark = await repository.ack_watermark(run.id, batch.rank)
         stored = await repository.seqs_above(run.id, batch.rank, watermark)
+    # Counted before the commit: afterwards every frame of the batch would be stored.
     duplicates = sum(frame.seq <= watermark or frame.seq in stored for frame in batch.frames)
     accepted = len(batch.frames) - duplicates
     await _hand_over(state, run.id, body)

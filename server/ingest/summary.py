@@ -37,7 +37,7 @@ def summary_columns(
     losses = [_loss(frame, layouts[frame.layout]) for frame in frames]
     measured = _measured(losses, after_first=run.last_loss is not None)
     diverged = run.diverged
-    if frames:
+    if frames:  # the newest frame alone decides: a run may recover
         newest = frames[-1]
         stream_lost = _stream_is_nonfinite(newest, layouts[newest.layout])
         diverged = stream_lost or bool(measured and not np.isfinite(measured[-1]))
@@ -54,6 +54,7 @@ def summary_columns(
         "last_loss": measured[-1] if measured else run.last_loss,
         "sparkline": sparkline.extend(run.sparkline, measured),
         **_step_range(run, steps),
+        # After a restart from a checkpoint the last step is lower than the greatest one.
         **({"last_step": back_to[-1]} if back_to else {}),
     }
 

@@ -109,6 +109,7 @@ def _require_name(value: str, field: str) -> None:
 
 
 def _require_time(value: float, field: str) -> None:
+    # Beyond it the unit is wrong: a time in milliseconds is greater since 2001.
     if not (math.isfinite(value) and abs(value) < 1e12):
         raise InvalidField(
             f"{field} is {value}", field=field, fix="send seconds since the epoch as a float"

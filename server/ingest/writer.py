@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from server.app_state import AppState
 from server.bus import BusFull, Message
 from server.bus.protocol import COMMITTED, FRAMES, WRITER
+from server.database import refuses_value
 from server.errors import MonitorError, RunNotFound
 from server.events import publish, publish_runs
 from server.ingest.commit import CommitResult, commit_run
@@ -19,11 +20,6 @@ from server.workers import persist
 
 MESSAGES_A_TURN = 64
 WAIT_S = 1.0
-
-# The message is to blame, and no later attempt can store it: a batch is checked when it arrives,
-# but another version may have left this one on Redis, or the database knows more limits than the
-# checks. Dropping it loses nothing, since the ack watermark stays below its frames.
-REFUSALS = (MonitorError, ValueError, LookupError, OverflowError, DataError, IntegrityError)
 
 log = structlog.get_logger(__name__)
 
@@ -54,12 +50,26 @@ async def _attempt(state: AppState, messages: Sequence[Message]) -> list[CommitR
     """The results, or None if one of several messages is refused: which one, single ones show."""
     try:
         return await _commit_together(state, messages)
-    except REFUSALS as error:
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
         if len(messages) > 1:
             return None
         state.metrics.entries_rejected.inc()
         log.error("message_refused", run=messages[0].run_id, error=repr(error))
         return []
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a message is to blame, so that no later attempt can store it.
+
+    A batch is checked when it arrives, but another version may have left this one on Redis, or
+    the database knows more limits than the checks. Dropping it loses nothing: the ack watermark
+    stays below its frames, so that their agent keeps them.
+    """
+    if isinstance(error, DBAPIError):
+        return refuses_value(error)
+    return isinstance(error, (MonitorError, ValueError, LookupError, OverflowError))
 
 
 async def _commit_together(state: AppState, messages: Sequence[Message]) -> list[CommitResult]:
@@ -80,7 +90,7 @@ async def _commit_together(state: AppState, messages: Sequence[Message]) -> list
 
 
 async def announce(state: AppState, results: Sequence[CommitResult]) -> None:
-    """Tell pages and diagnosis; what they miss they find in the database."""
+    """Publish new frames to pages and diagnosis; what they miss they find in the database."""
     state.metrics.frames_committed.inc(sum(result.stored for result in results))
     state.metrics.frames_duplicate.inc(sum(result.duplicates for result in results))
     await publish(state.bus, [result.newest for result in results if result.newest is not None])

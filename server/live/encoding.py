@@ -50,7 +50,7 @@ def to_json(value: Any) -> str:
 
 
 def _exact(value: Any) -> Any:
-    """The value with "NaN", "Infinity" and "-Infinity" for what JSON numbers cannot say."""
+    """The value, with "NaN", "Infinity" and "-Infinity" for floats that JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _exact(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

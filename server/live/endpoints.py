@@ -85,5 +85,5 @@ async def _send(socket: WebSocket, hub: Hub, queue: ConflatingQueue, hello: str)
             await socket.send_text(await hub.text_of(message, skipped))
         if not messages and not queue.closed:
             await socket.send_text('{"type":"ping"}')
-        await asyncio.sleep(MIN_INTERVAL_S)
+        await asyncio.sleep(MIN_INTERVAL_S)  # meanwhile the queue conflates what arrives
     await socket.close(CLOSE_RECONNECT, reason="events were missed: reconnect")

@@ -85,7 +85,7 @@ class Hub:
 
     def _distribute(self, event: Event) -> None:
         if not self._queues:
-            return
+            return  # without pages, no summary needs to be read
         if isinstance(event, FrameEvent):
             for queue in self._queues:
                 if queue.shows_frames(event.run):
@@ -123,7 +123,7 @@ class Hub:
     async def _layout(self, run_id: str, layout_hash: str) -> Layout:
         if (run_id, layout_hash) not in self._layouts:
             if len(self._layouts) >= CACHED_LAYOUTS:
-                self._layouts.clear()
+                self._layouts.clear()  # costs one query a run that is still watched
             async with self._database.reading() as session:
                 layouts = await RunRepository(session).layouts_of(run_id)
             self._layouts.update({(run_id, digest): layout for digest, layout in layouts.items()})

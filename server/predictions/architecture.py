@@ -51,6 +51,7 @@ def title(spec: dslm.ModelSpec, placement: str | None) -> str:
 
 def _scales(spec: dslm.ModelSpec) -> str:
     """The scales that every residual shares; "" where all are 1 or they differ."""
+    # Blocks that are not understood are passed over: they have no scales to disagree.
     scales = {
         (residual.lam, residual.beta)
         for stack in spec.stacks.values()

@@ -56,6 +56,7 @@ class PredictionRepository:
 
     async def settle(self, run_id: str, step: int, digest: str, **values: Any) -> None:
         """Store a result, unless the spec was replaced while it was computed."""
+        # By digest: computing takes seconds, during which the agent may describe the model anew.
         change = update(predictions).where(
             _at(predictions, run_id, step), predictions.c.digest == digest
         )

@@ -84,7 +84,7 @@ async def spec(database: Database, run_id: str, step: int | None) -> SpecAnswer:
         packed = None if revision is None else await repository.spec(run_id, revision)
     if revision is None or packed is None:
         raise RevisionNotFound(run_id, steps)
-    label = _label(steps.index(revision))
+    label = _label(steps.index(revision))  # by its place: the first revision need not be step 0
     return SpecAnswer(step=revision, label=label, spec=unpack_spec(packed))
 
 

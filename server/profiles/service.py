@@ -79,6 +79,7 @@ async def history(
             steps, values = await read_rollups(session, run_id, layouts, key=key, summary=summary)
             rows = downsample(np.flatnonzero((steps >= first) & (steps <= last)), most)
             steps, values = steps[rows], values[rows]
+    # Outside the session: a prediction of a deep model takes a while to decode.
     curve = predicted(await at_initialisation(database, run_id), key, values.shape[1])
     return History(
         series=key,

@@ -36,6 +36,7 @@ class RunRepository:
     async def get(self, run_id: str, *, lock: bool = False) -> RunRow | None:
         """The run, or None; with `lock`, no other transaction changes it before this one ends."""
         query = select(runs).where(runs.c.id == run_id)
+        # SQLite knows no row locks and needs none: its writers queue in `Database.writing`.
         return await fetch_first(self._session, query.with_for_update() if lock else query, RunRow)
 
     async def get_many(self, ids: Sequence[str]) -> list[RunRow]:
@@ -55,7 +56,7 @@ class RunRepository:
         await self._session.execute(update(runs).where(runs.c.id == run_id).values(**values))
 
     async def ask_for_description(self, run_id: str) -> str:
-        """Have the agent told to describe its model; returns the id of that command."""
+        """Command the agent to describe its model; returns the command's id."""
         command_id = uuid.uuid4().hex
         await self.change(run_id, describe_id=command_id)
         return command_id
@@ -66,7 +67,7 @@ class RunRepository:
         await self._session.execute(update(runs).where(*done).values(describe_id=None))
 
     async def ask_for_burst(self, run_id: str, steps: int, layers: Sequence[int] = ()) -> str:
-        """Have the agent told to sample every step for a while; returns that command's id."""
+        """Command the agent to sample every step for a while; returns the command's id."""
         burst = Burst(id=uuid.uuid4().hex, steps=steps, layers=list(layers))
         await self.change(run_id, burst=burst)
         return burst["id"]
@@ -83,6 +84,7 @@ class RunRepository:
         """Runs newest first, past a cursor."""
         query = select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
         query = query.where(*_conditions(filters))
+        # By time and id: an offset would repeat or miss runs while others are added.
         if before is not None:
             query = query.where(tuple_(runs.c.created_at, runs.c.id) < tuple_(*before))
         return await fetch_all(self._session, query, RunRow)

@@ -18,7 +18,7 @@ class Sparkline(TypedDict):
 
 
 class Burst(TypedDict):
-    """A burst that the agent is asked for, until it has heard of it."""
+    """A burst that the agent is asked for, until it has received the command."""
 
     id: str
     steps: int

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.runs.status import Status
-from server.schemas import Answer, MissingInfo
+from server.schemas import Answer, MissingInfo, StorableText
 
 
 class AlertCounts(Answer):
@@ -126,5 +126,5 @@ class RunChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tags: list[str] | None = Field(default=None, max_length=50)
-    name: str | None = Field(default=None, min_length=1, max_length=200)
+    tags: list[StorableText] | None = Field(default=None, max_length=50)
+    name: StorableText | None = Field(default=None, min_length=1, max_length=200)

@@ -39,7 +39,7 @@ def detail(
     revision_steps: list[int],
 ) -> RunDetail:
     """Everything about one run except its measurements."""
-    layout = layouts[run.layout_hash]
+    layout = layouts[run.layout_hash]  # the newest one that was declared
     return RunDetail(
         **_summary_fields(run, counts),
         config=run.config,

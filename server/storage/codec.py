@@ -8,7 +8,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-LEVEL = 3
+LEVEL = 3  # zstd's default
 
 
 def pack(values: NDArray[Any], dtype: str) -> bytes:

@@ -14,4 +14,5 @@ def downsample(steps: Steps, most: int) -> Steps:
         return steps
     if most == 1:
         return steps[-1:]
+    # A grid over indices, not over steps: where the interval was short, more was measured.
     return steps[np.linspace(0, len(steps) - 1, most).round().astype(np.int64)]

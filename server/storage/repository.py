@@ -56,7 +56,10 @@ class MeasurementRepository:
         return newest
 
     async def newest_segments(self, last: int, limit: int = 8) -> list[SegmentRow]:
-        """The latest segments that begin at or before a step."""
+        """The latest segments that begin at or before a step.
+
+        Several, since a segment's frames up to that step may all be superseded.
+        """
         query = (
             (await self._segments())
             .where(blocks.c.first_step <= last)
@@ -76,7 +79,7 @@ class MeasurementRepository:
         columns = [
             func.substr(
                 frames.c["values"],
-                4 * layout.slices[key].start + 1,
+                4 * layout.slices[key].start + 1,  # substr counts from 1
                 4 * (layout.slices[key].stop - layout.slices[key].start),
                 type_=LargeBinary,
             )

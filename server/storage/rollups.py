@@ -44,7 +44,7 @@ async def read_rollups(
     if not parts:
         return np.empty(0, np.int64), np.empty((0, fresh.series[key].shape[1]), np.float32)
     steps = np.concatenate([steps for steps, _ in parts])
-    order = np.argsort(steps, kind="stable")
+    order = np.argsort(steps, kind="stable")  # frames rolled up anew lie among the stored ones
     return steps[order], np.concatenate([values for _, values in parts])[order]
 
 

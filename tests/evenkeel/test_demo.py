@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from evenkeel.demo import VARIANTS
+from evenkeel.demo.command import announce
+from evenkeel.demo.jobs import VARIANTS
 from tests.services.process import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,34 +23,47 @@ END_S = 120
 
 @contextmanager
 def demo(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own, killed with all of it at the end."""
+    """The command, killed with its jobs unless it has ended."""
     options = ["--port", "0", "--no-open", "--data-dir", str(folder)]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "evenkeel", "demo", *options],
         cwd=ROOT,
         env=os.environ | {"EVENKEEL_SPOOL_DIR": str(folder / "spool")},
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                for running in [*children(process), process]:
+                    running.kill()
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM)])
+def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children()
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM), ("SIGHUP", -signal.SIGTERM)]
+)
 def test_demo_in_the_background_ends_with_all_its_jobs(
     name: str, status: int, interrupts_ignored: None, tmp_path: Path
 ) -> None:
     with demo(tmp_path) as process:
-        logs = [tmp_path / "logs" / f"{variant}.log" for variant in VARIANTS]
-        wait_until(lambda: all(log.exists() for log in logs), "three jobs have started")
+        wait_until(lambda: len(children(process)) == len(VARIANTS), "three jobs have started")
+        jobs = children(process)
 
         process.send_signal(signal.Signals[name])
 
         assert process.wait(END_S) == status
-        with pytest.raises(ProcessLookupError):  # nobody is left in its group
-            os.killpg(process.pid, 0)
+        assert [job for job in jobs if job.is_running()] == []
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(10, False), (600, True)])
+def test_demo_says_what_to_look_for_if_it_trains_so_long(
+    steps: int, expected: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce("http://127.0.0.1:1", tmp_path, steps)
+
+    assert ("Post-LN collapses" in capsys.readouterr().out) is expected

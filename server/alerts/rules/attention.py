@@ -48,6 +48,7 @@ def _with_start(
     for stack, reference in stats.references.items():
         now = observation.series(stack, "attention_logits", quantity)
         start = reference.logit_max if quantity == "max" else reference.entropy
+        # The reference is a mean that still moves during the first samples.
         if now is not None and now.shape == start.shape and stats.samples >= REFERENCES:
             yield stack, now, start
 

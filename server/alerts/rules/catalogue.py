@@ -45,7 +45,7 @@ class Rule:
 
 
 def _in_contact(_observation: Observation, _stats: RunningStats) -> list[Finding]:
-    """A frame ends `lost_contact`, which the watchdog opens: no frame can say that none comes."""
+    """No finding: `lost_contact` is opened by the watchdog, and a frame resolves it."""
     return []
 
 

@@ -74,6 +74,7 @@ def _finding(
         measured=collapse.correlation,
         predicted=collapse.predicted,
         unit="correlation",
+        # More layers are worse, and so are powers of ten of gradient, where it is cut off.
         badness=len(collapse.span) + min(12.0, -np.log10(max(left, 1e-12))) * cut_off,
     )
 

@@ -42,7 +42,7 @@ class Finding:
     Attributes:
         rule: the rule's name.
         severity: how bad it is.
-        title: a few words.
+        title: a short heading.
         message: plain sentences with the layers, the site, measured and predicted.
         advice: what to do.
         step: the optimizer step judged.

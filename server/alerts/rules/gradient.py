@@ -178,7 +178,7 @@ def _where_predicted(predicted: float | None) -> str:
 
 
 def _rate(facts: StackFacts, extent: _Extent) -> str:
-    """Post-LN changes the gradient by a constant factor per layer: say it and where it leads."""
+    """The constant factor a layer by which Post-LN changes the gradient, and what it adds up to."""
     layers = facts.n_layers - extent.worst
     if facts.placement != "post" or not 0 < extent.measured < np.inf or layers < 1:
         return ""

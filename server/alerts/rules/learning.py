@@ -1,4 +1,4 @@
-"""The loss sits still, and the layers say why."""
+"""The loss is flat, and the layers show the cause."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FLAT = 0.03  # fall of the median from the first half of the window to the secon
 def not_learning(observation: Observation, stats: RunningStats) -> list[Finding]:
     """A flat loss together with its cause: a collapsed stream or a gradient that never arrives.
 
-    A flat loss alone is how healthy training ends, so without a cause this says nothing.
+    A flat loss alone is how healthy training ends, so that it is no finding without a cause.
     """
-    fall = _fall(stats.losses)
+    fall = _fall(stats.losses)  # None until the window is full
     if fall is None or fall > FLAT:
         return []
     findings = []

@@ -62,6 +62,7 @@ def update_size(observation: Observation, _stats: RunningStats) -> list[Finding]
 def log_z_growth(observation: Observation, _stats: RunningStats) -> list[Finding]:
     """The final logits' log Z, as its root mean square, is at least 30."""
     squares = observation.series("", "log_z", "mean_square")
+    # Of the mean of squares, since log Z drifts to either side.
     size = float(np.sqrt(squares[0])) if squares is not None and len(squares) else float("nan")
     if not LARGE_LOG_Z <= size < float("inf"):
         return []

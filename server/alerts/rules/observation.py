@@ -105,7 +105,7 @@ def observe(
 ) -> Observation:
     """One frame as the rules see it; `values` is the frame's vector, (layout.size,).
 
-    A stack that is not described is still judged, by what its own values say.
+    A stack that is not described is judged by its measured values alone.
     """
     wide = values.astype(np.float64)
     by_key = {key: wide[columns] for key, columns in layout.slices.items()}

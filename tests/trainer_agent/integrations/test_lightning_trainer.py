@@ -58,16 +58,16 @@ def batches(count: int = 6) -> DataLoader[Tensor]:
     return DataLoader([batch(number) for number in range(count)], batch_size=None)
 
 
-def trainer(folder: Path, *callbacks: Any, **given: Any) -> Any:
+def trainer(folder: Path, *callbacks: Any, **options: Any) -> Any:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     plain = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "max_epochs": 1}
     return lightning.Trainer(
-        default_root_dir=folder, callbacks=list(callbacks), **(quiet | plain | given)
+        default_root_dir=folder, callbacks=list(callbacks), **(quiet | plain | options)
     )
 
 
-def callback(**given: Any) -> EvenkeelCallback:
-    return EvenkeelCallback(project="p", run="r", every=1, **given)
+def callback(**options: Any) -> EvenkeelCallback:
+    return EvenkeelCallback(project="p", run="r", every=1, **options)
 
 
 def test_each_step_arrives_with_its_loss_rate_and_gradients(tmp_path: Path, store: Store) -> None:
@@ -106,10 +106,10 @@ def test_accumulated_batches_are_one_step_of_their_mean_loss(tmp_path: Path, sto
 def test_fitting_from_a_checkpoint_goes_on_with_its_run(tmp_path: Path, store: Store) -> None:
     first = trainer(tmp_path, callback(), max_steps=3, max_epochs=-1)
     first.fit(Module(), batches())
-    first.save_checkpoint(tmp_path / "kept.ckpt")
+    first.save_checkpoint(tmp_path / "saved.ckpt")
 
     second = trainer(tmp_path, callback(), max_steps=5, max_epochs=-1)
-    second.fit(Module(), batches(), ckpt_path=tmp_path / "kept.ckpt")
+    second.fit(Module(), batches(), ckpt_path=tmp_path / "saved.ckpt")
 
     steps, _ = series(store, the_run(store), "/loss/value")
     assert steps == [0, 1, 2, 3, 4]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.trainer_agent.recording import recorded
+from tests.trainer_agent.sampling.stepped_clock import SteppedClock
 from tests.trainer_agent.small_gpt import LAYERS, batch, built, train_step
 from trainer_agent.agent import Agent
-from trainer_agent.sampling import bursts as module
 from trainer_agent.sampling.bursts import Bursts
 from wire import Command
 
@@ -91,9 +90,7 @@ def test_a_burst_has_at_most_256_steps():
     assert sum(bursts.wants_next() for _ in range(1000)) == 256
 
 
-def test_a_burst_ends_where_it_would_cost_more_than_bursts_may(monkeypatch: pytest.MonkeyPatch):
-    now = [0.0]
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+def test_a_burst_ends_where_it_would_cost_more_than_bursts_may(clock: SteppedClock):
     bursts = Bursts(overhead=0.01)
     taken = 0
     for name in "ab":
@@ -101,7 +98,7 @@ def test_a_burst_ends_where_it_would_cost_more_than_bursts_may(monkeypatch: pyte
         while bursts.wants_next():
             taken += 1
             bursts.charge(0.5)
-        now[0] = 100.0
+        clock.now_s += 100.0
 
     # One second of grace holds two samples of 0.5 s; 1 % of 100 s holds two more.
     assert taken == 4
@@ -117,7 +114,8 @@ def test_a_burst_of_several_processes_is_cut_to_what_bursts_may_cost():
     assert bursts.affordable(10**6, 1.0, 0.0) == 256
 
 
-def test_a_burst_is_paid_back_by_sampling_less(tmp_path: Path):
+def test_a_burst_is_paid_back_by_sampling_less(clock: SteppedClock, tmp_path: Path):
+    clock.tick_s = 0.0001  # training takes no time at all: every sample exceeds the budget
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, overhead=0.01)
 

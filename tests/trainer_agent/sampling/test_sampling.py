@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer_agent.recording import recorded
+from tests.trainer_agent.sampling.stepped_clock import SteppedClock
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.overhead_account import BACKGROUND, BACKGROUND_ONCE, OverheadAccount
@@ -101,22 +102,10 @@ def test_a_fixed_interval_follows_the_step_numbers() -> None:
     assert [step for step in range(5, 13) if sampler.is_sampled(step)] == [6, 9, 12]
 
 
-class Clock:
-    """A clock that each reading moves on by a millisecond."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        self.now_s += 1e-3
-        return self.now_s
-
-
 def test_by_default_the_first_steps_are_sampled_and_then_fewer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clock: SteppedClock, tmp_path: Path
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
+    clock.tick_s = 0.001
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer, overhead=0.01)
 
@@ -150,7 +139,7 @@ def test_the_agents_own_threads_count_where_the_model_is_on_the_cpu(
     assert meter.share_since_frame() == pytest.approx(0.1 * charged)
 
 
-def test_a_sample_costs_its_part_of_what_is_done_for_several_at_a_time() -> None:
+def test_a_sample_costs_its_part_of_what_is_done_for_several_at_a_time(clock: SteppedClock) -> None:
     account, meter = metered("cpu")
     meter.charge_background(7.0, False)  # does not recur
 
@@ -159,7 +148,7 @@ def test_a_sample_costs_its_part_of_what_is_done_for_several_at_a_time() -> None
         meter.charge_background(1.0 if sample % 4 == 0 else 0.0, True)
         account.add("stream", 0.5)
         meter.share_since_frame()
-        costs.append(meter.end_sample(time.perf_counter()))
+        costs.append(meter.end_sample(clock.now_s))
 
     assert np.mean(costs[-40:]) == pytest.approx(0.75, abs=0.01)
     assert max(costs[-40:]) < 0.9

@@ -1,4 +1,4 @@
-"""Configs described without their weight, against the same models built whole."""
+"""Models described in reduced form from their configs, against the same models built in full."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import transformers
 import dslm
 import trainer_agent
 from dslm.kernels.grid import correlation, mean_diagonal
-from evenkeel.prediction.config import zipf_ids
-from evenkeel.prediction.light_model import described, with_few_ids, with_layers
+from evenkeel.prediction.reduced_model import describe_config, with_layers, with_small_vocabulary
+from evenkeel.prediction.zipf import zipf_ids
 from server.errors import StartError
 
 NARROW = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
@@ -40,7 +40,7 @@ def settings(family: str) -> dict[str, Any]:
 
 
 def whole(family: str) -> dslm.ModelSpec:
-    """The model as transformers builds it, described on the ids that a light one stands for."""
+    """The full model, described on the ids that the reduced one renumbers."""
     config = transformers.AutoConfig.for_model(**settings(family))
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(config).train()
@@ -55,7 +55,7 @@ def whole(family: str) -> dslm.ModelSpec:
 def test_light_model_has_the_moments_of_the_whole_one(family: str) -> None:
     expected = whole(family)
 
-    found, _ = described(settings(family), 32)
+    found, _ = describe_config(settings(family), 32)
 
     assert found.n_params == expected.n_params and found.missing == expected.missing
     for name, stack in expected.stacks.items():
@@ -79,7 +79,7 @@ def test_light_model_has_the_moments_of_the_whole_one(family: str) -> None:
 
 
 def test_initialisation_that_scales_with_depth_sees_the_whole_depth() -> None:
-    found, notes = described(settings("gpt2"), 32, layers=50)
+    found, notes = describe_config(settings("gpt2"), 32, layers=50)
 
     blocks = found.stacks["decoder"].blocks
     assert len(blocks) == 50
@@ -90,7 +90,7 @@ def test_initialisation_that_scales_with_depth_sees_the_whole_depth() -> None:
 
 
 def test_blocks_that_depend_on_their_number_are_all_built() -> None:
-    found, notes = described(settings("gpt2") | {"scale_attn_by_inverse_layer_idx": True}, 32)
+    found, notes = describe_config(settings("gpt2") | {"scale_attn_by_inverse_layer_idx": True}, 32)
 
     blocks = found.stacks["decoder"].blocks
     assert notes == ()
@@ -108,7 +108,7 @@ def test_pattern_of_layers_goes_on_at_another_depth() -> None:
 def test_few_ids_keep_which_tokens_are_equal() -> None:
     config = {"model_type": "gpt2", "vocab_size": 50_257}
 
-    few, ids = with_few_ids(config, 64)
+    few, ids = with_small_vocabulary(config, 64)
 
     drawn = zipf_ids(50_257, 64, (50_256,))
     assert few["vocab_size"] < 600
@@ -119,23 +119,23 @@ def test_few_ids_keep_which_tokens_are_equal() -> None:
 
 def test_model_without_a_vocabulary_is_refused() -> None:
     with pytest.raises(StartError, match="vocab_size"):
-        described({"model_type": "vit"}, 32)
+        describe_config({"model_type": "vit"}, 32)
 
 
 def test_context_beyond_the_positions_names_the_option() -> None:
     with pytest.raises(StartError, match=r"--context 33: the model has 32 positions"):
-        described(settings("gpt2"), 33)
+        describe_config(settings("gpt2"), 33)
 
 
 def test_model_too_wide_to_build_is_refused_before_it_is_built() -> None:
     huge = settings("llama") | {"hidden_size": 65_536, "intermediate_size": 262_144}
 
     with pytest.raises(StartError, match="parameters must be built"):
-        described(huge | {"num_attention_heads": 512}, 32)
+        describe_config(huge | {"num_attention_heads": 512}, 32)
 
 
 def test_transformers_that_would_lose_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers, "__version__", "4.57.1")
 
     with pytest.raises(StartError, match="pip install 'transformers>=5'"):
-        described(settings("gpt2"), 32)
+        describe_config(settings("gpt2"), 32)

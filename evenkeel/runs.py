@@ -1,4 +1,4 @@
-"""``evenkeel runs`` and ``evenkeel export``: what a server holds, on a terminal and in a file."""
+"""``evenkeel runs`` and ``evenkeel export``: a server's runs as a table, and one as a file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ COLUMNS = f"{'id':34}{'status':14}{'step':>8}  {'loss':>8}  {'alerts':>7}  name"
 
 
 def print_runs(server: str, key: str | None, *, search: str) -> None:
-    """Print a line a run.
+    """Print one line for every run, newest first.
 
     Raises:
         StartError: if the server does not answer, or refuses.
     """
     with client_of(server, key) as client:
-        found = list(all_runs(client, search=search))
-    print("\n".join([COLUMNS, *map(line_of, found)]) if found else "No runs yet.")
+        runs = list(all_runs(client, search=search))
+    print("\n".join([COLUMNS, *map(line_of, runs)]) if runs else "No runs yet.")
 
 
 def line_of(run: dict[str, Any]) -> str:
-    """One run as a line under `COLUMNS`."""
+    """Return one run as a line under `COLUMNS`."""
     step = "-" if run["last_step"] is None else run["last_step"]
     loss = run["last_loss"]
     shown = f"{loss:.4f}" if isinstance(loss, float) else loss or "-"
@@ -32,7 +32,7 @@ def line_of(run: dict[str, Any]) -> str:
 
 
 def export_run(server: str, key: str | None, run_id: str, target: Path, *, file_format: str) -> int:
-    """Write a run's frames to `target`; returns its size in bytes.
+    """Write a run's frames to `target`; return its size in bytes.
 
     Raises:
         StartError: if the server does not answer or refuses, or `target` cannot be written.

@@ -1,10 +1,10 @@
-"""A config's model without its weight: one block of each kind, and only the embeddings read.
+"""A config's model in reduced form: the first block of each kind, and only the embeddings read.
 
 All blocks of one kind are drawn from one distribution, so the moments of one are those of all. The
-whole model is laid out on torch's `meta` device, which holds shapes only; blocks past the first of
-the last kind to appear are taken out, and the rest is initialised by the model's own rule, which
-sees the config's full depth. Rows of the embedding are alike too: ids are drawn from Zipf's law
-over the whole vocabulary, then numbered anew, so that the table needs only the rows drawn.
+full model is built on torch's `meta` device, which holds shapes only. Blocks past the first of the
+last kind to appear are then removed, and the others initialised by the model's own rule, which
+sees the config's full depth. The embedding's rows have one distribution, too: ids are drawn from
+Zipf's law over the full vocabulary, then renumbered, so that the table needs only the rows drawn.
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ from torch import nn
 
 import dslm
 import trainer_agent
-from evenkeel.prediction.config import SPECIAL_IDS, zipf_ids
+from evenkeel.prediction.zipf import zipf_ids
 from server.errors import StartError
 from trainer_agent.description import architecture
 from trainer_agent.model.blocks import Column, columns
 
-MOST_BUILT = 4_000_000_000  # parameters: 16 GB
-OLDEST_TRANSFORMERS = 5  # before, buffers made in a constructor were lost on the meta device
-FEW_IDS = 4096  # vocabularies up to this are built as they are
+MOST_BUILT = 4_000_000_000  # parameters, which take 16 GB
+OLDEST_TRANSFORMERS = 5  # older ones lost buffers made in a constructor on the meta device
+FEW_IDS = 4096  # vocabularies up to this size are built in full
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 DEPTH_SETTINGS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
 Settings = dict[str, Any]
 
 
-def described(
+def describe_config(
     settings: Settings, context: int, layers: int | None = None
 ) -> tuple[dslm.ModelSpec, tuple[str, ...]]:
-    """The spec of the config's model at initialisation, and notes on how it was made.
+    """Return the spec of the config's model at initialisation, and notes on how it was made.
+
+    Args:
+        settings: the config's JSON object.
+        context: tokens of a sequence.
+        layers: a depth in place of the config's.
 
     Raises:
-        StartError: if transformers cannot build the model or run it, or it is too large to.
+        StartError: if transformers cannot build or run the model, or it is too large.
     """
     if int(transformers.__version__.split(".")[0]) < OLDEST_TRANSFORMERS:
         raise StartError(
@@ -47,26 +53,26 @@ def described(
             f"pip install 'transformers>={OLDEST_TRANSFORMERS}'"
         )
     settings = with_layers(settings, layers) if layers else settings
-    n_params = _count(laid_out(settings))
-    small, ids = with_few_ids(settings, context)
-    model = laid_out(small)
-    kinds = [_Kinds.of(model, column) for column in columns(model)]
+    n_params = _count(build_on_meta(settings))
+    small, ids = with_small_vocabulary(settings, context)
+    model = build_on_meta(small)
+    kinds = [_BlockKinds.of(model, column) for column in columns(model)]
     for kind in kinds:
-        _keep(model, kind)
+        _remove_unbuilt(model, kind)
     if _count(model) > MOST_BUILT:
         raise StartError(
             f"{_count(model):,} parameters must be built, over {MOST_BUILT:,}: its blocks are all "
             "of different kinds, or too wide; give a config with fewer or narrower layers"
         )
-    spec = _whole(_described(_initialised(model), ids, context), kinds)
+    spec = _full_spec(_described(_initialised(model), ids, context), kinds)
     return replace(spec, n_params=n_params), _notes(kinds)
 
 
-def laid_out(settings: Settings) -> nn.Module:
-    """The config's model on the meta device, float32."""
+def build_on_meta(settings: Settings) -> nn.Module:
+    """Return the config's model on the meta device, float32."""
     try:
         config = transformers.AutoConfig.for_model(**settings)
-        with _hushed(), torch.device("meta"):
+        with _without_warnings(), torch.device("meta"):
             model = transformers.AutoModel.from_config(config, dtype=torch.float32)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         reason = str(error).split(". ", maxsplit=1)[0]  # what follows lists every model there is
@@ -76,7 +82,7 @@ def laid_out(settings: Settings) -> nn.Module:
 
 
 def with_layers(settings: Settings, layers: int) -> Settings:
-    """The settings of a model of another depth; lists of one entry a layer go on in a cycle."""
+    """Return the settings with another depth; lists with one entry a layer are repeated."""
     config = transformers.AutoConfig.for_model(**settings)
     renamed = getattr(config, "attribute_map", {})
     changed = dict(settings)
@@ -90,8 +96,8 @@ def with_layers(settings: Settings, layers: int) -> Settings:
     return changed
 
 
-def with_few_ids(settings: Settings, context: int) -> tuple[Settings, torch.Tensor]:
-    """The settings with a vocabulary of the ids drawn and the marks, and those ids.
+def with_small_vocabulary(settings: Settings, context: int) -> tuple[Settings, torch.Tensor]:
+    """Return the settings with a vocabulary of the drawn and the special ids, and the drawn ids.
 
     Raises:
         StartError: if the config has no vocabulary.
@@ -100,45 +106,55 @@ def with_few_ids(settings: Settings, context: int) -> tuple[Settings, torch.Tens
     vocabulary = getattr(config, "vocab_size", None)
     if not isinstance(vocabulary, int):
         raise StartError("vocab_size is missing; predict takes configs of text models")
-    marks = {name: getattr(config, name, None) for name in SPECIAL_IDS}
-    low = [one for one in marks.values() if isinstance(one, int) and 0 <= one < vocabulary]
-    ids = zipf_ids(vocabulary, context, low)
+    numbers = {name: getattr(config, name, None) for name in SPECIAL_IDS}
+    special = {name: number for name, number in numbers.items() if isinstance(number, int)}
+    reserved = [number for number in special.values() if 0 <= number < vocabulary]
+    ids = zipf_ids(vocabulary, context, reserved)
     if vocabulary <= FEW_IDS:
         return settings, torch.from_numpy(ids)
-    first = 1 + max((one for one in low if one < FEW_IDS), default=-1)
-    drawn, numbers = np.unique(ids, return_inverse=True)
-    last = first + len(drawn)  # stands for marks past the end
-    moved = {name: last for name, one in marks.items() if isinstance(one, int) and one >= last}
-    few = settings | moved | {"vocab_size": last + 1}
-    return few, torch.from_numpy(first + numbers.reshape(ids.shape))
+    # low special ids keep their numbers, as models treat some, such as padding, by number
+    first = 1 + max((number for number in reserved if number < FEW_IDS), default=-1)
+    drawn, renumbered = np.unique(ids, return_inverse=True)
+    last = first + len(drawn)  # takes the place of special ids past the new vocabulary
+    moved = {name: last for name, number in special.items() if number >= last}
+    small = settings | moved | {"vocab_size": last + 1}
+    return small, torch.from_numpy(first + renumbered.reshape(ids.shape))
 
 
 @dataclass(frozen=True, slots=True)
-class _Kinds:
-    """Which blocks of a column are alike: for each block, the first one of its kind."""
+class _BlockKinds:
+    """The kinds of a column's blocks.
+
+    Attributes:
+        container: path of the module list that holds the blocks.
+        first_of_kind: for each block, the index of the first block of its kind.
+    """
 
     container: str
-    alike: tuple[int, ...]
+    first_of_kind: tuple[int, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, column: Column) -> _Kinds:
+    def of(cls, model: nn.Module, column: Column) -> _BlockKinds:
         firsts: dict[object, int] = {}
         for number, path in enumerate(column.blocks):
             firsts.setdefault(_kind(model.get_submodule(path), number), number)
-        alike = tuple(
+        first_of_kind = tuple(
             firsts[_kind(model.get_submodule(path), number)]
             for number, path in enumerate(column.blocks)
         )
-        return cls(column.container, alike)
+        return cls(column.container, first_of_kind)
 
     @property
     def built(self) -> int:
-        """Blocks that must be built: up to the first of the last kind."""
-        return max(self.alike) + 1
+        """Number of blocks that must be built: up to the first of the last kind to appear."""
+        return max(self.first_of_kind) + 1
 
 
 def _kind(block: nn.Module, number: int) -> object:
-    """What two blocks that are drawn and computed alike have in common."""
+    """Return a value that is equal for blocks with the same distribution and computation.
+
+    It consists of the modules' types, plain attributes and parameter shapes.
+    """
     parts = []
     for path, module in block.named_modules():
         plain = {
@@ -148,36 +164,38 @@ def _kind(block: nn.Module, number: int) -> object:
         }
         shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters(recurse=False))
         parts.append((path, type(module), tuple(sorted(plain.items(), key=str)), shapes))
+        # a flag such as "is the first layer" makes the block one of a kind
         if any(value is True for name, value in vars(module).items() if "layer_idx" in name):
             parts.append((path, type(module), (), (("depends on its layer", (number,)),)))
     return tuple(parts)
 
 
-def _keep(model: nn.Module, kinds: _Kinds) -> None:
-    """Take the blocks out that need not be built."""
+def _remove_unbuilt(model: nn.Module, kinds: _BlockKinds) -> None:
+    """Remove the blocks that need not be built."""
     container = model.get_submodule(kinds.container)
-    if isinstance(container, nn.ModuleList) and len(container) == len(kinds.alike):
+    if isinstance(container, nn.ModuleList) and len(container) == len(kinds.first_of_kind):
         del container[kinds.built :]
 
 
 def _initialised(model: nn.Module) -> nn.Module:
-    """The model on the CPU, its weights and buffers set by its own rule."""
-    with torch.random.fork_rng([]), _hushed():
+    """Return the model on the CPU, its weights and buffers set by its own rule."""
+    # forked: the caller's random state is not ours to move
+    with torch.random.fork_rng([]), _without_warnings():
         torch.manual_seed(0)
         model.to_empty(device="cpu")
         model.initialize_weights()  # type: ignore[operator]
-    return model.train()
+    return model.train()  # predictions are of training, dropout included
 
 
 @dataclass(frozen=True, slots=True)
-class _Described:
-    """The spec of a model as far as it was built, and the containers its stacks' blocks are in."""
+class _ReducedSpec:
+    """The spec of a reduced model, and the module lists that hold its stacks' blocks."""
 
     spec: dslm.ModelSpec
     containers: Mapping[str, str]
 
 
-def _described(model: nn.Module, ids: torch.Tensor, context: int) -> _Described:
+def _described(model: nn.Module, ids: torch.Tensor, context: int) -> _ReducedSpec:
     config = model.config
     both = {"input_ids": ids, "decoder_input_ids": ids}
     batch = both if getattr(config, "is_encoder_decoder", False) else {"input_ids": ids}
@@ -189,28 +207,28 @@ def _described(model: nn.Module, ids: torch.Tensor, context: int) -> _Described:
             fix = f"--context {context}: the model has {positions} positions; give at most that"
             raise StartError(fix) from error
         raise StartError(str(error)) from error
-    if len(spec.stacks) == 1:  # one column is one stack: no need to look for it
-        return _Described(spec, dict.fromkeys(spec.stacks, columns(model)[0].container))
-    found = architecture(model, (), batch).stacks
-    return _Described(spec, {one.name: one.blocks[0].rpartition(".")[0] for one in found})
+    if len(spec.stacks) == 1:  # spares another pass: the one column is the stack
+        return _ReducedSpec(spec, dict.fromkeys(spec.stacks, columns(model)[0].container))
+    stacks = architecture(model, (), batch).stacks
+    return _ReducedSpec(spec, {stack.name: stack.blocks[0].rpartition(".")[0] for stack in stacks})
 
 
-def _whole(found: _Described, kinds: list[_Kinds]) -> dslm.ModelSpec:
-    """The spec with every block; those not built are as the first of their kind."""
-    alike = {one.container: one.alike for one in kinds}
+def _full_spec(reduced: _ReducedSpec, kinds: list[_BlockKinds]) -> dslm.ModelSpec:
+    """Return the spec with every block; those not built equal the first of their kind."""
+    firsts_by_container = {column.container: column.first_of_kind for column in kinds}
     stacks = {}
-    for name, stack in found.spec.stacks.items():
-        firsts = alike[found.containers[name]]
+    for name, stack in reduced.spec.stacks.items():
+        firsts = firsts_by_container[reduced.containers[name]]
         stacks[name] = replace(stack, blocks=tuple(stack.blocks[first] for first in firsts))
-    return replace(found.spec, stacks=stacks)
+    return replace(reduced.spec, stacks=stacks)
 
 
-def _notes(kinds: list[_Kinds]) -> tuple[str, ...]:
-    saved = [one for one in kinds if one.built < len(one.alike)]
+def _notes(kinds: list[_BlockKinds]) -> tuple[str, ...]:
+    saved = [column for column in kinds if column.built < len(column.first_of_kind)]
     if not saved:
         return ()
-    built = sum(one.built for one in kinds)
-    total = sum(len(one.alike) for one in kinds)
+    built = sum(column.built for column in kinds)
+    total = sum(len(column.first_of_kind) for column in kinds)
     return (f"{built} of {total} blocks were built; the others have the moments of their kind",)
 
 
@@ -219,7 +237,7 @@ def _count(model: nn.Module) -> int:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     """Keep transformers' advice about configs off a terminal that shows a table."""
     logging = transformers.utils.logging
     before = logging.get_verbosity()
