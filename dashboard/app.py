@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dashboard.pages import alerts, internals, run, runs, series
 
 HERE = Path(__file__).parent
 FORWARDED = ("authorization", "cookie")
+MAIN = "/assets/js/main.js"
 
 
 def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
@@ -39,7 +41,7 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
         title="evenkeel",
         update_title="",
         assets_folder=str(HERE / "assets"),
-        assets_ignore=r".*LICENSE|plotly-basic.*",
+        assets_path_ignore=["^js$", "^vendor$"],  # the index names their files itself
         index_string=index_html(),
         suppress_callback_exceptions=True,
         add_log_handler=False,
@@ -55,10 +57,24 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
 
 
 def index_html() -> str:
-    """The page around the app: it paints the bar at the top before any script has run."""
+    """The page around the app: it paints the bar at the top before any script has run.
+
+    An import map gives the modules of ``assets/js`` their fingerprinted addresses, and preloads
+    fetch them side by side: a browser would else find them one import after the other.
+    """
     page = (HERE / "static" / "index.html").read_text(encoding="utf-8")
-    for mark, name in (("@PLOTLY@", "vendor/plotly-basic.min.js"), ("@ICON@", "icon.svg")):
-        page = page.replace(mark, fingerprinted(name))
+    names = sorted(path.name for path in (HERE / "assets" / "js").glob("*.js"))
+    modules = {f"/assets/js/{name}": fingerprinted(f"js/{name}") for name in names}
+    preloads = [f'<link rel="modulepreload" href="{address}">' for address in modules.values()]
+    fields = {
+        "@PLOTLY@": fingerprinted("vendor/plotly-basic.min.js"),
+        "@ICON@": fingerprinted("icon.svg"),
+        "@IMPORTS@": json.dumps({"imports": modules}),
+        "@PRELOADS@": "\n".join(preloads),
+        "@MAIN@": modules[MAIN],
+    }
+    for field, text in fields.items():
+        page = page.replace(field, text)
     return page
 
 
@@ -82,7 +98,7 @@ def shell() -> html.Div:
 
 def _start_scripts(pages: Dash) -> None:
     pages.clientside_callback(
-        "function (data) { return window.evenkeel.start(data); }",
+        f'async (data) => (await import("{MAIN}")).start(data)',
         Output(ids.PAGE_STARTED, "data"),
         Input(ids.PAGE_DATA, "data"),
     )
