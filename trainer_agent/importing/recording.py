@@ -89,16 +89,19 @@ def recording(
     order = np.argsort(steps, kind="stable")
     return Recording(
         steps=steps[order],
-        times=_filled(times[order]),
+        times=_filled(times[order], path),
         series={key: values[order] for key, values in series.items()},
         **details,
     )
 
 
-def _filled(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The times, and where one is absent the last before it, or else the first of all."""
+def _filled(times: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    """The times, and where one is absent the last before it, or else the first of all.
+
+    Where the file holds none, the time at which it was last written.
+    """
     present = np.isfinite(times)
     if not present.any():
-        return np.zeros_like(times)
+        return np.full_like(times, path.stat().st_mtime)
     latest = np.maximum.accumulate(np.where(present, np.arange(len(times)), -1))
     return times[np.where(latest < 0, np.argmax(present), latest)]
