@@ -20,7 +20,7 @@ END_S = 60
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def refusal(*arguments: str | Path) -> str:
