@@ -33,6 +33,8 @@ from trainer_agent.capture.model_state import BlockSlots, device_of, has_compile
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.padding import padding_masks
 from trainer_agent.capture.recorder import Recorder, StreamListener
+from trainer_agent.capture.statistics.accumulator import Scalar
+from trainer_agent.capture.step_loss import StepLoss, returned_loss
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, mark_of, settled
@@ -79,6 +81,7 @@ class HookManager:
         charge = partial(account.add, "attention_logits")
         self._interception = AttentionInterception(recorder.logits, charge)
         self._running: Chunk | None = None
+        self._returned_loss = StepLoss()
         self._may_intercept = self._in_shape_inference = False
         self._handles = HookHandles()
         self._model_handles = [handle for chunk in chunks for handle in self._around(chunk)]
@@ -175,6 +178,10 @@ class HookManager:
         for handle in self._model_handles:
             handle.remove()
 
+    def take_returned_loss(self) -> Scalar | None:
+        """The mean of the losses that the model's forward returned since the last call, or None."""
+        return self._returned_loss.take_mean()
+
     def _around(self, chunk: Chunk) -> tuple[RemovableHandle, RemovableHandle]:
         before = BeforeModel(self._recorder, partial(self._begin_pass, chunk))
         # Called where the forward raised, too.
@@ -261,6 +268,7 @@ class HookManager:
         chunk, self._running = self._running, None
         if chunk is not None:
             self._may_intercept = False
+            self._returned_loss.add(returned_loss(output))
             if chunk.mark in self._listeners:
                 with self._guard.at("model output"):
                     self._listeners[chunk.mark].pass_ends(output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from trainer_agent.model.plan import Plan, StackPlan
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, Connection, Weighed
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -37,10 +39,13 @@ class Observations:
 
     def rename(self, stacks: dict[str, str]) -> None:
         """Call stacks by other names; what belongs to one that has none is dropped."""
-        for values in (self.inputs, self.gradients, self.widths):
-            renamed = {stacks[name]: value for name, value in values.items() if name in stacks}
-            values.clear()
-            values.update(renamed)
+        self.inputs = _renamed(self.inputs, stacks)
+        self.gradients = _renamed(self.gradients, stacks)
+        self.widths = _renamed(self.widths, stacks)
+
+
+def _renamed(values: dict[str, T], stacks: dict[str, str]) -> dict[str, T]:
+    return {stacks[name]: value for name, value in values.items() if name in stacks}
 
 
 def packed_spec(
