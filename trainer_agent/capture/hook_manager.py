@@ -37,7 +37,7 @@ from trainer_agent.capture.statistics.accumulator import Scalar
 from trainer_agent.capture.step_loss import StepLoss, returned_loss
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.lm_head import lm_head_of
-from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, mark_of, settled
+from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, settled, stage_suffix
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
 DISPENSABLE = ("attention_logits", "attention", "feed_forward")
@@ -75,7 +75,7 @@ class HookManager:
     ) -> None:
         self._model, self._chunks, self._recorder = model, chunks, recorder
         self._guard, self._account = guard, account
-        self._requested = plan.wanted
+        self._requested = plan.requested
         self._dropped: list[str] = []
         self._listeners: dict[str, PassListener] = {}
         charge = partial(account.add, "attention_logits")
@@ -99,7 +99,7 @@ class HookManager:
 
     def subscribe(self, listener: PassListener, chunk: Chunk | None = None) -> None:
         """Tell a listener of the sampled steps of a chunk, None for the only one."""
-        suffix = self._chunks[0].mark if chunk is None else chunk.mark
+        suffix = self._chunks[0].suffix if chunk is None else chunk.suffix
         self._listeners[suffix] = listener
         self._recorder.subscribe(listener, suffix)
 
@@ -110,7 +110,7 @@ class HookManager:
         """
         self._handles.clear()
         sites = tuple(settled(site, plan.stacks) for site in self._requested.custom)
-        self._plan = plan = replace(plan, wanted=replace(self._requested, custom=sites))
+        self._plan = plan = replace(plan, requested=replace(self._requested, custom=sites))
         self._searches_left = SEARCHED_PASSES
         self._blocks = BlockSlots(plan, self._model)
         self._has_compiled_parts = has_compiled_parts(self._model)
@@ -121,7 +121,7 @@ class HookManager:
             self._recorder.drop_quantities()
         for stack in plan.stacks:
             self._attach(stack)
-        for custom in plan.wanted.custom:
+        for custom in plan.requested.custom:
             self._attach_branches(custom.stack, custom.name, custom.paths)
         if plan.log_z_places:
             self._attach_lm_head()
@@ -233,7 +233,7 @@ class HookManager:
         blocks = tuple(path for stack in self._plan.stacks for path in stack.blocks)
         path = lm_head_of(self._model, blocks)
         if path is not None and "log_z" not in self._dropped:
-            suffix = next(chunk.mark for chunk in self._chunks if path.startswith(chunk.prefix))
+            suffix = next(chunk.suffix for chunk in self._chunks if path.startswith(chunk.prefix))
             after = AfterLMHead(self._recorder, suffix)
             handle = self._model.get_submodule(path).register_forward_hook(after)
             self._handles.add("/log_z[0]", handle)
@@ -250,13 +250,13 @@ class HookManager:
                 self._in_shape_inference = True
             elif recorder.wants(module):
                 self._keep_up_with_model()
-                if chunk.mark in self._listeners:
-                    self._listeners[chunk.mark].pass_begins(args, kwargs)
+                if chunk.suffix in self._listeners:
+                    self._listeners[chunk.suffix].pass_begins(args, kwargs)
                 self._may_intercept = self._can_intercept()
                 self._search_patch_points()
                 self._account.charge(ONCE, started)
                 started = time.perf_counter()
-                recorder.begin_pass(chunk.mark, padding_masks(kwargs, self._stacks_of(chunk)))
+                recorder.begin_pass(chunk.suffix, padding_masks(kwargs, self._stacks_of(chunk)))
                 self._running = chunk
         self._account.charge("pass", started)
 
@@ -269,13 +269,15 @@ class HookManager:
         if chunk is not None:
             self._may_intercept = False
             self._returned_loss.add(returned_loss(output))
-            if chunk.mark in self._listeners:
+            if chunk.suffix in self._listeners:
                 with self._guard.at("model output"):
-                    self._listeners[chunk.mark].pass_ends(output)
+                    self._listeners[chunk.suffix].pass_ends(output)
             self._recorder.finish_pass()
 
     def _stacks_of(self, chunk: Chunk) -> list[str]:
-        return [stack.name for stack in self._plan.stacks if mark_of(stack.name) == chunk.mark]
+        return [
+            stack.name for stack in self._plan.stacks if stage_suffix(stack.name) == chunk.suffix
+        ]
 
     def _keep_up_with_model(self) -> None:
         """Set the hooks anew where blocks were compiled, or the model moved, since."""

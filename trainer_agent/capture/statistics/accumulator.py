@@ -175,7 +175,7 @@ def _number(value: object) -> float:
 
 
 def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
-    heads, costly = plan.logit_rows * plan.heads, plan.wanted.costly
+    heads, costly = plan.logit_rows * plan.heads, plan.requested.costly
     extra_rows = plan.rows if costly else 0
     gram_rows = extra_rows if costly & set(columns.RANK_COLUMNS) else 0
     return {
