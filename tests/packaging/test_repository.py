@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -81,10 +82,14 @@ def test_commit_hooks_run_tools_of_the_development_install() -> None:
     programs = {hook["entry"].split()[0] for hook in local["hooks"]}
 
     assert local["repo"] == "local"
+    packages = json.loads((ROOT / "package.json").read_text())["devDependencies"]
     for program in programs:
         folder, name = program.rsplit("/", 1)
-        assert folder == ".venv/bin"
-        assert Path(sys.executable).with_name(name).is_file()
+        if folder == "node_modules/.bin":
+            assert name in {package.rpartition("/")[2] for package in packages}
+        else:
+            assert folder == ".venv/bin"
+            assert Path(sys.executable).with_name(name).is_file()
 
 
 def test_citation_has_the_version_of_the_source() -> None:
