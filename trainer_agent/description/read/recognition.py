@@ -118,8 +118,9 @@ class Recognition:
         self._trace.end()
         self._calls.detach()
         # Modes leave in the order of a stack: one that code of the job's has left on top stays.
-        if self._is_open and overrides._get_current_function_mode() is self._trace:
-            self._trace.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        current: Any = overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+        if self._is_open and current is self._trace:
+            self._trace.__exit__(None, None, None)
             self._is_open = False
 
     def finish(self, output: Any, mask: Tensor | None = None) -> Architecture:
