@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer_agent.importing.column_map import ColumnMap, Place
 from trainer_agent.importing.recording import Recording, Values, recording
-from wire import Series
+from wire import ABSENT, Series
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ def _empty(points: Iterable[Point], places: Mapping[str, Place], n_steps: int) -
         place, value = places[point.name], point.value
         n = len(value) if isinstance(value, Sequence) else (place.layer or 0) + 1
         lengths[place.key] = max(lengths.get(place.key, 1), n)
-    return {key: np.full((n_steps, n), np.nan, np.float32) for key, n in lengths.items()}
+    return {key: np.full((n_steps, n), ABSENT) for key, n in lengths.items()}
 
 
 def _series(key: str, values: NDArray[Any]) -> Series:
