@@ -77,7 +77,7 @@ def recording_of_export(
     if not np.isfinite(table[:, 0]).all():
         raise RecordingError(f"{path} has a line without a step")
     columns: dict[str, list[int]] = {}
-    for at, name in enumerate(head):
+    for at, name in enumerate(head):  # an export lists the layers of a series in their order
         columns.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(at)
     series = {
         name: np.where(empty[:, at], ABSENT, _float32(table[:, at]))

@@ -56,6 +56,7 @@ def recording_of(
     with np.errstate(over="ignore"):  # a float64 may be infinite as a float32
         for point, row in zip(points, rows, strict=True):
             _fill(series[places[point.name].key][row], places[point.name].layer, point.value)
+            # Evaluations of a step may be logged without the time that the step was.
             times[row] = point.time if np.isfinite(point.time) else times[row]
     by_series = {_series(key, values): values for key, values in series.items()}
     return recording(path, steps, times, by_series, **details)
