@@ -54,16 +54,16 @@ class LinearCall:
         )
 
     def _runs(self, taken: Node | None) -> tuple[Run, ...]:
-        whole = ((0, self.d_out),)
+        every_output = ((0, self.d_out),)
         if taken is None:
-            return whole
+            return every_output
         runs, d_here = feature_runs(taken, self.output), self.output.value.shape[-1]
         if d_here == self.d_out:
             return runs
         if runs != ((0, d_here),):
             # Which outputs of the whole map these are depends on how the processes share it.
             raise UnrecognisedError(taken, "fused map", "its outputs lie over several processes")
-        return whole
+        return every_output
 
 
 def linear_call(node: Node) -> LinearCall | None:

@@ -119,8 +119,8 @@ class Recognition:
         self._trace.end()
         self._calls.detach()
         # Modes leave in the order of a stack: one that code of the job's has left on top stays.
-        if self._is_open and overrides._get_current_function_mode() is self._trace:
-            self._trace.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if self._is_open and _top_mode() is self._trace:
+            self._trace.__exit__(None, None, None)
             self._is_open = False
 
     def finish(self, output: Any, mask: Tensor | None = None) -> Architecture:
@@ -236,6 +236,9 @@ class Recognition:
             why = "what it reads is not the output of a stack seen here, normed or not"
             raise UnrecognisedError(call.encoder_output, "cross-attention", why)
         return output
+
+
+_top_mode: Callable[[], Any] = overrides._get_current_function_mode
 
 
 @contextmanager

@@ -80,13 +80,13 @@ class StagedDescription:
         self._samples = 0
         self._chunks, self._probe, self._recorder = chunks, probe, recorder
         self._views: list[ChunkView] = []
-        self._each: list[SelfDescription] = []
+        self._describers: list[SelfDescription] = []
         self._inputs: dict[str, Listener] = {}
         self._gradients: dict[str, Listener] = {}
         for chunk in chunks:
             view = ChunkView(probe, plan_by_structure(chunk.module, hints), self._follow)
             self._views.append(view)
-            self._each.append(SelfDescription(chunk.module, view, recorder, hints))
+            self._describers.append(SelfDescription(chunk.module, view, recorder, hints))
             # Each has just asked the recorder to be told of everything.
             self._inputs[chunk.mark] = recorder.on_input
             self._gradients[chunk.mark] = recorder.on_top_gradient
@@ -96,38 +96,38 @@ class StagedDescription:
 
     def ask(self) -> None:
         """Describe the next sampled step."""
-        for one in self._each:
-            one.ask()
+        for describer in self._describers:
+            describer.ask()
 
     def forget(self) -> None:
         """Describe the next sampled step instead of the one now ending."""
-        for one in self._each:
-            one.forget()
+        for describer in self._describers:
+            describer.forget()
 
     def ask_from_time_to_time(self, step: int) -> None:
         """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
-        for one in self._each:
-            one.ask_from_time_to_time(step)
+        for describer in self._describers:
+            describer.ask_from_time_to_time(step)
 
     def take(self) -> Take | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
         self._samples += 1  # the same in all processes, which sample the same steps
-        if len(self._each) > 1:
+        if len(self._describers) > 1:
             self._recorder.given = None  # which of the compiled chunks was given this is not known
-        own = {
+        takes = {
             chunk.stage: take
-            for chunk, one in zip(self._chunks, self._each, strict=True)
-            if chunk.stage is not None and (take := one.take()) is not None
+            for chunk, describer in zip(self._chunks, self._describers, strict=True)
+            if chunk.stage is not None and (take := describer.take()) is not None
         }
         ranks = self._ranks
         if ranks is None or ranks.stages is None or not ranks.together:
-            return next(iter(own.values()), None) if len(self._each) == 1 else None
-        if not own:
+            return next(iter(takes.values()), None) if len(self._describers) == 1 else None
+        if not takes:
             return None
         names = [f"part/{self._samples}/{stage}" for stage in range(len(ranks.stages.blocks))]
         if ranks.rank == 0:
-            return partial(_whole, ranks.board, own, names, ranks.stages)
-        return partial(_bring, ranks.board, own, names)
+            return partial(_whole, ranks.board, takes, names, ranks.stages)
+        return partial(_bring, ranks.board, takes, names)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._views[self._chunks.index(self._probe.running)].begin(args, kwargs)
@@ -136,32 +136,32 @@ class StagedDescription:
         self._views[self._chunks.index(self._probe.running)].end(output)
 
     def _follow(self, view: ChunkView, plan: Plan) -> None:
-        plans = [plan if one is view else one.plan for one in self._views]
-        whole = joined(zip(self._chunks, plans, strict=True))
+        plans = [plan if other is view else other.plan for other in self._views]
+        joined_plan = joined(zip(self._chunks, plans, strict=True))
         if self._ranks is not None:
-            self._ranks.check(whole)
+            self._ranks.check(joined_plan)
         view.plan = plan
-        self._probe.follow(whole, keep=True)
+        self._probe.follow(joined_plan, keep=True)
         if self._ranks is not None:
             self._ranks.roster.tell(self._probe.plan)
 
 
-def _bring(board: Board, own: Mapping[int, Take], names: Sequence[str]) -> Packed:
+def _bring(board: Board, takes: Mapping[int, Take], names: Sequence[str]) -> Packed:
     """Leave this process's parts for rank 0."""
-    for stage, take in own.items():
+    for stage, take in takes.items():
         board.pin(names[stage], json.dumps(take()))
     return {}
 
 
-def _whole(board: Board, own: Mapping[int, Take], names: Sequence[str], stages: Stages) -> Packed:
+def _whole(board: Board, takes: Mapping[int, Take], names: Sequence[str], stages: Stages) -> Packed:
     """The description of all stages, in rank 0's sender thread; what does not come is missing."""
     from dslm import spec_from_json, spec_to_json  # pulls in what no other process needs
 
-    others = [name for stage, name in enumerate(names) if stage not in own]
-    found = board.wait_for(others, PATIENCE_S)
+    others = [name for stage, name in enumerate(names) if stage not in takes]
+    texts_by_name = board.wait_for(others, PATIENCE_S)
     board.take_down(names)
     texts = [
-        json.dumps(own[stage]()) if stage in own else found.get(name)
+        json.dumps(takes[stage]()) if stage in takes else texts_by_name.get(name)
         for stage, name in enumerate(names)
     ]
     parts = [None if text is None else spec_from_json(json.loads(text)) for text in texts]
