@@ -1,4 +1,4 @@
-# The server and its pages; training jobs install `evenkeel[agent]` where they run.
+# The server and its pages; training jobs install `evenkeel-agent` where they run.
 FROM python:3.12-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/evenkeel
@@ -10,7 +10,8 @@ COPY server server
 COPY dashboard dashboard
 COPY migrations migrations
 COPY evenkeel evenkeel
-RUN /opt/evenkeel/bin/pip install --no-cache-dir -c constraints.txt '.[server]'
+COPY packaging packaging
+RUN /opt/evenkeel/bin/pip install --no-cache-dir -c constraints.txt ./packaging/agent '.[export,notify]'
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 --create-home evenkeel && install -d -o evenkeel /data

@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 PACKAGES := dslm wire trainer_agent server dashboard migrations evenkeel
+SCRIPTS := dashboard/assets/js tests/dashboard/js
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check format bench bench-theory bench-agent bench-page docs-theory clean
+.PHONY: help demo test check check-js format wheels docs bench bench-theory bench-agent bench-harmless bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -20,19 +21,19 @@ $(BIN)/python:
 		{ echo "evenkeel needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.installed-demo: $(BIN)/python pyproject.toml packaging/agent/pyproject.toml constraints.txt
 	@echo "Installing evenkeel into $(VENV) (once)"
 	@$(PIP) install -c constraints.txt torch==2.13.0
-	@$(PIP) install -c constraints.txt -e '.[agent,server]'
+	@$(PIP) install -c constraints.txt -e './packaging/agent[torch]' -e '.[export,notify]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-demo
 	@echo "Installing the development tools into $(VENV) (once)"
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(PIP) install -c constraints.txt -e ./packaging/agent -e '.[dev]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
-	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@$(PIP) install -c constraints.txt -e ./packaging/agent -e '.[bench]'
 	@touch $@
 
 demo: $(VENV)/.installed-demo  ## train three transformers and open the live dashboard
@@ -42,15 +43,35 @@ test: $(VENV)/.installed-dev  ## install what the tests need and run them all
 	@.ci/system-packages
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
-check: $(VENV)/.installed-dev  ## format, lint, types, imports
+node_modules/.installed: package.json package-lock.json
+	@.ci/system-packages node npm
+	@echo "Installing the scripts' tools into node_modules (once)"
+	@npm ci --silent --no-audit --no-fund
+	@touch $@
+
+check: $(VENV)/.installed-dev check-js  ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
+check-js: node_modules/.installed  ## format, lint and types of the pages' scripts
+	node_modules/.bin/biome ci --error-on-warnings $(SCRIPTS)
+	node_modules/.bin/tsc
+
+format: $(VENV)/.installed-dev node_modules/.installed  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	node_modules/.bin/biome check --write $(SCRIPTS)
+
+wheels: $(VENV)/.installed-dev  ## build both distributions into dist/
+	rm -rf build/lib build/bdist.* packaging/agent/build dist
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist ./packaging/agent .
+	@ls dist
+
+docs: $(VENV)/.installed-dev  ## build the documentation site into build/docs; a broken link fails
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 bench-theory: $(VENV)/.installed-dev  ## prediction against measurement, and what it costs
 	$(BIN)/python -m benchmarks.components
@@ -72,6 +93,9 @@ bench-agent: $(VENV)/.installed-bench  ## what the agent costs a training step, 
 	$(BIN)/python -m benchmarks.cuda_kernel
 	$(BIN)/python -m benchmarks.agent --device cuda --layers 24 --width 1024 --batch 16 --context 1024
 
+bench-harmless: $(VENV)/.installed-dev  ## 10,000 random training jobs, with and without the agent
+	$(BIN)/python -m benchmarks.harmless 10000
+
 bench-page: $(VENV)/.installed-dev  ## page load and live updates in headless Chromium
 	@.ci/system-packages
 	$(BIN)/python -m benchmarks.page
@@ -81,4 +105,4 @@ bench: bench-theory bench-agent bench-page  ## every benchmark
 	$(BIN)/python -m benchmarks.live
 
 clean:  ## remove the virtual environment and the demo's data
-	rm -rf $(VENV) .evenkeel
+	rm -rf $(VENV) node_modules .evenkeel

@@ -38,14 +38,14 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
         return 0
-    from trainer_agent.capture.statistics.moments_triton import fused_row
+    from trainer_agent.capture.statistics.moments_triton import triton_row
 
     x = torch.randn(SHAPE, dtype=torch.bfloat16, device="cuda")
     target, size = torch.empty_like(x), x.numel() * x.element_size()
     copy = 2 * size / seconds(lambda: target.copy_(x))
     print(f"{torch.cuda.get_device_name()}, {size / 2**30:.0f} GiB of bfloat16")
     print(f"{'copy':14}{copy / 1e9:8.0f} GB/s")
-    for name, work in (("fused kernel", fused_row), ("plain torch", _on_device)):
+    for name, work in (("fused kernel", triton_row), ("plain torch", _on_device)):
         bandwidth = size / seconds(lambda work=work: work(x, None))  # type: ignore[misc]
         print(f"{name:14}{bandwidth / 1e9:8.0f} GB/s{bandwidth / copy:8.0%} of the copy (aim 60 %)")
     return 0

@@ -19,8 +19,8 @@ import torch
 import dslm
 import trainer_agent
 from benchmarks.measured_run import STACK, Recipe, Values, batches_of, build, measured
-from server.alerts.lifecycle import Event, advance
-from server.alerts.rules import Memory, Observation, StackFacts, evaluate, facts
+from server.alerts.lifecycle import Transition, advance
+from server.alerts.rules import Observation, RunningStats, StackFacts, evaluate, facts
 
 DEEPSCALE = "post-ln-deepscale"
 RECIPES = (
@@ -61,7 +61,7 @@ class Result:
 
     recipe: Recipe
     losses: np.ndarray
-    raised: list[Event]
+    raised: list[Transition]
 
 
 def known(recipe: Recipe, model: torch.nn.Module) -> dict[str, StackFacts]:
@@ -70,10 +70,10 @@ def known(recipe: Recipe, model: torch.nn.Module) -> dict[str, StackFacts]:
 
 
 def judged(steps: Iterator[Values], stacks: dict[str, StackFacts]) -> Iterator[tuple[float, list]]:
-    memory, tracks = Memory(), {}
+    stats, tracks = RunningStats(), {}
     for step, values in enumerate(steps):
-        verdict = evaluate(Observation(step=step, values=values, stacks=stacks), memory)
-        memory = verdict.memory
+        verdict = evaluate(Observation(step=step, values=values, stacks=stacks), stats)
+        stats = verdict.stats
         tracks, events = advance(tracks, verdict)
         yield float(values["/loss/value"][0]), events
 

@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,8 @@ import httpx
 import numpy as np
 from playwright.async_api import Page, async_playwright
 from websockets.asyncio.client import connect
+
+from evenkeel.processes import interruptible, stop_all
 
 TRAIN = Path(__file__).resolve().parents[1] / "examples" / "train_byte_gpt.py"
 VARIANTS = ("pre-ln", "post-ln", "post-ln-deepscale")
@@ -68,17 +69,16 @@ def delays(seen: dict[int, float], ended: dict[int, float]) -> list[float]:
 def processes(folder: Path) -> Iterator[str]:
     """A server and three jobs; yields the server's URL."""
     serve = [sys.executable, "-m", "evenkeel", "serve", "--port", "0", "--data-dir", str(folder)]
-    started = [subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)]
+    started: list[subprocess.Popen[str]] = []
     try:
-        assert started[0].stdout is not None
-        url = started[0].stdout.readline().split()[-1]
-        started.extend(job(variant, url, folder) for variant in VARIANTS)
+        with interruptible():
+            started.append(subprocess.Popen(serve, stdout=subprocess.PIPE, text=True))
+            assert started[0].stdout is not None
+            url = started[0].stdout.readline().split()[-1]
+            started.extend(job(variant, url, folder) for variant in VARIANTS)
         yield url
     finally:
-        for process in reversed(started):
-            process.send_signal(signal.SIGINT)
-        for process in started:
-            process.wait()
+        stop_all(started[::-1])
 
 
 def job(variant: str, url: str, folder: Path) -> subprocess.Popen[str]:

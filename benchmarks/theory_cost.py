@@ -35,7 +35,7 @@ from benchmarks.theory_specs import (
     llama,
     spec_of,
 )
-from dslm.kernels import cells
+from dslm.masks import cell_sizes
 
 FAMILIES = {"gpt2": gpt2, "bert": bert, "llama": llama}
 DEPTHS, LENGTHS = (12, 24, 48), (128, 256, 1024, 8192)
@@ -120,7 +120,7 @@ def report_differences(seq_len: int, n_layers: int) -> None:
     for name, block in CASES.items():
         spec = spec_of(block, n_layers, kernel, gradient)
         rough = dslm.predict(spec).stacks["stack"]
-        with patch.object(cells, "ONE_BY_ONE", seq_len):
+        with patch.object(cell_sizes, "SINGLE_UP_TO", seq_len):
             fine = dslm.predict(spec).stacks["stack"]
         print(f"{name:18}" + "".join(f"{d:>20}" for d in differences(rough, fine)), flush=True)
 

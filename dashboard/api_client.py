@@ -1,18 +1,53 @@
-"""The one door to data: the HTTP API, over a URL or in this very process."""
+"""The dashboard's only access to data: the HTTP API, over a URL or in this very process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import httpx
+import msgspec
 from fastapi import FastAPI
+
+from dashboard.api_types import (
+    Alert,
+    AlertPage,
+    DescriptionRequest,
+    Failure,
+    History,
+    Predictions,
+    Profile,
+    Revision,
+    RunDetail,
+    RunPage,
+    RunSummary,
+)
 
 BASE = "/api/v1"
 TIMEOUT_S = 10.0
 LARGEST_PAGE = 500  # as the API has it
 
-Json = dict[str, Any]
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[Answer]):
+    """A path as the OpenAPI schema writes it, and the type of its answer."""
+
+    method: str
+    path: str
+    answer: type[Answer]
+
+
+RUNS = Endpoint("GET", "/runs", RunPage)
+RUN = Endpoint("GET", "/runs/{run_id}", RunDetail)
+PROFILE = Endpoint("GET", "/runs/{run_id}/profile", Profile)
+HISTORY = Endpoint("GET", "/runs/{run_id}/history", History)
+PREDICTIONS = Endpoint("GET", "/runs/{run_id}/predictions", Predictions)
+DESCRIBE = Endpoint("POST", "/runs/{run_id}/describe", DescriptionRequest)
+ALERTS = Endpoint("GET", "/alerts", AlertPage)
+ACKNOWLEDGE = Endpoint("POST", "/alerts/{alert_id}/acknowledge", Alert)
 
 
 class ApiError(Exception):
@@ -32,7 +67,11 @@ class ApiError(Exception):
 
 
 class ApiClient:
-    """Reads runs, profiles, predictions and alerts; acknowledges alerts."""
+    """Reads runs, profiles, predictions and alerts; acknowledges alerts.
+
+    Every method raises `ApiError` when the server refuses, is away, or answers in a form that
+    differs from `dashboard.api_types`.
+    """
 
     def __init__(
         self,
@@ -53,28 +92,25 @@ class ApiClient:
         headers = dict(self._credentials())
         if self._url is not None:
             return httpx.AsyncClient(base_url=self._url, headers=headers, timeout=TIMEOUT_S)
+        # A server without keys answers to loopback alone, so the request says it comes from there.
         transport = httpx.ASGITransport(app=self._app, client=("127.0.0.1", 0))
         return httpx.AsyncClient(
             transport=transport, base_url="http://127.0.0.1", headers=headers, timeout=TIMEOUT_S
         )
 
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-    ) -> Json:
-        given = {name: value for name, value in (params or {}).items() if value not in (None, "")}
+    async def _request(
+        self, endpoint: Endpoint[Answer], params: Mapping[str, Any] | None = None, **ids: str
+    ) -> Answer:
+        query = {name: value for name, value in (params or {}).items() if value not in (None, "")}
+        address = BASE + endpoint.path.format(**ids)
         try:
             async with self._open() as http:
-                answer = await http.request(method, f"{BASE}{path}", params=given)
+                response = await http.request(endpoint.method, address, params=query)
         except httpx.HTTPError as error:
             raise ApiError(0, f"the server did not answer: {error}") from error
-        if answer.is_error:
-            raise _refusal(answer)
-        found: Json = answer.json()
-        return found
+        if response.is_error:
+            raise _refusal(response)
+        return _decode(response, endpoint.answer)
 
     async def runs(
         self,
@@ -83,58 +119,66 @@ class ApiClient:
         project: str = "",
         status: str = "",
         limit: int = 50,
-    ) -> list[Json]:
-        """The newest runs that match, as `RunSummary`; page after page until there are `limit`."""
-        params = {"search": search, "project": project, "status": status}
-        found: list[Json] = []
+    ) -> list[RunSummary]:
+        """The newest runs that match; page after page until there are `limit`."""
+        filters = {"search": search, "project": project, "status": status}
+        runs: list[RunSummary] = []
         cursor: str | None = ""
-        while cursor is not None and len(found) < limit:
-            most = min(limit - len(found), LARGEST_PAGE)
-            asked = {**params, "limit": most, "cursor": cursor}
-            page = await self._ask("GET", "/runs", params=asked)
-            found += page["runs"]
-            cursor = page["next_cursor"]
-        return found
+        while cursor is not None and len(runs) < limit:
+            size = min(limit - len(runs), LARGEST_PAGE)
+            page = await self._request(RUNS, {**filters, "limit": size, "cursor": cursor})
+            runs += page.runs
+            cursor = page.next_cursor
+        return runs
 
-    async def run(self, run_id: str) -> Json:
-        """One run's `RunDetail`."""
-        return await self._ask("GET", f"/runs/{run_id}")
+    async def run(self, run_id: str) -> RunDetail:
+        """One run in detail."""
+        return await self._request(RUN, run_id=run_id)
 
-    async def profile(self, run_id: str, step: int | None = None) -> Json | None:
+    async def profile(self, run_id: str, step: int | None = None) -> Profile | None:
         """Measured vectors at the sampled step nearest to `step` from below; None before any."""
         try:
-            return await self._ask("GET", f"/runs/{run_id}/profile", params={"step": step})
+            return await self._request(PROFILE, {"step": step}, run_id=run_id)
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
 
-    async def history(self, run_id: str, series: str, max_steps: int) -> Json:
+    async def history(self, run_id: str, series: str, max_steps: int) -> History:
         """One series over steps, evenly thinned."""
         params = {"series": series, "max_steps": max_steps}
-        return await self._ask("GET", f"/runs/{run_id}/history", params=params)
+        return await self._request(HISTORY, params, run_id=run_id)
 
-    async def predictions(self, run_id: str) -> list[Json]:
+    async def predictions(self, run_id: str) -> list[Revision]:
         """The run's prediction revisions, ascending by step."""
-        return list((await self._ask("GET", f"/runs/{run_id}/predictions"))["revisions"])
+        return (await self._request(PREDICTIONS, run_id=run_id)).revisions
 
-    async def alerts(self, *, run: str = "", status: str = "", limit: int = 100) -> list[Json]:
+    async def alerts(self, *, run: str = "", status: str = "", limit: int = 100) -> list[Alert]:
         """The newest alerts that match."""
         params = {"run": run, "status": status, "limit": limit}
-        return list((await self._ask("GET", "/alerts", params=params))["alerts"])
+        return (await self._request(ALERTS, params)).alerts
 
-    async def describe(self, run_id: str) -> Json:
+    async def describe(self, run_id: str) -> DescriptionRequest:
         """Ask the running job to describe its model again, as its weights now are."""
-        return await self._ask("POST", f"/runs/{run_id}/describe")
+        return await self._request(DESCRIBE, run_id=run_id)
 
-    async def acknowledge(self, alert_id: str) -> Json:
-        """Mark an alert as seen; it stays open in the record."""
-        return await self._ask("POST", f"/alerts/{alert_id}/acknowledge")
+    async def acknowledge(self, alert_id: str) -> Alert:
+        """Acknowledge an alert; it stays in the record."""
+        return await self._request(ACKNOWLEDGE, alert_id=alert_id)
 
 
-def _refusal(answer: httpx.Response) -> ApiError:
+def _decode(response: httpx.Response, answer: type[Answer]) -> Answer:
     try:
-        error = answer.json()["error"]
-        return ApiError(answer.status_code, str(error["message"]), str(error.get("fix", "")))
-    except (ValueError, KeyError, TypeError):
-        return ApiError(answer.status_code, f"the server answered {answer.status_code}")
+        # Not strict, so that a float field also takes "NaN" and "Infinity".
+        return msgspec.json.decode(response.content, type=answer, strict=False)
+    except msgspec.DecodeError as error:
+        message = f"the server's answer cannot be read: {error}"
+        raise ApiError(response.status_code, message, "Update the server or the pages.") from error
+
+
+def _refusal(response: httpx.Response) -> ApiError:
+    try:
+        error = msgspec.json.decode(response.content, type=Failure).error
+    except msgspec.DecodeError:  # a proxy's page, or a 500 without a body
+        return ApiError(response.status_code, f"the server answered {response.status_code}")
+    return ApiError(response.status_code, error.message, error.fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from fastapi.responses import JSONResponse
 
 from dashboard import ids, routing
 from dashboard.api_client import ApiClient
-from dashboard.delivery import PageAddresses, StaticDelivery
+from dashboard.delivery import PageAddresses, mount_files
+from dashboard.display.quantities import VARIANCE
 from dashboard.figures import DepthColumn, depth_chart
-from dashboard.figures.quantities import VARIANCE
 from dashboard.pages import alerts, internals, run, runs, series
 
 HERE = Path(__file__).parent
 FORWARDED = ("authorization", "cookie")
+MAIN = "/assets/js/main.js"
 
 
 def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
@@ -32,33 +34,47 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
     ``/api`` answers with a JSON 404.
     """
     _refuse_unknown_api_paths(app)
+    mount_files(app, HERE / "assets")
     pages = Dash(
         "dashboard",
         server=app,
         title="evenkeel",
         update_title="",
         assets_folder=str(HERE / "assets"),
-        assets_ignore=r".*LICENSE|plotly-basic.*",
+        assets_path_ignore=["^js$", "^vendor$"],  # the index names their files itself
         index_string=index_html(),
         suppress_callback_exceptions=True,
         add_log_handler=False,
     )
     client = ApiClient(app, url=api_url, credentials=_credentials)
-    pages.layout = frame()
+    pages.layout = shell()
     depth_chart(VARIANCE, [DepthColumn()])  # plotly's first figure costs 0.2 s: not a visitor's
     for part in (routing, runs, run, internals, series, alerts):
         part.register(pages, client)
     _start_scripts(pages)
     app.add_middleware(PageAddresses, pattern=routing.ADDRESSES)
-    app.add_middleware(StaticDelivery)
     return pages
 
 
 def index_html() -> str:
-    """The page around the app: it paints the bar at the top before any script has run."""
+    """The page around the app: it paints the bar at the top before any script has run.
+
+    An import map gives the modules of ``assets/js`` their fingerprinted addresses, and preloads
+    fetch them side by side: a browser would else find them one import after the other.
+    """
     page = (HERE / "static" / "index.html").read_text(encoding="utf-8")
-    for mark, name in (("@PLOTLY@", "vendor/plotly-basic.min.js"), ("@ICON@", "icon.svg")):
-        page = page.replace(mark, fingerprinted(name))
+    names = sorted(path.name for path in (HERE / "assets" / "js").glob("*.js"))
+    modules = {f"/assets/js/{name}": fingerprinted(f"js/{name}") for name in names}
+    preloads = [f'<link rel="modulepreload" href="{address}">' for address in modules.values()]
+    fields = {
+        "@PLOTLY@": fingerprinted("vendor/plotly-basic.min.js"),
+        "@ICON@": fingerprinted("icon.svg"),
+        "@IMPORTS@": json.dumps({"imports": modules}),
+        "@PRELOADS@": "\n".join(preloads),
+        "@MAIN@": modules[MAIN],
+    }
+    for field, text in fields.items():
+        page = page.replace(field, text)
     return page
 
 
@@ -68,12 +84,12 @@ def fingerprinted(name: str) -> str:
     return f"/assets/{name}?m={hashlib.blake2b(content, digest_size=6).hexdigest()}"
 
 
-def frame() -> html.Div:
-    """What stays while pages change: the address, the pulse of live events, the page's place."""
+def shell() -> html.Div:
+    """What stays while pages change: the address, the latest live event, the page's place."""
     return html.Div(
         [
             dcc.Location(id=ids.URL, refresh=False),
-            dcc.Store(id=ids.PULSE),
+            dcc.Store(id=ids.LIVE_EVENT),
             dcc.Store(id=ids.PAGE_STARTED),
             html.Main(id=ids.PAGE),
         ]
@@ -82,7 +98,7 @@ def frame() -> html.Div:
 
 def _start_scripts(pages: Dash) -> None:
     pages.clientside_callback(
-        "function (data) { return window.evenkeel.start(data); }",
+        f'async (data) => (await import("{MAIN}")).start(data)',
         Output(ids.PAGE_STARTED, "data"),
         Input(ids.PAGE_DATA, "data"),
     )
@@ -95,14 +111,14 @@ def _credentials() -> Mapping[str, str]:
 
 
 def _refuse_unknown_api_paths(app: FastAPI) -> None:
-    async def unknown(rest: str) -> JSONResponse:
+    async def unknown(path: str) -> JSONResponse:
         error: dict[str, Any] = {
             "code": "not_found",
             "field": "path",
-            "message": f"there is nothing at /api/{rest}",
+            "message": f"there is nothing at /api/{path}",
             "fix": "see /api/v1/openapi.json for what there is",
         }
         return JSONResponse({"error": error}, status_code=404)
 
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-    app.add_api_route("/api/{rest:path}", unknown, methods=methods, include_in_schema=False)
+    app.add_api_route("/api/{path:path}", unknown, methods=methods, include_in_schema=False)

@@ -1,20 +1,27 @@
-"""How scripts, styles and fonts reach the browser: compressed once, then kept by it for good."""
+"""How scripts, styles and fonts reach the browser: compressed once, cached by it for good."""
 
 from __future__ import annotations
 
 import gzip
 import re
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
 
+import dash
+from dash.fingerprint import check_fingerprint
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-STATIC = ("/_dash-component-suites/", "/assets/")
-FOREVER = "public, max-age=31536000, immutable"
+ASSETS = "/assets"
+COMPONENTS = "/_dash-component-suites/dash"
+IMMUTABLE = "public, max-age=31536000, immutable"
 COMPRESSIBLE = ("text/", "application/javascript", "application/json", "image/svg")
-MIN_SIZE = 512
-
-Stored = tuple[int, list[tuple[bytes, bytes]], bytes]
+MIN_BYTES = 512  # below it the gzip header outweighs what compression saves
+MAX_FILES = 256  # a page needs about 40
 
 
 class PageAddresses:
@@ -36,80 +43,76 @@ class PageAddresses:
         await self.app(scope, receive, send)
 
 
-class StaticDelivery:
-    """Middleware over Dash's static routes.
+def mount_files(app: FastAPI, assets: Path) -> None:
+    """Serve `assets` and the scripts of Dash's components, in place of the routes Dash adds."""
+    app.mount(ASSETS, AssetFiles(directory=assets))
+    app.mount(COMPONENTS, ComponentFiles(directory=Path(dash.__file__).parent))
 
-    A script is compressed on its first request and kept in memory; addresses that carry a
-    fingerprint (a version in the path, or ``?m=``) are given to the browser to keep.
+
+class CompressedFiles(StaticFiles):
+    """Static files; text is compressed at its first request.
+
+    The compressed copy is stored under the file's real path, never under the request's address:
+    any query string and many spellings of a path lead to the same file.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self.app = app
-        self.stored: dict[tuple[str, bytes, bool], Stored] = {}
+    def is_fingerprinted(self, scope: Scope) -> bool:
+        """Whether the request's address changes when the file's content does."""
+        raise NotImplementedError
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer from memory where the address was seen before."""
-        if not _is_static(scope):
-            await self.app(scope, receive, send)
-            return
-        zipped = "gzip" in Headers(scope=scope).get("accept-encoding", "")
-        key = (scope["path"], scope["query_string"], zipped)
-        if not is_fingerprinted(*key[:2]):
-            await self.app(scope, receive, send)
-            return
-        if key not in self.stored:
-            answer = await _collect(self.app, scope, receive)
-            if answer[0] != 200:
-                await _answer(send, answer)
-                return
-            self.stored[key] = _prepared(answer, zipped=zipped)
-        await _answer(send, self.stored[key])
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file at `path`, gzipped for a client that accepts it.
+
+        Raises:
+            HTTPException: 404 where there is no such file, 405 for other methods than GET and HEAD.
+        """
+        response = await super().get_response(path, scope)
+        if self.is_fingerprinted(scope):
+            response.headers["cache-control"] = IMMUTABLE
+        if isinstance(response, FileResponse) and _is_compressible(response):
+            response.headers["vary"] = "Accept-Encoding"
+            if "gzip" in Headers(scope=scope).get("accept-encoding", ""):
+                return await _compressed(response)
+        return response
 
 
-def _is_static(scope: Scope) -> bool:
-    if scope["type"] != "http" or scope["method"] != "GET":
-        return False
-    return str(scope["path"]).startswith(STATIC)
+class AssetFiles(CompressedFiles):
+    """The dashboard's own files, whose addresses carry a version as ``?m=``."""
+
+    def is_fingerprinted(self, scope: Scope) -> bool:
+        """Whether there is a version; which one does not matter, as there is one file."""
+        return bool(scope["query_string"].startswith(b"m="))
 
 
-def is_fingerprinted(path: str, query: bytes) -> bool:
-    """Whether the address changes when the content does."""
-    return query.startswith(b"m=") or ".v" in path.rpartition("/")[2]
+class ComponentFiles(CompressedFiles):
+    """Scripts of Dash's components, whose addresses carry a version in the file's name."""
+
+    def is_fingerprinted(self, scope: Scope) -> bool:
+        """Whether the name has a version in it."""
+        return bool(check_fingerprint(scope["path"])[1])
+
+    def get_path(self, scope: Scope) -> str:
+        """The file's name without the version; Dash's Python files have no address."""
+        path = str(check_fingerprint(super().get_path(scope))[0])
+        return path if path.endswith((".js", ".js.map", ".css")) else ""
 
 
-async def _collect(app: ASGIApp, scope: Scope, receive: Receive) -> Stored:
-    """The whole answer, as if the browser asked for it uncompressed and for the first time."""
-    plain = [(name, value) for name, value in scope["headers"] if not _is_conditional(name)]
-    started: dict[str, Any] = {}
-    chunks: list[bytes] = []
-
-    async def keep(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            started.update(message)
-        elif message["type"] == "http.response.body":
-            chunks.append(message.get("body", b""))
-
-    await app({**scope, "headers": plain}, receive, keep)
-    return started["status"], list(started["headers"]), b"".join(chunks)
+def _is_compressible(response: FileResponse) -> bool:
+    is_text = response.headers.get("content-type", "").startswith(COMPRESSIBLE)
+    return is_text and int(response.headers["content-length"]) >= MIN_BYTES
 
 
-def _is_conditional(name: bytes) -> bool:
-    return name in (b"accept-encoding", b"range") or name.startswith(b"if-")
+async def _compressed(response: FileResponse) -> Response:
+    # A new version of the file has another ETag, so its compressed copy is made anew.
+    etag = response.headers["etag"]
+    body = await run_in_threadpool(_gzipped, str(response.path), etag)
+    # The two forms mean the same and differ in bytes, which is what a weak ETag says.
+    headers = {**response.headers, "content-encoding": "gzip", "etag": f"W/{etag}"}
+    for uncompressed in ("content-length", "accept-ranges"):
+        del headers[uncompressed]
+    return Response(body, headers=headers)
 
 
-def _prepared(answer: Stored, *, zipped: bool) -> Stored:
-    status, headers, body = answer
-    kind = Headers(raw=headers).get("content-type", "")
-    kept = [(n, v) for n, v in headers if n not in (b"content-length", b"cache-control")]
-    kept += [(b"cache-control", FOREVER.encode()), (b"vary", b"Accept-Encoding")]
-    if zipped and len(body) >= MIN_SIZE and kind.startswith(COMPRESSIBLE):
-        body = gzip.compress(body, compresslevel=9, mtime=0)
-        kept.append((b"content-encoding", b"gzip"))
-    return status, [*kept, (b"content-length", str(len(body)).encode())], body
-
-
-async def _answer(send: Send, stored: Stored) -> None:
-    status, headers, body = stored
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+@lru_cache(maxsize=MAX_FILES)
+def _gzipped(path: str, etag: str) -> bytes:  # noqa: ARG001  the etag is part of the key
+    return gzip.compress(Path(path).read_bytes(), compresslevel=9, mtime=0)

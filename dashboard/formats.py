@@ -1,80 +1,29 @@
-"""Numbers, times and places as the pages write them."""
+"""What only pages written by Python say in words: ages, alerts, sizes, statuses."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
-from typing import Any
 
+from dashboard.api_types import Alert
+from dashboard.display.numbers import format_age, format_number
 from dashboard.vectors import number
 
-MINUTE, HOUR, DAY = 60, 3600, 86_400
-STATUS_WORDS = {
-    "running": "running",
-    "finished": "finished",
-    "failed": "failed",
-    "diverged": "diverged",
-    "lost_contact": "lost contact",
-}
+
+def age(then: float | None) -> str:
+    """How long ago, from seconds since the epoch."""
+    return format_age(then, time.time())
 
 
-def ago(then: float | None, *, now: float | None = None) -> str:
-    """How long ago, in the largest fitting unit."""
-    if not then:
-        return "never"
-    passed = max(0.0, (time.time() if now is None else now) - then)
-    if passed < MINUTE:
-        return f"{passed:.0f} s ago"
-    for unit, size, limit in (("min", MINUTE, HOUR), ("h", HOUR, DAY)):
-        if passed < limit:
-            return f"{passed / size:.0f} {unit} ago"
-    return f"{passed / DAY:.0f} d ago"
-
-
-def figure_of(value: Any, digits: int = 4) -> str:
-    """A number with few digits; what is not finite keeps its name, and none is a dash."""
-    if value is None:
-        return "–"
-    found = number(value)
-    if math.isnan(found):
-        return "NaN"
-    if math.isinf(found):
-        return "+Inf" if found > 0 else "−Inf"
-    if found and not 1e-3 <= abs(found) < 1e5:
-        mantissa, _, power = f"{found:.{digits - 2}e}".partition("e")
-        return f"{mantissa} × 10{_superscript(int(power))}"
-    return f"{found:.{digits}g}"
-
-
-def loss(value: Any) -> str:
-    """A loss with three decimals, so that a changing one does not jump about."""
-    found = number(value)
-    usual = math.isfinite(found) and 0.01 <= abs(found) < 1000
-    return f"{found:.3f}" if usual else figure_of(value)
-
-
-def near_one(value: Any) -> str:
+def correlation(value: float | None) -> str:
     """A correlation; close to 1 by its distance from 1, so that 0.99998 does not read as 1."""
-    found = number(value)
-    gap = 1 - found
-    return f"1 − {figure_of(gap, 3)}" if 0 < gap < 1e-3 else figure_of(value)
+    gap = 1 - number(value)
+    return f"1 − {format_number(gap, 3)}" if 0 < gap < 1e-3 else format_number(value)
 
 
-def measure(alert: Mapping[str, Any], name: str) -> str:
-    """An alert's `measured` or `predicted` in its unit, unless the quantity's name says that."""
-    write = near_one if alert["quantity"] == "correlation" else figure_of
-    unit = alert.get("unit") or ""
-    return write(alert[name]) + (f" {unit}" if unit and unit != alert["quantity"] else "")
-
-
-def _superscript(power: int) -> str:
-    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def count(value: int | None) -> str:
-    """A count with a thousands' separator; none is a dash."""
-    return "–" if value is None else f"{value:,}"
+def measure(alert: Alert, value: float | None) -> str:
+    """A value of the alert's quantity, with its unit unless the quantity's name says that."""
+    written = correlation(value) if alert.quantity == "correlation" else format_number(value)
+    return written if alert.unit in ("", alert.quantity) else f"{written} {alert.unit}"
 
 
 def parameters(n: int | None) -> str:
@@ -85,15 +34,15 @@ def parameters(n: int | None) -> str:
     return f"{n} parameters" if n else ""
 
 
-def layers(alert: Mapping[str, Any]) -> str:
+def layers(alert: Alert) -> str:
     """The layers an alert names; "" where it is not about the model's depth."""
-    first, last = alert.get("first_layer"), alert.get("last_layer")
+    first, last = alert.first_layer, alert.last_layer
     if first is None:
-        return "all" if alert.get("stack") else ""
+        return "all" if alert.stack else ""
     return f"layer {first}" if last in (None, first) else f"layers {first}–{last}"
 
 
-def site(alert: Mapping[str, Any]) -> str:
+def site(alert: Alert) -> str:
     """Where an alert was raised: stack, site and quantity in words."""
-    parts = [alert.get("stack"), alert.get("site"), alert.get("quantity")]
-    return " / ".join(str(part).replace("_", " ") for part in parts if part)
+    parts = (alert.stack, alert.site, alert.quantity)
+    return " / ".join(part.replace("_", " ") for part in parts if part)

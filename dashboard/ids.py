@@ -27,7 +27,7 @@ URL = "url"
 PAGE = "page"
 PAGE_DATA = "page-data"
 PAGE_STARTED = "page-started"
-PULSE = "pulse"
+LIVE_EVENT = "live-event"
 
 RUNS_SEARCH = "runs-search"
 RUNS_STATUS = "runs-status"

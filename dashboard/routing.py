@@ -17,7 +17,7 @@ ADDRESSES = re.compile(r"/(runs(/[^/.]+)?|compare|alerts)/?")
 
 
 def register(app: Dash, client: ApiClient) -> None:
-    """The one callback that swaps pages."""
+    """The callback that shows the page of the browser's address."""
 
     async def show_page(path: str | None, search: str | None) -> Any:
         try:
@@ -42,8 +42,8 @@ async def page_of(client: ApiClient, path: str, search: str) -> Any:
                 client, run_id, step, tab=query.get("tab", ""), stack=query.get("stack", "")
             )
         case ["compare"]:
-            ids_asked = list(dict.fromkeys(one for one in query.get("runs", "").split(",") if one))
-            return await compare.load(client, ids_asked, step)
+            run_ids = [run_id for run_id in query.get("runs", "").split(",") if run_id]
+            return await compare.load(client, list(dict.fromkeys(run_ids)), step)
         case ["alerts"]:
             return alerts.layout()
     return not_found(path)

@@ -1,4 +1,11 @@
-"""The theory: signal-propagation moments of transformers, forward and backward."""
+"""The theory: signal-propagation moments of transformers, forward and backward.
+
+    prediction = dslm.predict(spec)
+    prediction.stacks["decoder"].forward.variance  # float64[N+1], index 0 the input of block 0
+
+A `ModelSpec` holds what the theory needs to know of a model; `trainer_agent.describe` makes one of
+a PyTorch model. Everything here is dimensionless unless its name says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +23,8 @@ if TYPE_CHECKING:
     )
     from dslm.embedding import embedding_kernel, same_token_probability
     from dslm.errors import AssumptionError, SpecError
-    from dslm.kernels.cells import cell_sizes
     from dslm.labels import masked_labels, next_token_labels
+    from dslm.masks.cell_sizes import cell_sizes
     from dslm.model import predict
     from dslm.position_bias import alibi, alibi_slopes
     from dslm.prediction import Curve, Prediction, StackPrediction
@@ -145,7 +152,7 @@ _HOMES = {
     "alibi": "dslm.position_bias",
     "alibi_slopes": "dslm.position_bias",
     "apply_scaling": "dslm.scaling",
-    "cell_sizes": "dslm.kernels.cells",
+    "cell_sizes": "dslm.masks.cell_sizes",
     "deepscale": "dslm.scaling",
     "deepscale_stacks": "dslm.scaling",
     "diagnose": "dslm.diagnosis",
@@ -167,9 +174,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # An agent needs the shape of a spec, and pays in its job for every module loaded besides.
+    # A training job imports `dslm` for the spec's classes alone; the arithmetic, and numpy where
+    # nothing else has loaded it, would cost it start-up time and memory for nothing.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,4 +1,4 @@
-"""How much of a block each branch is, so that the gradient keeps its variance as well."""
+"""Each branch's share of its block, balanced so that the gradient keeps its variance as well."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from dslm.kernels.grid import mean_diagonal
 from dslm.spec import Block, Kernel
 from dslm.unit_branches import Amplitudes, residuals
 
-# of its even share: no branch is scaled out of the model for a flat curve
+# Bounds on a branch's share, relative to an even one: without them the optimum could scale a
+# branch out of the model for the sake of a flat curve.
 LEAST_SHARE, MOST_SHARE = 0.25, 1.5
 STIFFNESS = 10.0  # kappa: what is left of a drift, 1/(1 + kappa |a|²), before shares are cut
 
 
 def backward_gains(block: Block, gradients: Sequence[Kernel]) -> list[float]:
-    r"""Return :math:`b_i`, the gradient variance each branch passes down, per unit arriving.
+    r"""Return :math:`b_i`, the gradient variance that each branch passes down per unit arriving.
 
-    Branches have unit variance, so below a step lies :math:`g(\lambda^2 + \beta^2 b)`;
-    parallel ones add to :math:`g(\lambda^2 + \beta_a^2 b_a + \beta_f^2 b_f)`.
+    Below a residual step the variance is :math:`g(\lambda^2 + \beta^2 b)`, as branches have unit
+    variance; below two parallel branches it is
+    :math:`g(\lambda^2 + \beta_a^2 b_a + \beta_f^2 b_f)`.
 
     Args:
-        block: with its amplitudes.
-        gradients: kernels below the block, between its steps, above it.
+        block: the block, with its amplitudes.
+        gradients: gradient kernels, lowest first: below the block, between its steps, above it.
 
     Source: derived here.
     """
@@ -40,17 +42,17 @@ def backward_gains(block: Block, gradients: Sequence[Kernel]) -> list[float]:
 
 
 def balanced_shares(gains: Sequence[float]) -> list[float]:
-    r"""Return what each branch keeps of its even share; 1 where all gains are 1.
+    r"""Return each branch's share relative to an even one; 1 where all gains are 1.
 
     Over a block the gradient's variance changes by :math:`\sum_i \beta_i^2 (b_i - 1)` to first
-    order. With :math:`a_i = b_i - 1` over S branches and :math:`\beta_i^2 \propto w_i`, the
-    minimum of :math:`|w - 1|^2 + \kappa (w \cdot a)^2`, which weighs that drift against a block
-    unlike the paper's, is
+    order. Let :math:`a_i = b_i - 1` and :math:`\beta_i^2 \propto w_i`. The minimum of
+    :math:`|w - 1|^2 + \kappa (w \cdot a)^2`, which weighs that drift against the distance from
+    the paper's even shares, is
 
     .. math:: w = 1 - \mu a, \quad \mu = \frac{\kappa \sum_i a_i}{1 + \kappa |a|^2}
 
-    cut to ``LEAST_SHARE`` and ``MOST_SHARE``. A branch that loses gradient is balanced by one
-    that gains; where both lose or both gain, both are scaled down.
+    clipped to ``LEAST_SHARE`` and ``MOST_SHARE``. A branch that loses gradient is balanced by one
+    that gains it; where both lose or both gain, both are scaled down.
 
     Source: derived here.
     """
@@ -60,12 +62,12 @@ def balanced_shares(gains: Sequence[float]) -> list[float]:
 
 
 def amplitudes(squares: Sequence[float], *, parallel: bool) -> tuple[Amplitudes, ...]:
-    r"""Return the steps of a block from its branches' :math:`\beta_i^2`.
+    r"""Return the residual steps of a block from its branches' :math:`\beta_i^2`.
 
-    One after the other, :math:`\lambda_i^2 = 1 - \beta_i^2`; in parallel the first carries
-    :math:`\lambda^2 = 1 - \sum \beta_i^2` and the other 1.
+    In series, :math:`\lambda_i^2 = 1 - \beta_i^2`. In parallel, the first step carries
+    :math:`\lambda^2 = 1 - \sum \beta_i^2` and the others 1, as they share one skip.
     """
     if parallel:
-        first, *rest = (math.sqrt(b) for b in squares)
-        return Amplitudes(math.sqrt(1 - sum(squares)), first), *(Amplitudes(1.0, b) for b in rest)
+        first, *others = (math.sqrt(b) for b in squares)
+        return Amplitudes(math.sqrt(1 - sum(squares)), first), *(Amplitudes(1.0, b) for b in others)
     return tuple(Amplitudes(math.sqrt(1 - b), math.sqrt(b)) for b in squares)

@@ -1,4 +1,4 @@
-"""From kernels over depth to curves with bands, and what could not be computed."""
+"""From kernels over depth to curves with bands, and the places that could not be computed."""
 
 from __future__ import annotations
 
@@ -14,39 +14,47 @@ from dslm.kernels.stack import Gradients
 from dslm.prediction import Curve, StackPrediction
 from dslm.spec import Block, Floats, Missing, Stack
 
-STANDARD_DEVIATIONS = 2.0  # 95 % of a normal
+STANDARD_DEVIATIONS = 2.0  # half the width of a band: 95 % of a normal lie within
 OVERFLOW = "the numbers leave what float64 holds, or those given are not finite"
-ROUNDING = 1e-4  # float32 sums over a batch, as measurements are made
+ROUNDING = 1e-4  # of float32 sums over a batch, which is how measurements are made
 
 
-def forward_curve(stack: Stack, layers: list[Layer], spread: Spread, *, reads_known: bool) -> Curve:
-    """Return the stream's curve; past the last layer known NaN, or infinite from an overflow on."""
+def forward_curve(
+    stack: Stack, layers: list[Layer], spread: Spread, *, memory_predicted: bool
+) -> Curve:
+    """Return the stream's curve; above the last layer computed it is NaN, or infinite where that
+    layer overflowed.
+    """
     kernels = [prepare(stack.input_kernel)] + [layer[-1].y for layer in layers]
     values = np.array([variance(kernel) for kernel in kernels])
     correlations = np.array([correlation(kernel) for kernel in kernels])
     n = len(stack.blocks) + 1 - len(kernels)
-    block = stopped_at(stack, len(layers), reads_known=reads_known)
-    given = block is not None and not np.isnan(values[-1]) and not _holds_nan(block)
-    rest = np.inf if given else np.nan
-    return _curve(values, correlations, spread, (0, n), rest)
+    block = stopped_at(stack, len(layers), memory_predicted=memory_predicted)
+    overflows = block is not None and not np.isnan(values[-1]) and not _holds_nan(block)
+    beyond = np.inf if overflows else np.nan
+    return _curve(values, correlations, spread, (0, n), beyond)
 
 
 def backward_curve(stack: Stack, gradients: Gradients, spread: Spread) -> Curve:
-    """Return the gradient's curve relative to the top; below it NaN where nothing is known, or
-    infinite from an overflow on.
+    """Return the gradient's curve relative to the top; below the lowest layer computed it is NaN,
+    or infinite where that layer overflowed.
     """
     kernels = [block[0] for block in gradients.blocks] + [gradients.top]
     values = np.array([variance(kernel) for kernel in kernels])
     correlations = np.array([correlation(kernel) for kernel in kernels])
     n = len(stack.blocks) + 1 - len(kernels)
-    rest = np.inf if gradients.overflowed and not np.isnan(values).any() else np.nan
-    return _curve(values / values[-1], correlations, spread, (n, 0), rest)
+    beyond = np.inf if gradients.overflowed and not np.isnan(values).any() else np.nan
+    return _curve(values / values[-1], correlations, spread, (n, 0), beyond)
 
 
-def stopped_at(stack: Stack, n_known: int, *, reads_known: bool) -> Block | None:
-    """Return the block, understood and with all it reads, whose output is not a finite number."""
-    block = stack.blocks[n_known] if n_known < len(stack.blocks) else None
-    return block if block is None or block.cross is None or reads_known else None
+def stopped_at(stack: Stack, n_predicted: int, *, memory_predicted: bool) -> Block | None:
+    """Return the block whose output is not finite; None where its absence explains the gap.
+
+    `n_predicted` blocks have a finite output. A block that is not understood, or whose memory is
+    not predicted, has no output in the first place.
+    """
+    block = stack.blocks[n_predicted] if n_predicted < len(stack.blocks) else None
+    return block if block is None or block.cross is None or memory_predicted else None
 
 
 def _holds_nan(part: object) -> bool:
@@ -58,17 +66,17 @@ def _holds_nan(part: object) -> bool:
 def typical_over_mean(log_sd: Floats) -> Floats:
     r"""Return the median of a log-normal variable over its mean, :math:`e^{-\sigma^2/2}`.
 
-    Layer after layer multiplies a draw's variance by random factors, so its logarithm is normal,
-    and the mean over draws, which the recursion predicts, lies above most of them. Not below
-    what keeps the mean within the band.
+    Each layer multiplies a draw's variance by a random factor, so its logarithm is normal, and the
+    mean over draws, which the recursion predicts, lies above most of them. The ratio is bounded
+    such that the mean stays within the band.
 
-    Source: moments of a log-normal; the draws' logarithms in simulation: `tests/dslm`.
+    Source: moments of a log-normal; `tests/dslm` compares with the logarithms of simulated draws.
     """
     return np.asarray(np.exp(-np.minimum(log_sd**2 / 2, STANDARD_DEVIATIONS * log_sd)))
 
 
 def _curve(
-    values: Floats, correlations: Floats, spread: Spread, padding: tuple[int, int], rest: float
+    values: Floats, correlations: Floats, spread: Spread, padding: tuple[int, int], beyond: float
 ) -> Curve:
     factor = np.exp(STANDARD_DEVIATIONS * spread.log_variance + ROUNDING)
     typical = values * typical_over_mean(spread.log_variance)
@@ -81,14 +89,14 @@ def _curve(
         np.maximum(correlations - reach, -1.0),
         np.minimum(correlations + reach, 1.0),
     )
-    fills = (rest, rest, rest, np.nan, np.nan, np.nan)
+    fills = (beyond, beyond, beyond, np.nan, np.nan, np.nan)
     return Curve(
         *(np.pad(a, padding, constant_values=fill) for a, fill in zip(parts, fills, strict=True))
     )
 
 
 def with_head(prediction: StackPrediction, head: HeadPass | None, scale: float) -> StackPrediction:
-    """Return the prediction with what the head and the loss add to it."""
+    """Return `prediction` with the moments that the head and the loss add to it."""
     if head is None:
         return replace(prediction, gradient_scale=scale)
     variance, loss = head.logit_variance, head.loss
@@ -96,26 +104,32 @@ def with_head(prediction: StackPrediction, head: HeadPass | None, scale: float) 
 
 
 def missing_numbers(
-    name: str, prediction: StackPrediction, stack: Stack, n_known: int, *, reads_known: bool
+    name: str,
+    prediction: StackPrediction,
+    stack: Stack,
+    n_predicted: int,
+    *,
+    memory_predicted: bool,
 ) -> list[Missing]:
-    """Return an entry for each direction whose curve stops being a finite number, and for a
-    cross-attention to a stack that could not be predicted; `n_known` blocks were.
+    """Return an entry for each direction whose curve stops being finite, or the one entry of a
+    cross-attention whose memory is not predicted; `n_predicted` blocks have a finite output.
     """
     forward, backward = prediction.forward.variance, prediction.backward.variance
-    block = stopped_at(stack, n_known, reads_known=reads_known)
-    if block is None and n_known < len(stack.blocks) and stack.blocks[n_known] is not None:
-        where = f"{name}.blocks[{n_known}].cross"
+    # the spec itself names a block that is not understood; entries here are for the others
+    block = stopped_at(stack, n_predicted, memory_predicted=memory_predicted)
+    if block is None and n_predicted < len(stack.blocks) and stack.blocks[n_predicted] is not None:
+        where = f"{name}.blocks[{n_predicted}].cross"
         why = f"the output of the stack it reads, {stack.reads}, is not predicted"
         return [Missing(where=where, what="cross-attention", why=why)]
-    understood = n_known + 1 + (block is not None)
-    found = []
+    understood = n_predicted + 1 + (block is not None)
+    missing = []
     for index in np.flatnonzero(~np.isfinite(forward[:understood]))[:1]:
-        found.append(_overflow(name, int(index), "forward variance", forward[index]))
+        missing.append(_overflow(name, int(index), "forward variance", forward[index]))
     if None not in stack.blocks:
         for index in np.flatnonzero(~np.isfinite(backward))[-1:]:
             gap = "it needs the whole forward pass, which is not finite" if block else OVERFLOW
-            found.append(_overflow(name, int(index), "backward variance", backward[index], gap))
-    return found
+            missing.append(_overflow(name, int(index), "backward variance", backward[index], gap))
+    return missing
 
 
 def _overflow(name: str, index: int, quantity: str, value: float, why: str = OVERFLOW) -> Missing:

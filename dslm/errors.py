@@ -1,10 +1,10 @@
-"""What can be wrong with a question put to the theory."""
+"""The errors that the theory raises on bad input."""
 
 from __future__ import annotations
 
 
 class SpecError(ValueError):
-    """A model spec that describes no possible model.
+    """A model spec that describes no possible model, or an argument out of its range.
 
     Attributes:
         field: path of the field, e.g. ``stacks.decoder.blocks[3].attention.p_drop``.

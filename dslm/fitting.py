@@ -1,4 +1,4 @@
-"""Fitting DeepScaleLM's weights to whole stacks, by the scalar forms or on kernels."""
+"""Fitting DeepScaleLM's weights to the stacks of a model, by the scalar forms or on kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dslm.balance import amplitudes, backward_gains, balanced_shares
 from dslm.errors import SpecError
 from dslm.kernels.block import Layer
-from dslm.kernels.cells import stack_on_cells
+from dslm.kernels.coarsen import coarsen_stack
 from dslm.kernels.grid import add, correlation, mean_diagonal, n_tokens
 from dslm.kernels.stack import memory_of, stack_backward
 from dslm.spec import Block, Kernel, ModelSpec, Residual, Stack
@@ -22,22 +22,25 @@ from dslm.unit_branches import (
     with_residuals,
 )
 
-ROUNDS = 2  # of shares from gradients and gradients from shares
+ROUNDS = 2  # shares follow from the gradients and these from the shares
 Steps = Sequence[tuple[Amplitudes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A stack's blocks with weights fitted, and their forward pass; none by scalar forms."""
+    """A stack's blocks with fitted weights, and their forward pass.
+
+    `layers` is empty for the scalar forms, which need no forward pass.
+    """
 
     blocks: tuple[Block, ...]
     layers: list[Layer]
 
 
 def fit_stacks(spec: ModelSpec, even: Mapping[str, Steps], form: str) -> dict[str, Fit]:
-    """Return each stack fitted with residual steps `even`, or balanced ones where `form` says so.
+    """Return each stack fitted with the residual steps `even`, or with balanced ones.
 
-    `form` is that of `dslm.deepscale`.
+    `form` is one of `dslm.deepscale`'s.
     """
     stacks = {name: _unit_input(stack) for name, stack in spec.stacks.items()}
     if form in ("simplified", "per-layer"):
@@ -50,8 +53,8 @@ def fit_stacks(spec: ModelSpec, even: Mapping[str, Steps], form: str) -> dict[st
 
 
 def _unit_input(stack: Stack) -> Stack:
-    """The stack with an input of unit second moment and plain final norm."""
-    stack = stack_on_cells(stack)
+    """Return the stack with an input of unit second moment and a final norm of unit gain."""
+    stack = coarsen_stack(stack)
     kernel = stack.input_kernel
     size = mean_diagonal(kernel)
     if not size > 0:
@@ -81,9 +84,9 @@ def _kernel_fits(stacks: Mapping[str, Stack], steps: Mapping[str, Steps]) -> dic
 
 def _kernel_fit(stack: Stack, steps: Steps, memory: Kernel | None) -> Fit:
     x, blocks, layers = stack.input_kernel, [], []
-    for block, own in zip(stack.blocks, steps, strict=True):
+    for block, block_steps in zip(stack.blocks, steps, strict=True):
         assert block is not None  # `deepscale_stacks` refuses such a stack
-        fitted, layer = fit_block(x, with_residuals(block, own), stack.d_model, memory)
+        fitted, layer = fit_block(x, with_residuals(block, block_steps), stack.d_model, memory)
         blocks.append(fitted)
         layers.append(layer)
         x = layer[-1].y
@@ -93,10 +96,10 @@ def _kernel_fit(stack: Stack, steps: Steps, memory: Kernel | None) -> Fit:
 def _balanced_steps(
     stacks: Mapping[str, Stack], fits: Mapping[str, Fit], even: Mapping[str, Steps]
 ) -> dict[str, Steps]:
-    """Residual steps whose shares follow from the gradients through these blocks."""
+    """Return residual steps whose shares follow from the gradients through the blocks `fits`."""
     arriving: dict[str, Kernel] = {}
     steps: dict[str, Steps] = {}
-    for name in reversed(_readers_last(stacks)):
+    for name in reversed(_readers_last(stacks)):  # a reader's gradient goes to the stack it reads
         stack, fit = stacks[name], fits[name]
         gradients = stack_backward(stack, fit.layers, arriving.get(name))
         triples = zip(fit.blocks, gradients.blocks, even[name], strict=True)
@@ -109,10 +112,10 @@ def _balanced_steps(
 
 
 def _below_the_top(steps: list[tuple[Amplitudes, ...]], stack: Stack) -> Steps:
-    """Steps with the top Post-LN block's taken from the one below.
+    """Return `steps` with those of a topmost Post-LN block replaced by the ones below.
 
-    The topmost norm removes the gradient's radial part, 2/d of it, once; divided by a small
-    beta² that would look like a branch that loses everything.
+    The topmost norm removes the gradient's radial part, 2/d of it, and no norm below does so
+    again. Divided by a small beta² that loss would look like a branch that passes no gradient.
     """
     top = stack.blocks[-1]
     if len(steps) > 1 and top is not None and top.placement == "post":
@@ -146,28 +149,33 @@ def _scalar_fits(
 def _scalar_fit(
     stack: Stack, steps: Steps, memory: tuple[float, int] | None, *, per_layer: bool
 ) -> tuple[Fit, float]:
-    r"""Fit by :math:`r + (1-r)/L`, r that of the input or of the layer; return r at the top too."""
+    r"""Return the fit by :math:`r + (1-r)/L`, and the token correlation r at the top.
+
+    r is the input's in every layer, or each layer's own with `per_layer`.
+    """
     length = n_tokens(stack.input_kernel)
     r = _token_correlation(stack.input_kernel)
     blocks = []
-    for block, own in zip(stack.blocks, steps, strict=True):
+    for block, block_steps in zip(stack.blocks, steps, strict=True):
         assert block is not None
-        plain = with_residuals(block, own)
-        seen = [(r, length), *([memory] if memory and block.cross else [])]
-        averaging = [corr + (1 - corr) / tokens for corr, tokens in seen]
+        plain = with_residuals(block, block_steps)
+        sources = [(r, length), *([memory] if memory and block.cross else [])]
+        averaging = [corr + (1 - corr) / tokens for corr, tokens in sources]
         blocks.append(scalar_block(plain, averaging))
         r = _correlation_after(blocks[-1], r) if per_layer else r
     return Fit(tuple(blocks), []), r
 
 
 def _token_correlation(kernel: Kernel) -> float:
-    found = correlation(kernel)
-    return min(max(found, 0.0), 1.0) if math.isfinite(found) else 1.0
+    r = correlation(kernel)
+    return min(max(r, 0.0), 1.0) if math.isfinite(r) else 1.0  # one token has no pairs
 
 
 def _correlation_after(block: Block, r: float) -> float:
-    r"""Token correlation after a block: :math:`1 - p` in attention's output, and in the
-    feed-forward's :math:`(1-p) E[\phi\phi]/E[\phi^2]`, times r with a gate.
+    r"""Return the token correlation after a block.
+
+    Attention's output has :math:`1 - p`, the feed-forward branch's
+    :math:`(1-p) E[\phi\phi]/E[\phi^2]`, times r where it has a gate.
 
     Source: arXiv 2403.09635, §4; any activation derived here.
     """
@@ -177,14 +185,21 @@ def _correlation_after(block: Block, r: float) -> float:
         r, variance = _stepped(step, r, variance, 1 - step.p_drop)
     layer = block.feed_forward
     hidden = layer.up.d_in * layer.up.weight_var
-    seen = before if block.placement == "parallel" else r / variance
-    alike = second_moment(layer.activation, hidden, seen) / second_moment(layer.activation, hidden)
-    alike *= (seen if layer.gate is not None else 1.0) * (1 - layer.p_drop)
-    r, variance = _stepped(last, r, variance, alike * (1 - last.p_drop))
+    input_correlation = before if block.placement == "parallel" else r / variance
+    branch_correlation = second_moment(layer.activation, hidden, input_correlation) / second_moment(
+        layer.activation, hidden
+    )
+    branch_correlation *= (input_correlation if layer.gate is not None else 1.0) * (
+        1 - layer.p_drop
+    )
+    r, variance = _stepped(last, r, variance, branch_correlation * (1 - last.p_drop))
     return r / variance
 
 
 def _stepped(step: Residual, cov: float, variance: float, branch: float) -> tuple[float, float]:
-    """Covariance and variance of the stream after a branch of unit variance."""
+    """Return covariance and variance of the stream after a branch of unit variance.
+
+    `branch` is the covariance of the branch's output between tokens.
+    """
     skip, share = step.lam**2, step.beta**2
     return skip * cov + share * branch, skip * variance + share

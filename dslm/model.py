@@ -10,7 +10,7 @@ import numpy as np
 from dslm.bands import backward_spread, forward_spread
 from dslm.curves import backward_curve, forward_curve, missing_numbers, with_head
 from dslm.kernels.block import Layer, SubLayer
-from dslm.kernels.cells import stack_on_cells
+from dslm.kernels.coarsen import coarsen_stack
 from dslm.kernels.grid import mean_diagonal, variance
 from dslm.kernels.head import HeadPass, head_pass
 from dslm.kernels.scores import score_variance
@@ -30,18 +30,24 @@ from dslm.validation import validate
 def predict(spec: ModelSpec) -> Prediction:
     r"""Predict the stream's moments over depth, forward and backward, for every stack.
 
-    The kernel recursion of `dslm.kernels`, seeded with the spec's input and top-gradient kernels.
-    Encoder and decoder stacks are treated alike: a stack is its blocks, causal or not. A stack
-    that reads another sees that one's predicted output, and sends its gradient back there.
+    Each block maps the kernel K of second moments between tokens to that of its output, and the
+    gradient's kernel G back:
+
+    .. math:: K^{l+1} = \lambda^2 K^l + \beta^2 \mathcal B_l(K^l), \quad
+        G^l = \lambda^2 G^{l+1} + \beta^2 \mathcal B_l^*(G^{l+1})
+
+    with :math:`\mathcal B_l` a branch with its norm (`dslm.kernels`), seeded with the spec's input
+    and top-gradient kernels. Encoders and decoders differ only in their masks. A stack that reads
+    another one sees that one's predicted output, and sends its gradient back there.
 
     Args:
         spec: architecture, weight moments and kernels.
 
     Returns:
-        Curves of N + 1 values a stack. Past a block that is None the forward curve is NaN, and
-        below it the backward curve. From a block on that overflows the forward variance is
-        infinite, and below one whose gradient does the backward variance; `missing` repeats the
-        spec's and names each such place.
+        Curves of N + 1 values for every stack. Where a block is None, the forward curve is NaN
+        above it and the backward curve below it. Where the forward pass overflows, the forward
+        variance is infinite from there up; where the gradient does, the backward variance is
+        infinite from there down. `missing` repeats the spec's and names each such place.
 
     Raises:
         SpecError: if the spec describes no possible model.
@@ -50,7 +56,7 @@ def predict(spec: ModelSpec) -> Prediction:
     """
     validate(spec)
     missing = list(spec.missing)
-    stacks = {name: stack_on_cells(stack) for name, stack in spec.stacks.items()}
+    stacks = {name: coarsen_stack(stack) for name, stack in spec.stacks.items()}
     spec = replace(spec, stacks=stacks)
     with np.errstate(all="ignore"):  # overflow is reported in `missing`, not as a warning
         layers = _forward(spec)
@@ -59,22 +65,26 @@ def predict(spec: ModelSpec) -> Prediction:
             for name, stack in spec.stacks.items()
         }
         gradients, scales = _backward(spec, layers, heads)
-        known = {name: _reads_known(spec, stack, layers) for name, stack in spec.stacks.items()}
-        found = {
+        predicted = {
+            name: _memory_predicted(spec, stack, layers) for name, stack in spec.stacks.items()
+        }
+        predictions = {
             name: with_head(
-                _stack_prediction(spec, name, layers[name], gradients[name], known[name]),
+                _stack_prediction(spec, name, layers[name], gradients[name], predicted[name]),
                 heads[name],
                 scales[name],
             )
             for name in spec.stacks
         }
     for name, stack in spec.stacks.items():
-        n_known = len(layers[name])
-        missing += missing_numbers(name, found[name], stack, n_known, reads_known=known[name])
-    return Prediction(stacks=found, missing=tuple(missing))
+        n_predicted = len(layers[name])
+        missing += missing_numbers(
+            name, predictions[name], stack, n_predicted, memory_predicted=predicted[name]
+        )
+    return Prediction(stacks=predictions, missing=tuple(missing))
 
 
-def _reads_known(spec: ModelSpec, stack: Stack, layers: dict[str, list[Layer]]) -> bool:
+def _memory_predicted(spec: ModelSpec, stack: Stack, layers: dict[str, list[Layer]]) -> bool:
     if stack.reads is None:
         return True
     return len(layers[stack.reads]) == len(spec.stacks[stack.reads].blocks)
@@ -102,26 +112,27 @@ def _backward(
     """
     gradients: dict[str, Gradients] = {}
     scales: dict[str, float] = {}
-    arriving: dict[str, tuple[Kernel, float]] = {}  # and the absolute size of its unit
+    # a gradient that is sent back is relative to its sender's top: its unit goes along
+    arriving: dict[str, tuple[Kernel, float]] = {}
     for name, stack in sorted(spec.stacks.items(), key=lambda item: item[1].reads is None):
         head, (memory, unit) = heads[name], arriving.get(name, (None, math.nan))
         sent = None if head is None else head.gradient
-        found = stack_backward(stack, layers[name], memory, sent)
-        gradients[name] = found
+        gradient = stack_backward(stack, layers[name], memory, sent)
+        gradients[name] = gradient
         scales[name] = absolute_scale(stack, layers[name], memory, unit, sent)
-        if stack.reads is not None and found.memory is not None:
-            arriving[stack.reads] = found.memory, scales[name] / variance(found.top)
+        if stack.reads is not None and gradient.memory is not None:
+            arriving[stack.reads] = gradient.memory, scales[name] / variance(gradient.top)
     return gradients, scales
 
 
 def _stack_prediction(
-    spec: ModelSpec, name: str, layers: list[Layer], gradients: Gradients, reads_known: bool
+    spec: ModelSpec, name: str, layers: list[Layer], gradients: Gradients, memory_predicted: bool
 ) -> StackPrediction:
     stack, batch_size = spec.stacks[name], spec.batch_size
     spread = forward_spread(layers, batch_size)
     back = backward_spread(layers, gradients.blocks, batch_size, spread)
     return StackPrediction(
-        forward=forward_curve(stack, layers, spread, reads_known=reads_known),
+        forward=forward_curve(stack, layers, spread, memory_predicted=memory_predicted),
         backward=backward_curve(stack, gradients, back),
         score_variance=_over_blocks(stack, [_scores(layer) for layer in layers]),
         attention_variance=_over_blocks(stack, [_branch_variance(x[0]) for x in layers]),
@@ -136,7 +147,7 @@ def _scores(layer: Layer) -> float:
 
 
 def _branch_variance(sub: SubLayer) -> float:
-    return mean_diagonal(sub.branch) * (1 - sub.place.residual.p_drop)
+    return mean_diagonal(sub.branch) * (1 - sub.placement.residual.p_drop)
 
 
 def _over_blocks(stack: Stack, values: list[float]) -> Floats:

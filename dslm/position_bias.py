@@ -1,7 +1,7 @@
-r"""Biases on attention scores by distance: ALiBi's, and groups of heads with alike ones.
+r"""Biases on attention scores by distance: ALiBi's, and the grouping of heads with similar ones.
 
 ALiBi subtracts :math:`m_h |i-j|`, with slopes :math:`m_h` that fall geometrically over the heads.
-A bias of any form is held as points on its curve over distance, see `dslm.spec.PositionBias`.
+A bias of any form is stored as points on its curve over distance (`dslm.spec.PositionBias`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import numpy as np
 
 from dslm.spec import Floats, PositionBias
 
-LINE = 256.0  # past keys that a bias given by a straight line is looked at for
-MOST_GROUPS = 8  # groups of heads that a prediction tells apart; a layer's cost grows with it
+LINE = 256.0  # past keys over which a bias given by a straight line is evaluated
+MOST_GROUPS = 8  # groups of heads that a prediction distinguishes; a layer's cost is linear in it
 
 
 def alibi(slopes: Sequence[float]) -> PositionBias:
-    r"""Return ALiBi's bias :math:`-m_h |i-j|`, one slope a head.
+    r"""Return ALiBi's bias :math:`-m_h |i-j|`.
+
+    Args:
+        slopes: (heads,) the :math:`m_h`, per token of distance.
 
     Source: Press et al., arXiv 2108.12409.
     """
@@ -29,7 +32,8 @@ def alibi(slopes: Sequence[float]) -> PositionBias:
 def alibi_slopes(n_heads: int) -> tuple[float, ...]:
     r"""Return ALiBi's slopes :math:`2^{-8h/n}`, h from 1 to n heads.
 
-    For n that is no power of two, those of the power below, then every other one of twice it.
+    Where n is no power of two, the slopes of the next lower power come first, followed by every
+    other slope of twice that power.
 
     Source: Press et al., arXiv 2108.12409, and the code published with it.
     """
@@ -40,26 +44,26 @@ def alibi_slopes(n_heads: int) -> tuple[float, ...]:
 
 
 def bias_at(bias: PositionBias, distance: Floats) -> Floats:
-    """Return (groups, *distance's shape) the bias at those distances."""
+    """Return (groups, *distance.shape) the bias at those distances, in tokens."""
     x = np.array(bias.distances, dtype=np.float64)
     at = np.asarray(distance, dtype=np.float64)
     return np.stack([_on_line(at, x, np.array(row)) for row in bias.values])
 
 
 def _on_line(at: Floats, x: Floats, y: Floats) -> Floats:
-    found = np.interp(at, x, y)
+    bias = np.interp(at, x, y)
     if len(x) > 1:
         first, last = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
-        found = np.where(at < x[0], y[0] + (at - x[0]) * first, found)
-        found = np.where(at > x[-1], y[-1] + (at - x[-1]) * last, found)
-    return np.asarray(found)
+        bias = np.where(at < x[0], y[0] + (at - x[0]) * first, bias)
+        bias = np.where(at > x[-1], y[-1] + (at - x[-1]) * last, bias)
+    return np.asarray(bias)
 
 
 @lru_cache(maxsize=16)
 def few_groups(bias: PositionBias) -> PositionBias:
-    """Return `bias` in at most ``MOST_GROUPS`` groups of heads; those alike share their mean.
+    """Return `bias` in at most ``MOST_GROUPS`` groups of heads; a group has its heads' mean.
 
-    Heads are alike that see nearly as far: they are ordered by it, and neighbours joined.
+    Heads are ordered by the number of keys over which they spread, and neighbours joined.
     """
     if len(bias.heads) <= MOST_GROUPS:
         return bias
@@ -80,8 +84,11 @@ def reach(bias: PositionBias) -> int:
 
 
 def _spread(bias: PositionBias) -> Floats:
-    """Return (groups,) over how many past keys a bias spreads, of those it has points for."""
+    """Return (groups,) over how many past keys a bias spreads, of those it has points for.
+
+    The count is the inverse participation ratio of the softmax weights that the bias alone makes.
+    """
     last = bias.distances[-1]
-    seen = bias_at(bias, np.arange(last + 1.0 if last > 1 else LINE))
-    weights = np.exp(seen - seen.max(axis=1, keepdims=True))
+    bias_by_distance = bias_at(bias, np.arange(last + 1.0 if last > 1 else LINE))
+    weights = np.exp(bias_by_distance - bias_by_distance.max(axis=1, keepdims=True))
     return np.asarray(weights.sum(axis=1) ** 2 / np.square(weights).sum(axis=1))

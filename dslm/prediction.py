@@ -14,10 +14,17 @@ class Curve:
     """Predicted moments of the residual stream over depth, each float64[N+1].
 
     Index 0 is the input of block 0, index N the output of the last block, before a final norm.
-    NaN where nothing is predicted. ``variance`` is the mean over draws of the weights; ``_low``
-    and ``_high`` bound about 95 % of the layers of one model whose weights are drawn anew, and
-    lie around the typical draw, which is below the mean where draws scatter by a factor
-    (`dslm.bands`).
+    NaN where nothing is predicted.
+
+    Attributes:
+        variance: E[x²] - (E x)² over batch, tokens and features, averaged over draws of the
+            weights.
+        correlation: the covariance between different tokens of a sequence, over the variance;
+            averaged over draws, too.
+        variance_low, variance_high: bounds of about 95 % of the layers of one model whose
+            weights are drawn anew. They lie around the typical draw, which is below the mean
+            where draws scatter by a factor (`dslm.bands`).
+        correlation_low, correlation_high: the same for the correlation.
     """
 
     variance: Floats
@@ -33,8 +40,8 @@ class StackPrediction:
     """Predictions for one stack.
 
     Attributes:
-        forward: of the stream.
-        backward: of dLoss/d(stream); variance relative to its last value, which is 1.
+        forward: moments of the stream.
+        backward: moments of dLoss/d(stream), its variance relative to the last value, which is 1.
         score_variance: float64[N], variance of one query's attention scores over the positions
             it sees, averaged over queries.
         attention_variance: float64[N], second moment of the attention branch's output, before
@@ -42,8 +49,8 @@ class StackPrediction:
         feed_forward_variance: float64[N], the same for the feed-forward branch.
         gradient_scale: variance of dLoss/d(output of the last block), in absolute units: what
             `backward.variance` is relative to. NaN where no head is known.
-        logit_variance: of one token's logits over the classes. NaN where no head is known.
-        loss: the expected cross-entropy. NaN where no head is known.
+        logit_variance: variance of one token's logits over the classes. NaN without a head.
+        loss: the expected cross-entropy, in nats. NaN without a head.
     """
 
     forward: Curve
@@ -63,7 +70,12 @@ class StackPrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Predictions for every stack, and what could not be predicted."""
+    """Predictions for every stack, and what could not be predicted.
+
+    Attributes:
+        stacks: by the stack's name.
+        missing: the spec's missing parts, and the places from which a curve is not finite.
+    """
 
     stacks: Mapping[str, StackPrediction]
     missing: tuple[Missing, ...] = ()

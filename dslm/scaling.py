@@ -62,11 +62,12 @@ class Scaling:
     r"""What DeepScaleLM sets.
 
     Attributes:
-        lam, beta: residual amplitudes, x ← lam·x + beta·f(x), lam² + beta² = 1 (parallel
-            branches: lam² + 2 beta² = 1); where each block has its own, those of even shares.
-        embedding: standard deviation of each embedding table.
+        lam, beta: residual amplitudes, x ← lam·x + beta·f(x), with lam² + beta² = 1 (parallel
+            branches: lam² + 2 beta² = 1). Where the amplitudes differ between blocks, as in the
+            ``"balanced"`` form, these are those of even shares.
+        embedding: standard deviation of each embedding table's entries.
         blocks: standard deviations and residual steps, block by block.
-        head: standard deviation of an untied LM head.
+        head: standard deviation of an untied LM head's entries.
         tied_head_input: factor on the input of a head that shares the embedding's weights.
     """
 
@@ -83,10 +84,15 @@ def residual_amplitudes(
 ) -> tuple[float, float]:
     r"""Return (lam, beta): :math:`\beta^2 = 2/N`, :math:`\lambda^2 = 1 - \beta^2`.
 
-    N counts blocks. A block spends 4/N on its branches however many it has: three of a decoder
-    that reads an encoder get :math:`\beta^2 = 4/(3N)` each. Parallel branches join the stream
-    at once, :math:`\lambda^2 = 1 - 2\beta^2`. Few blocks would give the branch more than the
-    skip; there they get alike (half each; in parallel a third).
+    The branches of a block get 4/N together, however many they are: each of the three in a
+    decoder that reads an encoder gets :math:`\beta^2 = 4/(3N)`. Parallel branches join the stream
+    at once, so :math:`\lambda^2 = 1 - 2\beta^2`. With few blocks a branch would outweigh the skip;
+    there both get equal shares (half each; in parallel a third).
+
+    Args:
+        n_blocks: N, the stack's blocks.
+        n_branches: branches in a block.
+        parallel: whether a block's branches read the same stream and are added at once.
 
     Source: arXiv 2403.09635, §4, k = 2, alpha = 1; other orders and the limit are this project's.
 
@@ -115,38 +121,40 @@ def deepscale(
     r"""Return DeepScaleLM's scales for a stack and the kernel of its input.
 
     Scores get unit variance. Values and outputs share one standard deviation, up and down
-    another, that give the branch unit variance after its dropout:
+    another, such that each branch has unit variance after its dropout:
 
     .. math:: \sigma_v^2 \sigma_o^2 d^2 (r_l + (1 - r_l)/L)/(1-p) = 1, \quad
         \sigma_1^2 \sigma_2^2 d\, d_{ff}\, E[\phi^2]/((1-p) E[u^2]) = 1
 
     The second is solved for :math:`\sigma_1 = \sigma_2` and any activation; ReLU's closed form
-    is :math:`d\,d_{ff}\sigma_1^2\sigma_2^2 = 2(1-p)`. A gated branch multiplies two signals: gate
-    and up get unit variance, down the rest. `form` says how the first is met, and what more:
+    is :math:`d\,d_{ff}\sigma_1^2\sigma_2^2 = 2(1-p)`. In a gated branch, which multiplies two
+    signals, gate and up get unit variance and `down` follows. `form` says how the first condition
+    is met:
 
     - ``"simplified"``: one r for all layers, the input's; one lambda for all branches.
     - ``"per-layer"``: r by the scalar recursion
       :math:`r \leftarrow \lambda^2 r + \beta^2 r_{branch}`.
     - ``"kernel"``: on the position-resolved kernel, layer after layer, so that it holds under a
       causal mask.
-    - ``"balanced"``: that, and each branch's share of its block solved from the kernel recursion
-      so that what one branch takes from the gradient the other gives (`dslm.balance`).
+    - ``"balanced"``: as ``"kernel"``, with each branch's share of its block solved such that one
+      branch gives the gradient what the other takes from it (`dslm.balance`).
 
-    A norm on the branch's output (sandwich, branch norm) makes its variance 1 whatever
-    :math:`\sigma`: forward only beta counts, and backward too, since below the norm the gradient
-    is divided by the raw branch's scale and multiplied by it again in the weights. There
-    :math:`\sigma` is set for a raw branch of unit variance, where that norm's eps is nothing and
-    its weights' gradients are of the size of other placements'.
+    A norm on the branch's output (sandwich, branch norm) gives it variance 1 whatever
+    :math:`\sigma`. Only beta then counts, backward as well: the norm divides the gradient by the
+    raw branch's scale, and the weights multiply it by that scale again. There :math:`\sigma` is set
+    for a raw branch of unit variance, so that the norm's eps is negligible and the weights'
+    gradients have the size that they have with other placements.
 
     Args:
-        spec: a stack, or a spec with a single one; weight moments in it are not used. The input
-            kernel's scale is not either: embeddings are assumed to be drawn with `embedding`.
-        form: which of the forms above.
-        n_embedding_tables: tables summed into the stream.
-        p_embedding_drop: dropout on their sum.
+        spec: a stack, or a spec of one stack. Neither its weight moments nor its input kernel's
+            scale are used: embeddings are assumed to be drawn with `Scaling.embedding`.
+        form: one of the forms above.
+        n_embedding_tables: number of tables summed into the stream.
+        p_embedding_drop: dropout probability on their sum.
 
     Raises:
-        SpecError: if a block is not understood, there is not exactly one stack, or no such form.
+        SpecError: if a block is None, the spec has more than one stack or none, or `form` is none
+            of the above.
 
     Source: arXiv 2403.09635, §4, with kernels, general activations, other placements and the
     balanced form derived here.
@@ -155,19 +163,24 @@ def deepscale(
     if len(model.stacks) != 1:
         fix = f"give a model of one stack; this one has {len(model.stacks)}: deepscale_stacks"
         raise SpecError("stacks", fix)
-    (found,) = deepscale_stacks(model, form=form).values()
+    (scaling,) = deepscale_stacks(model, form=form).values()
+    # the sum of the tables has unit variance after its dropout
     embedding = math.sqrt((1 - p_embedding_drop) / n_embedding_tables)
-    return replace(found, embedding=embedding, tied_head_input=found.head / embedding)
+    return replace(scaling, embedding=embedding, tied_head_input=scaling.head / embedding)
 
 
 def deepscale_stacks(spec: ModelSpec, *, form: Form = "kernel") -> Mapping[str, Scaling]:
     """Return DeepScaleLM's scales for every stack of a model, as `deepscale` does for one.
 
-    Each stack's N is its own number of blocks. Cross-attention is fitted on what the other stack
-    puts out. Embeddings are taken as one table without dropout.
+    N is the number of blocks in each stack. Cross-attention is fitted on the output of the stack
+    that it reads. Embeddings are taken as one table without dropout.
+
+    Args:
+        spec: the model.
+        form: as in `deepscale`.
 
     Raises:
-        SpecError: if a block is not understood, or there is no such form.
+        SpecError: if a block is None, or `form` is none of `deepscale`'s.
     """
     validate(spec)
     if form not in get_args(Form):
@@ -180,7 +193,10 @@ def deepscale_stacks(spec: ModelSpec, *, form: Form = "kernel") -> Mapping[str, 
 
 
 def apply_scaling(stack: Stack, scaling: Scaling) -> Stack:
-    """Return the stack as it is once its model was initialised with `scaling`."""
+    """Return `stack` with the weight moments and residual steps of `scaling`, blocks in order.
+
+    Biases become 0, gains 1. The input kernel stays as it is.
+    """
     pairs = zip(stack.blocks, scaling.blocks, strict=True)
     blocks = [_apply_block(block, stds) for block, stds in pairs if block is not None]
     return replace(stack, blocks=tuple(blocks))
@@ -221,13 +237,13 @@ def _attention_deviations(layer: Attention) -> AttentionScaling:
 
 
 def _deviations(block: Block) -> BlockScaling:
-    own, cross = _attention_deviations(block.attention), block.cross
+    attention, cross = _attention_deviations(block.attention), block.cross
     feed_forward = block.feed_forward
     return BlockScaling(
-        query=own.query,
-        key=own.key,
-        value=own.value,
-        output=own.output,
+        query=attention.query,
+        key=attention.key,
+        value=attention.value,
+        output=attention.output,
         up=math.sqrt(feed_forward.up.weight_var),
         down=math.sqrt(feed_forward.down.weight_var),
         gate=None if feed_forward.gate is None else math.sqrt(feed_forward.gate.weight_var),

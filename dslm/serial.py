@@ -1,168 +1,194 @@
-"""Specs and predictions to JSON and back, checked field by field."""
+"""Specs and predictions to JSON and back, checked field by field.
+
+`msgspec` converts and checks the types. Two things are added to it: JSON has no NaN and no
+infinity, which are written as text, and arrays are packed as `PackedArray`.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
-import types
-import typing
-import zlib
+import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, Union, cast
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar, cast, get_args
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from dslm import prediction as prediction_module
+from dslm import spec as spec_module
 from dslm.errors import SpecError
-from dslm.prediction import Prediction
-from dslm.spec import ModelSpec
+from dslm.packed_array import PackedArray, pack
+from dslm.prediction import Prediction, StackPrediction
+from dslm.spec import Activation, ModelSpec, NormKind, Placement, Stack
 from dslm.validation import validate
 
-MAX_ARRAY_VALUES = 2**24  # a 4096 × 4096 kernel; keeps a hostile body from filling memory
+T = TypeVar("T")
+Document = TypeVar("Document", ModelSpec, Prediction)
+
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+CHOICES = {
+    "activation": get_args(Activation),
+    "kind": get_args(NormKind),
+    "placement": get_args(Placement),
+}
+FLOAT_FIELDS = {  # where a text such as "NaN" means a number; elsewhere it is a name
+    field.name
+    for module in (spec_module, prediction_module)
+    for kind in vars(module).values()
+    if is_dataclass(kind)
+    for field in fields(kind)
+    if "float" in str(field.type)
+}
+PLACE = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")  # how msgspec ends a message
+GIVE, REMOVE = "give this field; it is absent", "remove this field; there is none of its name"
+FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`$")
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
-    """Return `spec` as JSON values; arrays become float32, zlib-compressed and base64."""
-    return cast(dict[str, Any], _encode(spec))
+    """Return `spec` as JSON values; arrays become float32, zlib-compressed and base64.
+
+    NaN and infinities become the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
+    """
+    return _to_json(spec)
 
 
 def spec_from_json(value: object) -> ModelSpec:
     """Return the spec that `spec_to_json` wrote.
 
+    An absent field gets its default, so that a newer `dslm` reads what an older one wrote.
+
     Raises:
-        SpecError: if a field is absent, unknown, of another type or impossible.
+        SpecError: if a field without default is absent, or one is unknown, of another type or
+            impossible.
     """
-    spec = cast(ModelSpec, _decode(value, ModelSpec, ""))
+    spec = _from_json(value, ModelSpec, Stack)
     validate(spec)
     return spec
 
 
 def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
     """Return `prediction` as JSON values, in the encoding of `spec_to_json`."""
-    return cast(dict[str, Any], _encode(prediction))
+    return _to_json(prediction)
 
 
 def prediction_from_json(value: object) -> Prediction:
     """Return the prediction that `prediction_to_json` wrote.
 
     Raises:
-        SpecError: if a field is absent, unknown or of another type.
+        SpecError: if a field without default is absent, or one is unknown or of another type.
     """
-    return cast(Prediction, _decode(value, Prediction, ""))
+    return _from_json(value, Prediction, StackPrediction)
+
+
+def _to_json(document: object) -> dict[str, Any]:
+    return cast(dict[str, Any], _as_text(msgspec.to_builtins(document, enc_hook=_encode)))
 
 
 def _encode(value: object) -> object:
     if isinstance(value, np.ndarray):
-        return _encode_array(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
+        return pack(value)
     if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_encode(item) for item in value]
-    if isinstance(value, bool | str | int) or value is None:
-        return value
-    return _encode_float(float(cast(float, value)))
+        return dict(value)
+    return float(cast(float, value))  # numpy's scalars among them
 
 
-def _encode_float(value: float) -> float | str:
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+def _as_text(value: object) -> object:
+    """Return `value` with lists for tuples and texts for NaN and infinities."""
+    match value:
+        case dict():
+            return {key: _as_text(item) for key, item in value.items()}
+        case tuple() | list():
+            return [_as_text(item) for item in value]
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case _:
+            return value
 
 
-def _encode_array(array: NDArray[Any]) -> dict[str, object]:
-    with np.errstate(over="ignore"):  # beyond float32 becomes an honest Inf
-        packed = np.ascontiguousarray(array, dtype="<f4").tobytes()
-    text = base64.b64encode(zlib.compress(packed, 6)).decode("ascii")
-    return {"shape": list(array.shape), "f32": text}
+class _Stacks(msgspec.Struct):
+    stacks: dict[str, Any]
 
 
-def _decode(value: object, kind: Any, path: str) -> object:
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (Union, types.UnionType):
-        inner = next(arg for arg in args if arg is not type(None))
-        return None if value is None else _decode(value, inner, path)
-    if is_dataclass(kind):
-        return _decode_dataclass(value, cast(type, kind), path)
-    if origin is np.ndarray:
-        dtype = typing.get_args(args[1])[0]
-        return _decode_array(value, path).astype(dtype)
-    if origin is not None and origin is not Literal:
-        return _decode_container(value, origin, args, path)
-    return _decode_scalar(value, kind, path)
+def _from_json(value: object, kind: type[Document], stack_kind: type[Any]) -> Document:
+    """Return a spec or prediction; its stacks are converted one by one.
+
+    `msgspec` names list indices in its errors but no keys, so it would not say which stack fails.
+    """
+    if not isinstance(value, dict):
+        raise SpecError("spec", "give a JSON object")
+    stacks = _convert(value, _Stacks, "").stacks
+    document = _checked({**value, "stacks": {}}, kind, "")
+    named = {name: _checked(stacks[name], stack_kind, f"stacks.{name}") for name in stacks}
+    return replace(document, stacks=named)
 
 
-def _decode_container(value: object, origin: Any, args: tuple[Any, ...], path: str) -> object:
-    if origin is tuple:
-        items = enumerate(
-            cast(list[object], _expect(isinstance(value, list), value, path, "a list"))
-        )
-        return tuple(_decode(item, args[0], f"{path}[{i}]") for i, item in items)
-    entries = cast(dict[str, object], _expect(isinstance(value, dict), value, path, "an object"))
-    return {key: _decode(item, args[1], _join(path, key)) for key, item in entries.items()}
-
-
-def _decode_dataclass(value: object, kind: type, path: str) -> object:
-    _expect(isinstance(value, dict), value, path or "spec", "an object")
-    entries = cast(dict[str, object], value)
-    hints = typing.get_type_hints(kind)
-    for name in entries:
-        _expect(name in hints, name, _join(path, name), "no such field; remove it")
-    for name in _without_default(kind):
-        _expect(name in entries, None, _join(path, name), "present")
-    return kind(**{n: _decode(v, hints[n], _join(path, n)) for n, v in entries.items()})
-
-
-def _without_default(kind: type) -> list[str]:
-    """Names that every writer gives; an older one leaves out the fields added since."""
-    return [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-
-
-def _decode_scalar(value: object, kind: Any, path: str) -> object:
-    if kind is float:
-        number = NON_FINITE.get(value, value) if isinstance(value, str) else value
-        is_number = isinstance(number, int | float) and not isinstance(number, bool)
-        return float(cast(float, _expect(is_number, number, path, "a number")))
-    if kind is int:
-        is_integer = isinstance(value, int) and not isinstance(value, bool)
-        return _expect(is_integer, value, path, "an integer")
-    if typing.get_origin(kind) is Literal:
-        known = typing.get_args(kind)
-        return _expect(value in known, value, path, f"one of {', '.join(known)}")
-    name = "a string" if kind is str else "true or false"
-    return _expect(isinstance(value, kind), value, path, name)
-
-
-def _decode_array(value: object, path: str) -> NDArray[np.float32]:
-    _expect(isinstance(value, dict) and set(value) == {"shape", "f32"}, value, path, "an array")
-    entries = cast(dict[str, Any], value)
-    shape = cast(tuple[int, ...], _decode(entries["shape"], tuple[int, ...], f"{path}.shape"))
-    _expect(all(n >= 0 for n in shape), shape, f"{path}.shape", "sizes of 0 or more")
-    n_values = math.prod(shape)
-    _expect(n_values <= MAX_ARRAY_VALUES, shape, f"{path}.shape", "a smaller (coarser) array")
-    packed = _inflate(entries["f32"], n_values * 4, f"{path}.f32")
-    return np.frombuffer(packed, dtype="<f4").reshape(shape)
-
-
-def _inflate(text: object, n_bytes: int, path: str) -> bytes:
+def _checked(value: object, kind: type[T], path: str) -> T:
     try:
-        inflater = zlib.decompressobj()
-        packed = inflater.decompress(base64.b64decode(cast(str, text), validate=True), n_bytes + 1)
-    except (TypeError, ValueError, binascii.Error, zlib.error):
-        raise SpecError(path, "expected base64 of zlib-compressed float32 values") from None
-    _expect(len(packed) == n_bytes, f"{len(packed)} bytes", path, f"{n_bytes} bytes, as `shape`")
-    return packed
+        value = _as_numbers(value, is_number=False)
+        result = _convert(value, kind, path)
+    except RecursionError:  # of a hostile body: a JSON decoder written in C goes deeper than Python
+        raise SpecError(path or "spec", "give no value nested that deep") from None
+    except UnicodeEncodeError:  # JSON can escape half a surrogate pair
+        raise SpecError(path or "spec", "give text that UTF-8 can encode") from None
+    _refuse_unknown(value, result, path)
+    return result
 
 
-def _expect(holds: bool, value: object, path: str, wanted: str) -> object:
-    if not holds:
-        raise SpecError(path, f"expected {wanted}, found {str(value)[:60]!r}")
-    return value
+def _as_numbers(value: object, *, is_number: bool) -> object:
+    """Return `value` with the texts for NaN and infinities in `FLOAT_FIELDS` as numbers."""
+    match value:
+        case dict():
+            return {k: _as_numbers(v, is_number=k in FLOAT_FIELDS) for k, v in value.items()}
+        case tuple() | list():
+            return [_as_numbers(item, is_number=is_number) for item in value]
+        case str() if is_number:
+            return NON_FINITE.get(value, value)
+        case _:
+            return value
+
+
+def _convert(value: object, kind: type[T], path: str) -> T:
+    try:
+        return msgspec.convert(value, kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise _spec_error(error, path) from None
+
+
+def _decode(kind: Any, value: object) -> object:
+    """Return an array for a field of type `NDArray`."""
+    dtype = get_args(get_args(kind)[1])[0]
+    return _convert(value, PackedArray, "").unpack().astype(dtype)
+
+
+def _spec_error(error: msgspec.ValidationError, path: str) -> SpecError:
+    """Return what msgspec reports as the path of the field and what to write there."""
+    message = str(error)
+    if place := PLACE.search(message):
+        path, message = _join(path, place[1]), message[: place.start()]
+    if isinstance(error.__cause__, SpecError):  # from within an array, relative to it
+        return SpecError(_join(path, error.__cause__.field), error.__cause__.fix)
+    if field := FIELD.match(message):
+        absent = field[1] == "missing required"
+        return SpecError(_join(path, field[2]), GIVE if absent else REMOVE)
+    choices = CHOICES.get(path.rpartition(".")[2], ())
+    if message.startswith("Invalid enum") and choices:
+        message += f"; use one of {', '.join(choices)}"
+    return SpecError(path, message[0].lower() + message[1:])
+
+
+def _refuse_unknown(value: object, result: object, path: str) -> None:
+    """Raise for a field that `result` lacks: a dataclass's conversion passes over it."""
+    if isinstance(value, list) and isinstance(result, tuple):
+        for index, (item, part) in enumerate(zip(value, result, strict=True)):
+            _refuse_unknown(item, part, f"{path}[{index}]")
+    elif isinstance(value, dict) and is_dataclass(result):
+        names = {field.name for field in fields(result)}
+        for name, item in value.items():
+            if name not in names:
+                raise SpecError(_join(path, name), REMOVE)
+            _refuse_unknown(item, getattr(result, name), _join(path, name))
 
 
 def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+    return f"{path}.{name}" if path and name and name[0] != "[" else path + name

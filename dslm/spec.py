@@ -1,4 +1,8 @@
-"""What the theory needs to know of a model: its architecture, weight moments and input kernel."""
+"""What the theory needs to know of a model: its architecture, weight moments and input kernel.
+
+Second moments are per entry or per feature, so they do not grow with a width. Stacks count blocks
+from 0. A field with a default may be absent in JSON (`dslm.spec_from_json`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
+NormKind = Literal["layernorm", "rmsnorm"]
 Placement = Literal["pre", "post", "sandwich", "branch", "parallel"]
 
 
@@ -37,7 +42,13 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A dense layer's sizes and the second moments of its entries (E[w²], E[b²])."""
+    """A dense layer's sizes and the second moments of its entries.
+
+    Attributes:
+        d_in, d_out: features in and out.
+        weight_var: E[w²] over the entries of the (d_out, d_in) weight, whose mean counts as 0.
+        bias_var: E[b²] over the (d_out,) bias; 0 without one.
+    """
 
     d_in: int
     d_out: int
@@ -47,9 +58,16 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """LayerNorm or RMSNorm with the moments of its gain and bias."""
+    """LayerNorm or RMSNorm with the moments of its gain and bias.
 
-    kind: Literal["layernorm", "rmsnorm"]
+    Attributes:
+        kind: ``"layernorm"``, which removes the mean over features, or ``"rmsnorm"``.
+        gain_mean, gain_var: mean and variance of the (d_model,) gain.
+        bias_var: E[b²] of the (d_model,) bias; 0 without one.
+        eps: what is added to the variance before its root is taken.
+    """
+
+    kind: NormKind
     gain_mean: float = 1.0
     gain_var: float = 0.0
     bias_var: float = 0.0
@@ -78,12 +96,13 @@ class Rotary:
 class PositionBias:
     """A number added to the scores by distance, head by head: ALiBi, T5's relative bias.
 
+    Only differences over the keys that a query sees matter.
+
     Attributes:
         distances: (points,) the query's position less the key's, in tokens, increasing.
-        values: (groups, points) the bias there, for groups of heads that have the same; linear
-            between the points, and continued beyond the first and the last. Only differences
-            over the keys that a query sees matter.
-        heads: (groups,) heads in each group.
+        values: (groups, points) the bias there, for each group of heads with the same bias;
+            linear between the points, and continued beyond the first and the last.
+        heads: (groups,) number of heads in each group.
     """
 
     distances: tuple[int, ...]
@@ -108,7 +127,7 @@ class Attention:
         window: tokens seen at most: itself and those before it (causal), or this many to either
             side of itself; None for all.
         prefix: first tokens of a causal sequence that every token sees (prefix-LM); 0 for none.
-        position_bias: what is added to the scores by distance, or None. Not soft-capped.
+        position_bias: what is added to the scores by distance, after a soft cap; or None.
     """
 
     query: Linear
@@ -132,18 +151,29 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
-    """down(activation(up(x))), or down(activation(gate(x)) * up(x)) when `gate` is given."""
+    """down(activation(up(x))), or down(activation(gate(x)) * up(x)) when `gate` is given.
+
+    Attributes:
+        up, down, gate: the projections; `gate` is None in a branch without one.
+        activation: the nonlinearity; ``"gelu"`` is exact, ``"gelu_tanh"`` its tanh form.
+        p_drop: dropout on the hidden activation, before `down`.
+    """
 
     up: Linear
     down: Linear
     activation: Activation
     gate: Linear | None = None
-    p_drop: float = 0.0  # on the hidden activation, before `down`
+    p_drop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """x ← lam·x + beta·dropout(f(x)); both are amplitudes (the paper's lambda, beta)."""
+    """One residual step, x ← lam·x + beta·dropout(f(x)).
+
+    Attributes:
+        lam, beta: amplitudes of the skip and of the branch (the paper's lambda, beta).
+        p_drop: dropout probability on the branch's output.
+    """
 
     lam: float = 1.0
     beta: float = 1.0
@@ -154,7 +184,7 @@ class Residual:
 class Block:
     """Attention, then feed-forward, each on the residual stream.
 
-    Where the norms stand, `placement`, n being a branch's norm and m its `_out_norm`:
+    `placement` says where the norms stand. With n a branch's norm and m its `_out_norm`:
 
     - ``"pre"``: x + f(n(x)).
     - ``"post"``: n(x + f(x)).
@@ -196,16 +226,25 @@ class CrossAttention:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A part of the model that the theory does not cover: never guessed, always named."""
+    """A part of the model that the theory does not cover: never guessed, always named.
 
-    where: str  # e.g. "decoder.blocks[3].attention" or a module path
-    what: str  # what was found there
-    why: str  # why no prediction is made
+    Attributes:
+        where: its place, such as ``"decoder.blocks[3].attention"`` or a module path.
+        what: what stands there.
+        why: why no prediction is made.
+    """
+
+    where: str
+    what: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class HeadLayer:
-    """dropout(norm(activation(linear(x)))) between a stack and the logits, each where given."""
+    """One layer between a stack and the logits: dropout(norm(activation(linear(x)))).
+
+    `linear` and `norm` are None where the layer has none.
+    """
 
     linear: Linear | None = None
     activation: Activation = "identity"
@@ -215,17 +254,19 @@ class HeadLayer:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a loss counts in a batch, as shares of sequences, on the stack's input cells.
+    """The labels that a loss counts in a batch, on the stack's input cells.
 
-    Ignored labels (-100) are not counted.
+    Every entry of these kernels is a share of the batch's sequences, from 0 to 1. Ignored labels
+    (-100) are not counted.
 
     Attributes:
         weight: dLoss/d(one token's cross-entropy): 1 / labels counted, for a mean over them.
-        counted: diagonal: position i has a label; off it: i and j both have.
-        same: both have, and the same one.
-        same_id: both have, and their input ids are the same; None where that does not matter.
-        label_is_id: i has the id of j as its label, both having one; the mean of (i, j) and
-            (j, i), on the diagonal i's own id. None where that does not matter.
+        counted: on the diagonal: position i has a label; off it: i and j both have one.
+        same: both have a label, and the two are equal.
+        same_id: both have a label, and their input ids are equal; None where embedding and
+            logits share no weights.
+        label_is_id: both have a label, and that of i is the input id of j; off the diagonal the
+            mean of (i, j) and (j, i). None where embedding and logits share no weights.
     """
 
     weight: float
@@ -247,8 +288,8 @@ class Head:
         labels: what the loss counts.
         scale: factor on the logits.
         soft_cap: c where logits are capped (Gemma 2), or None.
-        tied: how often block 0's input holds the row of `output` that is the token's own id:
-            mean of x·w/(w·w). 0 where embedding and logits share no weights.
+        tied: amplitude in block 0's input of the row w of `output` that belongs to the token's
+            id: mean of x·w/(w·w). 0 where embedding and logits share no weights.
     """
 
     layers: tuple[HeadLayer, ...]
@@ -268,14 +309,14 @@ class Stack:
         blocks: the blocks in order; None where a block is not understood (then `missing` of
             the spec says why, and predictions past it are NaN).
         input_kernel: kernel of block 0's input for the batch described.
-        top_gradient_kernel: kernel of dLoss/d(output of the last block), up to a factor; None
-            when no backward pass was seen: it is then predicted from `head`, or, in a stack that
-            another one reads, is what comes back from that one; with neither, tokens' gradients
-            are taken as independent.
+        top_gradient_kernel: kernel of dLoss/d(output of the last block), up to a factor. None
+            when no backward pass was measured: it is then predicted from `head`; in a stack that
+            another one reads, it is what comes back from that one; with neither, the gradients
+            of different tokens are taken as independent.
         reads: name of the stack whose output the cross-attention sees, or None.
         final_norm, final_p_drop: the norm on the last block's output and the dropout after it,
             which a stack that reads this one sees.
-        head: what makes logits and a loss of the last block's output, or None: the gradient is
+        head: from the last block's output to the logits and the loss. None: the gradient is
             then predicted relative to the top alone.
     """
 
@@ -298,7 +339,8 @@ class ModelSpec:
         stacks: by name, ``"encoder"`` and ``"decoder"``.
         missing: what could not be described.
         batch_size: sequences in the batch described.
-        n_params: trainable parameters.
+        n_params: number of trainable parameters.
+        notes: what makes a prediction doubtful though nothing is missing.
     """
 
     family: str

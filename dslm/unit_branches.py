@@ -1,4 +1,4 @@
-"""Weight variances that give a branch unit variance."""
+"""Weight variances that give each branch of a block unit variance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dslm.spec import (
 )
 
 BISECTIONS = 60
-NORMED = frozenset({"sandwich", "branch"})  # a norm stands on the branch's output
+NORMED = frozenset({"sandwich", "branch"})  # placements with a norm on the branch's output
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,20 @@ def fit_block(
 ) -> tuple[Block, Layer]:
     r"""Return `block` with branches of unit variance on the stream `x`, and its forward pass.
 
-    Scores get unit variance, values and outputs what is left. A branch's raw output is
-    homogeneous of degree two in :math:`\sigma_v, \sigma_o`, so one forward pass with unit
-    projections gives the factor; cross-attention takes a second one, since what it reads follows
-    from the branch before it.
+    Scores get unit variance; values and outputs then make up for the attention's averaging. A
+    branch's raw output is homogeneous of degree two in :math:`\sigma_v, \sigma_o`, so one forward
+    pass with unit projections gives the factor. Cross-attention takes a second pass, as its input
+    depends on the branch before it.
     """
-    fitted = replace(block, feed_forward=_fit_feed_forward(block.feed_forward, _kept(block, -1)))
+    fitted = replace(
+        block, feed_forward=_fit_feed_forward(block.feed_forward, _raw_variance(block, -1))
+    )
     fitted = with_attentions(fitted, [unit_attention(a) for a in attentions(block)])
     weights = None
     for index in range(len(attentions(block))):
         layer = block_forward(x, fitted, d_model, memory, weights)
         weights = layer[0].weights
-        gain = mean_diagonal(layer[index].raw) / _kept(block, index)
+        gain = mean_diagonal(layer[index].raw) / _raw_variance(block, index)
         projections = attentions(fitted)
         projections[index] = times_attention(projections[index], 1 / gain)
         fitted = with_attentions(fitted, projections)
@@ -64,13 +66,18 @@ def scalar_block(block: Block, averaging: Sequence[float]) -> Block:
 
     .. math:: \sigma_v^2 \sigma_o^2\, d\, n_h d_h\, \bar r/(1-p) = 1
 
-    `averaging` holds :math:`\bar r`, the variance that uniform attention leaves, per attention.
+    `averaging` holds :math:`\bar r`, the share of the variance that uniform attention leaves, for
+    each attention.
 
     Source: arXiv 2403.09635, §4.
     """
-    fitted = replace(block, feed_forward=_fit_feed_forward(block.feed_forward, _kept(block, -1)))
+    fitted = replace(
+        block, feed_forward=_fit_feed_forward(block.feed_forward, _raw_variance(block, -1))
+    )
     projections = [
-        times_attention(unit_attention(layer), _kept(block, index) * (1 - layer.p_drop) / left)
+        times_attention(
+            unit_attention(layer), _raw_variance(block, index) * (1 - layer.p_drop) / left
+        )
         for index, (layer, left) in enumerate(zip(attentions(block), averaging, strict=True))
     ]
     return with_attentions(fitted, projections)
@@ -96,8 +103,8 @@ def with_attentions(block: Block, layers: Sequence[Attention]) -> Block:
 def with_residuals(block: Block, steps: Sequence[Amplitudes]) -> Block:
     r"""Return `block` with these residual steps and plain norms.
 
-    Gains are 1, but for a norm on a branch's output (sandwich, branch): dropout after it gives
-    the branch :math:`\gamma^2/(1-p)`, so there :math:`\gamma = \sqrt{1-p}`.
+    Gains are 1, except for a norm on a branch's output (sandwich, branch). Dropout after it raises
+    the branch's variance to :math:`\gamma^2/(1-p)`, so there :math:`\gamma = \sqrt{1-p}`.
     """
     first, last = block.attention_residual, block.feed_forward_residual
     on_branch = block.placement == "branch"
@@ -138,29 +145,32 @@ def _plain_attention(layer: Attention) -> Attention:
     return replace(layer, query_norm=query_norm, key_norm=key_norm)
 
 
-def _kept(block: Block, index: int) -> float:
-    """What dropout keeps of the branch's raw output; all where a norm stands in between."""
+def _raw_variance(block: Block, index: int) -> float:
+    """Return the variance that a raw branch must have to be of unit variance after its dropout.
+
+    A norm in between makes up for any dropout: there it is 1.
+    """
     return 1.0 if block.placement in NORMED else 1 - residuals(block)[index].p_drop
 
 
-def _fit_feed_forward(layer: FeedForward, kept_after: float) -> FeedForward:
-    kept = (1 - layer.p_drop) * kept_after
+def _fit_feed_forward(layer: FeedForward, raw_variance: float) -> FeedForward:
+    target = (1 - layer.p_drop) * raw_variance
     if layer.gate is not None:
-        down = kept / (layer.down.d_in * second_moment(layer.activation, 1.0))
+        down = target / (layer.down.d_in * second_moment(layer.activation, 1.0))
         up, gate = with_var(layer.up, 1 / layer.up.d_in), with_var(layer.gate, 1 / layer.up.d_in)
         return replace(layer, up=up, gate=gate, down=with_var(layer.down, down))
-    low, high = 1e-6, 1e6
+    low, high = 1e-6, 1e6  # the output grows with the hidden variance for every activation here
     for _ in range(BISECTIONS):  # in the logarithm of the hidden variance d·sigma_1²
         middle = math.sqrt(low * high)
         out = layer.down.d_in * middle / layer.up.d_in * second_moment(layer.activation, middle)
-        low, high = (middle, high) if out < kept else (low, middle)
+        low, high = (middle, high) if out < target else (low, middle)
     shared = math.sqrt(low * high) / layer.up.d_in
     return replace(layer, up=with_var(layer.up, shared), down=with_var(layer.down, shared))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)  # a bisection asks 60 times, and layers repeat
 def second_moment(activation: Activation, variance: float, corr: float = 1.0) -> float:
-    r"""Return :math:`E[\phi(u)\phi(v)]` of zero-mean normals of this variance and correlation."""
+    r"""Return :math:`E[\phi(u)\phi(v)]` for zero-mean normals of this variance and correlation."""
     v = np.array(variance)
     return float(dual_of(activation).value(v, v, corr * v))
 
@@ -170,8 +180,8 @@ def unit_attention(layer: Attention) -> Attention:
 
     .. math:: d\sigma_q^2 = d\sigma_k^2 = 1/(a \sqrt{d_h})
 
-    for scores :math:`a\,q \cdot k`; with :math:`a = 1/\sqrt{d_h}` that is the usual 1, with
-    T5's a = 1 it is T5's own initialisation. Norms on queries and keys undo any other choice.
+    for scores :math:`a\,q \cdot k`. With :math:`a = 1/\sqrt{d_h}` this is 1; with T5's a = 1 it is
+    T5's initialisation. With norms on queries and keys the choice has no effect, and is 1.
 
     Source: arXiv 2403.09635, §4, for any a derived here.
     """
@@ -188,7 +198,7 @@ def unit_attention(layer: Attention) -> Attention:
 
 
 def times_attention(layer: Attention, gain: float) -> Attention:
-    """Return `layer` with `gain` times the output variance, half of it on either projection."""
+    """Return `layer` with `gain` times the output variance, its root on either projection."""
     value, output = layer.value, layer.output
     half = math.sqrt(gain)
     value = with_var(value, value.weight_var * half)
@@ -196,5 +206,5 @@ def times_attention(layer: Attention, gain: float) -> Attention:
 
 
 def with_var(linear: Linear, weight_var: float) -> Linear:
-    """Return `linear` with these weights and no bias."""
+    """Return `linear` with this weight variance and no bias."""
     return replace(linear, weight_var=weight_var, bias_var=0.0)

@@ -20,6 +20,7 @@ from dslm.spec import (
     Linear,
     ModelSpec,
     Norm,
+    NormKind,
     Placement,
     PositionBias,
     Residual,
@@ -65,8 +66,7 @@ def _validate_head(head: Head, stack: Stack, path: str) -> None:
         if layer.linear is not None:
             _validate_linear(layer.linear, width, layer.linear.d_out, f"{where}.linear")
             width = layer.linear.d_out
-        known = get_args(Activation)
-        _require(layer.activation in known, f"{where}.activation", f"use one of {', '.join(known)}")
+        _validate_choice(layer.activation, get_args(Activation), f"{where}.activation")
         if layer.norm is not None:
             _validate_norm(layer.norm, f"{where}.norm")
         _validate_probability(layer.p_drop, f"{where}.p_drop")
@@ -115,8 +115,8 @@ def _validate_cross(block: Block, stack: Stack, read: Stack, path: str) -> None:
     _require(block.placement != "parallel", path, "use serial blocks around cross-attention")
     _validate_norm(cross.norm, f"{path}.norm")
     _validate_residual(cross.residual, f"{path}.residual")
-    given = (cross.out_norm is not None) == (block.placement == "sandwich")
-    _require(given, f"{path}.out_norm", "give it in a sandwich and only there")
+    matches_placement = (cross.out_norm is not None) == (block.placement == "sandwich")
+    _require(matches_placement, f"{path}.out_norm", "give it in a sandwich and only there")
 
 
 def _validate_kernel(kernel: Kernel, path: str) -> None:
@@ -132,24 +132,23 @@ def _validate_kernel(kernel: Kernel, path: str) -> None:
 
 
 def _validate_block(block: Block, d_model: int, path: str) -> None:
-    known = get_args(Placement)
-    _require(block.placement in known, f"{path}.placement", f"use one of {', '.join(known)}")
+    _validate_choice(block.placement, get_args(Placement), f"{path}.placement")
     _validate_attention(block.attention, d_model, f"{path}.attention")
     _validate_feed_forward(block.feed_forward, d_model, f"{path}.feed_forward")
     for name in ("attention", "feed_forward"):
         _validate_norm(getattr(block, f"{name}_norm"), f"{path}.{name}_norm")
         _validate_residual(getattr(block, f"{name}_residual"), f"{path}.{name}_residual")
         _validate_out_norm(block, f"{name}_out_norm", path)
-    one_stream = block.placement != "parallel" or block.feed_forward_residual.lam == 1
+    single_stream = block.placement != "parallel" or block.feed_forward_residual.lam == 1
     fix = "use 1: parallel branches share one stream, scaled by attention_residual.lam"
-    _require(one_stream, f"{path}.feed_forward_residual.lam", fix)
+    _require(single_stream, f"{path}.feed_forward_residual.lam", fix)
 
 
 def _validate_out_norm(block: Block, name: str, path: str) -> None:
     norm: Norm | None = getattr(block, name)
-    wanted = block.placement == "sandwich"
-    fix = "give the norm on the branch's output" if wanted else "use None but in a sandwich"
-    _require((norm is not None) == wanted, f"{path}.{name}", fix)
+    is_sandwich = block.placement == "sandwich"
+    fix = "give the norm on the branch's output" if is_sandwich else "use None but in a sandwich"
+    _require((norm is not None) == is_sandwich, f"{path}.{name}", fix)
     if norm is not None:
         _validate_norm(norm, f"{path}.{name}")
 
@@ -213,8 +212,7 @@ def _validate_bias(bias: PositionBias, n_heads: int, path: str) -> None:
 
 
 def _validate_feed_forward(ff: FeedForward, d_model: int, path: str) -> None:
-    known = get_args(Activation)
-    _require(ff.activation in known, f"{path}.activation", f"use one of {', '.join(known)}")
+    _validate_choice(ff.activation, get_args(Activation), f"{path}.activation")
     _validate_linear(ff.up, d_model, ff.up.d_out, f"{path}.up")
     _validate_linear(ff.down, ff.up.d_out, d_model, f"{path}.down")
     if ff.gate is not None:
@@ -223,6 +221,7 @@ def _validate_feed_forward(ff: FeedForward, d_model: int, path: str) -> None:
 
 
 def _validate_linear(linear: Linear, d_in: int, d_out: int, path: str) -> None:
+    # moments may be NaN or infinite: a diverged model's are, and `missing` then says where
     _require(linear.d_in >= 1, f"{path}.d_in", "give a width of at least 1")
     _require(linear.d_out >= 1, f"{path}.d_out", "give a width of at least 1")
     _require(linear.d_in == d_in, f"{path}.d_in", f"use {d_in}, the width of its input")
@@ -232,7 +231,7 @@ def _validate_linear(linear: Linear, d_in: int, d_out: int, path: str) -> None:
 
 
 def _validate_norm(norm: Norm, path: str) -> None:
-    _require(norm.kind in ("layernorm", "rmsnorm"), f"{path}.kind", "use layernorm or rmsnorm")
+    _validate_choice(norm.kind, get_args(NormKind), f"{path}.kind")
     for name in ("gain_var", "bias_var", "eps"):
         _require(not getattr(norm, name) < 0, f"{path}.{name}", "it cannot be negative")
 
@@ -245,6 +244,10 @@ def _validate_residual(residual: Residual, path: str) -> None:
 
 def _validate_probability(p_drop: float, path: str) -> None:
     _require(0 <= p_drop < 1, path, "give a dropout probability from 0 to below 1")
+
+
+def _validate_choice(value: str, choices: tuple[str, ...], path: str) -> None:
+    _require(value in choices, path, f"use one of {', '.join(choices)}")
 
 
 def _require(holds: bool, field: str, fix: str) -> None:

@@ -4,11 +4,11 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; without the server extra, say in one line how to get it."""
+    """Run the command line; name a missing package in one line, with the command to install it."""
     try:
         from evenkeel.cli import app
     except ModuleNotFoundError as error:
-        line = f"evenkeel: the command line needs {error.name}: pip install 'evenkeel[server]'"
+        line = f"evenkeel: the command line needs {error.name}: pip install evenkeel"
         print(line, file=sys.stderr)
         sys.exit(2)
     app()

@@ -1,4 +1,4 @@
-"""Reading a running server from the command line."""
+"""A client of a running server's HTTP API, for the command line."""
 
 from __future__ import annotations
 
@@ -14,46 +14,51 @@ PAGE_SIZE = 200
 
 
 def client_of(server: str, key: str | None) -> httpx.Client:
-    """A client of the HTTP API of `server`."""
+    """Return a client of the HTTP API of `server`; the caller closes it."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx.Client(base_url=f"{server.rstrip('/')}/api/v1", headers=headers, timeout=30.0)
 
 
 def read(client: httpx.Client, path: str, **params: Any) -> Any:
-    """The JSON at `path`.
+    """Return the JSON at `path`.
 
     Raises:
-        StartError: one line with the server's own message and fix, or that it does not answer.
+        StartError: with the server's message and fix, or saying that it does not answer.
     """
     try:
-        answer = client.get(path, params=params)
+        response = client.get(path, params=params)
     except httpx.HTTPError as error:
         raise unreachable(client, error) from error
-    require_success(answer)
-    return answer.json()
+    require_success(response)
+    return response.json()
 
 
 def all_runs(client: httpx.Client, *, search: str) -> Iterator[dict[str, Any]]:
-    """Every run that matches, newest first."""
-    asked: dict[str, Any] = {"search": search, "limit": PAGE_SIZE}
+    """Yield every run that matches, newest first."""
+    params: dict[str, Any] = {"search": search, "limit": PAGE_SIZE}
     while True:
-        page = read(client, "/runs", **asked)
+        page = read(client, "/runs", **params)
         yield from page["runs"]
         if page["next_cursor"] is None:
             return
-        asked["cursor"] = page["next_cursor"]
+        params["cursor"] = page["next_cursor"]
 
 
 def download(client: httpx.Client, path: str, target: Path, **params: Any) -> int:
-    """Stream the body at `path` into `target`, whole or not at all; returns its bytes."""
+    """Stream the body at `path` into `target`; return its size in bytes.
+
+    Raises:
+        StartError: if the server does not answer or refuses, or the file cannot be written.
+            `target` is then as it was before.
+    """
     part = target.with_name(f"{target.name}.part")
     written = 0
     try:
-        with client.stream("GET", path, params=params) as answer, part.open("wb") as output:
-            if answer.is_error:
-                answer.read()
-            require_success(answer)
-            for chunk in answer.iter_bytes():
+        with client.stream("GET", path, params=params) as response, part.open("wb") as output:
+            if response.is_error:
+                response.read()  # a stream's body is not there yet, and holds the message
+            require_success(response)
+            for chunk in response.iter_bytes():
                 written += output.write(chunk)
         part.replace(target)
     except httpx.HTTPError as error:
@@ -65,20 +70,20 @@ def download(client: httpx.Client, path: str, target: Path, **params: Any) -> in
     return written
 
 
-def require_success(answer: httpx.Response) -> None:
-    """Raise `StartError` with the server's own words unless the answer is a success."""
-    if not answer.is_error:
+def require_success(response: httpx.Response) -> None:
+    """Raise a `StartError` with the server's message unless the answer is a success."""
+    if not response.is_error:
         return
     try:
-        problem = answer.json()["error"]
+        problem = response.json()["error"]
         line = f"{problem['message']}; {problem['fix']}" if problem["fix"] else problem["message"]
-    except (ValueError, KeyError, TypeError):
-        line = f"{answer.url} answered {answer.status_code}"
+    except (ValueError, KeyError, TypeError):  # not this server's error format: a proxy's page
+        line = f"{response.url} answered {response.status_code}"
     raise StartError(line)
 
 
 def unreachable(client: httpx.Client, error: httpx.HTTPError) -> StartError:
-    """The line for a server that does not answer."""
+    """Return the error for a server that does not answer."""
     return StartError(
         f"no answer from {client.base_url} ({error}); start it with 'evenkeel serve', "
         "or name it with --server"

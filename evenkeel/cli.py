@@ -19,7 +19,7 @@ from evenkeel.options import (
     RedisUrl,
     ServerKey,
     ServerUrl,
-    one_clear_line,
+    clean_exit,
     settings_from,
 )
 from server.access.service import login_url
@@ -34,6 +34,22 @@ app.add_typer(keys.app, name="key")
 DEMO_FOLDER = Path(".evenkeel/demo")
 
 
+def print_version(requested: bool) -> None:
+    """Print the version and end, where ``--version`` was given."""
+    if requested:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Watch the stability of live transformer training."""
+
+
 @app.command()
 def serve(
     host: Host = None,
@@ -45,7 +61,7 @@ def serve(
     """Serve API and dashboard on one port, until interrupted."""
     from evenkeel.serving import announce, run_server
 
-    with one_clear_line():
+    with clean_exit():
         settings = settings_from(
             host=host,
             port=port,
@@ -64,9 +80,9 @@ def demo(
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
 ) -> None:
     """Train three byte-level GPTs and show them live."""
-    from evenkeel.demo import run_demo
+    from evenkeel.demo.command import run_demo
 
-    with one_clear_line():
+    with clean_exit():
         settings = settings_from(host="127.0.0.1", port=port, data_dir=data_dir)
         run_demo(settings, steps=steps, open_page=open_page)
 
@@ -78,9 +94,9 @@ def runs(
     key: ServerKey = None,
 ) -> None:
     """List the runs of a server, newest first."""
-    from evenkeel.reading import print_runs
+    from evenkeel.runs import print_runs
 
-    with one_clear_line():
+    with clean_exit():
         print_runs(server, key, search=search)
 
 
@@ -93,9 +109,9 @@ def export(
     key: ServerKey = None,
 ) -> None:
     """Write every frame of a run to a file: a row a step, a column a value."""
-    from evenkeel.reading import export_run
+    from evenkeel.runs import export_run
 
-    with one_clear_line():
+    with clean_exit():
         target = output or Path(f"{run_id}.{file_format}")
         written = export_run(server, key, run_id, target, file_format=file_format)
         print(f"{target}: {written:,} bytes")
@@ -126,11 +142,11 @@ def predict(
     plot: Annotated[Path | None, typer.Option(help="Also draw: .html or .png.")] = None,
 ) -> None:
     """Say what theory predicts of a config or a run, and what is wrong with it, in words."""
-    from evenkeel.prediction.command import Asked
+    from evenkeel.prediction.command import PredictOptions
     from evenkeel.prediction.command import predict as answer
 
-    with one_clear_line():
-        asked = Asked(
+    with clean_exit():
+        options = PredictOptions(
             config=config,
             run=run,
             server=server,
@@ -142,7 +158,7 @@ def predict(
             as_json=as_json,
             plot=plot,
         )
-        answer(asked)
+        answer(options)
 
 
 @app.command()
@@ -150,7 +166,7 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """Bring a database to this version's schema."""
     from server.migration import migrate as bring_up
 
-    with one_clear_line():
+    with clean_exit():
         settings = settings_from(database_url=database_url, data_dir=data_dir)
         print(f"The database is at revision {bring_up(settings.resolved_database_url)}.")
 
@@ -162,8 +178,8 @@ def login(
     data_dir: DataDir = None,
 ) -> None:
     """Print a URL that logs one browser in, once, within a quarter of an hour."""
-    given = {"database_url": database_url, "data_dir": data_dir}
-    print(keys.with_database(given, lambda found: login_url(found, server)))
+    options = {"database_url": database_url, "data_dir": data_dir}
+    print(keys.with_database(options, lambda database: login_url(database, server)))
 
 
 @app.command()
@@ -177,7 +193,7 @@ def doctor(
     """Check this install, its database and Redis, and the server; exit 1 if something is wrong."""
     from evenkeel.doctor import examine
 
-    with one_clear_line():
+    with clean_exit():
         settings = settings_from(data_dir=data_dir, database_url=database_url, redis_url=redis_url)
         if not asyncio.run(examine(settings, server, key)):
             raise typer.Exit(1)

@@ -10,7 +10,7 @@ from server.settings import Settings
 
 
 def compose(settings: Settings) -> FastAPI:
-    """The server of `settings` with the dashboard's pages at ``/``.
+    """Return the server of `settings` with the dashboard's pages at ``/``.
 
     Raises:
         StartError: if the settings cannot be served.

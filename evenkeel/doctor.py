@@ -1,4 +1,4 @@
-"""``evenkeel doctor``: is everything here that a run on this machine needs."""
+"""``evenkeel doctor``: checks of the install, the database, the bus and the server."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from server.errors import StartError
 from server.migration import require_current
 from server.settings import Settings
 
-PACKAGES = ("torch", "transformers", "fastapi", "dash", "sqlalchemy", "redis")
+PACKAGES = ("fastapi", "dash", "sqlalchemy", "redis")
+EXTRAS = {"torch": "predict", "transformers": "predict", "pyarrow": "export", "apprise": "notify"}
 Check = Callable[[], Awaitable[str]]
 
 
 async def examine(settings: Settings, server: str, key: str | None) -> bool:
-    """Print a line a check; whether all are well."""
+    """Print one line for every check; return whether all pass."""
     checks: dict[str, Check] = {
         "install": installed,
         "data folder": lambda: writable(settings.data_dir),
@@ -34,7 +35,7 @@ async def examine(settings: Settings, server: str, key: str | None) -> bool:
 
 
 async def report(name: str, check: Check) -> bool:
-    """Print how one check went; whether it went well."""
+    """Print the result of one check; return whether it passes."""
     try:
         print(f"ok    {name}: {await check()}")
     except (StartError, OSError, httpx.HTTPError) as error:
@@ -45,27 +46,37 @@ async def report(name: str, check: Check) -> bool:
 
 async def installed() -> str:
     """Versions of Python and of what is installed beside it."""
-    return ", ".join([f"python {platform.python_version()}", *map(package_line, PACKAGES)])
+    packages = map(package_line, [*PACKAGES, *EXTRAS])
+    return ", ".join([f"python {platform.python_version()}", *packages])
 
 
 def package_line(name: str) -> str:
-    """The package and its version, or that it is not there."""
+    """The package and its version, or that it is absent and which extra brings it."""
     try:
         return f"{name} {version(name)}"
     except PackageNotFoundError:
-        return f"{name} not installed"
+        extra = EXTRAS.get(name)
+        return f"{name} not installed" + (f" (evenkeel[{extra}])" if extra else "")
 
 
 async def writable(folder: Path) -> str:
-    """The folder, if it can be written to or made."""
-    nearest = next(one for one in [folder, *folder.absolute().parents] if one.exists())
+    """Return that the folder can be written to, or made.
+
+    Raises:
+        StartError: if it can be neither.
+    """
+    nearest = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise StartError(f"{folder} cannot be written; set EVENKEEL_DATA_DIR to one that can")
     return f"{folder} can be written" if nearest == folder else f"{folder} will be made"
 
 
 async def reachable_database(settings: Settings) -> str:
-    """The database, if it answers and has this version's schema."""
+    """Return the database's URL, without its password.
+
+    Raises:
+        StartError: if it does not answer, or has another version's schema.
+    """
     url = settings.resolved_database_url
     if settings.database_url is None and not (settings.data_dir / "evenkeel.db").exists():
         return "SQLite, made at the first start"
@@ -78,7 +89,11 @@ async def reachable_database(settings: Settings) -> str:
 
 
 async def reachable_bus(settings: Settings) -> str:
-    """The bus, if it answers."""
+    """Return that the bus answers.
+
+    Raises:
+        StartError: if it does not.
+    """
     if settings.redis_url is None:
         return "in-process, no Redis needed"
     bus = open_bus(settings)
@@ -92,7 +107,7 @@ async def reachable_bus(settings: Settings) -> str:
 
 
 async def answering(server: str, key: str | None) -> str:
-    """The server, if it answers and takes the key."""
+    """Return that the server answers and accepts the key; an HTTP error if not."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=server, headers=headers, timeout=5.0) as client:
         (await client.get("/readyz")).raise_for_status()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from evenkeel.options import DatabaseUrl, DataDir, one_clear_line, settings_from
+from evenkeel.options import DatabaseUrl, DataDir, clean_exit, settings_from
 from server.access.service import create_key, list_keys, revoke_key
 from server.database import Database, connect
 from server.errors import MonitorError, StartError
@@ -28,19 +28,19 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
-    scopes: list[Any] = scope
-    settings = {"database_url": database_url, "data_dir": data_dir}
-    made = with_database(
-        settings, lambda found: create_key(found, scopes=scopes, project=project, label=label)
+    scopes: list[Any] = scope  # the service checks them, and names the valid ones
+    options = {"database_url": database_url, "data_dir": data_dir}
+    key = with_database(
+        options, lambda database: create_key(database, scopes=scopes, project=project, label=label)
     )
-    print(made)
+    print(key)
 
 
 @app.command("list")
 def show(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """List the keys, without their secrets."""
-    settings = {"database_url": database_url, "data_dir": data_dir}
-    for key in with_database(settings, list_keys):
+    options = {"database_url": database_url, "data_dir": data_dir}
+    for key in with_database(options, list_keys):
         state = "revoked" if key.revoked_at else "valid"
         where = key.project or "all projects"
         print(f"{key.id}  {state:8}{','.join(key.scopes):20}{where:20}{key.label}")
@@ -49,18 +49,18 @@ def show(database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
 @app.command()
 def revoke(key_id: str, database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
     """Revoke a key by the id that `list` shows."""
-    settings = {"database_url": database_url, "data_dir": data_dir}
-    if not with_database(settings, lambda found: revoke_key(found, key_id)):
-        with one_clear_line():
+    options = {"database_url": database_url, "data_dir": data_dir}
+    if not with_database(options, lambda database: revoke_key(database, key_id)):
+        with clean_exit():
             raise StartError(f"there is no key {key_id!r}; see 'evenkeel key list'")
     print(f"{key_id} is revoked.")
 
 
-def with_database(given: dict[str, Any], use: Callable[[Database], Awaitable[T]]) -> T:
-    """What `use` returns on the database of these settings, ready to be read."""
-    with one_clear_line():
+def with_database(options: dict[str, Any], use: Callable[[Database], Awaitable[T]]) -> T:
+    """Return the result of `use` on the database that the options name, at this schema."""
+    with clean_exit():
         try:
-            return asyncio.run(_with_database(settings_from(**given), use))
+            return asyncio.run(_with_database(settings_from(**options), use))
         except MonitorError as error:
             raise StartError(f"{error.field}: {error.message}; {error.fix}") from error
 
@@ -68,7 +68,7 @@ def with_database(given: dict[str, Any], use: Callable[[Database], Awaitable[T]]
 async def _with_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> T:
     database = connect(settings.resolved_database_url)
     try:
-        if settings.embedded:
+        if settings.embedded:  # nobody else migrates it; a shared one is its operator's to migrate
             settings.data_dir.mkdir(parents=True, exist_ok=True)
             await apply(database)
         else:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a failure becomes one line."""
+"""Options that several commands share, and the exit of a command that fails."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ ServerKey = Annotated[
 ]
 
 
-def settings_from(**given: Any) -> Settings:
-    """Settings of the environment, overridden by what was given on the command line.
+def settings_from(**options: Any) -> Settings:
+    """Return the environment's settings, overridden by the command line's options.
 
     Raises:
         StartError: naming the setting that is wrong.
     """
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+    try:  # None is an option that was not typed: the environment decides
+        return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors()[0]  # a line names one mistake; the next start names the next
         name = ".".join(str(part) for part in first["loc"])
         raise StartError(f"setting {name}: {first['msg']}, not {first['input']!r}") from error
 
 
 @contextmanager
-def one_clear_line() -> Iterator[None]:
-    """Turn a `StartError` into its one line on standard error and exit code 2.
+def clean_exit() -> Iterator[None]:
+    """Turn a `StartError` into one line on standard error and exit code 2.
 
-    Ctrl-C is how a server is meant to end, and so ends a command well.
+    Ctrl-C exits with 0, as that is how a server is stopped.
     """
     try:
         yield

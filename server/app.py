@@ -9,33 +9,33 @@ from functools import partial
 from fastapi import APIRouter, FastAPI, Request
 from starlette.middleware.gzip import GZipMiddleware
 
-from server import failures, health, migration, workers
+from server import error_handlers, health, migration, workers
 from server.access import endpoints as access
 from server.access import sessions
-from server.access.middleware import Gate
+from server.access.middleware import AccessMiddleware
 from server.alerts import endpoints as alerts
-from server.alerts.delivery import Delivery
+from server.alerts.notifier import Notifier
+from server.app_state import AppState
 from server.bus import open_bus
-from server.caching import Fresh
+from server.cache_control import CacheControlMiddleware
 from server.clock import Clock, system_clock
 from server.database import connect
-from server.diagnosis.worker import Diagnosis
+from server.diagnosis.watchdog import watch
+from server.diagnosis.worker import DiagnosisWorker
 from server.errors import NotFound
 from server.ingest import endpoints as ingest
 from server.ingest.writer import write
 from server.live import endpoints as live
 from server.live.hub import Hub
 from server.metrics import Metrics
-from server.parts import Parts
 from server.predictions import endpoints as predictions
 from server.predictions.worker import predict
 from server.profiles import endpoints as profiles
 from server.profiles import export
-from server.profiles.packing import pack
 from server.runs import endpoints as runs
-from server.runs.watchdog import watch
 from server.schemas import Failure
 from server.settings import Settings
+from server.storage.compaction import compact
 
 API = "/api/v1"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -48,7 +48,13 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
         StartError: if the settings name something that cannot be used.
     """
     settings = settings or Settings()
-    parts = _parts(settings, clock)
+    state = AppState(
+        settings=settings,
+        database=connect(settings.resolved_database_url),
+        bus=open_bus(settings),
+        clock=clock,
+        metrics=Metrics(),
+    )
     app = FastAPI(
         title="evenkeel",
         version="1",
@@ -57,43 +63,34 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
         docs_url=None,  # FastAPI's pages load their scripts from a CDN
         redoc_url=None,
     )
-    app.state.parts = parts
-    app.state.cookie_secret = sessions.secret_of(settings)
-    app.state.hub = Hub(parts.bus, parts.database, parts.metrics)
+    app.state.server = state
+    app.state.cookie_secret = secret = sessions.secret_of(settings)
+    app.state.hub = Hub(state.bus, state.database, state.metrics)
+    app.state.notifier = Notifier(settings.webhooks, state.metrics.registry)
+    # The last one added runs first: access is checked before anything else looks at a request.
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
-    app.add_middleware(Fresh)
-    app.add_middleware(Gate, settings=settings, secret=app.state.cookie_secret, clock=clock)
-    failures.install(app)
+    app.add_middleware(CacheControlMiddleware)
+    app.add_middleware(AccessMiddleware, settings=settings, secret=secret, clock=clock)
+    error_handlers.install(app)
     _route(app)
     return app
-
-
-def _parts(settings: Settings, clock: Clock) -> Parts:
-    metrics = Metrics()
-    return Parts(
-        settings=settings,
-        database=connect(settings.resolved_database_url),
-        bus=open_bus(settings),
-        clock=clock,
-        metrics=metrics,
-        delivery=Delivery(settings.webhooks, metrics.registry),
-    )
 
 
 def _route(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(access.router)
-    for part in (ingest, runs, profiles, export, predictions, alerts, live):
-        app.include_router(part.router, prefix=API, responses={"4XX": {"model": Failure}})
+    for endpoints in (ingest, runs, profiles, export, predictions, alerts, live):
+        app.include_router(endpoints.router, prefix=API, responses={"4XX": {"model": Failure}})
+    # Last, so that it answers what nothing above has, and before a mounted page's catch-all does.
     app.include_router(_unknown)
 
 
 _unknown = APIRouter(include_in_schema=False)
 
 
-@_unknown.api_route("/api/{rest:path}", methods=METHODS)
-async def unknown_path(request: Request, rest: str) -> None:  # noqa: ARG001
-    """Nothing of the API: answered here, before a mounted page's catch-all can."""
+@_unknown.api_route("/api/{path:path}", methods=METHODS)
+async def unknown_path(request: Request, path: str) -> None:  # noqa: ARG001
+    """A 404 in the API's own form for a path that the API does not have."""
     raise NotFound(
         f"there is no {request.method} {request.url.path}",
         fix=f"see {API}/openapi.json for what there is",
@@ -102,26 +99,28 @@ async def unknown_path(request: Request, rest: str) -> None:  # noqa: ARG001
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: Parts = app.state.parts
+    state: AppState = app.state.server
     try:
-        await migration.prepare(parts.settings, parts.database)
-        working = workers.running(_turns(app), parts.metrics, parts.database.serves)
-        async with parts.delivery.running(), working:
+        await migration.prepare(state.settings, state.database)
+        working = workers.running(_turns(app), state.metrics, state.database.serves)
+        async with app.state.notifier.running(), working:
             yield
     finally:
-        await parts.bus.close()
-        await parts.database.close()
+        await state.bus.close()
+        await state.database.close()
 
 
 def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
-    parts: Parts = app.state.parts
+    """One turn of each background worker, by the worker's name."""
+    state: AppState = app.state.server
     hub: Hub = app.state.hub
+    notifier: Notifier = app.state.notifier
     return {
-        "writer": partial(write, parts),
-        "diagnosis": Diagnosis(parts).turn,
-        "predictor": partial(predict, parts),
-        "watchdog": partial(watch, parts),
-        "packer": partial(pack, parts),
+        "writer": partial(write, state),
+        "diagnosis": DiagnosisWorker(state, notifier).turn,
+        "predictor": partial(predict, state),
+        "watchdog": partial(watch, state, notifier),
+        "compaction": partial(compact, state),
         "pages": hub.listen,
         "summaries": hub.summarise,
     }

@@ -11,8 +11,9 @@ from server.errors import InvalidField
 
 
 def encode(moment: float, key: str) -> str:
-    """A cursor past this (time, id)."""
+    """A cursor past this (time, id); the id orders rows of the same time."""
     packed = msgspec.json.encode([moment, key])
+    # Without padding, which clients would have to escape in a URL.
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
-from sqlalchemy import event, text
+import msgspec
+from sqlalchemy import Select, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -25,10 +26,17 @@ from sqlalchemy.sql.schema import Table
 from server.errors import StartError
 from server.tables import metadata
 
-__all__ = ["Database", "Row", "connect", "insert", "metadata"]
+__all__ = [
+    "Database",
+    "connect",
+    "fetch_all",
+    "fetch_first",
+    "insert",
+    "metadata",
+    "refuses_value",
+]
 
-# A row of a query, or a dictionary that stands for one.
-Row = Mapping[Any, Any]
+R = TypeVar("R", bound=msgspec.Struct)
 
 BUSY_TIMEOUT_MS = 10_000
 THREAD_END_S = 2.0
@@ -45,11 +53,12 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        # Not on Postgres, where transactions of several runs may overlap.
         self._writer = asyncio.Lock() if self.is_sqlite else None
         self._threads: WeakSet[Thread] = WeakSet()
-        self._inside: Counter[asyncio.Task[Any] | None] = Counter()
+        self._open_sessions: Counter[asyncio.Task[Any] | None] = Counter()
         if self.is_sqlite:
-            event.listen(engine.sync_engine, "connect", self._note_thread)
+            event.listen(engine.sync_engine, "connect", self._track_thread)
 
     @property
     def is_sqlite(self) -> bool:
@@ -59,7 +68,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A session that only reads."""
-        with self._noted():
+        with self._in_session():
             async with self._sessions() as session:
                 yield session
 
@@ -67,7 +76,7 @@ class Database:
     async def writing(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed when the block ends, rolled back when it raises."""
         async with self._writer or nullcontext():
-            with self._noted():
+            with self._in_session():
                 async with self._sessions.begin() as session:
                     yield session
 
@@ -77,18 +86,19 @@ class Database:
         Cancelled there, it would leave its cursor in a reference cycle with the traceback, and
         SQLite keeps the lock of a closed connection until the cursor is collected, too.
         """
-        return self._inside[task] > 0
+        return self._open_sessions[task] > 0
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _in_session(self) -> Iterator[None]:
+        """Count the current task among those that `serves` answers for."""
         task = asyncio.current_task()
-        self._inside[task] += 1
+        self._open_sessions[task] += 1
         try:
             yield
         finally:
-            self._inside[task] -= 1
-            if not self._inside[task]:
-                del self._inside[task]
+            self._open_sessions[task] -= 1
+            if not self._open_sessions[task]:
+                del self._open_sessions[task]
 
     async def ping(self) -> None:
         """Raise unless the database answers."""
@@ -104,13 +114,37 @@ class Database:
         await self.engine.dispose()
         await asyncio.to_thread(self._join_threads)
 
-    def _note_thread(self, connection: Any, _: object) -> None:
+    def _track_thread(self, connection: Any, _: object) -> None:
         # aiosqlite keeps one thread a connection, and offers no public way to wait for it
         self._threads.add(connection.driver_connection._thread)
 
     def _join_threads(self) -> None:
         for thread in list(self._threads):
             thread.join(THREAD_END_S)
+
+
+async def fetch_all(session: AsyncSession, query: Select[Any], kind: type[R]) -> list[R]:
+    """The rows of a query as `kind`, whose fields are the query's columns in their order."""
+    return [kind(*row) for row in await session.execute(query)]
+
+
+async def fetch_first(session: AsyncSession, query: Select[Any], kind: type[R]) -> R | None:
+    """The first row of a query as `kind`, or None."""
+    row = (await session.execute(query)).first()
+    return None if row is None else kind(*row)
+
+
+def refuses_value(error: DBAPIError) -> bool:
+    """Whether the database, or its driver, refuses a value: trying again changes nothing.
+
+    asyncpg's errors arrive as plain `DBAPIError`: that of a value which it does not send is a
+    ValueError, and that of a value which Postgres refuses has an SQLSTATE of class 22 or 23.
+    """
+    if isinstance(error, (DataError, IntegrityError)):
+        return True
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    is_unsent = isinstance(getattr(error.orig, "__cause__", None), ValueError)
+    return is_unsent or sqlstate[:2] in ("22", "23")
 
 
 def insert(session: AsyncSession, table: Table) -> Any:

@@ -1,4 +1,4 @@
-"""What goes wrong on the server: one family that becomes JSON, one that ends a start."""
+"""The server's errors: one family that becomes JSON, and one that ends a start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class MonitorError(Exception):
         status: HTTP status.
         code: short name of the failure, stable for programs.
         field: dotted path of the offending field, or None where no field is to blame.
-        fix: one imperative sentence that says how to mend it.
+        fix: one imperative sentence on how to mend it.
     """
 
     status = 400
@@ -116,6 +116,13 @@ class WrongMediaType(MonitorError):
 
     status = 415
     code = "wrong_media_type"
+
+
+class NotInstalled(MonitorError):
+    """A feature whose optional dependency this server was installed without."""
+
+    status = 501
+    code = "not_installed"
 
 
 class Unavailable(MonitorError):

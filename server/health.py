@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
 
+from server.app_state import AppState, State
 from server.bus.protocol import FRAMES
-from server.parts import Parts, Serving
 
 router = APIRouter(include_in_schema=False)
 
@@ -19,32 +19,33 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(parts: Serving) -> Response:
+async def readyz(state: State) -> Response:
     """Database and bus answer."""
-    found = {"database": await _database(parts), "bus": await _bus(parts)}
-    ready = all(state == "ok" for state in found.values())
-    return JSONResponse(found, status_code=200 if ready else 503)
+    checks = {"database": await _database(state), "bus": await _bus(state)}
+    ready = all(result == "ok" for result in checks.values())
+    return JSONResponse(checks, status_code=200 if ready else 503)
 
 
 @router.get("/metrics")
-async def metrics(parts: Serving) -> Response:
+async def metrics(state: State) -> Response:
     """Counters in Prometheus' text format."""
-    if await _bus(parts) == "ok":
-        parts.metrics.bus_pending.set(await parts.bus.pending(FRAMES))
-    return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    # A bus that is away must not take the other counters with it.
+    if await _bus(state) == "ok":
+        state.metrics.bus_pending.set(await state.bus.pending(FRAMES))
+    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _database(parts: Parts) -> str:
+async def _database(state: AppState) -> str:
     try:
-        await parts.database.ping()
+        await state.database.ping()
     except (SQLAlchemyError, OSError) as error:
         return f"does not answer: {type(error).__name__}"
     return "ok"
 
 
-async def _bus(parts: Parts) -> str:
+async def _bus(state: AppState) -> str:
     try:
-        await parts.bus.ping()
+        await state.bus.ping()
     except OSError as error:
         return f"does not answer: {type(error).__name__}"
     return "ok"

@@ -1,4 +1,4 @@
-"""Bring a database to the shape that this version reads, or say why that cannot be."""
+"""Bring a database to the schema that this version reads, or raise the reason why not."""
 
 from __future__ import annotations
 
@@ -75,17 +75,17 @@ async def require_current(database: Database) -> None:
     """Raise `StartError` unless the database has exactly this version's revision."""
     try:
         async with database.engine.connect() as connection:
-            found = await connection.run_sync(_revision)
+            revision = await connection.run_sync(_revision)
     except Exception as error:
         raise StartError(_unreachable(database, error)) from error
-    if found == _head():
+    if revision == _head():
         return
-    if found is None or _is_known(found):
+    if revision is None or _is_ours(revision):
         raise StartError(
-            f"the database is at revision {found or 'none'}, this version reads {_head()}; "
+            f"the database is at revision {revision or 'none'}, this version reads {_head()}; "
             "run `evenkeel migrate`"
         )
-    raise StartError(_newer(found))
+    raise StartError(_newer(revision))
 
 
 def _require_openable(database: Database) -> None:
@@ -113,9 +113,9 @@ async def _migrate_url(url: str) -> str:
 
 
 def _upgrade(connection: Connection) -> str:
-    found = _revision(connection)
-    if found is not None and not _is_known(found):
-        raise StartError(_newer(found))
+    revision = _revision(connection)
+    if revision is not None and not _is_ours(revision):
+        raise StartError(_newer(revision))
     config = configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
@@ -126,7 +126,7 @@ def configuration() -> Config:
     """Alembic's settings for the migrations inside this installation."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.set_main_option("path_separator", "os")
+    config.set_main_option("path_separator", "os")  # Alembic warns where it is not set
     return config
 
 
@@ -141,19 +141,20 @@ def _head() -> str:
     return head
 
 
-def _is_known(revision: str) -> bool:
-    script = ScriptDirectory.from_config(configuration())
-    return any(one.revision == revision for one in script.walk_revisions())
+def _is_ours(revision: str) -> bool:
+    """Whether this installation has the migration, so that the database is not newer."""
+    scripts = ScriptDirectory.from_config(configuration())
+    return any(script.revision == revision for script in scripts.walk_revisions())
 
 
-def _newer(found: str) -> str:
+def _newer(revision: str) -> str:
     return (
-        f"the database is at revision {found}, which is newer than this version of evenkeel; "
+        f"the database is at revision {revision}, which is newer than this version of evenkeel; "
         "upgrade evenkeel, or point database_url elsewhere"
     )
 
 
 def _unreachable(database: Database, error: BaseException) -> str:
-    shown = make_url(str(database.engine.url)).render_as_string(hide_password=True)
+    url = make_url(str(database.engine.url)).render_as_string(hide_password=True)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"database_url: cannot open {shown}: {reason}"
+    return f"database_url: cannot open {url}: {reason}"

@@ -1,8 +1,22 @@
-"""What every answer shares: floats that may be NaN or infinite travel as strings."""
+"""What requests and answers share; floats that are not finite travel as strings."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def _storable(text: str) -> str:
+    """Raise for text that no database stores: NUL, and halves of a pair that JSON may escape."""
+    if "\0" in text:
+        raise ValueError("a text holds a NUL character")
+    if not text.isascii():
+        text.encode()  # a UnicodeEncodeError is a ValueError
+    return text
+
+
+StorableText = Annotated[str, AfterValidator(_storable)]
 
 
 class Answer(BaseModel):
@@ -24,3 +38,11 @@ class Failure(Answer):
     """Body of every 4xx and 5xx."""
 
     error: ErrorBody
+
+
+class MissingInfo(Answer):
+    """A part of the model that the theory does not cover."""
+
+    where: str
+    what: str
+    why: str

@@ -1,14 +1,15 @@
-"""Everything that can be set about a server process, read once from the environment."""
+"""The settings of a server process, read once from the environment."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+LogFormat = Literal["console", "json"]
 
 
 def is_loopback(host: str) -> bool:
@@ -33,13 +34,14 @@ class Settings(BaseSettings):
         redis_url: Redis for the bus; None is the in-process bus.
         require_keys: whether every request needs a key or a login; None is False when `host`
             is loopback and True otherwise.
-        webhooks: apprise URLs told of alerts.
-        secret: signs login cookies; None keeps a random one in `data_dir`.
+        webhooks: URLs that receive alerts: http(s) ones, or apprise's.
+        secret: signs login cookies; None stores a random one in `data_dir`.
         lost_contact_s: silence after which a running run counts as out of contact.
         max_body_bytes: largest request body.
-        block_frames: frames in one compressed block of old frames.
+        block_frames: frames in one compressed segment of old frames.
         burst_steps: steps sampled one after the other when a critical alert opens; 0 for none.
-        bus_entries: batches the bus holds before the server answers 503.
+        bus_entries: batches that may wait for the writer before the server answers 503.
+        log_format: ``"console"`` for people, ``"json"`` for one object a line.
     """
 
     model_config = SettingsConfigDict(env_prefix="EVENKEEL_", frozen=True, extra="ignore")
@@ -57,6 +59,7 @@ class Settings(BaseSettings):
     block_frames: int = Field(default=256, ge=2)
     burst_steps: int = Field(default=32, ge=0, le=256)
     bus_entries: int = Field(default=1024, ge=1)
+    log_format: LogFormat = "console"
 
     @property
     def embedded(self) -> bool:

@@ -1,4 +1,4 @@
-"""The tables, once, for SQLite and Postgres alike."""
+"""The tables, once, for SQLite and Postgres alike; each package's `rows.py` types their rows."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ class ExactFloat(TypeDecorator[float]):
     impl = String(32)
     cache_ok = True
 
+    @property
+    def python_type(self) -> type[Any]:
+        """The type of its values in Python, which is not that of `impl`."""
+        return float
+
     def process_bind_param(self, value: float | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """Write the shortest text that reads back as the same float."""
         return None if value is None else repr(float(value))
@@ -57,7 +62,7 @@ runs = Table(
     Column("ended", String(16)),
     Column("end_reason", Text, nullable=False),
     Column("diverged", Boolean, nullable=False),
-    Column("diverging", Boolean, nullable=False),  # a critical divergence alert is open
+    Column("diverging", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("last_seen", Float, nullable=False),
@@ -75,9 +80,9 @@ runs = Table(
     Column("stacks", Json, nullable=False),
     Column("missing", Json, nullable=False),
     Column("notes", Json, nullable=False),
-    Column("describe_id", String(32)),  # a description is asked for under this id
-    Column("burst", Json),  # {id, steps, layers} of the burst asked for
-    Column("process_since", Float, nullable=False, server_default="0"),  # by this server's clock
+    Column("describe_id", String(32)),
+    Column("burst", Json),
+    Column("process_since", Float, nullable=False, server_default="0"),
     Index("runs_newest", "created_at", "id"),
     Index("runs_status", "status", "last_seen"),
 )
@@ -173,7 +178,7 @@ chunks = Table(
     Column("first_seq", BigInteger, nullable=False),
     Column("series", String(300), nullable=False),
     Column("level", Integer, nullable=False),  # 0 = every frame, else frames per coarse cell
-    Column("data", LargeBinary, nullable=False),  # zstd of float32, see profiles/codec.py
+    Column("data", LargeBinary, nullable=False),  # zstd of float32, see storage/codec.py
     PrimaryKeyConstraint("run_id", "series", "level", "rank", "first_seq"),
 )
 

@@ -22,14 +22,14 @@ log = structlog.get_logger(__name__)
 
 
 async def persist(name: str, attempt: Callable[[], Awaitable[T]], metrics: Metrics) -> T:
-    """Try until it works, waiting longer each time: what is in hand must not be lost."""
+    """Try until it works, waiting longer each time: what `attempt` holds must not be lost."""
     pause = FIRST_PAUSE_S
     while True:
         try:
             return await attempt()
         except Exception as error:  # the worker loop: a database or Redis that is away comes back
             metrics.worker_failures.labels(name).inc()
-            log.warning("worker_failed", worker=name, error=repr(error), again_in_s=pause)
+            log.warning("worker_failed", worker=name, error=repr(error), retry_in_s=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 

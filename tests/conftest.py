@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from server.app import create_app
 from server.settings import Settings
@@ -17,6 +19,11 @@ from tests.services.postgres import Postgres, bin_folder
 from tests.services.redis import Redis
 from tests.services.serving import running
 
+# How long an example takes depends on what else the machine does.
+hypothesis_settings.register_profile(
+    "any load", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any load")
 BACK_ENDS = ("embedded", pytest.param("services", marks=pytest.mark.services))
 
 

@@ -29,6 +29,17 @@ def __getattr__(name: str) -> Any:
     # A job that only saves a checkpoint with `trainer_agent` imported should not pay for it all.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_HOMES[name]), name)
+    try:
+        module = import_module(_HOMES[name])
+    except ModuleNotFoundError as error:
+        # Torch is no requirement of the distribution: a server installs it for `dslm` and `wire`.
+        if error.name != "torch":
+            raise
+        raise ImportError(
+            f"trainer_agent.{name} needs PyTorch, which is not installed: "
+            "pip install 'evenkeel-agent[torch]', or the build of torch for this machine",
+            name="torch",
+        ) from error
+    found = getattr(module, name)
     globals()[name] = found
     return found

@@ -18,6 +18,7 @@ from trainer_agent.delivery.http_transport import HttpTransport
 from trainer_agent.description.hints import Hint, HintError
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.trace.replay import call_arguments
+from trainer_agent.errors import WatchError
 from trainer_agent.model.chunks import called_modules, chunks_of, sites_in
 from trainer_agent.model.sites import CustomSite
 from trainer_agent.options import (
@@ -25,7 +26,6 @@ from trainer_agent.options import (
     GivenPipeline,
     Options,
     Pipeline,
-    WatchError,
     read_options,
 )
 
@@ -96,7 +96,7 @@ def watch(
             branches are measured. The model runs on it once, without gradients. Sharded models and
             stages of a pipeline do without.
         on_alert: what to do when the server opens an alert, nothing by default: a function of one
-            argument (`wire.AlertWord`), called at the end of a step; ``"stop"`` sets
+            argument (`wire.AlertNotice`), called at the end of a step; ``"stop"`` sets
             ``agent.should_stop`` and ``"checkpoint"`` ``agent.should_save`` on a critical one, for
             the loop to look at; ``"skip_step"`` waits for no alert and skips updates whose
             gradient norm is not finite or 20 times the usual. Or several of these.

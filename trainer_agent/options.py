@@ -9,10 +9,12 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainer_agent.errors import WatchError
 from trainer_agent.model.sites import GROUPS, QUANTITIES, SITES
 
 DEFAULT_SERVER = "http://127.0.0.1:8321"
@@ -21,20 +23,6 @@ SPOOL_LIMIT_BYTES = 64 * 1024 * 1024
 # As a caller gives it, and as it is kept: numbers of the stages held here, and how many there are.
 GivenPipeline = tuple[int | Sequence[int], int]
 Pipeline = tuple[tuple[int, ...], int]
-
-
-class WatchError(ValueError):
-    """An argument of `watch` that cannot be used.
-
-    Attributes:
-        argument: its name.
-        fix: one imperative sentence that says how to mend it.
-    """
-
-    def __init__(self, argument: str, message: str, *, fix: str) -> None:
-        super().__init__(f"{argument}: {message}; {fix}")
-        self.argument = argument
-        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,3 +230,14 @@ def default_spool_dir() -> Path:
     state = os.environ.get("XDG_STATE_HOME")
     base = Path(state) if state else Path.home() / ".local" / "state"
     return base / "evenkeel" / "spool"
+
+
+@cache
+def package_version() -> str:
+    """The installed version, or "unknown" where the package runs uninstalled."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("evenkeel-agent")
+    except PackageNotFoundError:
+        return "unknown"

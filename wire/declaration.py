@@ -1,4 +1,4 @@
-"""What an agent says of its run besides frames; these travel as JSON."""
+"""What an agent sends of its run besides frames; these travel as JSON."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from wire.version import WIRE_VERSION
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The agent's own account of what it lost and what it costs, cumulative since its start.
+    """The agent's own counters: what it lost and what it costs, cumulative since its start.
 
     Attributes:
         dropped: frames given up because the spool was full.
         resent: frames sent more than once.
         failures: failures guarded inside the job.
         first_failure: the first one's reason, or "".
-        silent: names of hooks that were set but have never fired.
+        silent: names of hooks that are set and have never fired.
         overhead: share of the job's time the agent took, 0 to 1.
-        every: sampling interval in steps now in force.
+        every: the current sampling interval in steps.
         dropped_sites: sites no longer measured, because they cost more than the budget allows; or,
             with a colon and the reason, those that a pipeline's stages cannot agree on.
         burst: id of the last burst begun or refused, or "".
         burst_left: steps the running burst still has.
         burst_note: how the last burst ended early, or why it was refused, or "".
-        wants_alerts: whether the job acts on alerts and is to be told of them.
+        wants_alerts: whether the job acts on alerts, so that receipts carry them.
     """
 
     dropped: int = 0
@@ -52,7 +52,7 @@ class RunDeclaration(msgspec.Struct, frozen=True):
         layout: layout of the frames that follow; a later declaration may add another.
         spec: `dslm.ModelSpec` in its JSON form at the step of the declaration, or None while
             the model is not described yet (then it follows as a `SpecRevision`).
-        tags: free words to search by.
+        tags: text to search by.
         config: the user's own settings, shown as they are.
         started_at: seconds since the epoch.
         agent_version: version of evenkeel in the job.

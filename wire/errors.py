@@ -1,4 +1,4 @@
-"""What is wrong with a message, named by its field and mended by its fix."""
+"""The error of a message that breaks the contract."""
 
 
 class WireError(ValueError):
@@ -6,7 +6,7 @@ class WireError(ValueError):
 
     Attributes:
         field: dotted path of the offending field, e.g. ``frames[3].values``.
-        fix: one imperative sentence that says how to mend it.
+        fix: one imperative sentence on how to mend it.
     """
 
     def __init__(self, message: str, *, field: str, fix: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wire.declaration import Health
+from wire.decoding import MsgpackDecoder
 from wire.errors import WireError
 from wire.version import WIRE_VERSION
 
@@ -18,12 +19,13 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     """The values of one sampled optimizer step.
 
     Attributes:
-        seq: number of this frame within (run, rank), never reused: from 1 without holes, save
-            that a process that goes on with a run begins past all that went before.
+        seq: number of this frame within (run, rank), never reused: from 1 without holes, except
+            that a process that resumes a run begins past all earlier numbers.
         step: optimizer step, from 0.
         time: seconds since the epoch when the step ended.
         layout: `Layout.hash` of the layout that says what the values are.
-        values: little-endian float32, one per value of the layout. NaN and Inf are data.
+        values: little-endian float32, one per value of the layout. NaN and Inf are
+            data; `wire.ABSENT` stands where the step has no such value.
     """
 
     seq: int
@@ -46,14 +48,14 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FrameBatch(msgspec.Struct, frozen=True):
-    """Frames of one rank, in ascending `seq`; empty is a heartbeat that asks for the mark.
+    """Frames of one rank, in ascending `seq`; empty is a heartbeat that asks for the watermark.
 
     Attributes:
-        wire_version: the contract the writer speaks.
         rank: which process of the job; 0 where there is one.
-        oldest: lowest `seq` the agent still holds: everything below it is durable or given up.
+        oldest: lowest `seq` in the agent's spool: every frame below is durable or was given up.
         frames: at most 4,096.
         health: the agent's own counters.
+        wire_version: the contract that the writer speaks.
     """
 
     rank: int
@@ -63,8 +65,19 @@ class FrameBatch(msgspec.Struct, frozen=True):
     wire_version: int = WIRE_VERSION
 
 
+class _Head(msgspec.Struct):
+    """The one field of a batch that every version can read."""
+
+    wire_version: int
+
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(FrameBatch)
+_head_decoder = MsgpackDecoder(_Head, "a batch of any version", fix="send wire.encode_batch(batch)")
+_decoder = MsgpackDecoder(
+    FrameBatch,
+    "a batch of frames",
+    fix="send wire.encode_batch(batch), or upgrade the agent",
+)
 
 
 def encode_batch(batch: FrameBatch) -> bytes:
@@ -80,32 +93,25 @@ def decode_batch(body: bytes) -> FrameBatch:
             are out of order, negative, or not whole float32 values.
     """
     _require_version(body)
-    try:
-        batch = _decoder.decode(body)
-    except msgspec.DecodeError as error:
-        raise WireError(
-            f"the body is not a batch of frames: {error}",
-            field=_field_of(error),
-            fix="send wire.encode_batch(batch), or upgrade the agent",
-        ) from error
+    batch = _decoder.decode(body)
     _require_order(batch)
     return batch
 
 
 def _require_version(body: bytes) -> None:
+    # First, so that a batch of another version is named as one, whatever else it holds.
     try:
-        head = msgspec.msgpack.decode(body, type=dict[str, msgspec.Raw])
-        spoken = msgspec.msgpack.decode(head["wire_version"], type=int)
-    except (msgspec.DecodeError, KeyError) as error:
+        version = _head_decoder.decode(body).wire_version
+    except WireError as error:
         raise WireError(
-            "the body does not say its wire_version",
+            f"the body does not say its wire_version: {error.__cause__}",
             field="wire_version",
-            fix="send wire.encode_batch(batch)",
+            fix=error.fix,
         ) from error
-    if spoken != WIRE_VERSION:
-        older = "agent" if spoken < WIRE_VERSION else "server"
+    if version != WIRE_VERSION:
+        older = "agent" if version < WIRE_VERSION else "server"
         raise WireError(
-            f"the agent speaks wire version {spoken}, the server {WIRE_VERSION}",
+            f"the agent speaks wire version {version}, the server {WIRE_VERSION}",
             field="wire_version",
             fix=f"upgrade evenkeel where the {older} runs",
         )
@@ -122,26 +128,22 @@ def _require_order(batch: FrameBatch) -> None:
         )
     previous = 0
     for index, frame in enumerate(batch.frames):
-        where = f"frames[{index}]"
         if frame.seq <= previous:
             raise WireError(
                 f"seq {frame.seq} follows {previous}",
-                field=f"{where}.seq",
+                field=f"frames[{index}].seq",
                 fix="number frames from 1 and send them in ascending order",
             )
         if frame.step < 0:
             raise WireError(
-                f"step {frame.step} is negative", field=f"{where}.step", fix="count steps from 0"
+                f"step {frame.step} is negative",
+                field=f"frames[{index}].step",
+                fix="count steps from 0",
             )
         if len(frame.values) % 4:
             raise WireError(
                 f"{len(frame.values)} bytes are not whole float32 values",
-                field=f"{where}.values",
+                field=f"frames[{index}].values",
                 fix="pack the values as little-endian float32",
             )
         previous = frame.seq
-
-
-def _field_of(error: msgspec.DecodeError) -> str:
-    _, _, path = str(error).partition("at `$")
-    return path.rstrip("`").lstrip(".") or "body"

@@ -18,7 +18,7 @@ class Series(msgspec.Struct, frozen=True):
     """One vector over depth.
 
     Attributes:
-        stack: ``"encoder"``, ``"decoder"``, or ``""`` for a quantity of the whole model.
+        stack: ``"encoder"``, ``"decoder"``, or ``""`` for a quantity of the complete model.
         site: where it is measured, e.g. ``"stream"`` or ``"stream_gradient"``.
         quantity: what is measured there, e.g. ``"variance"``.
         n: length of the vector; 1 for scalars such as the loss.
@@ -43,23 +43,24 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def size(self) -> int:
         """Number of float32 values in one frame of this layout."""
-        return sum(one.n for one in self.series)
+        return sum(series.n for series in self.series)
 
     @cached_property
     def hash(self) -> str:
         """32 hexadecimal digits that identify the layout's content."""
+        # Listed, since a field added to `Series` later must not change the hash of a stored layout.
         packed = msgspec.msgpack.encode([[s.stack, s.site, s.quantity, s.n] for s in self.series])
         return hashlib.blake2b(packed, digest_size=16).hexdigest()
 
     @cached_property
     def slices(self) -> dict[str, slice]:
         """Where each series' values lie in a frame, by series key."""
-        found: dict[str, slice] = {}
+        slices: dict[str, slice] = {}
         start = 0
-        for one in self.series:
-            found[one.key] = slice(start, start + one.n)
-            start += one.n
-        return found
+        for series in self.series:
+            slices[series.key] = slice(start, start + series.n)
+            start += series.n
+        return slices
 
     def __iter__(self) -> Iterator[Series]:
         return iter(self.series)
@@ -76,10 +77,10 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
                 field="layout.series",
                 fix="declare the series that the frames carry",
             )
-        for index, one in enumerate(self.series):
-            if not 1 <= one.n <= MAX_VALUES:
+        for index, series in enumerate(self.series):
+            if not 1 <= series.n <= MAX_VALUES:
                 raise WireError(
-                    f"series {one.key!r} has length {one.n}",
+                    f"series {series.key!r} has length {series.n}",
                     field=f"layout.series[{index}].n",
                     fix=f"give it a length of 1 to {MAX_VALUES}",
                 )

@@ -1,4 +1,4 @@
-"""What the server answers an agent; these travel as JSON."""
+"""Answers of the server to an agent; these travel as JSON."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 import msgspec
 
 
-class AlertWord(msgspec.Struct, frozen=True):
-    """An alert of the run, as far as the job needs to know it.
+class AlertNotice(msgspec.Struct, frozen=True):
+    """An alert of the run, as far as the job acts on it.
 
     Attributes:
         rule, severity, title, message: as the alerts page has them.
         step: the step judged.
-        stack, site: where; "" for the whole model.
+        stack, site: where; "" for the complete model.
         first_layer, last_layer: which layers, or None.
     """
 
@@ -34,16 +34,16 @@ class Command(msgspec.Struct, frozen=True):
     Attributes:
         id: repeats of an id are ignored.
         kind: ``"describe"`` asks for a fresh `SpecRevision`, ``"burst"`` for samples of every
-            step for a while, ``"alert"`` tells of an open alert.
-        steps, layers: how long the burst lasts, and its layers; none named means all.
-        alert: the alert told of.
+            step for a while, ``"alert"`` notifies of an open alert.
+        steps, layers: how long the burst lasts, and its layers; () means all.
+        alert: the open alert.
     """
 
     id: str
     kind: Literal["describe", "burst", "alert"] | str
     steps: int = 0
     layers: tuple[int, ...] = ()
-    alert: AlertWord | None = None
+    alert: AlertNotice | None = None
 
 
 class RunReceipt(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class RunReceipt(msgspec.Struct, frozen=True):
 
     Attributes:
         run_id: the run.
-        durable: per rank (as a decimal string), the durable mark: every frame up to and
+        durable: per rank (as a decimal string), the ack watermark: every frame up to and
             including this `seq` is committed to the database or was given up by the agent.
         url: path of the run's page on this server.
     """
@@ -65,8 +65,8 @@ class FramesReceipt(msgspec.Struct, frozen=True):
     """Answer to a batch of frames.
 
     Attributes:
-        durable: the sender's durable mark now; it may lie below the batch's last `seq` while
-            the writer is behind, and the agent then keeps those frames.
+        durable: the rank's ack watermark; it may lie below the batch's last `seq` while the
+            writer is behind, and those frames then stay in the agent's spool.
         accepted: frames taken from this batch.
         duplicates: frames of this batch that were already stored.
         commands: what the server asks of the agent.

@@ -9,7 +9,7 @@ import numpy as np
 
 import dslm.components as theory
 from benchmarks.components.signals import Errors, Floats, compare, measured
-from dslm.components import GradMoments, Head, Moments
+from dslm.components import AttentionHead, GradMoments, Moments
 
 LOGITS = 1_200_000
 SETTINGS = 504
@@ -85,14 +85,14 @@ def heads(rng: np.random.Generator, grid: dict[str, tuple[float, ...]]) -> Itera
         yield compare(y, theory.attention(x, head), g_x, theory.attention_backward(g, x, head))
 
 
-def one_of(at: dict[str, float], query_std: float) -> Head:
+def one_of(at: dict[str, float], query_std: float) -> AttentionHead:
     d, d_key, n = int(at["d_model"]), int(at["d_key"]), int(at["seq_len"])
-    return Head(
+    return AttentionHead(
         n, d, d_key, d, query_std**2 / d, query_std**2 / d, at["value_std"] ** 2 / d, at["p_drop"]
     )
 
 
-def draws_for(head: Head, x: Moments) -> int:
+def draws_for(head: AttentionHead, x: Moments) -> int:
     """2 where scores are cold; 37 at a score variance of 1.3, and no more than 80."""
     return min(int(2 + 27 * head.score_var(x)), 80)
 
@@ -104,7 +104,7 @@ def tokens(rng: np.random.Generator, x: Moments | GradMoments, n: int, d: int) -
     return np.asarray(np.float32(np.sqrt(x.var)) * mixed)
 
 
-def one_draw(rng: np.random.Generator, head: Head, x: Moments, g: GradMoments) -> Floats:
+def one_draw(rng: np.random.Generator, head: AttentionHead, x: Moments, g: GradMoments) -> Floats:
     """Moments of one draw's output and input gradient, less those with uniform weights."""
     n, d, scale = head.seq_len, head.d_model, np.float32(head.d_key**-0.5)
     u, h = tokens(rng, x, n, d), tokens(rng, g, n, d)

@@ -174,7 +174,7 @@ def collapse_figure() -> None:
         case = Case("BERT", _hot_bert, batch="masked")
         model, batch = case.build().train(), batch_of(case, draw)
         spec = described(model, batch)
-        with mock.patch("dslm.kernels.norm._kept_energy", lambda *_: (1.0, 1.0)):
+        with mock.patch("dslm.kernels.norm._remaining_energy", lambda *_: (1.0, 1.0)):
             without = only(dslm.predict(spec))
         draws.append((only(dslm.predict(spec)), without, seen_in(model, batch)))
     depth = np.arange(HOT.layers + 1)

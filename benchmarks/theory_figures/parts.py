@@ -37,9 +37,9 @@ def softmax_figure() -> None:
     for n, colour in zip(LENGTHS, COLOURS, strict=False):
         seen = [_meeting(rng, s, n) for s in variances]
         points(axes, variances, np.array(seen), colour, f"simulated, {n} keys")
-        line(axes, grid, concentration(grid, np.full_like(grid, float(n))).own, colour)
+        line(axes, grid, concentration(grid, np.full_like(grid, float(n))).self_overlap, colour)
         line(axes, grid, np.minimum(np.exp(grid) / n, 4), GREY, style=":")
-        exact = concentration(variances, np.full_like(variances, float(n))).own
+        exact = concentration(variances, np.full_like(variances, float(n))).self_overlap
         print(f"softmax, {n} keys: {errors(exact, np.array(seen))}")
     axes.plot([], [], ":", color=GREY, label="numerator alone, $e^s/n$")
     axes.set(xscale="log", yscale="log", ylim=(1.5e-3, 2))

@@ -2,7 +2,7 @@
 
 from dashboard.figures.blocks import BLOCK_CHARTS, BlockChart, block_chart
 from dashboard.figures.depth import DepthColumn, depth_chart
-from dashboard.figures.heatmap import heatmap_frame
+from dashboard.figures.heatmap import heatmap_axes
 from dashboard.figures.scalars import ScalarRun, scalar_chart
 from dashboard.figures.series import (
     colour_of,
@@ -20,7 +20,7 @@ __all__ = [
     "block_chart",
     "colour_of",
     "depth_chart",
-    "heatmap_frame",
+    "heatmap_axes",
     "scalar_chart",
     "series_over_layers",
     "series_over_steps",

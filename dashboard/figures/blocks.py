@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboard import theme
-from dashboard.figures.marks import flagged, mark_labels
-from dashboard.figures.ranges import axis_range, log_ticks, mark_height
+from dashboard.display.axes import axis_range, log_ticks
+from dashboard.figures.markers import marker_trace
 from dashboard.vectors import Vector
 
 
@@ -49,21 +49,18 @@ BLOCK_CHARTS = (
 
 def block_chart(chart: BlockChart, curves: Sequence[tuple[str, Vector]]) -> go.Figure:
     """The named curves over layers, each of shape (layers,); non-finite layers marked in red."""
-    low, high = _limits(chart, curves)
-    y = theme.axis(chart.symbol, type="log" if chart.log else "linear", range=[low, high], nticks=6)
+    limits = axis_range([values for _, values in curves], chart.log)
+    scale = "log" if chart.log else "linear"
+    y = theme.axis(chart.symbol, type=scale, range=list(limits), nticks=6)
     if chart.log:
-        y["tickvals"], y["ticktext"] = log_ticks(low, high)
+        y["tickvals"], y["ticktext"] = log_ticks(*limits)
     depth = max([1, *(len(values) for _, values in curves)])
     x = theme.axis("layer", range=[-0.5, depth - 0.5], nticks=8)
     figure = go.Figure(layout=theme.layout(xaxis=x, yaxis=y))
-    mark_y = mark_height(low, high, log=chart.log)
     for (name, values), colour in zip(curves, theme.RUN_COLOURS, strict=False):
-        figure.add_traces([_curve(name, values, colour), _marks(values, mark_y, log=chart.log)])
+        markers = marker_trace(values, limits, log=chart.log)
+        figure.add_traces([_curve(name, values, colour), markers])
     return figure
-
-
-def _limits(chart: BlockChart, curves: Sequence[tuple[str, Vector]]) -> tuple[float, float]:
-    return axis_range([values for _, values in curves], log=chart.log)
 
 
 def _curve(name: str, values: Vector, colour: str) -> go.Scatter:
@@ -75,19 +72,4 @@ def _curve(name: str, values: Vector, colour: str) -> go.Scatter:
         line={"width": 2, "color": colour},
         marker={"size": 4, "color": colour},
         hovertemplate=f"{name} %{{y:.3g}}<extra></extra>",
-    )
-
-
-def _marks(values: Vector, mark_y: float, *, log: bool) -> go.Scatter:
-    layers = flagged(values, log=log)
-    return go.Scatter(
-        x=layers,
-        y=np.full(len(layers), mark_y),
-        text=mark_labels(values, layers),
-        mode="markers+text",
-        textposition="bottom right",
-        textfont={"color": theme.ALARM, "size": 11},
-        marker={"symbol": "x", "size": 7, "color": theme.ALARM},
-        hovertemplate="%{text}<extra></extra>",
-        cliponaxis=False,
     )

@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from dashboard import theme
-from dashboard.figures.marks import flagged, mark_labels
-from dashboard.figures.quantities import Quantity
-from dashboard.figures.ranges import axis_range, log_ticks, mark_height
+from dashboard.display.axes import axis_range, log_ticks
+from dashboard.display.quantities import Quantity
+from dashboard.figures.markers import marker_trace
 from dashboard.vectors import Vector
 
 GAP = 0.035
 AT_INIT = ("7px,4px", theme.PREDICTED)
 FROM_TODAY = ("2px,3px", theme.PREDICTED_TODAY)
 DIGITS = "%{y:.4~g}<extra></extra>"
-NOTHING: Vector = np.empty(0)
+EMPTY: Vector = np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +33,18 @@ class DepthColumn:
         colour: of the measured line.
     """
 
-    measured: Vector = field(default_factory=lambda: NOTHING)
-    predicted: Vector = field(default_factory=lambda: NOTHING)
-    low: Vector = field(default_factory=lambda: NOTHING)
-    high: Vector = field(default_factory=lambda: NOTHING)
-    today: Vector = field(default_factory=lambda: NOTHING)
+    measured: Vector = field(default_factory=lambda: EMPTY)
+    predicted: Vector = field(default_factory=lambda: EMPTY)
+    low: Vector = field(default_factory=lambda: EMPTY)
+    high: Vector = field(default_factory=lambda: EMPTY)
+    today: Vector = field(default_factory=lambda: EMPTY)
     title: str = ""
     colour: str = theme.MEASURED
+
+    @property
+    def curves(self) -> tuple[Vector, ...]:
+        """Everything that the y axis has to hold."""
+        return self.measured, self.predicted, self.low, self.high, self.today
 
 
 def depth_chart(
@@ -51,21 +55,15 @@ def depth_chart(
 ) -> go.Figure:
     """Columns side by side on one y range; with `difference`, a last column compares the runs.
 
-    A trace's ``meta`` is ``role:column``, by which the live script finds it; non-finite values
-    are marked in red at their layer instead of leaving a hole that says nothing.
+    A trace's ``meta`` is ``role:column``, by which the script finds it. Values that the axis
+    cannot hold (NaN, Inf, zero on a log axis) are marked in red at their layer.
     """
     n_panels = len(columns) + difference
     figure = go.Figure(layout=theme.layout())
-    low, high = axis_range(
-        [v for c in columns for v in (c.measured, c.predicted, c.low, c.high, c.today)],
-        log=quantity.log,
-    )
+    limits = axis_range([curve for column in columns for curve in column.curves], quantity.log)
     for index, column in enumerate(columns):
-        _place(figure, index, n_panels, quantity, (low, high))
-        for trace in _traces(
-            column, index, mark_height(low, high, log=quantity.log), log=quantity.log
-        ):
-            figure.add_trace(trace)
+        _place(figure, index, n_panels, quantity, limits)
+        figure.add_traces(_traces(column, index, limits, log=quantity.log))
     if difference:
         _difference_panel(figure, quantity, columns)
     return figure
@@ -119,12 +117,16 @@ def _line(
     )
 
 
-def _traces(column: DepthColumn, index: int, mark_y: float, *, log: bool) -> list[go.Scatter]:
+def _traces(
+    column: DepthColumn, index: int, limits: tuple[float, float], *, log: bool
+) -> list[go.Scatter]:
+    axis = _axis_name(index)
+    place = {"meta": f"marks:{index}", "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
     return [
         *_band(column, index),
         *_predictions(column, index),
         _measured(column, index),
-        _marks(index, column.measured, flagged(column.measured, log=log), mark_y),
+        marker_trace(column.measured, limits, log=log, name="not finite", **place),
     ]
 
 
@@ -167,25 +169,6 @@ def _measured(column: DepthColumn, index: int) -> go.Scatter:
     )
 
 
-def _marks(index: int, measured: Vector, flags: NDArray[np.intp], mark_y: float) -> go.Scatter:
-    axis = _axis_name(index)
-    return go.Scatter(
-        x=flags,
-        y=np.full(len(flags), mark_y),
-        text=mark_labels(measured, flags),
-        name="not finite",
-        mode="markers+text",
-        textposition="bottom right",
-        textfont={"color": theme.ALARM, "size": 11},
-        marker={"symbol": "x", "size": 7, "color": theme.ALARM},
-        hovertemplate="%{text}<extra></extra>",
-        meta=f"marks:{index}",
-        xaxis=f"x{axis}",
-        yaxis=f"y{axis}",
-        cliponaxis=False,
-    )
-
-
 def _difference_panel(
     figure: go.Figure, quantity: Quantity, columns: Sequence[DepthColumn]
 ) -> None:
@@ -213,9 +196,12 @@ def _place_difference(figure: go.Figure, index: int) -> None:
     figure.update_layout({f"xaxis{name}": x, f"yaxis{name}": y, "margin": {"r": 46}})
 
 
-def difference(quantity: Quantity, one: Vector, first: Vector) -> Vector:
-    """log2(one / first) by layer, or one − first for a correlation; empty unless alike in depth."""
-    if len(one) != len(first):
-        return NOTHING
+def difference(quantity: Quantity, values: Vector, reference: Vector) -> Vector:
+    """log2(values / reference) by layer, on a linear axis values − reference.
+
+    Empty for runs of different depth.
+    """
+    if len(values) != len(reference):
+        return EMPTY
     with np.errstate(all="ignore"):
-        return np.asarray(np.log2(one / first) if quantity.log else one - first)
+        return np.asarray(np.log2(values / reference) if quantity.log else values - reference)

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from dashboard import theme
+from dashboard.api_types import Alert
 from dashboard.vectors import Vector
 
-NOTHING: Vector = np.empty(0)
+EMPTY: Vector = np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
 class ScalarRun:
     """One run's scalars over its sampled steps, each of shape (steps,)."""
 
-    steps: Vector = field(default_factory=lambda: NOTHING)
-    loss: Vector = field(default_factory=lambda: NOTHING)
-    learning_rate: Vector = field(default_factory=lambda: NOTHING)
+    steps: Vector = field(default_factory=lambda: EMPTY)
+    loss: Vector = field(default_factory=lambda: EMPTY)
+    learning_rate: Vector = field(default_factory=lambda: EMPTY)
     name: str = ""
     colour: str = theme.MEASURED
 
 
-def scalar_chart(runs: Sequence[ScalarRun], alerts: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
-    """Loss on the upper axis, learning rate in a narrow band under it, both over the same steps."""
+def scalar_chart(runs: Sequence[ScalarRun], alerts: Sequence[Alert] = ()) -> go.Figure:
+    """Loss, and under it the learning rate on a narrow axis of its own, over the same steps.
+
+    A trace's ``meta`` is ``role:run``, by which the script finds it.
+    """
     figure = go.Figure(layout=theme.layout(margin=theme.TIMELINE_MARGINS))
     figure.update_layout(
         xaxis=theme.axis("", anchor="free", position=0, nticks=12, range=[0, _last_step(runs)]),
@@ -86,12 +89,12 @@ def _learning_rate(run: ScalarRun, index: int, *, several: bool) -> go.Scatter:
     )
 
 
-def _alert_marks(alerts: Sequence[Mapping[str, Any]]) -> go.Scatter:
-    colours = [theme.ALARM if a["severity"] == "critical" else theme.WARNING for a in alerts]
+def _alert_marks(alerts: Sequence[Alert]) -> go.Scatter:
+    colours = [theme.ALARM if alert.severity == "critical" else theme.WARNING for alert in alerts]
     return go.Scatter(
-        x=[a["step"] for a in alerts],
+        x=[alert.step for alert in alerts],
         y=[0.0] * len(alerts),
-        text=[a["title"] for a in alerts],
+        text=[alert.title for alert in alerts],
         yaxis="y2",
         mode="markers",
         marker={"symbol": "triangle-up", "size": 10, "color": colours},

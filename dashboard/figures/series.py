@@ -9,15 +9,12 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from dashboard import theme
-from dashboard.figures.ranges import axis_range, log_ticks
-from dashboard.vectors import Vector
+from dashboard.display.axes import axis_range, log_ticks
+from dashboard.vectors import Matrix, Vector
 
 LINES = 6
 MANY_TIMES = 30.0  # largest over smallest value from which on an axis is logarithmic
-# From the first layer to the last.
-SHALLOW, DEEP = (47, 127, 214), (217, 114, 43)
-
-Matrix = NDArray[np.float64]
+SHALLOW, DEEP = (47, 127, 214), (217, 114, 43)  # colours of the first and the last layer
 
 
 def series_over_layers(name: str, values: Vector) -> go.Figure:
@@ -41,7 +38,7 @@ def series_over_steps(steps: Vector, values: Matrix) -> go.Figure:
 
 def shown_layers(n: int) -> list[int]:
     """The layers that have a line of their own: the first, the last and some between."""
-    return sorted({round(at) for at in np.linspace(0, n - 1, min(n, LINES))})
+    return sorted({round(place) for place in np.linspace(0, n - 1, min(n, LINES))})
 
 
 def colour_of(layer: int, n: int) -> str:

@@ -1,4 +1,4 @@
-"""A run's loss in the space of a word."""
+"""A run's loss as a picture the size of a word."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from dashboard.vectors import number
 WIDTH, HEIGHT, AIR = 132, 30, 3.0
 
 
-def sparkline_uri(values: Sequence[float | str | None]) -> str:
-    """The losses as an SVG data URI in one colour, to be used as a mask; gaps stay gaps."""
+def sparkline_uri(values: Sequence[float | None]) -> str:
+    """The losses as an SVG data URI; it is used as a mask, so that the theme colours it.
+
+    A loss that is missing or not finite leaves a gap.
+    """
     y = np.array([number(value) for value in values], dtype=float)
     finite = np.isfinite(y)
     if not finite.any():
@@ -22,7 +25,7 @@ def sparkline_uri(values: Sequence[float | str | None]) -> str:
     across = np.linspace(AIR, WIDTH - AIR, max(len(y), 2))
     down = HEIGHT - AIR - (y - low) / max(high - low, 1e-12) * (HEIGHT - 2 * AIR)
     points = zip(across, down, finite, strict=False)
-    return _as_uri(_path([(x, d) if ok else None for x, d, ok in points]))
+    return _as_uri(_path([(x, y) if drawn else None for x, y, drawn in points]))
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:

@@ -16,13 +16,13 @@ def graph(figure: go.Figure, element_id: str, kind: str) -> html.Div:
     return html.Div(dcc.Graph(id=element_id, figure=figure, config=CONFIG), className=kind)
 
 
-def plot(chart: html.Div, label: str, *more: Any) -> html.Div:
-    """A chart's place on its card; `label` says to a screen reader what it shows."""
-    return html.Div([chart, *more], className="plot", role="img", **{"aria-label": label})
+def plot(chart: html.Div, label: str, *overlays: Any) -> html.Div:
+    """A chart's place on its card; `label` tells a screen reader what it shows."""
+    return html.Div([chart, *overlays], className="plot", role="img", **{"aria-label": label})
 
 
-def why(quantity: str, reasons: Sequence[str]) -> html.Div:
-    """Why (part of) a prediction is absent, one line a column; the live script keeps it current."""
+def missing_reasons(quantity: str, reasons: Sequence[str]) -> html.Div:
+    """Why predictions are absent, one line for each column; the script keeps them current."""
     lines = [
         html.P(reason, hidden=not reason, title=reason, **{"data-why": f"{quantity}:{index}"})
         for index, reason in enumerate(reasons)
@@ -36,7 +36,7 @@ def chart_card(
     *body: Any,
     side: Any = None,
 ) -> html.Section:
-    """A chart under its heading; `side` is what stands at the right of the heading."""
+    """A chart under its heading, with `side` at the heading's right."""
     heading = html.Header(
         [html.H2(title), html.Span(note, className="quiet"), html.Span(side, className="side")]
     )
@@ -52,5 +52,6 @@ def legend() -> html.Div:
         ("key key-alarm", "NaN or Inf"),
     ]
     return html.Div(
-        [html.Span([html.I(className=mark), word]) for mark, word in entries], className="legend"
+        [html.Span([html.I(className=style), meaning]) for style, meaning in entries],
+        className="legend",
     )

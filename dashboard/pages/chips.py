@@ -1,20 +1,19 @@
-"""Small marks that several pages share: status, tags, counts, copyable code."""
+"""Small elements that several pages share: status, tags, counts, copyable code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dash import html
 
-from dashboard.formats import STATUS_WORDS
+from dashboard.api_types import AlertCounts
 
 
 def status_chip(status: str, **attributes: Any) -> html.Span:
-    """A run's status as a coloured dot and a word; running ones pulse."""
-    word = STATUS_WORDS.get(status, status)
+    """A run's status as a coloured dot and a word; the dot of a running one pulses."""
     return html.Span(
-        [html.Span(className="dot"), html.Span(word, className="status-word")],
+        [html.Span(className="dot"), html.Span(status.replace("_", " "), className="status-word")],
         className=f"status status-{status}",
         **attributes,
     )
@@ -25,15 +24,15 @@ def tag_chips(tags: Sequence[str]) -> list[html.Span]:
     return [html.Span(tag, className="tag") for tag in tags]
 
 
-def alert_badge(alerts: Mapping[str, int]) -> html.Span:
-    """How many alerts of each severity are open; nothing when none is."""
-    critical, warning = alerts.get("critical", 0), alerts.get("warning", 0)
-    marks = [
-        html.Span(f"{n} {word}", className=f"badge badge-{word}", title=f"{n} open {word} alerts")
-        for n, word in ((critical, "critical"), (warning, "warning"))
+def alert_badges(alerts: AlertCounts) -> html.Span:
+    """How many alerts of each severity are open; empty when none is."""
+    counts = (("critical", alerts.critical), ("warning", alerts.warning))
+    badges = [
+        html.Span(f"{n} {name}", className=f"badge badge-{name}", title=f"{n} open {name} alerts")
+        for name, n in counts
         if n
     ]
-    return html.Span(marks, className="badges")
+    return html.Span(badges, className="badges")
 
 
 def snippet(code: str, **attributes: Any) -> html.Div:

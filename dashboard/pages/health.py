@@ -1,89 +1,115 @@
-"""What the telemetry says of itself: lost, late, silent, and what it costs."""
+"""What the telemetry reports of itself: frames lost, hooks that never fired, what it costs."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from dash import html
 
-from dashboard import formats
-from dashboard.api_client import Json
+from dashboard.api_types import MissingPart, RankHealth, RunDetail
+from dashboard.display.numbers import format_count
 
-TWICE = "the run went on from an earlier checkpoint"
+MAX_OVERHEAD = 0.05  # share of the job's time from which on the page warns
+RESUMED = "the run went on from an earlier checkpoint"
 
 
-def health_line(run: Json) -> html.Div:
-    """One line, calm when all is well; every loss is said in words."""
-    found = findings(run)
-    parts = [
-        html.Span(text, className="bad" if bad else "", title=title) for text, bad, title in found
+class HealthNote(NamedTuple):
+    """One thing the telemetry has to say."""
+
+    text: str
+    is_bad: bool
+    explanation: str
+
+
+def health_line(run: RunDetail) -> html.Div:
+    """One line, quiet while all is well."""
+    notes = [
+        html.Span(note.text, className="bad" if note.is_bad else "", title=note.explanation)
+        for note in health_notes(run)
     ]
-    return html.Div(parts, className="health")
+    return html.Div(notes, className="health")
 
 
-def findings(run: Json) -> list[tuple[str, bool, str]]:
-    """(text, is it bad, explanation) for each thing the telemetry has to say."""
-    ranks = list((run.get("health") or {}).values())
+def health_notes(run: RunDetail) -> list[HealthNote]:
+    """The notes of all ranks together, most general first."""
+    ranks = list(run.health.values())
     if not ranks:
-        return [("no word from the agent yet", False, "")]
-    total = {
-        name: sum(int(one.get(name, 0)) for one in ranks)
-        for name in ("dropped", "resent", "failures")
-    }
-    silent = sorted({name for one in ranks for name in one.get("silent", ())})
-    overhead = max(float(one.get("overhead", 0.0)) for one in ranks)
-    every = max(int(one.get("every", 1)) for one in ranks)
-    lines = [
-        (_frames(run), False, "frames stored on this server"),
-        ("every step" if every == 1 else f"every {every} steps", False, "sampling interval"),
-        (f"{overhead:.1%} overhead", overhead > 0.05, "share of the job's time the agent took"),
-        (
-            _lost(total["dropped"]),
-            total["dropped"] > 0,
-            "given up: the agent's spool was full",
-        ),
-        (f"{total['resent']} resent", False, "frames sent more than once; stored once"),
+        return [HealthNote("no word from the agent yet", False, "")]
+    return [
+        HealthNote(f"{format_count(run.frames)} frames", False, "frames stored on this server"),
+        *_sampling(ranks),
+        *_delivery(ranks),
+        *_bursts(ranks),
+        *_unmeasured(ranks),
+        *_failures(ranks),
+        *(HealthNote(_twice(*span), False, RESUMED) for span in run.superseded),
+        *_uncovered(run.missing),
     ]
-    burst = max(int(one.get("burst_left", 0)) for one in ranks)
-    if burst:
-        lines.append((f"burst: every step, {burst} to go", False, "a closer look after an alert"))
-    notes = [one["burst_note"] for one in ranks if one.get("burst_note")]
-    if notes:
-        lines.append(("burst cut short", False, notes[0]))
-    given_up = sorted({site for one in ranks for site in one.get("dropped_sites", ())})
-    if given_up:
-        sites = "site" if len(given_up) == 1 else "sites"
-        lines.append((f"{len(given_up)} {sites} not measured", True, "\n".join(given_up)))
+
+
+def _sampling(ranks: Sequence[RankHealth]) -> list[HealthNote]:
+    overhead = max(rank.overhead for rank in ranks)
+    every = max(rank.every for rank in ranks)
+    interval = "every step" if every == 1 else f"every {every} steps"
+    cost = "share of the job's time the agent took"
+    return [
+        HealthNote(interval, False, "sampling interval"),
+        HealthNote(f"{overhead:.1%} overhead", overhead > MAX_OVERHEAD, cost),
+    ]
+
+
+def _delivery(ranks: Sequence[RankHealth]) -> list[HealthNote]:
+    dropped = sum(rank.dropped for rank in ranks)
+    resent = sum(rank.resent for rank in ranks)
+    lost = "none lost" if dropped == 0 else f"{format_count(dropped)} frames lost"
+    return [
+        HealthNote(lost, dropped > 0, "given up: the agent's spool was full"),
+        HealthNote(f"{resent} resent", False, "frames sent more than once; stored once"),
+    ]
+
+
+def _bursts(ranks: Sequence[RankHealth]) -> list[HealthNote]:
+    left = max(rank.burst_left for rank in ranks)
+    closer_look = HealthNote(
+        f"burst: every step, {left} to go", False, "a closer look after an alert"
+    )
+    cut_short = [
+        HealthNote("burst cut short", False, rank.burst_note) for rank in ranks if rank.burst_note
+    ]
+    return [*([closer_look] if left else []), *cut_short[:1]]
+
+
+def _unmeasured(ranks: Sequence[RankHealth]) -> list[HealthNote]:
+    notes = []
+    sites = sorted({site for rank in ranks for site in rank.dropped_sites})
+    if sites:
+        noun = "site" if len(sites) == 1 else "sites"
+        notes.append(HealthNote(f"{len(sites)} {noun} not measured", True, "\n".join(sites)))
+    silent = sorted({module for rank in ranks for module in rank.silent})
     if silent:
-        lines.append((f"{len(silent)} silent hooks", True, ", ".join(silent)))
-    if total["failures"]:
-        first = next((one["first_failure"] for one in ranks if one.get("first_failure")), "")
-        lines.append((f"{total['failures']} failures in the agent", True, first))
-    lines += [(_twice(*span), False, TWICE) for span in run.get("superseded") or ()]
-    if run.get("missing"):
-        lines.append((_uncovered(run["missing"]), True, _reasons(run["missing"])))
-    return lines
+        notes.append(HealthNote(f"{len(silent)} silent hooks", True, ", ".join(silent)))
+    return notes
+
+
+def _failures(ranks: Sequence[RankHealth]) -> list[HealthNote]:
+    failures = sum(rank.failures for rank in ranks)
+    if not failures:
+        return []
+    first = next((rank.first_failure for rank in ranks if rank.first_failure), "")
+    return [HealthNote(f"{failures} failures in the agent", True, first)]
 
 
 def _twice(first: int, last: int) -> str:
-    steps = f"step {formats.count(first)} was"
+    steps = f"step {format_count(first)} was"
     if last != first:
-        steps = f"steps {formats.count(first)}–{formats.count(last)} were"
+        steps = f"steps {format_count(first)}–{format_count(last)} were"
     return f"{steps} recorded twice; the later ones are shown"
 
 
-def _frames(run: Json) -> str:
-    return f"{formats.count(run['frames'])} frames"
-
-
-def _lost(dropped: int) -> str:
-    return "none lost" if dropped == 0 else f"{formats.count(dropped)} frames lost"
-
-
-def _uncovered(missing: list[Any]) -> str:
-    parts = "part" if len(missing) == 1 else "parts"
-    return f"{len(missing)} {parts} of the model without theory"
-
-
-def _reasons(missing: list[Any]) -> str:
-    return "\n".join(f"{one['where']}: {one['what']}, {one['why']}" for one in missing)
+def _uncovered(missing: Sequence[MissingPart]) -> list[HealthNote]:
+    if not missing:
+        return []
+    noun = "part" if len(missing) == 1 else "parts"
+    reasons = "\n".join(f"{part.where}: {part.what}, {part.why}" for part in missing)
+    return [HealthNote(f"{len(missing)} {noun} of the model without theory", True, reasons)]

@@ -1,4 +1,4 @@
-"""Heatmaps over steps and layers: the frame, the canvas under it, and the choice of quantity."""
+"""Heatmaps over steps and layers: the axes, the canvas under them, the choice of quantity."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from typing import Any
 
 from dash import html
 
-from dashboard.figures import heatmap_frame
-from dashboard.figures.quantities import QUANTITIES
+from dashboard.display.quantities import QUANTITIES
+from dashboard.figures import heatmap_axes
 from dashboard.pages.charts import graph
 
 
 def heatmap(element_id: str, *, n_layers: int, last_step: int, label: str) -> html.Div:
-    """One heatmap, painted by `heatmap.js` on the canvas ``{element_id}-canvas``."""
-    frame = graph(heatmap_frame(n_layers, last_step), element_id, "over-heat")
+    """One heatmap, painted by ``45-heatmap.js`` on the canvas ``{element_id}-canvas``."""
+    axes = graph(heatmap_axes(n_layers, last_step), element_id, "over-heat")
     canvas = html.Canvas(id=f"{element_id}-canvas", className="heat")
     tip = html.Div(className="heat-tip", hidden=True)
-    described = {"role": "img", "aria-label": label}
-    return html.Div([canvas, frame, tip], className="plot", id=f"{element_id}-plot", **described)
+    spoken = {"role": "img", "aria-label": label}
+    return html.Div([canvas, axes, tip], className="plot", id=f"{element_id}-plot", **spoken)
 
 
 def heatmap_switch() -> list[Any]:
     """Buttons that pick the quantity, and the colour scale; the script presses the first one."""
     buttons = [
         html.Button(
-            one.title,
+            quantity.title,
             type="button",
             className="view small",
-            **{"data-heat": one.name, "aria-pressed": "false"},
+            **{"data-heat": quantity.name, "aria-pressed": "false"},
         )
-        for one in QUANTITIES
+        for quantity in QUANTITIES
     ]
     scale = html.Span(
         [html.Span(className="low"), html.I(className="scale"), html.Span(className="high")],

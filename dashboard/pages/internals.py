@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from dash import Dash, Input, Output, State, html, no_update
 
-from dashboard import formats, ids, theme
-from dashboard.api_client import ApiClient, ApiError, Json
+from dashboard import ids, theme
+from dashboard.api_client import ApiClient, ApiError
+from dashboard.api_types import Profile, StackProfile
+from dashboard.display.numbers import format_count
 from dashboard.figures import BLOCK_CHARTS, BlockChart, block_chart
+from dashboard.page_data import read_page, read_step
 from dashboard.pages.charts import chart_card, graph, plot
-from dashboard.vectors import Vector, decode
+from dashboard.pages.profiles import profile_of
+from dashboard.vectors import Vector
 
 
-def block_cards(profile: Json | None, stack: str) -> list[Any]:
-    """One card a quantity that was measured; a sentence where nothing was."""
-    series = ((profile or {}).get("stacks") or {}).get(stack, {}).get("series", {})
-    cards = [_card(chart, series) for chart in BLOCK_CHARTS]
+def block_cards(profile: Profile | None, stack: str) -> list[Any]:
+    """One card for each quantity that was measured; a sentence where none was."""
+    cards = [_card(chart, profile_of(profile, stack)) for chart in BLOCK_CHARTS]
     drawn = [card for card in cards if card is not None]
     if profile is None or not drawn:
         return [html.P("Nothing was measured inside this run's blocks.", className="quiet none")]
-    step = html.P(f"at step {formats.count(profile['step'])}", className="quiet block-step")
+    step = html.P(f"at step {format_count(profile.step)}", className="quiet block-step")
     return [step, *drawn]
 
 
-def _card(chart: BlockChart, series: dict[str, str]) -> html.Section | None:
-    curves = [
-        (name, decode(series[f"{key}_f32"]))
-        for key, name in chart.series.items()
-        if f"{key}_f32" in series
-    ]
-    if not curves or all(_unseen(values) for _, values in curves):
+def _card(chart: BlockChart, profile: StackProfile) -> html.Section | None:
+    measured = [(name, profile.vector(series)) for series, name in chart.series.items()]
+    curves = [(name, values) for name, values in measured if values is not None]
+    # What the agent cannot measure on this model is NaN in every frame.
+    if all(np.isnan(values).all() for _, values in curves):
         return None
     slug = next(iter(chart.series)).replace("/", "-").replace("_", "-")
     drawn = graph(block_chart(chart, curves), f"block-{slug}", "over-layers")
     body = plot(drawn, f"{chart.title} over layers")
     return chart_card(chart.title, chart.note, body, side=_names(curves))
-
-
-def _unseen(values: Vector) -> bool:
-    return bool(np.isnan(values).all())
 
 
 def _names(curves: list[tuple[str, Vector]]) -> list[Any]:
@@ -55,14 +53,15 @@ def _names(curves: list[tuple[str, Vector]]) -> list[Any]:
 def register(app: Dash, client: ApiClient) -> None:
     """Draws the tab for the step on show, while the tab is open."""
 
-    async def show_blocks(wanted: Json | None, page: Json) -> Any:
-        if not wanted or wanted.get("tab") == "series" or page.get("page") != "run":
+    async def show_blocks(on_show: Mapping[str, Any] | None, page: Mapping[str, Any]) -> Any:
+        step, run = read_step(on_show), read_page(page).run
+        if step is None or step.tab == "series" or run is None:
             return no_update
         try:
-            profile = await client.profile(page["runs"][0]["id"], wanted["step"])
+            profile = await client.profile(run.id, step.step)
         except ApiError:
             return no_update
-        return block_cards(profile, wanted["stack"])
+        return block_cards(profile, step.stack)
 
     app.callback(
         Output(ids.RUN_INTERNALS, "children"),

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from dashboard import formats, ids, theme
-from dashboard.api_client import ApiClient, ApiError, Json
+from dashboard.api_client import ApiClient, ApiError
+from dashboard.api_types import Alert, Profile, Revision, RunDetail
+from dashboard.display.numbers import format_count, format_loss
+from dashboard.display.quantities import QUANTITIES, Quantity
+from dashboard.display.reasons import why_missing
 from dashboard.figures import ScalarRun, depth_chart, scalar_chart
-from dashboard.figures.quantities import QUANTITIES, Quantity
+from dashboard.page_data import PageData, RunData, read_event, read_page
 from dashboard.pages.alerts import panel_cards
-from dashboard.pages.charts import chart_card, graph, legend, plot, why
+from dashboard.pages.charts import chart_card, graph, legend, missing_reasons, plot
 from dashboard.pages.chips import status_chip, tag_chips
 from dashboard.pages.details import details
 from dashboard.pages.health import health_line
 from dashboard.pages.heatmaps import heatmap, heatmap_switch
 from dashboard.pages.player import player
-from dashboard.pages.profiles import depth_column, stack_of, why_missing
+from dashboard.pages.profiles import depth_column, n_layers, stack_of
 from dashboard.pages.series import pickers
 
 CHARTS = dict(
     zip(
-        (one.name for one in QUANTITIES),
+        (quantity.name for quantity in QUANTITIES),
         (ids.RUN_VARIANCE, ids.RUN_CORRELATION, ids.RUN_GRADIENT),
         strict=True,
     )
@@ -48,23 +52,23 @@ async def load(
         client.predictions(run_id),
         client.alerts(run=run_id),
     )
-    return layout(run, profile, revisions, alerts, tab=tab, asked=stack)
+    return layout(run, profile, revisions, alerts, tab=tab, requested_stack=stack)
 
 
 def layout(
-    run: Json,
-    profile: Json | None,
-    revisions: Sequence[Json],
-    alerts: Sequence[Json],
+    run: RunDetail,
+    profile: Profile | None,
+    revisions: Sequence[Revision],
+    alerts: Sequence[Alert],
     *,
     tab: str = "",
-    asked: str = "",
+    requested_stack: str = "",
 ) -> html.Div:
-    """The whole page for one run, showing the stack `asked` for where there is one."""
-    stack = stack_of(run, asked)
+    """The page of one run, showing the requested stack where there is one."""
+    stack = stack_of(run, requested_stack)
     return html.Div(
         [
-            dcc.Store(id=ids.PAGE_DATA, data=page_data(run, stack)),
+            dcc.Store(id=ids.PAGE_DATA, data=page_data(run, stack).store()),
             dcc.Store(id=ids.RUN_INTERNALS_STEP),
             html.Div(header(run), id=ids.RUN_HEADER, className="run-header"),
             html.Div(
@@ -74,46 +78,46 @@ def layout(
                     _tab("All series", "series", tab),
                     _tab("Details", "details", tab),
                     _stacks(run, stack),
-                    html.Div([legend(), _describe(run)], className="legends", **_shown("", tab)),
+                    html.Div([legend(), _describe(run)], className="legends", **_panel("", tab)),
                 ],
                 className="tabs",
             ),
-            html.Div(_depth(stack, profile, revisions), className="profiles", **_shown("", tab)),
-            html.Div(_timeline(run, stack, alerts), className="timeline", **_shown("", tab)),
-            html.Div(id=ids.RUN_INTERNALS, className="profiles blocks", **_shown("internals", tab)),
-            html.Div(pickers(run["layout"]), className="all-series", **_shown("series", tab)),
-            html.Div(details(run), className="details", **_shown("details", tab)),
+            html.Div(_depth(stack, profile, revisions), className="profiles", **_panel("", tab)),
+            html.Div(_timeline(run, stack, alerts), className="timeline", **_panel("", tab)),
+            html.Div(id=ids.RUN_INTERNALS, className="profiles blocks", **_panel("internals", tab)),
+            html.Div(pickers(run.layout), className="all-series", **_panel("series", tab)),
+            html.Div(details(run), className="details", **_panel("details", tab)),
             player(),
         ],
         className="page page-run",
     )
 
 
-def page_data(run: Json, stack: str) -> Json:
-    """What the live script needs to know of the run."""
-    return {
-        "page": "run",
-        "stack": stack,
-        "charts": CHARTS,
-        "scalars": ids.RUN_SCALARS,
-        "heatmaps": [ids.RUN_HEATMAP],
-        "runs": [
-            {
-                "id": run["id"],
-                "name": run["name"],
-                "colour": theme.MEASURED,
-                "status": run["status"],
-                "last_seen": run["last_seen"],
-                "stack": stack,
-                "stacks": run["stacks"],
-                "series": [one["key"] for one in run["layout"]],
-            }
-        ],
-    }
+def page_data(run: RunDetail, stack: str) -> PageData:
+    """What the script needs to know of the run."""
+    on_show = RunData(
+        id=run.id,
+        name=run.name,
+        colour=theme.MEASURED,
+        status=run.status,
+        stack=stack,
+        stacks=run.stacks,
+        last_seen=run.last_seen,
+        series=[series.key for series in run.layout],
+    )
+    return PageData(
+        page="run",
+        stack=stack,
+        charts=CHARTS,
+        scalars=ids.RUN_SCALARS,
+        heatmaps=[ids.RUN_HEATMAP],
+        runs=[on_show],
+    )
 
 
-def _shown(own: str, tab: str) -> Json:
-    return {"data-tab": own, "hidden": own != tab}
+def _panel(name: str, open_tab: str) -> dict[str, Any]:
+    """Attributes of what a tab shows; every panel is in the page, and all but one hidden."""
+    return {"data-tab": name, "hidden": name != open_tab}
 
 
 def _tab(label: str, name: str, current: str) -> html.Button:
@@ -123,8 +127,8 @@ def _tab(label: str, name: str, current: str) -> html.Button:
     )
 
 
-def _stacks(run: Json, chosen: str) -> Any:
-    names = sorted(run["stacks"])
+def _stacks(run: RunDetail, chosen: str) -> Any:
+    names = sorted(run.stacks)
     if len(names) < 2:
         return None
     buttons = [
@@ -139,33 +143,33 @@ def _stacks(run: Json, chosen: str) -> Any:
     return html.Span(buttons, className="stacks")
 
 
-def _describe(run: Json) -> html.Button:
+def _describe(run: RunDetail) -> html.Button:
     return html.Button(
         DESCRIBE,
         id=ids.RUN_DESCRIBE,
         className="view small",
         type="button",
         title="Ask the job for its weights as they are now, and predict from them",
-        hidden=run["status"] != "running",
+        hidden=run.status != "running",
     )
 
 
-def header(run: Json) -> list[Any]:
+def header(run: RunDetail) -> list[Any]:
     """Name, status, architecture, the latest numbers, and the telemetry's own health."""
-    facts = [run["architecture"], formats.parameters(run["n_params"]), run["family"]]
+    facts = [run.architecture, formats.parameters(run.n_params), run.family]
     return [
         html.Div(
             [
                 html.Div(
                     [
-                        html.H1(run["name"]),
-                        status_chip(run["status"], id=ids.RUN_STATUS),
-                        html.Span(tag_chips(run["tags"]), className="tags"),
+                        html.H1(run.name),
+                        status_chip(run.status, id=ids.RUN_STATUS),
+                        html.Span(tag_chips(run.tags), className="tags"),
                     ],
                     className="title",
                 ),
                 html.Div(
-                    [html.Span(run["project"], className="project")]
+                    [html.Span(run.project, className="project")]
                     + [html.Span(fact) for fact in facts if fact],
                     className="facts",
                 ),
@@ -173,9 +177,9 @@ def header(run: Json) -> list[Any]:
         ),
         html.Div(
             [
-                _reading("step", html.Span(formats.count(run["last_step"]), id=ids.RUN_LAST_STEP)),
-                _reading("loss", html.Span(formats.loss(run["last_loss"]), id=ids.RUN_LOSS)),
-                _reading("last frame", html.Span(formats.ago(run["last_seen"]), id=ids.RUN_AGE)),
+                _reading("step", html.Span(format_count(run.last_step), id=ids.RUN_LAST_STEP)),
+                _reading("loss", html.Span(format_loss(run.last_loss), id=ids.RUN_LOSS)),
+                _reading("last frame", html.Span(formats.age(run.last_seen), id=ids.RUN_AGE)),
             ],
             className="readings",
         ),
@@ -187,30 +191,30 @@ def _reading(label: str, value: Any) -> html.Div:
     return html.Div([html.Span(label, className="label"), value], className="reading")
 
 
-def _depth(stack: str, profile: Json | None, revisions: Sequence[Json]) -> list[Any]:
-    return [_depth_card(one, stack, profile, revisions) for one in QUANTITIES]
+def _depth(stack: str, profile: Profile | None, revisions: Sequence[Revision]) -> list[Any]:
+    return [_depth_card(quantity, stack, profile, revisions) for quantity in QUANTITIES]
 
 
 def _depth_card(
-    quantity: Quantity, stack: str, profile: Json | None, revisions: Sequence[Json]
+    quantity: Quantity, stack: str, profile: Profile | None, revisions: Sequence[Revision]
 ) -> html.Section:
     column = depth_column(quantity, stack, profile, revisions)
     drawn = graph(depth_chart(quantity, [column]), CHARTS[quantity.name], "over-layers")
+    at_init = revisions[0] if revisions else None
     waiting = html.Div("No steps yet", className="waiting", hidden=profile is not None)
     return chart_card(
         quantity.title,
         quantity.note,
-        why(quantity.name, [why_missing(revisions, column.predicted)]),
+        missing_reasons(quantity.name, [why_missing(at_init, column.predicted)]),
         plot(drawn, f"{quantity.title} over layers", waiting),
     )
 
 
-def _timeline(run: Json, stack: str, alerts: Sequence[Json]) -> list[Any]:
-    sizes = run["stacks"].get(stack, {})
+def _timeline(run: RunDetail, stack: str, alerts: Sequence[Alert]) -> list[Any]:
     heat = heatmap(
         ids.RUN_HEATMAP,
-        n_layers=sizes.get("n_layers", 1),
-        last_step=run["last_step"] or 1,
+        n_layers=n_layers(run, stack),
+        last_step=run.last_step or 1,
         label="Measured against predicted, steps by layers",
     )
     scalars = graph(scalar_chart([ScalarRun()], alerts), ids.RUN_SCALARS, "over-steps")
@@ -222,33 +226,35 @@ def _timeline(run: Json, stack: str, alerts: Sequence[Json]) -> list[Any]:
         ],
         className="timeline-charts",
     )
-    panel = html.Div(panel_cards(list(alerts)), id=ids.RUN_ALERTS)
+    panel = html.Div(panel_cards(alerts), id=ids.RUN_ALERTS)
     return [charts, html.Aside([html.H2("Alerts"), panel], className="alerts panel")]
 
 
 def register(app: Dash, client: ApiClient) -> None:
     """The header follows the run: its status and the health of its telemetry."""
 
-    async def show_header(pulse: Json | None, page: Json) -> Any:
-        if not pulse or pulse.get("kind") != "health" or page.get("page") != "run":
+    async def show_header(event: Mapping[str, Any] | None, page: Mapping[str, Any]) -> Any:
+        run = read_page(page).run
+        if run is None or read_event(event).kind != "health":
             return no_update
         try:
-            return header(await client.run(page["runs"][0]["id"]))
+            return header(await client.run(run.id))
         except ApiError:
             return no_update
 
     app.callback(
         Output(ids.RUN_HEADER, "children"),
-        Input(ids.PULSE, "data"),
+        Input(ids.LIVE_EVENT, "data"),
         State(ids.PAGE_DATA, "data"),
         prevent_initial_call=True,
     )(show_header)
 
-    async def describe(clicks: int | None, page: Json) -> Any:
-        if not clicks:
+    async def describe(clicks: int | None, page: Mapping[str, Any]) -> Any:
+        run = read_page(page).run
+        if not clicks or run is None:
             return no_update
         try:
-            await client.describe(page["runs"][0]["id"])
+            await client.describe(run.id)
         except ApiError as error:
             return error.message
         return DESCRIBE_ASKED

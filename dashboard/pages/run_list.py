@@ -1,4 +1,4 @@
-"""The rows of the run list, and what stands in their place when there are none."""
+"""The rows of the run list, or a note in their place when there are none."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from dash import dcc, html
 
 from dashboard import formats, ids
-from dashboard.api_client import Json
+from dashboard.api_types import RunSummary
+from dashboard.display.numbers import format_count, format_loss
 from dashboard.figures import sparkline_uri
-from dashboard.pages.chips import alert_badge, status_chip, tag_chips
+from dashboard.pages.chips import alert_badges, status_chip, tag_chips
 from dashboard.pages.states import no_runs, nothing_matches
 from dashboard.pages.suggestions import Suggestion, suggested_comparisons
 
@@ -18,22 +19,22 @@ PAGE_SIZE = 100
 
 
 def run_list(
-    runs: Sequence[Json],
+    runs: Sequence[RunSummary],
     selected: Sequence[str],
     *,
     filtered: bool,
     origin: str,
     shown: int = PAGE_SIZE,
 ) -> list[Any]:
-    """Suggestions and at most `shown` rows; or what to do when there are none."""
+    """Suggestions and at most `shown` rows; without any run, how to get one."""
     if not runs:
         return [nothing_matches() if filtered else no_runs(origin, ids.RUNS_EMPTY)]
     heads = ("", "Run", "Status", "Loss", "", "Step", "Alerts", "Tags", "Last frame")
-    head = html.Div([html.Span(word) for word in heads], className="run-row run-head")
+    head = html.Div([html.Span(title) for title in heads], className="run-row run-head")
     rows = html.Div(
-        [head, *(_row(run, run["id"] in selected) for run in runs[:shown])], className="card"
+        [head, *(_row(run, run.id in selected) for run in runs[:shown])], className="card"
     )
-    suggestions = [_suggestion(one) for one in suggested_comparisons(runs)]
+    suggestions = [_suggestion(suggestion) for suggestion in suggested_comparisons(runs)]
     return [*suggestions, rows, *_more(len(runs) > shown)]
 
 
@@ -43,35 +44,33 @@ def _more(is_more: bool) -> list[html.Button]:
     return [html.Button("Show older runs", id=ids.RUNS_MORE, className="button more")]
 
 
-def _suggestion(one: Suggestion) -> html.A:
+def _suggestion(suggestion: Suggestion) -> html.A:
     return html.A(
         [
             html.Strong("Pre-LN beside Post-LN"),
-            html.Span(" · ".join(one.names), className="names"),
+            html.Span(" · ".join(suggestion.names), className="names"),
             html.Span("Compare →", className="go"),
         ],
-        href=one.href,
+        href=suggestion.href,
         className="suggestion",
         **{"data-testid": "suggested-comparison"},
     )
 
 
-def _row(run: Json, selected: bool) -> html.Div:
+def _row(run: RunSummary, selected: bool) -> html.Div:
     cells = [
-        html.Div(
-            _checkbox(run["id"], run["name"], selected=selected), **{"data-testid": "run-select"}
-        ),
+        html.Div(_checkbox(run.id, run.name, selected=selected), **{"data-testid": "run-select"}),
         _title(run),
-        status_chip(run["status"]),
+        status_chip(run.status),
         _spark(run),
-        html.Span(formats.loss(run["last_loss"]), className="number loss"),
-        html.Span(formats.count(run["last_step"]), className="number"),
-        alert_badge(run["alerts"]),
-        html.Span(tag_chips(run["tags"]), className="tags"),
-        html.Span(formats.ago(run["last_seen"]), className="quiet number"),
+        html.Span(format_loss(run.last_loss), className="number loss"),
+        html.Span(format_count(run.last_step), className="number"),
+        alert_badges(run.alerts),
+        html.Span(tag_chips(run.tags), className="tags"),
+        html.Span(formats.age(run.last_seen), className="quiet number"),
     ]
-    marks = {"data-testid": "run-row", "data-run": run["id"], "data-status": run["status"]}
-    return html.Div(cells, className=f"run-row row-{run['status']}", key=run["id"], **marks)
+    attributes = {"data-testid": "run-row", "data-run": run.id, "data-status": run.status}
+    return html.Div(cells, className=f"run-row row-{run.status}", key=run.id, **attributes)
 
 
 def _checkbox(run_id: str, name: str, *, selected: bool) -> dcc.Checklist:
@@ -82,9 +81,9 @@ def _checkbox(run_id: str, name: str, *, selected: bool) -> dcc.Checklist:
     )
 
 
-def _title(run: Json) -> html.Div:
-    link = html.A(run["name"], href=f"/runs/{run['id']}", className="run-name")
-    small = " · ".join(part for part in (run["project"], run["architecture"]) if part)
+def _title(run: RunSummary) -> html.Div:
+    link = html.A(run.name, href=f"/runs/{run.id}", className="run-name")
+    small = " · ".join(part for part in (run.project, run.architecture) if part)
     return html.Div(
         [link, html.Span(small, className="quiet")],
         className="run-title",
@@ -92,7 +91,7 @@ def _title(run: Json) -> html.Div:
     )
 
 
-def _spark(run: Json) -> html.Div:
-    mask = f"url('{sparkline_uri(run['sparkline'])}')"
+def _spark(run: RunSummary) -> html.Div:
+    mask = f"url('{sparkline_uri(run.sparkline)}')"
     style = {"maskImage": mask, "WebkitMaskImage": mask}
     return html.Div(className="spark", style=style, role="img", **{"aria-label": "loss over steps"})

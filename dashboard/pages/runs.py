@@ -1,4 +1,4 @@
-"""The run list: search, filters, a sparkline a run, and what to compare."""
+"""The run list: search, filters, and the choice of runs to compare."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
 
-from dashboard import formats, ids
+from dashboard import ids
 from dashboard.api_client import ApiClient, ApiError
+from dashboard.page_data import PageData
 from dashboard.pages.run_list import PAGE_SIZE, run_list
 from dashboard.pages.states import failure
 
@@ -17,10 +18,10 @@ STATUSES = ("running", "finished", "diverged", "lost_contact", "failed")
 
 
 def layout() -> html.Div:
-    """The page's frame; the list itself is filled by `show_runs` and refreshed as runs move."""
+    """The page without its rows, which `show_runs` fills in and refreshes on live events."""
     return html.Div(
         [
-            dcc.Store(id=ids.PAGE_DATA, data={"page": "runs"}),
+            dcc.Store(id=ids.PAGE_DATA, data=PageData("runs").store()),
             dcc.Store(id=ids.RUNS_SELECTED, data=[]),
             dcc.Store(id=ids.RUNS_SHOWN, data=PAGE_SIZE),
             html.Div([html.H1("Runs"), *_search(), _compare_link([])], className="toolbar"),
@@ -46,7 +47,9 @@ def _search() -> list[Any]:
 
 def _status_filter() -> dcc.RadioItems:
     options = [{"label": "All", "value": ""}]
-    options += [{"label": formats.STATUS_WORDS[s].capitalize(), "value": s} for s in STATUSES]
+    options += [
+        {"label": status.replace("_", " ").capitalize(), "value": status} for status in STATUSES
+    ]
     return dcc.RadioItems(options, "", id=ids.RUNS_STATUS, className="segmented", inline=True)
 
 
@@ -84,17 +87,18 @@ def register(app: Dash, client: ApiClient) -> None:
 
 def _register_list(app: Dash, client: ApiClient) -> None:
     async def show_runs(
-        *, filters: dict[str, str | None], shown: int, _pulse: Any, selected: list[str], href: str
+        *, filters: dict[str, str | None], shown: int, _event: Any, selected: list[str], href: str
     ) -> tuple[Any, Any]:
-        asked = {name: value or "" for name, value in filters.items()}
+        query = {name: value or "" for name, value in filters.items()}
         try:
-            runs = await client.runs(**asked, limit=shown + 1)
+            # A run beyond those shown tells that there are older ones.
+            runs = await client.runs(**query, limit=shown + 1)
         except ApiError as error:
             return [failure(error)], no_update
-        filtered = any(asked.values())
+        filtered = any(query.values())
         origin = origin_of(href)
         rows = run_list(runs, selected, filtered=filtered, origin=origin, shown=shown)
-        return rows, no_update if filtered else project_options([run["project"] for run in runs])
+        return rows, no_update if filtered else project_options([run.project for run in runs])
 
     app.callback(
         [Output(ids.RUNS_LIST, "children"), Output(ids.RUNS_PROJECT, "options")],
@@ -105,7 +109,7 @@ def _register_list(app: Dash, client: ApiClient) -> None:
                 "project": Input(ids.RUNS_PROJECT, "value"),
             },
             "shown": Input(ids.RUNS_SHOWN, "data"),
-            "_pulse": Input(ids.PULSE, "data"),
+            "_event": Input(ids.LIVE_EVENT, "data"),
         },
         state={"selected": State(ids.RUNS_SELECTED, "data"), "href": State(ids.URL, "href")},
     )(show_runs)
@@ -118,7 +122,8 @@ def _register_list(app: Dash, client: ApiClient) -> None:
 
 
 def show_more(clicks: int | None, shown: int) -> Any:
-    """How many runs are shown after a click; the button's own appearance is none."""
+    """How many runs are shown after a click."""
+    # Dash calls once more when the button appears, without a click.
     return shown + PAGE_SIZE if clicks else no_update
 
 
@@ -127,15 +132,15 @@ def choose(
 ) -> tuple[Any, ...]:
     """The compare link and the runs it leads to; what a filter hides stays selected."""
     visible = {row["run"] for row in rows}
-    shown = [run_id for one in ticked for run_id in one]
-    selected = [one for one in before if one not in visible or one in shown]
-    selected += [one for one in shown if one not in before]
+    checked = [run_id for values in ticked for run_id in values]
+    selected = [run_id for run_id in before if run_id not in visible or run_id in checked]
+    selected += [run_id for run_id in checked if run_id not in before]
     link = _compare_link(selected)
     return getattr(link, "href", None), link.children, link.className, link.title, selected
 
 
 def project_options(projects: Sequence[str]) -> list[dict[str, str]]:
-    """Radio options, one a project; none when there is nothing to choose between."""
+    """Radio options, one for each project; none when there is nothing to choose between."""
     names = sorted(set(projects))
     if len(names) < 2:
         return []
@@ -146,5 +151,5 @@ def project_options(projects: Sequence[str]) -> list[dict[str, str]]:
 
 
 def origin_of(href: str | None) -> str:
-    """Scheme, host and port of the page's address: where the agent finds this server too."""
+    """Scheme, host and port of the page's address, at which the agent reaches the server too."""
     return "/".join((href or "http://127.0.0.1:8321/").split("/")[:3])

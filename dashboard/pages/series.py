@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from dashboard import formats, ids
-from dashboard.api_client import ApiClient, ApiError, Json
+from dashboard import ids
+from dashboard.api_client import ApiClient, ApiError
+from dashboard.api_types import History, Profile, SeriesInfo
+from dashboard.display.numbers import format_count
 from dashboard.figures import colour_of, series_over_layers, series_over_steps, shown_layers
+from dashboard.page_data import read_page, read_step
 from dashboard.pages.charts import chart_card, graph, plot
-from dashboard.vectors import Vector, decode
+from dashboard.pages.profiles import profile_of
+from dashboard.vectors import Matrix, Vector, decode
 
 MAX_STEPS = 400
-FIRST = ("variance", "rms")  # shown of a site before anything is chosen
+PREFERRED = ("variance", "rms")  # shown of a site before a quantity is chosen
 
 
-def pickers(layout: Sequence[Mapping[str, Any]]) -> list[Any]:
+def pickers(layout: Sequence[SeriesInfo]) -> list[Any]:
     """The choice of a site and, of that, a quantity."""
     sites = site_options(layout)
     chosen = sites[0]["value"] if sites else None
@@ -30,78 +34,85 @@ def pickers(layout: Sequence[Mapping[str, Any]]) -> list[Any]:
     ]
 
 
-def site_options(layout: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Sites of every stack, then those of the whole model, as they come in the layout."""
-    stacks = list(dict.fromkeys(one["stack"] for one in layout if one["stack"]))
-    found = {}
+def site_options(layout: Sequence[SeriesInfo]) -> list[dict[str, str]]:
+    """Sites of every stack in the layout's order, then those of the model as one."""
+    stacks = list(dict.fromkeys(series.stack for series in layout if series.stack))
+    labels = {}
     for stack in (*stacks, ""):
         prefix = f"{stack}: " if stack and len(stacks) > 1 else "" if stack else "model: "
-        for one in layout:
-            if one["stack"] == stack:
-                found[f"{stack}/{one['site']}"] = prefix + one["site"].replace("_", " ")
-    return [{"label": label, "value": key} for key, label in found.items()]
+        for series in layout:
+            if series.stack == stack:
+                labels[f"{stack}/{series.site}"] = prefix + _spaced(series.site)
+    return [{"label": label, "value": key} for key, label in labels.items()]
 
 
-def quantity_options(series: Sequence[str], site: str) -> list[dict[str, str]]:
-    """Quantities of a site, by the keys of all series."""
-    mine = [key.rsplit("/", 1)[1] for key in series if key.rsplit("/", 1)[0] == site]
-    return [{"label": one.replace("_", " "), "value": one} for one in mine]
+def quantity_options(keys: Sequence[str], site: str) -> list[dict[str, str]]:
+    """Quantities of a site ``stack/site``, by the keys ``stack/site/quantity`` of all series."""
+    split = [key.rsplit("/", 1) for key in keys]
+    return [{"label": _spaced(name), "value": name} for parent, name in split if parent == site]
 
 
-def series_cards(key: str, history: Json, profile: Json | None) -> list[Any]:
+def series_cards(key: str, history: History, profile: Profile | None) -> list[Any]:
     """The series over layers at the step on show, and over steps."""
-    steps, values = history_of(history)
     stack, site, quantity = key.split("/", 2)
-    title = f"{site} {quantity}".replace("_", " ")
+    title = _spaced(f"{site} {quantity}")
+    steps, values = history_of(history)
+    at_step = profile_of(profile, stack).vector(f"{site}/{quantity}")
     cards = []
-    packed = ((profile or {}).get("stacks") or {}).get(stack, {}).get("series", {})
-    name = f"{site}/{quantity}_f32"
-    if profile is not None and name in packed and values.shape[1] > 1:
-        now = decode(packed[name])
-        drawn = graph(series_over_layers(quantity, now), "series-layers", "over-layers")
-        at = f"at step {formats.count(profile['step'])}{_holes(now)}"
-        cards.append(chart_card(title, at, plot(drawn, f"{title} over layers")))
+    if profile is not None and at_step is not None and values.shape[1] > 1:
+        drawn = graph(series_over_layers(quantity, at_step), "series-layers", "over-layers")
+        note = f"at step {format_count(profile.step)}{_holes(at_step)}"
+        cards.append(chart_card(title, note, plot(drawn, f"{title} over layers")))
     drawn = graph(series_over_steps(steps, values), "series-steps", "over-layers")
-    label = plot(drawn, f"{title} over steps")
-    cards.append(chart_card(title, f"over steps{_holes(values)}", label, side=_names(values)))
-    return cards
+    body = plot(drawn, f"{title} over steps")
+    note = f"over steps{_holes(values)}"
+    return [*cards, chart_card(title, note, body, side=_layer_names(values))]
 
 
-def history_of(history: Json) -> tuple[Vector, Any]:
+def history_of(history: History) -> tuple[Vector, Matrix]:
     """Steps, (steps,), and values, (steps, layers)."""
-    values = decode(history["values_f32"]).reshape(history["shape"])
-    return np.asarray(history["steps"], dtype=float), values
+    values = decode(history.values_f32).reshape(history.shape)
+    return np.asarray(history.steps, dtype=float), values
 
 
-def _holes(values: Any) -> str:
-    lost = int((~np.isfinite(values)).sum())
-    if not values.size or not lost:
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _holes(values: Vector | Matrix) -> str:
+    n_nonfinite = int((~np.isfinite(values)).sum())
+    if not n_nonfinite:
         return ""
-    return "; nothing measured" if lost == values.size else f"; {formats.count(lost)} not finite"
+    if n_nonfinite == values.size:
+        return "; nothing measured"
+    return f"; {format_count(n_nonfinite)} not finite"
 
 
-def _names(values: Any) -> list[Any]:
+def _layer_names(values: Matrix) -> list[Any]:
     n = values.shape[1]
     if n < 2:
         return []
     return [
         html.Span(
-            [html.I(className="swatch", style={"background": colour_of(at, n)}), f"{at}"],
+            [html.I(className="swatch", style={"background": colour_of(layer, n)}), f"{layer}"],
             className="key",
         )
-        for at in shown_layers(n)
+        for layer in shown_layers(n)
     ]
 
 
 def register(app: Dash, client: ApiClient) -> None:
     """Draws the chosen series, while the tab is open."""
 
-    def offer(site: str | None, page: Json, chosen: str | None) -> Any:
-        if not site or page.get("page") != "run":
+    def offer(site: str | None, page: Mapping[str, Any], chosen: str | None) -> Any:
+        run = read_page(page).run
+        if not site or run is None:
             return no_update, no_update
-        offered = quantity_options(page["runs"][0]["series"], site)
-        names = [one["value"] for one in offered]
-        return offered, next((one for one in (chosen, *FIRST, *names) if one in names), None)
+        options = quantity_options(run.series, site)
+        names = [option["value"] for option in options]
+        # Another site's quantity stays chosen where this site has it too.
+        order = (chosen, *PREFERRED, *names)
+        return options, next((name for name in order if name in names), None)
 
     app.callback(
         Output(ids.RUN_SERIES_QUANTITY, "options"),
@@ -111,13 +122,16 @@ def register(app: Dash, client: ApiClient) -> None:
         State(ids.RUN_SERIES_QUANTITY, "value"),
     )(offer)
 
-    async def show(wanted: Json | None, quantity: str | None, site: str, page: Json) -> Any:
-        if not wanted or wanted.get("tab") != "series" or not quantity:
+    async def show(
+        on_show: Mapping[str, Any] | None, quantity: str | None, site: str, page: Mapping[str, Any]
+    ) -> Any:
+        step, run = read_step(on_show), read_page(page).run
+        if step is None or step.tab != "series" or not quantity or run is None:
             return no_update
-        run, key = page["runs"][0]["id"], f"{site}/{quantity}"
+        key = f"{site}/{quantity}"
         try:
             history, profile = await asyncio.gather(
-                client.history(run, key, MAX_STEPS), client.profile(run, wanted["step"])
+                client.history(run.id, key, MAX_STEPS), client.profile(run.id, step.step)
             )
         except ApiError as error:
             return [html.P(error.message, className="quiet none")]

@@ -1,4 +1,4 @@
-"""What a page says when it has nothing to draw."""
+"""What a page shows when it has nothing to draw: no runs, no match, a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ agent.close()"""
 
 
 def no_runs(origin: str, element_id: str) -> html.Div:
-    """The first thing a new user sees: how to connect a training job to this server."""
+    """How to connect a training job to this server; the first thing that a new user sees."""
     return html.Div(
         [
             html.H2("No runs yet"),
@@ -40,7 +40,7 @@ def no_runs(origin: str, element_id: str) -> html.Div:
 
 
 def nothing_matches() -> html.Div:
-    """The filters leave no run."""
+    """No run passes the filters."""
     return html.Div(
         [html.H2("No run matches"), html.P("Widen the search or the filters above.")],
         className="empty card",
@@ -48,7 +48,7 @@ def nothing_matches() -> html.Div:
 
 
 def failure(error: ApiError) -> html.Div:
-    """The API refused or is away, in its own words."""
+    """The API's refusal in its own words, or that it is away."""
     title = "Not found" if error.status == 404 else "The server could not answer"
     return html.Div(
         [

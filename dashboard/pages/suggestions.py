@@ -1,10 +1,11 @@
-"""Comparisons worth one click: runs alike in project and depth that differ in norm placement."""
+"""Suggested comparisons: runs of one project and size that differ in norm placement."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from dashboard.api_types import RunSummary
 
 MAX_RUNS = 4
 MAX_SUGGESTIONS = 2
@@ -24,34 +25,34 @@ class Suggestion:
         return f"/compare?runs={','.join(self.run_ids)}"
 
 
-def suggested_comparisons(runs: Sequence[Mapping[str, Any]]) -> list[Suggestion]:
+def suggested_comparisons(runs: Sequence[RunSummary]) -> list[Suggestion]:
     """The newest Pre-LN run beside the newest Post-LN runs, for each project and model size.
 
     `runs` are newest first; of runs that share a name only the newest counts.
     """
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[RunSummary]] = {}
     for run in runs:
-        groups.setdefault((run["project"], _size(run)), []).append(run)
-    found = [one for group in groups.values() if (one := _suggest(group)) is not None]
-    return found[:MAX_SUGGESTIONS]
+        groups.setdefault((run.project, _size(run)), []).append(run)
+    suggestions = [_suggest(group) for group in groups.values()]
+    return [suggestion for suggestion in suggestions if suggestion is not None][:MAX_SUGGESTIONS]
 
 
-def _size(run: Mapping[str, Any]) -> str:
+def _size(run: RunSummary) -> str:
     """Stacks and their sizes, without placement and residual scales."""
-    return str(run["architecture"] or "").partition("-LN ")[2].partition(SCALES)[0]
+    return run.architecture.partition("-LN ")[2].partition(SCALES)[0]
 
 
-def _is_scaled(run: Mapping[str, Any]) -> bool:
-    return SCALES in run["architecture"]
+def _is_scaled(run: RunSummary) -> bool:
+    return SCALES in run.architecture
 
 
-def _suggest(group: Sequence[Mapping[str, Any]]) -> Suggestion | None:
-    newest: dict[str, Mapping[str, Any]] = {}
+def _suggest(group: Sequence[RunSummary]) -> Suggestion | None:
+    newest: dict[str, RunSummary] = {}
     for run in group:
-        newest.setdefault(run["name"], run)
-    pre = [run for run in newest.values() if run["placement"] == "pre"][:1]
-    post = [run for run in newest.values() if run["placement"] == "post"]
+        newest.setdefault(run.name, run)
+    pre = [run for run in newest.values() if run.placement == "pre"][:1]
+    post = [run for run in newest.values() if run.placement == "post"]
     if not pre or not post:
         return None
     chosen = [*pre, *sorted(post, key=_is_scaled)][:MAX_RUNS]
-    return Suggestion(tuple(r["id"] for r in chosen), tuple(r["name"] for r in chosen))
+    return Suggestion(tuple(run.id for run in chosen), tuple(run.name for run in chosen))

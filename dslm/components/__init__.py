@@ -13,7 +13,7 @@ from dslm.components.activations import (
     relu_backward,
 )
 from dslm.components.attention import (
-    Head,
+    AttentionHead,
     attention,
     attention_backward,
     softmax,
@@ -41,8 +41,8 @@ from dslm.components.norms import (
 )
 
 __all__ = [
+    "AttentionHead",
     "GradMoments",
-    "Head",
     "Moments",
     "activation",
     "activation_backward",

@@ -14,7 +14,7 @@ from dslm.spec import Activation
 
 
 def relu(x: Moments) -> Moments:
-    r"""Moments after ReLU.
+    r"""Moments after ReLU, for Gaussian inputs of zero mean.
 
     .. math:: \mu = \frac{\sigma}{\sqrt{2\pi}}, \quad \sigma_{out}^2 = \frac{\pi-1}{2\pi}\sigma^2,
         \quad cov_{out} = \frac{\sqrt{1-r^2} + r(\pi - \arccos r) - 1}{2\pi}\sigma^2
@@ -40,11 +40,14 @@ def relu_backward(g: GradMoments, x: Moments) -> GradMoments:
 
 
 def gelu(x: Moments) -> Moments:
-    r"""Moments after exact GELU.
+    r"""Moments after exact GELU, for Gaussian inputs of zero mean.
 
-    With :math:`s = \sigma^2, a = s/(1+s)`, mean :math:`\sqrt{sa/2\pi}` and variance
-    :math:`\frac{s}{2\pi}(\pi - a - \arccos a + 2a\sqrt{(1-a)/(1+a)})`; the covariance from
-    `dslm.duals.gelu`.
+    With :math:`s = \sigma^2` and :math:`a = s/(1+s)`,
+
+    .. math:: \mu = \sqrt{\frac{sa}{2\pi}}, \quad \sigma_{out}^2 =
+        \frac{s}{2\pi}\left(\pi - a - \arccos a + 2a\sqrt{\frac{1-a}{1+a}}\right)
+
+    The covariance is that of `dslm.duals.gelu`.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0.
@@ -55,7 +58,7 @@ def gelu(x: Moments) -> Moments:
 
 
 def gelu_backward(g: GradMoments, x: Moments) -> GradMoments:
-    """Gradient below exact GELU: as `activation_backward`, in closed form.
+    """Gradient below exact GELU: as `activation_backward`, with the closed form.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0.
@@ -66,8 +69,16 @@ def gelu_backward(g: GradMoments, x: Moments) -> GradMoments:
 
 
 def activation(x: Moments, name: Activation) -> Moments:
-    r"""Moments after an activation: :math:`E[\phi]`, and :math:`E[\phi\phi] - E[\phi]^2` at
-    correlations 1 and r.
+    r"""Moments after any activation, for Gaussian inputs of zero mean.
+
+    .. math:: \mu = E[\phi(u)], \quad \sigma_{out}^2 = E[\phi(u)^2] - \mu^2, \quad
+        cov_{out} = E[\phi(u)\phi(v)] - \mu^2
+
+    u and v being normal with variance :math:`\sigma^2` and correlation r.
+
+    Args:
+        x: moments of a (batch, seq, features) activation.
+        name: of the activation.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0.
@@ -82,7 +93,15 @@ def activation(x: Moments, name: Activation) -> Moments:
 
 
 def activation_backward(g: GradMoments, x: Moments, name: Activation) -> GradMoments:
-    r"""Gradient below an activation: times :math:`E[\phi'\phi']` at correlations 1 and r.
+    r"""Gradient below an activation.
+
+    .. math:: \sigma_{below}^2 = E[\phi'(u)^2]\,\sigma_g^2, \quad
+        cov_{below} = E[\phi'(u)\phi'(v)]\,cov_g
+
+    Args:
+        g: moments of the gradient above.
+        x: moments of the activation's input.
+        name: of the activation.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0.
@@ -97,7 +116,7 @@ def activation_backward(g: GradMoments, x: Moments, name: Activation) -> GradMom
 
 
 def gated(gate: Moments, up: Moments, name: Activation) -> Moments:
-    r"""Moments of :math:`\phi(gate) \cdot up`, the two independent (SwiGLU, GEGLU).
+    r"""Moments of :math:`\phi(gate) \cdot up`, two independent signals (SwiGLU, GEGLU).
 
     .. math:: \sigma_{out}^2 = E[\phi^2]\sigma_{up}^2, \quad
         cov_{out} = E[\phi\phi]_r\; r_{up}\sigma_{up}^2
@@ -117,7 +136,7 @@ def gated(gate: Moments, up: Moments, name: Activation) -> Moments:
 def gated_backward(
     g: GradMoments, gate: Moments, up: Moments, name: Activation
 ) -> tuple[GradMoments, GradMoments]:
-    r"""Gradients below a gated unit, (of the gate, of up).
+    r"""Gradients below a gated unit, (at the gate, at up).
 
     .. math:: \sigma_{gate}^2 = E[\phi'^2]\sigma_{up}^2\sigma_g^2, \quad
         \sigma_{up,g}^2 = E[\phi^2]\sigma_g^2

@@ -16,6 +16,11 @@ def linear(x: Moments, *, d_in: int, weight_var: float) -> Moments:
     .. math:: \sigma_{out}^2 = d_{in}\sigma_w^2(\sigma^2 + \mu^2), \quad
         cov_{out} = d_{in}\sigma_w^2(r\sigma^2 + \mu^2)
 
+    Args:
+        x: moments of a (batch, seq, d_in) activation.
+        d_in: input features.
+        weight_var: :math:`\sigma_w^2`, variance of the weight's entries.
+
     Raises:
         AssumptionError: if a size or variance is impossible.
 
@@ -30,6 +35,11 @@ def linear(x: Moments, *, d_in: int, weight_var: float) -> Moments:
 
 def linear_backward(g: GradMoments, *, d_out: int, weight_var: float) -> GradMoments:
     r"""Gradient below a dense layer: :math:`d_{out}\sigma_w^2\sigma_g^2`, correlation unchanged.
+
+    Args:
+        g: moments of the (batch, seq, d_out) gradient above.
+        d_out: output features.
+        weight_var: :math:`\sigma_w^2`, variance of the weight's entries.
 
     Raises:
         AssumptionError: if a size or variance is impossible.
@@ -46,6 +56,12 @@ def dropout(x: Moments, *, p_drop: float) -> Moments:
 
     .. math:: \sigma_{out}^2 = \frac{\sigma^2 + p\mu^2}{1-p}, \quad cov_{out} = r\sigma^2
 
+    Different tokens have independent masks, so their covariance does not change.
+
+    Args:
+        x: moments of an activation.
+        p_drop: p, the probability that an entry becomes 0.
+
     Raises:
         AssumptionError: if `p_drop` is not in [0, 1).
 
@@ -59,6 +75,10 @@ def dropout(x: Moments, *, p_drop: float) -> Moments:
 def dropout_backward(g: GradMoments, *, p_drop: float) -> GradMoments:
     r"""Gradient below dropout: variance :math:`\sigma_g^2/(1-p)`, covariance unchanged.
 
+    Args:
+        g: moments of the gradient above.
+        p_drop: p, the probability that an entry becomes 0.
+
     Raises:
         AssumptionError: if `p_drop` is not in [0, 1).
 
@@ -69,7 +89,16 @@ def dropout_backward(g: GradMoments, *, p_drop: float) -> GradMoments:
 
 
 def residual(skip: Moments, branch: Moments, *, lam: float, beta: float) -> Moments:
-    r"""Moments of :math:`\lambda\,skip + \beta\,branch`, the two uncorrelated.
+    r"""Moments of a residual sum, its two terms uncorrelated.
+
+    .. math:: y = \lambda\,x + \beta f, \quad
+        \sigma_y^2 = \lambda^2\sigma_x^2 + \beta^2\sigma_f^2, \quad
+        cov_y = \lambda^2 cov_x + \beta^2 cov_f
+
+    Args:
+        skip: moments of x, the stream before the branch.
+        branch: moments of f, the branch's output.
+        lam, beta: amplitudes of the two.
 
     Source: arXiv 2403.09635, §3. Exact.
     """
@@ -82,11 +111,18 @@ def residual(skip: Moments, branch: Moments, *, lam: float, beta: float) -> Mome
 def residual_backward(
     g: GradMoments, through_branch: GradMoments, *, lam: float, beta: float
 ) -> GradMoments:
-    r"""Gradient below a residual sum: :math:`\lambda^2` of `g` and :math:`\beta^2` of the other.
+    r"""Gradient below a residual sum.
 
-    `through_branch` is what the branch makes of `g` itself.
+    .. math:: \sigma_{below}^2 = \lambda^2\sigma_g^2 + \beta^2\sigma_{through}^2
 
-    Source: arXiv 2403.09635, §3; the two are uncorrelated for random branch weights.
+    and the same for the covariance.
+
+    Args:
+        g: moments of the gradient above.
+        through_branch: moments of the gradient that the branch makes of `g`, without beta.
+        lam, beta: amplitudes of skip and branch.
+
+    Source: arXiv 2403.09635, §3; the two terms are uncorrelated for random branch weights.
     """
     var = lam**2 * g.var + beta**2 * through_branch.var
     cov = lam**2 * g.cov_l + beta**2 * through_branch.cov_l

@@ -39,7 +39,7 @@ def patch_embedding(
     class_var: float,
     position_var: float = 0.0,
 ) -> Moments:
-    r"""Moments of a class token and n projected patches, each plus its position's vector.
+    r"""Moments of a class token and n projected patches, each with its position's vector added.
 
     With v, c the variance and covariance of the projected patches (`linear`),
 
@@ -51,8 +51,10 @@ def patch_embedding(
     Args:
         pixels: moments of one image's pixels; `corr_l` between the same pixel of two patches.
         d_patch: pixels of a patch, channels included.
-        weight_var: of the projection. class_var: of the class token's entries.
-        n_patches: n. position_var: of the position table's entries.
+        weight_var: variance of the projection's entries.
+        n_patches: n, patches of an image.
+        class_var: variance of the class token's entries.
+        position_var: variance of the position table's entries.
 
     Raises:
         AssumptionError: if a size or variance is impossible.

@@ -9,12 +9,12 @@ from dslm.errors import AssumptionError
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Moments of a (batch, seq, features) activation.
+    """Moments of a (batch, seq, features) activation. Dimensionless.
 
     Attributes:
-        mean: over everything.
-        var: variance.
-        corr_l: correlation, at one feature, between two different tokens.
+        mean: mean over batch, tokens and features.
+        var: variance over the same.
+        corr_l: correlation between two different tokens of a sequence, at one feature.
     """
 
     mean: float
@@ -37,7 +37,12 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class GradMoments:
-    """Moments of a zero-mean gradient: its variance and its correlation between tokens."""
+    """Moments of a zero-mean (batch, seq, features) gradient.
+
+    Attributes:
+        var: variance over batch, tokens and features.
+        corr_l: correlation between two different tokens of a sequence, at one feature.
+    """
 
     var: float
     corr_l: float
@@ -55,7 +60,7 @@ def require_moments(var: float, corr_l: float) -> None:
     """Raise AssumptionError unless a variance is ≥ 0 and a correlation within [-1, 1]."""
     if not var >= 0:
         raise AssumptionError(f"a variance of {var}: give one of at least 0")
-    if not -1 - 1e-9 <= corr_l <= 1 + 1e-9:
+    if not -1 - 1e-9 <= corr_l <= 1 + 1e-9:  # rounding in a quotient of sums may pass 1
         raise AssumptionError(f"a correlation of {corr_l}: give one from -1 to 1")
 
 

@@ -11,8 +11,13 @@ def layer_norm(x: Moments, *, d_model: int) -> Moments:
 
     .. math:: \sigma_{out}^2 = 1, \quad r_{out} = r\left(1 - \frac{1 - r^2}{2d}\right)
 
-    The reference prints :math:`r(1 - 1/d)`. The mean over features takes 1/d of variance and
-    covariance alike, which cancels; what is left is the mean cosine of two Gaussian vectors.
+    The reference prints :math:`r(1 - 1/d)`. Removing the mean over features takes 1/d of variance
+    and covariance alike, which cancels in their quotient: what remains is the mean cosine of two
+    Gaussian vectors.
+
+    Args:
+        x: moments of a (batch, seq, d_model) activation.
+        d_model: d, the features normalised over.
 
     Raises:
         AssumptionError: if `d_model` < 2 or the variance is 0.
@@ -23,7 +28,7 @@ def layer_norm(x: Moments, *, d_model: int) -> Moments:
 
 
 def rms_norm(x: Moments, *, d_model: int) -> Moments:
-    """Moments after RMSNorm: as `layer_norm`, of an input of zero mean.
+    """Moments after RMSNorm: those of `layer_norm`, for an input of zero mean.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0, `d_model` < 2 or the variance is 0.
@@ -40,8 +45,14 @@ def layer_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMome
     .. math:: \frac{\sigma_g^2}{\sigma^2}\frac{d-2}{d-3}, \quad
         r_g\left(1 - \frac{3(1 - r^2)}{2d}\right)
 
-    The Jacobian takes away the components along 1 and along the token, 2/d of the energy; the
-    divisor, chi-square of d - 1 degrees of freedom, has :math:`E[1/s^2] = d/((d-3)\sigma^2)`.
+    are its variance and correlation. The Jacobian removes the components along 1 and along the
+    token, 2/d of the energy. The divisor, a chi-square of d - 1 degrees of freedom, has
+    :math:`E[1/s^2] = d/((d-3)\sigma^2)`.
+
+    Args:
+        g: moments of the gradient above the norm.
+        x: moments of the norm's (batch, seq, d_model) input.
+        d_model: d, the features normalised over.
 
     Raises:
         AssumptionError: if `d_model` < 4 or the variance is 0.
@@ -54,8 +65,12 @@ def layer_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMome
 
 
 def rms_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMoments:
-    r"""Gradient below RMSNorm: :math:`\frac{\sigma_g^2}{\sigma^2}\frac{d-1}{d-2}`,
-    correlation :math:`r_g(1 - 3(1 - r^2)/(2d))`.
+    r"""Gradient below RMSNorm.
+
+    .. math:: \frac{\sigma_g^2}{\sigma^2}\frac{d-1}{d-2}, \quad
+        r_g\left(1 - \frac{3(1 - r^2)}{2d}\right)
+
+    are its variance and correlation.
 
     Raises:
         AssumptionError: if ``x.mean`` is not 0, `d_model` < 3 or the variance is 0.
@@ -71,13 +86,18 @@ def rms_norm_backward(g: GradMoments, x: Moments, *, d_model: int) -> GradMoment
 def gain(
     x: Moments, *, gain_mean: float = 1.0, gain_var: float = 0.0, bias_var: float = 0.0
 ) -> Moments:
-    r"""Moments after a gain and a bias of zero mean for each feature, as norms have.
+    r"""Moments after a norm's gain and zero-mean bias, one of each for every feature.
 
     .. math:: \mu_{out} = E[\gamma]\mu, \quad
         \sigma_{out}^2 = E[\gamma^2](\sigma^2 + \mu^2) + \sigma_b^2 - \mu_{out}^2, \quad
         cov_{out} = E[\gamma^2](r\sigma^2 + \mu^2) + \sigma_b^2 - \mu_{out}^2
 
-    All tokens share them, so a bias correlates tokens.
+    All tokens have the same gain and bias, so a bias correlates them.
+
+    Args:
+        x: moments of the normalised activation.
+        gain_mean, gain_var: mean and variance of the gain's entries.
+        bias_var: E[b²] of the bias's entries.
 
     Raises:
         AssumptionError: if a variance is negative.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dslm.diagnosis.deeper import CorrelationTrend, Crossing
+from dslm.diagnosis.depth_sweep import CorrelationTrend, Crossing
 from dslm.diagnosis.diagnose import diagnose
 from dslm.diagnosis.growth import Growth, fit_growth
 from dslm.diagnosis.precision import FORMATS, NumberFormat, Outside
 from dslm.diagnosis.report import Advice, Diagnosis, FormatReport, StackDiagnosis, TopGradient
-from dslm.diagnosis.sharpness import ScoreScale
+from dslm.diagnosis.score_scale import ScoreScale
+from dslm.diagnosis.sentences import crossing_words, scaling_line
 from dslm.diagnosis.what_if import with_deepscale, with_depth, with_placement
-from dslm.diagnosis.words import crossing_words, scaling_line
 
 __all__ = [
     "FORMATS",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from dslm.diagnosis.deeper import CorrelationTrend
+from dslm.diagnosis.depth_sweep import CorrelationTrend
 from dslm.diagnosis.report import Advice, FormatReport
-from dslm.diagnosis.sharpness import ScoreScale
+from dslm.diagnosis.score_scale import ScoreScale
 from dslm.errors import SpecError
 from dslm.prediction import StackPrediction
 from dslm.scaling import deepscale
 from dslm.spec import Stack
 
-UNEVEN_GRADIENT = 10.0
+UNEVEN_GRADIENT = 10.0  # largest over smallest norm, past which scaling is advised
 
 
 def advise(
@@ -24,9 +24,8 @@ def advise(
 ) -> Advice:
     """Return DeepScaleLM's scales, with the reasons for them.
 
-    A reason is a gradient that differs more than 10-fold in norm between layers, tokens that
-    have become one vector within the stack, a saturated softmax, or a stream that overflows
-    fp16.
+    Reasons are: a gradient norm that differs more than 10-fold between layers, tokens that become
+    one vector within the stack, a saturated softmax, and a stream that overflows fp16.
     """
     n = len(stack.blocks)
     reasons = []
@@ -38,6 +37,7 @@ def advise(
         reasons.append(f"the softmax of layer {scores.layer} is saturated")
     if formats and formats[0].activation_overflow.within(n):
         reasons.append(f"the stream overflows fp16 at layer {formats[0].activation_overflow.depth}")
+    # scales are given even where they are not needed, unless a block has no theory
     try:
         with np.errstate(all="ignore"):  # weights that overflow are measured, not used
             return Advice(tuple(reasons), deepscale(stack))

@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-from dslm.diagnosis import words
+from dslm.diagnosis import sentences as say
 from dslm.diagnosis.advice import advise, gradient_factor
-from dslm.diagnosis.deeper import Ladder, correlation_trend, ladders
+from dslm.diagnosis.depth_sweep import DepthSweep, correlation_trend, sweep_depths
 from dslm.diagnosis.formats import format_reports
 from dslm.diagnosis.growth import fit_growth
-from dslm.diagnosis.report import Diagnosis, Placed, StackDiagnosis, TopGradient
-from dslm.diagnosis.sharpness import largest_scores
+from dslm.diagnosis.report import Diagnosis, StackDiagnosis, StackPlacement, TopGradient
+from dslm.diagnosis.score_scale import largest_scores
 from dslm.errors import SpecError
 from dslm.model import predict
 from dslm.prediction import Prediction, StackPrediction
@@ -28,18 +28,19 @@ def diagnose(
 ) -> Diagnosis:
     """Say what the theory's curves mean for a model.
 
-    Per stack: the law that the stream's variance and its gradient follow over depth, where the
-    token correlation passes 0.99, what fp16, bf16 and fp8 hold, the largest attention scores,
-    and DeepScaleLM's scales with the reasons for them, if any. Depths beyond the model's own come
-    from predictions of the same blocks repeated: up to four times, or 96 layers if that is more.
+    For every stack: the laws that the stream's variance and its gradient follow over depth, the
+    depth at which token correlation passes 0.99, the layers that fp16, bf16 and fp8 cannot
+    represent, the largest attention scores, and DeepScaleLM's scales with the reasons for them,
+    if any. Depths beyond the model's come from predictions with its blocks repeated: up to four
+    times, or to 96 layers if that is more.
 
     Args:
         spec: the model, from `trainer_agent.describe` or built by hand.
-        prediction: what `predict(spec)` returned, to save computing it again.
-        top_gradient_std: standard deviation of an entry of the gradient at the last block,
-            where it is known. Else the loss is taken as a mean over the tokens of the batch
-            whose gradient at each token's vector has norm 1/tokens.
-        search_depth: deepest stack looked at.
+        prediction: the result of `predict(spec)`, to save computing it again.
+        top_gradient_std: standard deviation of an entry of dLoss/d(last block's output). Without
+            it the loss is taken as a mean over the batch's tokens, with a gradient of norm
+            1/tokens at each token's vector.
+        search_depth: blocks of the deepest stack predicted, by default as above.
 
     Raises:
         SpecError: if the spec describes no possible model, or `top_gradient_std` is not positive.
@@ -47,28 +48,31 @@ def diagnose(
     if top_gradient_std is not None and not 0 < top_gradient_std < math.inf:
         raise SpecError("top_gradient_std", "give a positive standard deviation")
     prediction = predict(spec) if prediction is None else prediction
-    rungs = ladders(spec, prediction.stacks, search_depth)
+    sweeps = sweep_depths(spec, prediction.stacks, search_depth)
     stacks = {
-        name: _stack(stack, rungs[name], _top_gradient(stack, spec.batch_size, top_gradient_std))
+        name: _stack(stack, sweeps[name], _top_gradient(stack, spec.batch_size, top_gradient_std))
         for name, stack in spec.stacks.items()
     }
     return Diagnosis(stacks, prediction)
 
 
-def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
-    own, n, placed = ladder.stacks[0], len(stack.blocks), placement(stack)
-    variance, gradient = fit_growth(own.forward.variance), fit_growth(own.backward.variance)
-    trend, scores = correlation_trend(ladder), largest_scores(stack, own.score_variance)
-    factor = gradient_factor(own)
-    formats = format_reports(ladder, top) if _is_known(own) else ()
+def _stack(stack: Stack, sweep: DepthSweep, top: TopGradient) -> StackDiagnosis:
+    prediction, n, placed = sweep.stacks[0], len(stack.blocks), placement(stack)
+    variance, gradient = (
+        fit_growth(prediction.forward.variance),
+        fit_growth(prediction.backward.variance),
+    )
+    trend, scores = correlation_trend(sweep), largest_scores(stack, prediction.score_variance)
+    factor = gradient_factor(prediction)
+    formats = format_reports(sweep, top) if _predicted_everywhere(prediction) else ()
     advice = advise(stack, factor, trend, scores, formats)
     sentences = (
-        words.gradient_sentence(placed, own, gradient),
-        words.variance_sentence(own, variance),
-        words.correlation_sentence(trend, n),
-        words.scores_sentence(scores),
-        words.precision_sentence(formats, n),
-        words.advice_sentence(advice, judged=bool(formats)),
+        say.gradient_sentence(placed, prediction, gradient),
+        say.variance_sentence(prediction, variance),
+        say.correlation_sentence(trend, n),
+        say.scores_sentence(scores),
+        say.precision_sentence(formats, n),
+        say.advice_sentence(advice, judged=bool(formats)),
     )
     return StackDiagnosis(
         placement=placed,
@@ -87,21 +91,21 @@ def _stack(stack: Stack, ladder: Ladder, top: TopGradient) -> StackDiagnosis:
     )
 
 
-def _is_known(own: StackPrediction) -> bool:
-    """Whether both directions are predicted at every layer, be it as infinite."""
-    return not np.isnan([*own.forward.variance, *own.backward.variance]).any()
+def _predicted_everywhere(prediction: StackPrediction) -> bool:
+    """Whether both directions have a prediction, finite or infinite, at every layer."""
+    return not np.isnan([*prediction.forward.variance, *prediction.backward.variance]).any()
 
 
-def placement(stack: Stack) -> Placed:
+def placement(stack: Stack) -> StackPlacement:
     """Return where the norms of a stack's blocks stand."""
-    found = {block.placement for block in stack.blocks if block is not None}
-    if not found:
+    placements = {block.placement for block in stack.blocks if block is not None}
+    if not placements:
         return "unknown"
-    return found.pop() if len(found) == 1 else "mixed"
+    return placements.pop() if len(placements) == 1 else "mixed"
 
 
-def _top_gradient(stack: Stack, batch_size: int, given: float | None) -> TopGradient:
-    if given is not None:
-        return TopGradient(given, "given")
+def _top_gradient(stack: Stack, batch_size: int, std: float | None) -> TopGradient:
+    if std is not None:
+        return TopGradient(std, "given")
     tokens = batch_size * int(stack.input_kernel.cell_sizes.sum())
     return TopGradient(1 / (tokens * math.sqrt(stack.d_model)), "assumed")

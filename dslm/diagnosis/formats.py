@@ -1,43 +1,47 @@
-"""A stack's entries in fp16, bf16 and fp8, as it is and deeper."""
+"""Whether number formats represent a stack's entries, at its depth and deeper."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dslm.diagnosis.deeper import Ladder
+from dslm.diagnosis.depth_sweep import DepthSweep
 from dslm.diagnosis.precision import FORMATS, NumberFormat, loss_scale, outside
 from dslm.diagnosis.report import FormatReport, TopGradient
 from dslm.spec import Floats
 
 
-def format_reports(ladder: Ladder, top: TopGradient) -> tuple[FormatReport, ...]:
+def format_reports(sweep: DepthSweep, top: TopGradient) -> tuple[FormatReport, ...]:
     """Return a report for each of `FORMATS`."""
-    return tuple(_report(ladder, top.std, held) for held in FORMATS)
+    return tuple(_report(sweep, top.std, fmt) for fmt in FORMATS)
 
 
-def _report(ladder: Ladder, top_std: float, held: NumberFormat) -> FormatReport:
-    own = ladder.stacks[0]
+def _report(sweep: DepthSweep, top_std: float, fmt: NumberFormat) -> FormatReport:
+    prediction = sweep.stacks[0]
     with np.errstate(invalid="ignore"):
-        activations, gradients = np.sqrt(own.forward.variance), np.sqrt(own.backward.variance)
+        activations, gradients = (
+            np.sqrt(prediction.forward.variance),
+            np.sqrt(prediction.backward.variance),
+        )
     gradients = gradients * top_std
 
     def margin(relative: Floats) -> Floats:
         std = np.sqrt(relative) * top_std
-        return np.minimum(np.log(std / held.smallest_normal), np.log(held.overflow_std / std))
+        return np.minimum(np.log(std / fmt.smallest_normal), np.log(fmt.overflow_std / std))
 
     def span_margin(relative: Floats) -> Floats:
-        std = np.sqrt(relative[::-1])  # from the top down, with all above
+        # accumulated from the top down: a layer is in bounds only if all above it are, too
+        std = np.sqrt(relative[::-1])
         span = np.maximum.accumulate(std) / np.minimum.accumulate(std)
-        return np.asarray(np.log(held.overflow_std / held.smallest_normal / span)[::-1])
+        return np.asarray(np.log(fmt.overflow_std / fmt.smallest_normal / span)[::-1])
 
     return FormatReport(
-        name=held.name,
-        activations=outside(activations, held),
-        gradients=outside(gradients, held),
-        loss_scale=loss_scale(gradients, held),
-        activation_overflow=ladder.forward_crossing(
-            "variance", lambda variance: variance > held.overflow_std**2
+        name=fmt.name,
+        activations=outside(activations, fmt),
+        gradients=outside(gradients, fmt),
+        loss_scale=loss_scale(gradients, fmt),
+        activation_overflow=sweep.forward_crossing(
+            "variance", lambda variance: variance > fmt.overflow_std**2
         ),
-        gradient_imprecise=ladder.gradient_crossing(margin),
-        gradient_span=ladder.gradient_crossing(span_margin),
+        gradient_imprecise=sweep.gradient_crossing(margin),
+        gradient_span=sweep.gradient_crossing(span_margin),
     )

@@ -11,7 +11,7 @@ from dslm.spec import Floats
 
 Law = Literal["constant", "linear", "hyperbolic", "exponential"]
 SAME_WITHIN = 0.01  # laws whose errors are both below 1 % count as equally good
-FITS_WITHIN = 0.1
+FITS_WITHIN = 0.1  # error up to which a law is said to describe the curve
 RATES_A_SCAN = 241
 SCANS = 5
 
@@ -52,28 +52,29 @@ class Growth:
 def fit_growth(curve: Floats) -> Growth | None:
     r"""Return the law that describes a positive curve over depth, or None for too few values.
 
-    Each law is fitted by least squares on ln(curve); the one of least
+    Each law is fitted by least squares on ln(curve). The result is the one with the smallest
 
     .. math:: n \ln \max(e, 0.01)^2 + k \ln n
 
-    is kept: e its root mean square error, k its number of constants (1 for the constant law, 2
-    for the others), n the number of values. The second term is that of the Bayesian information
-    criterion. Below 1 % an error no longer counts, so a drift of less than about 3 % over the
-    whole depth is called constant.
+    where e is its root mean square error, k its number of constants (1 for the constant law, 2
+    for the others) and n the number of values. The second term is that of the Bayesian information
+    criterion. Errors below 1 % count alike, so a drift of less than about 3 % over the whole depth
+    is called constant.
 
     Args:
-        curve: float64[N+1], index the layer. Index 0, the input, is left out: its scale is the
-            embedding's. So is what is not positive or not finite. At least 3 values must remain.
+        curve: float64[N+1], indexed by layer. Index 0, the input, is left out, as the embedding
+            sets its scale; so are values that are not positive or not finite. At least 3 must
+            remain.
 
     Source: derived here.
     """
     layers = np.arange(len(curve), dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        kept = np.isfinite(curve) & (curve > 0) & (layers >= 1)
-    if kept.sum() < 3:
+        usable = np.isfinite(curve) & (curve > 0) & (layers >= 1)
+    if usable.sum() < 3:
         return None
-    fits = [_fit(law, layers[kept], np.log(curve[kept])) for law in get_args(Law)]
-    return min(fits, key=lambda fit: _score(fit, int(kept.sum())))
+    fits = [_fit(law, layers[usable], np.log(curve[usable])) for law in get_args(Law)]
+    return min(fits, key=lambda fit: _score(fit, int(usable.sum())))
 
 
 def _score(fit: Growth, n: int) -> float:
@@ -95,6 +96,7 @@ def _best_rate(law: Law, layers: Floats, logs: Floats) -> float:
         return 0.0
     if law == "exponential":
         return float(np.polyfit(layers, logs, 1)[0])
+    # the rate has no closed form: it is searched on ever finer grids
     low, high = 1e-6, 1e6
     for _ in range(SCANS):  # each narrows the bracket 120-fold in the logarithm
         rates = np.geomspace(low, high, RATES_A_SCAN)

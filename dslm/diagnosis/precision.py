@@ -1,4 +1,4 @@
-"""What number formats hold, and which of a curve's values leave that."""
+"""The ranges of number formats, and the layers of a curve that lie outside them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from dslm.spec import Floats
 
 Bools = NDArray[np.bool_]
 
-LARGEST_ENTRY = 6.0  # in standard deviations: of a normal, two entries in 10⁹ lie outside
+LARGEST_ENTRY = 6.0  # in standard deviations: of a normal, two entries in 10⁹ are larger
 MEDIAN_ENTRY = 0.6745  # median of |x| of a normal, in standard deviations
 
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """A floating-point format by the magnitudes it holds.
+    """A floating-point format by the magnitudes that it represents.
 
     Attributes:
+        name: such as ``"fp16"``.
         largest: greatest finite value.
-        smallest_normal: below it the mantissa loses bits.
-        smallest_subnormal: below half of it a value rounds to 0.
+        smallest_normal: smallest value with a full mantissa.
+        smallest_subnormal: smallest value above 0; below half of it a value rounds to 0.
     """
 
     name: str
@@ -32,7 +33,7 @@ class NumberFormat:
 
     @property
     def overflow_std(self) -> float:
-        """Standard deviation above which an entry of 6 of them overflows."""
+        """Standard deviation above which an entry of 6 standard deviations overflows."""
         return self.largest / LARGEST_ENTRY
 
     @property
@@ -50,7 +51,7 @@ FORMATS = (FP16, BF16, E4M3, E5M2)
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Layers (0 is the input) whose entries a format does not hold as they are.
+    """Layers (0 is the input) whose entries a format does not represent as they are.
 
     Attributes:
         overflow: an entry of 6 standard deviations is beyond the largest value.
@@ -63,28 +64,29 @@ class Outside:
     flushed: tuple[int, ...]
 
 
-def outside(std: Floats, held: NumberFormat) -> Outside:
-    """Return the layers of `std`, float64[N+1], that leave `held`; NaN leaves nothing."""
+def outside(std: Floats, fmt: NumberFormat) -> Outside:
+    """Return the layers of `std`, float64[N+1], outside a format's range; NaN counts as inside."""
 
     def layers(where: Bools) -> tuple[int, ...]:
         return tuple(int(layer) for layer in np.flatnonzero(where))
 
     with np.errstate(invalid="ignore"):
         return Outside(
-            overflow=layers(std > held.overflow_std),
-            imprecise=layers(std < held.smallest_normal),
-            flushed=layers(std < held.flush_std),
+            overflow=layers(std > fmt.overflow_std),
+            imprecise=layers(std < fmt.smallest_normal),
+            flushed=layers(std < fmt.flush_std),
         )
 
 
-def loss_scale(std: Floats, held: NumberFormat) -> float | None:
+def loss_scale(std: Floats, fmt: NumberFormat) -> float | None:
     """Return the power of two that brings every layer of `std` into the normal range.
 
-    The least that lifts the smallest standard deviation to the smallest normal value, 1 where
-    none is needed; None where it would make the largest overflow: no single scale holds both.
+    It is the smallest that lifts the least standard deviation to the smallest normal value, 1 where
+    none is needed. None where it would make the largest one overflow, so that no single loss
+    scale serves all layers.
     """
-    known = std[np.isfinite(std) & (std > 0)]
-    if len(known) == 0 or len(known) < np.isfinite(std).sum() or np.isinf(std).any():
+    positive = std[np.isfinite(std) & (std > 0)]
+    if len(positive) == 0 or len(positive) < np.isfinite(std).sum() or np.isinf(std).any():
         return None
-    scale = 2.0 ** max(np.ceil(np.log2(held.smallest_normal / known.min())), 0.0)
-    return float(scale) if scale * known.max() <= held.overflow_std else None
+    scale = 2.0 ** max(np.ceil(np.log2(fmt.smallest_normal / positive.min())), 0.0)
+    return float(scale) if scale * positive.max() <= fmt.overflow_std else None

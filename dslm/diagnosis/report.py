@@ -1,4 +1,4 @@
-"""What a diagnosis says, as values."""
+"""The values that a diagnosis consists of."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from dslm.diagnosis.deeper import CorrelationTrend, Crossing
+from dslm.diagnosis.depth_sweep import CorrelationTrend, Crossing
 from dslm.diagnosis.growth import Growth
 from dslm.diagnosis.precision import Outside
-from dslm.diagnosis.sharpness import ScoreScale
+from dslm.diagnosis.score_scale import ScoreScale
 from dslm.prediction import Prediction
 from dslm.scaling import Scaling
 from dslm.spec import Missing
 
-Placed = Literal["pre", "post", "sandwich", "branch", "parallel", "mixed", "unknown"]
+StackPlacement = Literal["pre", "post", "sandwich", "branch", "parallel", "mixed", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,17 @@ class TopGradient:
 
 @dataclass(frozen=True, slots=True)
 class FormatReport:
-    """What one number format does to one stack's unscaled entries.
+    """How one number format represents one stack's unscaled entries.
 
     Attributes:
         name: of the format.
-        activations, gradients: layers of this stack that it does not hold.
+        activations, gradients: layers of this stack outside the format's range.
         loss_scale: power of two on the loss that brings every layer's gradient into the normal
             range; None where no single one does.
-        activation_overflow: where the stream grows beyond the largest value.
+        activation_overflow: depth at which the stream grows beyond the largest value.
         gradient_imprecise: depth over which the gradient leaves the normal range, at the top
             gradient's scale.
-        gradient_span: depth at which no single loss scale holds all layers any more.
+        gradient_span: depth from which on no single loss scale serves all layers.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Advice:
     """DeepScaleLM's scales for a stack, and whether it needs them.
 
     Attributes:
-        reasons: what is wrong without; empty where nothing is.
-        scaling: the scales; None where they cannot be given.
+        reasons: what is wrong without them; empty where nothing is.
+        scaling: the scales; None where they cannot be computed.
         refusal: why they cannot; empty otherwise.
     """
 
@@ -77,17 +77,23 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class StackDiagnosis:
-    """One stack's diagnosis; a part is None where the curve it reads is not predicted.
+    """One stack's diagnosis; a part is None where the curve it is made of is not predicted.
 
     Attributes:
+        placement: where the norms of its blocks stand.
+        n_layers, d_model, seq_len: blocks, width and tokens of a sequence.
         sentences: the diagnosis in words, most important first.
         variance, gradient: laws of the stream's variance and of its gradient's, over layers
             1 to N.
-        formats: empty unless both curves are predicted at every layer.
         gradient_factor: largest over smallest standard deviation of the gradient, layers 1 to N.
+        correlation: how token correlation develops with depth.
+        scores: the largest attention scores.
+        top_gradient: the absolute scale of the gradient at the last block.
+        formats: one report a number format; empty unless both curves are predicted everywhere.
+        advice: DeepScaleLM's scales, and whether they are needed.
     """
 
-    placement: Placed
+    placement: StackPlacement
     n_layers: int
     d_model: int
     seq_len: int
@@ -104,7 +110,12 @@ class StackDiagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A model's diagnosis, with the prediction it was read from."""
+    """A model's diagnosis, and the prediction that it interprets.
+
+    Attributes:
+        stacks: by the stack's name.
+        prediction: the curves.
+    """
 
     stacks: Mapping[str, StackDiagnosis]
     prediction: Prediction

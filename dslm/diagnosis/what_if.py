@@ -1,4 +1,4 @@
-"""The same model otherwise: another placement of its norms, another depth, DeepScaleLM."""
+"""The same model with another placement of its norms, another depth, or DeepScaleLM."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from dslm.kernels.grid import mean_diagonal, prepare
 from dslm.scaling import apply_scaling, deepscale
 from dslm.spec import Block, Kernel, ModelSpec, Stack
 
-MAX_LAYERS = 10_000
+MAX_LAYERS = 10_000  # a prediction's cost is linear in it
 
 
 def with_placement(spec: ModelSpec, placement: Literal["pre", "post"]) -> ModelSpec:
-    """Return `spec` with every norm before its branch, or after the sum.
+    """Return `spec` with every norm before its branch (Pre-LN) or after the sum (Post-LN).
 
-    Each branch keeps its weights and its norm's gain. A stream that becomes Post-LN starts at
-    unit variance, as if its embedding were normalised (BERT), and has no norm at its end.
+    Weights and gains stay as they are. A stream that becomes Post-LN starts at unit variance, as
+    with a norm on the embedding (BERT), and has no final norm.
+
+    Args:
+        spec: the model.
+        placement: where its norms go.
 
     Raises:
-        SpecError: if a block is not understood, attends to another stack, or is placed other
-            than ``"pre"`` or ``"post"``.
+        SpecError: if a block is None, has cross-attention, or a placement other than ``"pre"``
+            and ``"post"``.
     """
 
     def placed(stack: Stack, path: str) -> Stack:
@@ -43,12 +47,16 @@ def with_placement(spec: ModelSpec, placement: Literal["pre", "post"]) -> ModelS
 def with_depth(spec: ModelSpec, n_layers: int) -> ModelSpec:
     """Return `spec` with `n_layers` blocks in every stack.
 
-    The first blocks are kept, and begun again from block 0 when they run out, so a pattern
-    (local, global, local …) goes on where the depth is a multiple of its period. Weights and
-    residual scales stay as they are, also where an initialisation would set them by depth.
+    Blocks are taken in order, and again from block 0 after the last, so a pattern (local, global,
+    local …) continues where the depth is a multiple of its period. Weights and residual scales
+    stay as they are, even where an initialisation would set them by depth.
+
+    Args:
+        spec: the model.
+        n_layers: blocks of every stack, 1 to 10,000.
 
     Raises:
-        SpecError: if the depth is no number from 1 to 10,000, or a block is not understood.
+        SpecError: if the depth is out of range, a block is None or a stack has none.
     """
     if not 1 <= n_layers <= MAX_LAYERS:
         raise SpecError("layers", f"give a depth from 1 to {MAX_LAYERS:,}, not {n_layers}")
@@ -68,7 +76,7 @@ def with_deepscale(spec: ModelSpec) -> ModelSpec:
     """Return `spec` with DeepScaleLM's weights and residual scales and an input of unit variance.
 
     Raises:
-        SpecError: if a block is not understood, or one stack reads another.
+        SpecError: if a block is None or has cross-attention, or an input kernel is all zero.
     """
 
     def scaled(stack: Stack, path: str) -> Stack:
@@ -113,8 +121,8 @@ def _alone(block: Block, path: str) -> Block:
 
 
 def _movable(block: Block | None, path: str) -> Block:
-    found = _alone(_understood(block, path), path)
-    if found.placement not in ("pre", "post"):
-        fix = f"norms placed {found.placement!r} have no Pre-LN or Post-LN form here"
+    movable = _alone(_understood(block, path), path)
+    if movable.placement not in ("pre", "post"):
+        fix = f"norms placed {movable.placement!r} have no Pre-LN or Post-LN form here"
         raise SpecError(f"{path}.placement", fix)
-    return found
+    return movable

@@ -1,4 +1,4 @@
-"""The stream as a few directions carried through the weights themselves, not their moments."""
+"""The stream's mean directions, propagated through the weights themselves, not their moments."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dslm.directions.attention import Projections, attend
 from dslm.directions.feed_forward import feed_forward
 from dslm.directions.mixture import (
     Branch,
+    BranchInput,
     Dense,
     Gain,
     Mixture,
-    Reading,
     add,
     dropped,
     normed,
@@ -18,11 +18,11 @@ from dslm.directions.mixture import (
 
 __all__ = [
     "Branch",
+    "BranchInput",
     "Dense",
     "Gain",
     "Mixture",
     "Projections",
-    "Reading",
     "add",
     "attend",
     "dropped",

@@ -1,4 +1,4 @@
-"""A feed-forward branch whose weights are known."""
+"""A feed-forward branch, propagated through its actual weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dslm.directions.mixture import Branch, Dense, Mixture, Reading, transform
+from dslm.directions.mixture import Branch, BranchInput, Dense, Mixture, transform
 from dslm.duals.pointwise import POINTWISE
 from dslm.spec import Activation, Floats
 
-ORDERS = 4  # of the Hermite series of what two features share
+ORDERS = 4  # of the Hermite series for the covariance of two hidden features
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 UNIT = WEIGHTS / WEIGHTS.sum()
 POWERS = np.stack(
@@ -20,25 +20,30 @@ POWERS = np.stack(
 
 
 def feed_forward(
-    reading: Reading, up: Dense, down: Dense, activation: Activation, p_drop: float = 0.0
+    reading: BranchInput, up: Dense, down: Dense, activation: Activation, p_drop: float = 0.0
 ) -> Branch:
     r"""Return the output of down(dropout(φ(up(x)))).
 
-    Within a group :math:`u = W_1 x + b_1` is Gaussian with mean :math:`\mu_c`; with the
-    coefficients :math:`a_k = E[\phi(u) He_k]/\sqrt{k!}` two hidden features share
-    :math:`\sum_k a_k a'_k \rho^k`, cut after the third order, and each one's own variance is
-    exact. Between tokens, and with the stream's, φ is replaced by its slope of least squares.
+    Within a group :math:`u = W_1 x + b_1` is Gaussian with mean :math:`\mu_c`. With the
+    coefficients :math:`a_k = E[\phi(u) He_k]/\sqrt{k!}`, two hidden features have the covariance
+
+    .. math:: Cov(\phi(u), \phi(u')) = \sum_{k \ge 1} a_k a'_k \rho^k
+
+    which is cut after the third order; each feature's variance is exact. For covariances between
+    tokens, and with the stream, φ is replaced by its slope of least squares.
 
     Source: derived here, after Price and Mehler. Exact GELU is taken by its tanh form.
     """
     x = reading.x
     means = x.means @ up.weight.T + up.bias
-    inside = up.weight @ x.rest @ up.weight.T
-    sd = np.sqrt(np.maximum(np.diagonal(inside), 1e-30))
-    series, own = _series(means, sd, _function(activation))
+    inside = up.weight @ x.within @ up.weight.T
+    sd = np.sqrt(np.maximum(np.diagonal(inside), 1e-30))  # a feature may not vary in a group
+    series, variances = _series(means, sd, _function(activation))
     hidden, slope = series[0], x.shares @ series[1] / sd
-    rest = _shared(x.shares, series, inside / np.outer(sd, sd))
-    np.fill_diagonal(rest, x.shares @ own + p_drop / (1 - p_drop) * (x.shares @ (own + hidden**2)))
+    within = _shared(x.shares, series, inside / np.outer(sd, sd))
+    # the series is cut, so a feature's variance comes from quadrature; dropout adds to it alone
+    dropped = p_drop / (1 - p_drop) * (x.shares @ (variances + hidden**2))
+    np.fill_diagonal(within, x.shares @ variances + dropped)
     mean = x.shares @ hidden
     steep = _least_squares(x.shares, means, hidden, slope, sd)
     between = up.weight @ (x.cross - np.outer(x.mean, x.mean)) @ up.weight.T
@@ -47,7 +52,7 @@ def feed_forward(
     y = Mixture(
         x.shares,
         hidden @ down.weight.T + down.bias,
-        down.weight @ rest @ down.weight.T,
+        down.weight @ within @ down.weight.T,
         transform(cross, mean, down),
     )
     return Branch(
@@ -70,22 +75,22 @@ def _function(activation: Activation) -> Callable[[Floats], Floats]:
 def _series(
     means: Floats, sd: Floats, function: Callable[[Floats], Floats]
 ) -> tuple[Floats, Floats]:
-    """Return (orders, groups, features) coefficients, and each feature's variance by group."""
+    """Return (orders, groups, features) coefficients and (groups, features) variances."""
     series = np.zeros((ORDERS, *means.shape))
-    own = np.zeros_like(means)
+    variances = np.zeros_like(means)
     for group, mean in enumerate(means):
         values = function(mean[:, None] + sd[:, None] * NODES)
         for k in range(ORDERS):
             series[k, group] = (values * POWERS[k]) @ UNIT / math.sqrt(math.factorial(k))
-        own[group] = values**2 @ UNIT - series[0, group] ** 2
-    return series, own
+        variances[group] = values**2 @ UNIT - series[0, group] ** 2
+    return series, variances
 
 
 def _shared(shares: Floats, series: Floats, correlation: Floats) -> Floats:
-    rest = np.zeros_like(correlation)
+    total = np.zeros_like(correlation)
     for k in range(1, ORDERS):
-        rest += (shares[:, None] * series[k]).T @ series[k] * correlation**k
-    return rest
+        total += (shares[:, None] * series[k]).T @ series[k] * correlation**k
+    return total
 
 
 def _least_squares(

@@ -1,4 +1,4 @@
-"""Which dual belongs to which activation."""
+"""The dual of each activation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from dslm.spec import Activation, Floats
 
 
 class Dual(Protocol):
-    r"""Moments at :math:`(u, v)`, zero-mean Gaussian with variances a, b and covariance c."""
+    r"""Moments at :math:`(u, v)`, zero-mean Gaussian with variances a, b and covariance c.
+
+    The arguments broadcast against each other; results have their common shape.
+    """
 
     def value(self, a: Floats, b: Floats, c: Floats) -> Floats:
         """Return E[φ(u) φ(v)]."""

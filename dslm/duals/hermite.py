@@ -12,7 +12,7 @@ from dslm.duals.piecewise import correlation_of
 from dslm.duals.pointwise import Pointwise
 from dslm.spec import Floats
 
-N_ORDERS = 24
+N_ORDERS = 24  # terms of a series; the energy in higher ones is below 1e-4 (`HermiteDual`)
 GRID = np.linspace(-9.0, 9.0, 721)  # the trapezoid rule converges geometrically on a Gaussian
 
 
@@ -23,7 +23,7 @@ class HermiteDual:
     .. math:: E[f(u) f(v)] = \sum_n h_n(a)\, h_n(b)\, r^n, \quad
         h_n(a) = E[f(\sqrt a z)\, He_n(z)] / \sqrt{n!}
 
-    The energy past ``N_ORDERS`` goes to the next power of r, so r = 1 is exact.
+    The energy beyond ``N_ORDERS`` terms is given to the next power of r, so that r = 1 is exact.
 
     Source: Mehler's formula; truncation derived here. Within 1e-4 of E[f²] for the activations
     in `dslm.duals.pointwise` at variances up to 10.
@@ -47,9 +47,10 @@ class HermiteDual:
 
 def _series(f: Pointwise, a: Floats, b: Floats, c: Floats) -> Floats:
     r = correlation_of(a, b, c)
-    h_a, rest_a = _coefficients(f, a)
-    h_b, rest_b = _coefficients(f, b)
-    total = np.sqrt(rest_a * rest_b) * r
+    h_a, tail_a = _coefficients(f, a)
+    h_b, tail_b = _coefficients(f, b)
+    total = np.sqrt(tail_a * tail_b) * r
+    # Horner's scheme, in place: these arrays are (cells, cells) and most of a layer's time
     for n in range(N_ORDERS - 1, 0, -1):
         total += h_a[n] * h_b[n]
         total *= r
@@ -58,16 +59,19 @@ def _series(f: Pointwise, a: Floats, b: Floats, c: Floats) -> Floats:
 
 
 def _coefficients(f: Pointwise, variance: Floats) -> tuple[Floats, Floats]:
-    """Return h_n, (orders, *shape), and the energy left out; of one value where all are alike."""
+    """Return h_n, (orders, *shape), and the energy left out.
+
+    Where all variances are equal, as below a norm, both have a shape of ones and broadcast.
+    """
     rounded = _rounded(variance)
     distinct, inverse = np.unique(rounded, return_inverse=True)
-    h, rest = _distinct_coefficients(f, distinct.tobytes())
+    h, tail = _distinct_coefficients(f, distinct.tobytes())
     shape = variance.shape if len(distinct) > 1 else (1,) * variance.ndim
     index = inverse.reshape(-1)[: math.prod(shape)]
-    return h[:, index].reshape(-1, *shape), rest[index].reshape(shape)
+    return h[:, index].reshape(-1, *shape), tail[index].reshape(shape)
 
 
-@lru_cache(maxsize=8)  # a layer asks for the same variances in rows, in columns and on the diagonal
+@lru_cache(maxsize=8)  # rows, columns and diagonal of a kernel have the same variances
 def _distinct_coefficients(f: Pointwise, variances: bytes) -> tuple[Floats, Floats]:
     polynomials, weights = _basis()
     values = f(np.sqrt(np.frombuffer(variances))[:, None] * GRID)
@@ -76,7 +80,7 @@ def _distinct_coefficients(f: Pointwise, variances: bytes) -> tuple[Floats, Floa
 
 
 def _rounded(variance: Floats) -> Floats:
-    """Round to a relative 1e-5: below a norm all positions then share one variance."""
+    """Round to a relative 1e-5: below a norm all positions then have one variance."""
     mantissa, exponent = np.frexp(variance)
     return np.asarray(np.ldexp(np.round(mantissa, 5), exponent))
 

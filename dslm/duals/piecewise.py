@@ -8,7 +8,7 @@ from dslm.spec import Floats
 
 
 def correlation_of(a: Floats, b: Floats, c: Floats) -> Floats:
-    """Return c/√(ab) held within [-1, 1]; 0 where a variance is 0."""
+    """Return c/√(ab), clipped to [-1, 1]; 0 where a variance is 0."""
     scale = np.sqrt(a * b)
     return np.clip(
         np.divide(c, scale, out=np.zeros(np.broadcast(c, scale).shape), where=scale > 0), -1, 1

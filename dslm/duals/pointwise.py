@@ -1,4 +1,4 @@
-"""Activations without a closed dual, with their derivatives."""
+"""Activations whose duals have no closed form, with their derivatives."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ from dslm.spec import Attention, Kernel
 
 
 def attention(memory: Kernel, heads: Heads, layer: Attention) -> Kernel:
-    r"""Kernel of the attention branch's output; `memory` is what keys and values are made of.
+    r"""Return the kernel of the attention branch's output, keys and values made of `memory`.
 
     .. math:: K_{ii'} \to n_h d_h E[w_o^2] \sum_{jk} E[a_{ij} a_{i'k}]\,
         (d\,E[w_v^2] M_{jk} + E[b_v^2]) + E[b_o^2]
 
-    Heads that share keys and values (GQA) add up the same, as their output weights differ. Heads
-    with position biases of their own count by their mean: their weights are independent.
+    Heads that share keys and values (GQA) add up in the same way, as their output weights differ.
+    Where position biases differ between heads, their mean counts: their weights are independent.
 
     Source: arXiv 2403.09635, Table 1 (attention) in the uniform limit; kernels derived here.
     """
@@ -28,13 +28,15 @@ def attention(memory: Kernel, heads: Heads, layer: Attention) -> Kernel:
 def attention_backward(
     g: Kernel, x: Kernel, memory: Kernel, heads: Heads, layer: Attention
 ) -> tuple[Kernel, Kernel]:
-    """Gradient kernels below the branch: at `x` through the queries, at `memory` the rest.
+    """Return the gradient kernels (at `x`, at `memory`) below the branch.
 
-    Values and keys carry the rest. In self-attention all three add: their weights are
-    independent. A key or value head collects the gradients of all query heads that share it.
+    Queries carry the gradient to `x`, values and keys to `memory`. In self-attention the two add
+    up, as the projections' weights are independent. A key or value head receives the gradients of
+    all query heads that share it.
     """
     mixed = linear_backward(g, layer.output)
     share = layer.n_heads / layer.n_kv_heads
+    # the terms serve both gradients; groups of arrays are not hashable, so by identity
     terms = {id(group): score_terms(x, memory, group.sharpness, layer) for group in heads}
 
     def of_values(group: AttentionWeights) -> Kernel:

@@ -10,21 +10,23 @@ from dslm.kernels.feed_forward import feed_forward, feed_forward_backward, radia
 from dslm.kernels.grid import add, affine, bounded, dropout, multiply
 from dslm.kernels.lengths import post_ln_lengths, random_lengths
 from dslm.kernels.norm import centre, norm, norm_backward
-from dslm.kernels.place import Place, cross_place, places
+from dslm.kernels.placement import BranchPlacement, branch_placements, cross_placement
 from dslm.kernels.softmax import Heads, attention_weights
 from dslm.spec import Attention, Block, FeedForward, Kernel, Norm
 
 
 @dataclass(frozen=True, slots=True)
 class SubLayer:
-    """A branch in its place, with the kernels of its forward pass.
+    """A branch with its norms and residual, and the kernels of its forward pass.
 
     Attributes:
+        layer: the attention or feed-forward layer.
+        placement: the norms around it and its residual step.
         x: the stream before it.
-        source: what its input norm normalises, centred: the stream the branch reads.
-        inner: the branch's input: `source` after the norm, or the stream where there is none.
+        source: the input of its input norm, centred; the stream where there is no norm.
+        inner: the branch's input, after that norm.
         raw: the branch's output, centred where a norm follows.
-        branch: that after its norm and residual dropout.
+        branch: `raw` after its norm and residual dropout.
         summed: the residual sum, centred where a norm follows.
         y: the stream after the sub-layer.
         weights: attention weights, None for a feed-forward branch.
@@ -32,7 +34,7 @@ class SubLayer:
     """
 
     layer: Attention | FeedForward
-    place: Place
+    placement: BranchPlacement
     x: Kernel
     source: Kernel
     inner: Kernel
@@ -54,45 +56,46 @@ def block_forward(
     memory: Kernel | None = None,
     weights: Heads | None = None,
 ) -> Layer:
-    """Return the sub-layers of `block` on the stream `x`, cross-attention seeing `memory`.
+    """Return the sub-layers of `block` on the stream `x`, cross-attention reading `memory`.
 
-    `weights` are the self-attention's where they are known: they follow from x, queries and keys.
+    `weights` spares the self-attention's computation. They depend on x, queries and keys alone, so
+    a caller that fits values and outputs passes them again.
     """
-    first_place, last_place = places(block, d_model)
-    layers = [_sub_layer(x, x, block.attention, first_place, weights=weights)]
+    first, last = branch_placements(block, d_model)
+    layers = [_sub_layer(x, x, block.attention, first, weights=weights)]
     if block.cross is not None:
-        place = cross_place(block, block.cross, d_model)
+        placement = cross_placement(block, block.cross, d_model)
         y = layers[0].y
-        layers.append(_sub_layer(y, y, block.cross.attention, place, memory))
+        layers.append(_sub_layer(y, y, block.cross.attention, placement, memory))
     y = layers[-1].y
-    read = x if last_place.parallel else y
-    return *layers, _sub_layer(y, read, block.feed_forward, last_place)
+    read = x if last.parallel else y
+    return *layers, _sub_layer(y, read, block.feed_forward, last)
 
 
 def _sub_layer(
     x: Kernel,
     read: Kernel,
     layer: Attention | FeedForward,
-    place: Place,
+    placement: BranchPlacement,
     memory: Kernel | None = None,
     *,
     weights: Heads | None = None,
 ) -> SubLayer:
-    residual = place.residual
-    source = centre(read, place.on_input, place.d_model)
-    inner = norm(source, place.on_input)
-    seen = memory or inner
+    residual = placement.residual
+    source = centre(read, placement.on_input, placement.d_model)
+    inner = norm(source, placement.on_input)
+    attended = memory or inner
     if isinstance(layer, Attention):
-        weights = weights or attention_weights(inner, seen, layer)
-        raw = attention(seen, weights, layer)
+        weights = weights or attention_weights(inner, attended, layer)
+        raw = attention(attended, weights, layer)
     else:
         raw = feed_forward(inner, layer)
-    raw = centre(raw, place.on_branch, place.d_model)
-    branch = dropout(norm(raw, place.on_branch), residual.p_drop)
-    centred = centre(branch, place.on_sum, place.d_model)
+    raw = centre(raw, placement.on_branch, placement.d_model)
+    branch = dropout(norm(raw, placement.on_branch), residual.p_drop)
+    centred = centre(branch, placement.on_sum, placement.d_model)
     summed = add(x, centred, residual.lam**2, residual.beta**2)
-    y = norm(summed, place.on_sum)
-    return SubLayer(layer, place, x, source, inner, raw, branch, summed, y, weights, memory)
+    y = norm(summed, placement.on_sum)
+    return SubLayer(layer, placement, x, source, inner, raw, branch, summed, y, weights, memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,8 @@ class BlockGradient:
 
     Attributes:
         stream: below the block, between its branches, above it; one more than sub-layers.
-        alignment: of the lowest.
-        memory: at what its cross-attention reads, or None.
+        alignment: that of the lowest.
+        memory: at the memory that its cross-attention reads, or None.
     """
 
     stream: tuple[Kernel, ...]
@@ -111,18 +114,19 @@ class BlockGradient:
 
 
 def block_backward(g: Kernel, layer: Layer, alignment: Alignment) -> BlockGradient:
-    r"""Gradient kernels of a block below the gradient `g`.
+    r"""Return the gradient kernels of a block below the gradient `g`.
 
-    Parallel branches both receive :math:`G`: below them lies :math:`\lambda^2 G + \beta_a^2
-    \mathcal B_a^*(G) + \beta_f^2 \mathcal B_f^*(G)`, as their weights are independent.
+    Parallel branches both receive G. As their weights are independent, the gradient below is
+
+    .. math:: \lambda^2 G + \beta_a^2 \mathcal B_a^*(G) + \beta_f^2 \mathcal B_f^*(G)
     """
     stream, memory = [g], None
     for sub in reversed(layer):
         below, aligned, at_memory = _sub_layer_backward(stream[0], sub, alignment)
         memory = at_memory or memory
         stream, alignment = [below, *stream], aligned
-    if layer[-1].place.parallel:
-        residual = layer[0].place.residual
+    if layer[-1].placement.parallel:  # the loop took both branches as if in series
+        residual = layer[0].placement.residual
         through_last = add(stream[1], g, 1.0, -1.0)
         straight = add(g, _through(g, layer[0])[0], residual.lam**2, residual.beta**2)
         stream[0] = bounded(add(straight, through_last))
@@ -132,24 +136,24 @@ def block_backward(g: Kernel, layer: Layer, alignment: Alignment) -> BlockGradie
 def _sub_layer_backward(
     g: Kernel, sub: SubLayer, alignment: Alignment
 ) -> tuple[Kernel, Alignment, Kernel | None]:
-    r"""Gradient kernel below a sub-layer, what the branch left along the stream's vectors, and
-    the gradient kernel at the memory of a cross-attention.
+    r"""Return the gradient kernel below a sub-layer, its alignment, and the one at the memory.
 
-    :math:`(\lambda^2 + \beta^2 \mathcal N_i^* \mathcal B^* \mathcal N_b^*)(\mathcal N_s^*(G))`,
+    .. math:: (\lambda^2 + \beta^2 \mathcal N_i^* \mathcal B^* \mathcal N_b^*)(\mathcal N_s^*(G))
+
     with :math:`\mathcal B^*` the branch's backward map and :math:`\mathcal N_i^*, \mathcal N_b^*,
     \mathcal N_s^*` those of the norms on its input, its output and the sum, where there are any.
-    `alignment` says how isotropic `g` is; it matters only where a norm acts on the stream itself.
+    `alignment` is that of `g`; it matters only where a norm acts on the stream itself (Post-LN).
     """
-    place, residual = sub.place, sub.place.residual
-    lengths = None if place.on_sum is None else _lengths_of_sum(sub)
+    placement, residual = sub.placement, sub.placement.residual
+    lengths = None if placement.on_sum is None else _lengths_of_sum(sub)
     inner = norm_backward(
-        g, sub.summed, place.on_sum, place.d_model, alignment=alignment, lengths=lengths
+        g, sub.summed, placement.on_sum, placement.d_model, alignment=alignment, lengths=lengths
     )
     through, memory = _through(inner, sub)
     if memory is not None:
         memory = affine(memory, residual.beta**2)
     below = bounded(add(inner, through, residual.lam**2, residual.beta**2))
-    if place.on_sum is None:
+    if placement.on_sum is None:
         return below, ISOTROPIC, memory
     excess = affine(_excess(inner, through, sub), residual.beta**2)
     aligned = alignment_below(below, affine(through, residual.beta**2), excess, sub.x)
@@ -157,15 +161,12 @@ def _sub_layer_backward(
 
 
 def _through(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
-    """Return the gradient kernels that come through the branch, `beta` left out.
-
-    At the stream, and at the memory where the branch reads one.
-    """
-    place = sub.place
-    h = dropout(g, place.residual.p_drop)
-    h = _below_norm(h, sub.raw, place.on_branch, place.d_model)
+    """Return the gradient kernels through the branch, without beta: (at the stream, the memory)."""
+    placement = sub.placement
+    h = dropout(g, placement.residual.p_drop)
+    h = _below_norm(h, sub.raw, placement.on_branch, placement.d_model)
     h, memory = _branch_backward(h, sub)
-    return _below_norm(h, sub.source, place.on_input, place.d_model), memory
+    return _below_norm(h, sub.source, placement.on_input, placement.d_model), memory
 
 
 def _below_norm(g: Kernel, x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
@@ -175,33 +176,33 @@ def _below_norm(g: Kernel, x: Kernel, layer: Norm | None, d_model: int) -> Kerne
 
 
 def _lengths_of_sum(sub: SubLayer) -> Kernel:
-    layer, place = sub.layer, sub.place
+    layer, placement = sub.layer, sub.placement
     inner = layer.value.d_out if isinstance(layer, Attention) else layer.up.d_out
     return post_ln_lengths(
         sub.x,
         sub.branch,
         sub.summed,
-        residual=place.residual,
+        residual=placement.residual,
         inner=inner,
-        d_model=place.d_model,
+        d_model=placement.d_model,
     )
 
 
 def _branch_backward(g: Kernel, sub: SubLayer) -> tuple[Kernel, Kernel | None]:
     if isinstance(sub.layer, FeedForward):
         return feed_forward_backward(g, sub.inner, sub.layer), None
-    seen = sub.memory or sub.inner
-    weights = sub.weights or attention_weights(sub.inner, seen, sub.layer)
-    at_queries, at_memory = attention_backward(g, sub.inner, seen, weights, sub.layer)
+    attended = sub.memory or sub.inner
+    weights = sub.weights or attention_weights(sub.inner, attended, sub.layer)
+    at_queries, at_memory = attention_backward(g, sub.inner, attended, weights, sub.layer)
     if sub.memory is not None:
         return at_queries, at_memory
     return add(at_queries, at_memory), None
 
 
 def _excess(g: Kernel, through: Kernel, sub: SubLayer) -> Kernel:
-    if sub.memory is not None:  # reads nothing of the stream but its queries
+    if sub.memory is not None:  # only its queries depend on the stream, so Jx counts as 0
         return multiply(sub.branch, g)
     if isinstance(sub.layer, FeedForward):
-        excess = dropout(radial_excess(sub.inner, sub.layer), sub.place.residual.p_drop)
+        excess = dropout(radial_excess(sub.inner, sub.layer), sub.placement.residual.p_drop)
         return multiply(excess, g)
     return attention_excess(g, sub.x, sub.branch, through, sub.layer)

@@ -1,4 +1,7 @@
-"""exp(q·t) as a short sum of products, so that sums over t factor out of q."""
+"""exp(q·t) as a short sum of products of functions of q and of t.
+
+Sums over keys are then taken once for each term, not once for every value of q.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 
 from dslm.spec import Floats
 
-RELATIVE_ERROR = 1e-5
+RELATIVE_ERROR = 1e-5  # far below the theory's; every node costs a pass over all keys
 MAX_NODES = 32
 
 
@@ -39,6 +42,7 @@ def interpolation(t: Floats, q_max: float) -> Interpolation:
     n = _n_nodes(z)
     unit_nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
     nodes = (low + high) / 2 + (high - low) / 2 * unit_nodes
+    # rounding may put t a little outside, where polynomials grow fast
     unit_t = np.clip((2 * t - low - high) / (high - low), -1.0, 1.0)
     return Interpolation(nodes, _lagrange_basis(unit_t, n))
 

@@ -9,12 +9,13 @@ from dslm.spec import FeedForward, Kernel
 
 
 def feed_forward(x: Kernel, layer: FeedForward) -> Kernel:
-    r"""Kernel of ``down(dropout(φ(up(x))))`` or ``down(dropout(φ(gate(x)) * up(x)))``.
+    r"""Return the kernel of down(dropout(φ(up(x)))) or of down(dropout(φ(gate(x)) * up(x))).
 
     .. math:: K \to d_{ff} E[w_2^2]\; \hat K_\phi + E[b_2^2], \quad
         \hat K_{\phi,ij} = E[\phi(u_i) \phi(u_j)]
 
-    with a gate, the product of E[φφ] of the gate and the kernel of `up`, which are independent.
+    With a gate, :math:`\hat K_\phi` is the product of the gate's E[φφ] and the kernel of `up`, as
+    the two are independent.
 
     Source: arXiv 2403.09635, §3 (FFN), with dual activations derived here.
     """
@@ -22,11 +23,11 @@ def feed_forward(x: Kernel, layer: FeedForward) -> Kernel:
 
 
 def feed_forward_backward(g: Kernel, x: Kernel, layer: FeedForward) -> Kernel:
-    r"""Gradient kernel below the branch whose input kernel is `x`.
+    r"""Return the gradient kernel below the branch whose input kernel is `x`.
 
     .. math:: G \to d_{ff} E[w_1^2]\; E[\phi'\phi'] \; d\,E[w_2^2]\, G
 
-    and, with a gate, the sum of the gradients through gate and `up`.
+    With a gate it is the sum of the gradients through gate and `up`.
 
     Source: as `feed_forward`; forward and backward signals taken as independent.
     """
@@ -40,11 +41,11 @@ def feed_forward_backward(g: Kernel, x: Kernel, layer: FeedForward) -> Kernel:
 
 
 def radial_excess(x: Kernel, layer: FeedForward) -> Kernel:
-    r"""Kernel of :math:`J x - f(x)`, zero where the branch f is homogeneous of degree one.
+    r"""Return the kernel of :math:`J x - f(x)`: 0 where the branch f is homogeneous of degree one.
 
-    :math:`W_2(u\phi' - \phi) - b_2`, and :math:`-b_1 \phi'` inside. With a gate the first-order
-    part is taken as :math:`W_2\,\phi(gate) up`: exact for ReLU, close for SiLU and GELU. It only
-    enters the 1/d term of a norm's Jacobian.
+    It is that of :math:`W_2(u\phi' - \phi - b_1 \phi') - b_2`. With a gate
+    :math:`W_2\,\phi(gate)\,up` is taken instead: exact for ReLU, close for SiLU and GELU. Only the
+    1/d term of a norm's Jacobian depends on it.
 
     Source: derived here.
     """

@@ -14,7 +14,10 @@ PairFunction = Callable[[Floats, Floats, Floats], Floats]
 
 
 def prepare(kernel: Kernel) -> Kernel:
-    """Return `kernel` in float64 with the entries that are never read set to the diagonal's."""
+    """Return `kernel` in float64, with the unread entries of single-token cells well defined.
+
+    They are set to the diagonal's, as `map_pairs` evaluates its function on them, too.
+    """
     diagonal = np.asarray(kernel.diagonal, dtype=np.float64)
     off_diagonal = np.array(kernel.off_diagonal, dtype=np.float64)
     single = np.flatnonzero(kernel.cell_sizes == 1)
@@ -29,7 +32,7 @@ def merge_cells(kernel: Kernel, starts: NDArray[np.int64]) -> Kernel:
     sums = np.add.reduceat(np.add.reduceat(sums, starts, axis=0), starts, axis=1)
     on = np.add.reduceat(w * kernel.diagonal, starts)
     size = np.add.reduceat(w, starts)
-    np.fill_diagonal(sums, np.diagonal(sums) - on)
+    np.fill_diagonal(sums, np.diagonal(sums) - on)  # pairs i≠j only
     n_pairs = np.outer(size, size) - np.diag(size)
     off_diagonal = sums / np.maximum(n_pairs, 1)
     merged = Kernel(on / size, off_diagonal, size.astype(np.int64), kernel.mean)
@@ -50,16 +53,17 @@ def mean_off_diagonal(kernel: Kernel) -> float:
     """Return the mean of K_ij over pairs i≠j; NaN for a single token."""
     w = kernel.cell_sizes.astype(np.float64)
     n = float(w.sum())
-    if n == 1:
+    if n == 1:  # no pairs
         return float("nan")
     off = kernel.off_diagonal
-    total = w @ (off @ w - np.diagonal(off))  # without each token's own
+    total = w @ (off @ w - np.diagonal(off))  # a token's pair with itself left out
     return float(total / (n * n - n))
 
 
 def variance(kernel: Kernel) -> float:
     """Return the mean second moment minus the squared mean; infinite where that overflowed."""
     second_moment = mean_diagonal(kernel)
+    # the mean may have overflowed as well, and inf - inf is NaN
     return second_moment - kernel.mean**2 if np.isfinite(second_moment) else second_moment
 
 
@@ -70,7 +74,7 @@ def correlation(kernel: Kernel) -> float:
 
 
 def map_pairs(kernel: Kernel, function: PairFunction, mean: float = 0.0) -> Kernel:
-    """Return the kernel of ``function(K_ii, K_jj, K_ij)``, elementwise on arrays."""
+    """Return the kernel of ``function(K_ii, K_jj, K_ij)``, which works elementwise on arrays."""
     d = kernel.diagonal
     off = function(d[:, None], d[None, :], kernel.off_diagonal)
     return replace(kernel, diagonal=function(d, d, d), off_diagonal=off, mean=mean)
@@ -90,7 +94,7 @@ def multiply(a: Kernel, b: Kernel) -> Kernel:
 
 
 def add(a: Kernel, b: Kernel, a_factor: float = 1.0, b_factor: float = 1.0) -> Kernel:
-    """Return ``a_factor * a + b_factor * b``, kernels and squared means alike."""
+    """Return ``a_factor * a + b_factor * b``; squared means add up in the same way."""
     return replace(
         a,
         diagonal=a_factor * a.diagonal + b_factor * b.diagonal,
@@ -112,8 +116,8 @@ def dropout(kernel: Kernel, p_drop: float) -> Kernel:
 def bounded(kernel: Kernel) -> Kernel:
     r"""Return `kernel` within :math:`K_{ii} \ge 0`, :math:`|K_{ij}| \le \sqrt{K_{ii} K_{jj}}`.
 
-    Differences of large sums leave rounding errors on tokens whose gradient is 1e-16 of another's;
-    let through, they grow from layer to layer.
+    Differences of large sums leave rounding errors on tokens whose gradient is 1e-16 of another's,
+    and these would grow from layer to layer.
     """
     diagonal = np.maximum(kernel.diagonal, 0.0)
     limit = np.sqrt(np.outer(diagonal, diagonal))
@@ -125,6 +129,6 @@ def dense(kernel: Kernel) -> Floats:
     """Return (cells, cells) means over all pairs of the two cells, i=j included."""
     matrix = kernel.off_diagonal.copy()
     w = kernel.cell_sizes
-    own = (kernel.diagonal + (w - 1) * np.diagonal(matrix)) / w
-    np.fill_diagonal(matrix, own)
+    diagonal = (kernel.diagonal + (w - 1) * np.diagonal(matrix)) / w
+    np.fill_diagonal(matrix, diagonal)
     return matrix

@@ -12,18 +12,19 @@ from dslm.kernels.block import Layer
 from dslm.kernels.grid import affine, dropout, map_pairs, mean_diagonal, multiply
 from dslm.kernels.lengths import random_lengths
 from dslm.kernels.linear import linear, linear_backward
-from dslm.kernels.loss import Own, expected_loss, logit_gradient, own_scores
+from dslm.kernels.loss import TiedRow, expected_loss, logit_gradient, tied_logit
 from dslm.kernels.norm import centre, norm, norm_backward
 from dslm.spec import Floats, Head, HeadLayer, Kernel, Norm, Stack
 
 
 @dataclass(frozen=True, slots=True)
 class HeadPass:
-    """What the head makes of a stack's output.
+    """The results of a pass through the head and back.
 
     Attributes:
         gradient: kernel of dLoss/d(last block's output), in absolute units.
-        logit_variance: of one token's logits over the classes, averaged over labelled tokens.
+        logit_variance: variance of one token's logits over the classes, averaged over labelled
+            tokens.
         loss: the expected cross-entropy.
     """
 
@@ -34,7 +35,15 @@ class HeadPass:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One layer's forward pass: before its activation, before its norm (centred), after all."""
+    """The kernels of one head layer's forward pass.
+
+    Attributes:
+        layer: the layer.
+        hidden: before its activation.
+        centred: before its norm, centred.
+        y: its output.
+        width: features of that.
+    """
 
     layer: HeadLayer
     hidden: Kernel
@@ -44,23 +53,23 @@ class _Step:
 
 
 def head_pass(stack: Stack, layers: list[Layer]) -> HeadPass | None:
-    """Return what the head makes of the stack's output; None without one or its output."""
+    """Return the pass through the stack's head; None without a head, or without a top layer."""
     if stack.head is None or len(layers) < len(stack.blocks):
         return None
     head, top = stack.head, layers[-1][-1].y if layers else stack.input_kernel
     steps = _forward(top, head, stack.d_model)
     h = steps[-1].y if steps else top
     raw = affine(linear(h, head.output), head.scale**2)
-    own = own_scores(head, _own_row(stack, layers, steps, top), top)
-    gradient, logits = logit_gradient(raw, head, own)
+    tied = tied_logit(head, _tied_row(stack, layers, steps, top), top)
+    gradient, logits = logit_gradient(raw, head, tied)
     gradient = linear_backward(affine(gradient, head.scale**2), head.output)
-    if not (steps and steps[-1].layer.norm):
+    if not (steps and steps[-1].layer.norm):  # a norm right below would remove it again
         gradient = _add_tilt(gradient, h, logits, head)
     for step in reversed(steps):
         gradient = _backward(gradient, step)
     counted = head.labels.counted.diagonal * top.cell_sizes
     variance = float(counted @ logits.diagonal / counted.sum())
-    loss = expected_loss(logits, head, own, counted / counted.sum())
+    loss = expected_loss(logits, head, tied, counted / counted.sum())
     return HeadPass(gradient, variance, loss)
 
 
@@ -77,12 +86,13 @@ def _forward(x: Kernel, head: Head, d_model: int) -> list[_Step]:
 
 
 def _activated(u: Kernel, layer: HeadLayer) -> Kernel:
-    """Kernel after the activation, with the mean that a LayerNorm then removes."""
+    """Return the kernel after the activation, with the mean that a LayerNorm then removes."""
     if layer.activation == "identity":
         return u
     value = dual_of(layer.activation).value
     v = np.array(mean_diagonal(u))
-    mean = np.sqrt(np.maximum(value(v, v, np.zeros(())), 0.0))  # E φ(u) φ(v), independent
+    # E φ(u) φ(v) of independent u and v is the squared mean, for any activation
+    mean = np.sqrt(np.maximum(value(v, v, np.zeros(())), 0.0))
     return map_pairs(u, value, float(mean))
 
 
@@ -96,25 +106,25 @@ def _backward(g: Kernel, step: _Step) -> Kernel:
     return g if layer.linear is None else linear_backward(g, layer.linear)
 
 
-def _own_row(stack: Stack, layers: list[Layer], steps: list[_Step], top: Kernel) -> Own | None:
-    r"""How much of the stream and of the logits' input is the token's own row of a tied weight.
+def _tied_row(stack: Stack, layers: list[Layer], steps: list[_Step], top: Kernel) -> TiedRow | None:
+    r"""Return the amplitude of the token's row of a tied weight, in the stream and at the logits.
 
-    Along the skips it is multiplied by :math:`\lambda`, and by gain over divisor in each norm on
-    the stream. Branches and dense layers turn it into something that no row is like.
+    Skips multiply it by :math:`\lambda`, norms on the stream by gain over divisor. The output of a
+    branch or dense layer has no more in common with any row, so a dense layer in the head ends it.
     """
     assert stack.head is not None
     dense = any(s.layer.linear or s.layer.activation != "identity" for s in steps)
     if stack.head.tied == 0 or dense:
         return None
-    in_stream = np.full(len(top.diagonal), stack.head.tied)
+    in_stream = np.full(len(top.diagonal), stack.head.tied)  # at block 0's input
     for layer in layers:
         for sub in layer:
-            lam = 1.0 if sub.place.parallel else sub.place.residual.lam
-            in_stream = in_stream * lam * _gain(sub.summed, sub.place.on_sum)
+            lam = 1.0 if sub.placement.parallel else sub.placement.residual.lam
+            in_stream = in_stream * lam * _gain(sub.summed, sub.placement.on_sum)
     at_logits = in_stream
     for step in steps:
         at_logits = at_logits * _gain(step.centred, step.layer.norm)
-    return Own(in_stream, at_logits)
+    return TiedRow(in_stream, at_logits)
 
 
 def _gain(x: Kernel, layer: Norm | None) -> Floats:
@@ -124,14 +134,14 @@ def _gain(x: Kernel, layer: Norm | None) -> Floats:
 
 
 def _add_tilt(g: Kernel, h: Kernel, logits: Kernel, head: Head) -> Kernel:
-    r"""Add what the softmax's own lean on h puts into the gradient where no norm removes it.
+    r"""Add the gradient's component along h, which the softmax's dependence on h brings about.
 
     .. math:: E\Big[\textstyle\sum_v p_v w_v\Big] = c\,\sigma_w^2 (1 - D) h
 
-    by Stein's lemma, c being the logits' scale; a norm's Jacobian right below has nothing of it.
+    by Stein's lemma, c being the logits' scale. A norm right below removes this component.
     """
-    found = concentration(logits.diagonal, np.array(float(head.output.d_out)))
-    lean = head.labels.weight * head.scale**2 * head.output.weight_var * (1 - found.own)
+    overlaps = concentration(logits.diagonal, np.array(float(head.output.d_out)))
+    lean = head.labels.weight * head.scale**2 * head.output.weight_var * (1 - overlaps.self_overlap)
     counted = head.labels.counted
     return replace(
         g,

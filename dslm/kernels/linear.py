@@ -11,12 +11,12 @@ from dslm.spec import Kernel, Linear
 
 
 def linear(x: Kernel, layer: Linear) -> Kernel:
-    r"""Kernel after a dense layer of independent zero-mean weights.
+    r"""Return the kernel after a dense layer of independent zero-mean weights.
 
     .. math:: K_{ij} \to d_{in} E[w^2] K_{ij} + E[b^2]
 
-    The squared mean over tokens and features of the output is, for random weights, the mean
-    kernel over pairs of different tokens divided by the number of features averaged over.
+    For random weights, the output's squared mean over tokens and features is the mean of the kernel
+    over pairs of different tokens, divided by the number of features.
 
     Source: arXiv 2403.09635, Table 1 (linear), written for a kernel. Exact in expectation.
     """
@@ -25,7 +25,7 @@ def linear(x: Kernel, layer: Linear) -> Kernel:
 
 
 def linear_backward(g: Kernel, layer: Linear) -> Kernel:
-    r"""Gradient kernel below a dense layer: :math:`G_{ij} \to d_{out} E[w^2] G_{ij}`.
+    r"""Return the gradient kernel below a dense layer: :math:`G_{ij} \to d_{out} E[w^2] G_{ij}`.
 
     Source: arXiv 2403.09635, Table 1 (linear). Exact in expectation.
     """

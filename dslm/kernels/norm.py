@@ -14,26 +14,27 @@ from dslm.spec import Floats, Kernel, Norm
 
 
 def centre(x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
-    r"""Kernel of `x` less its mean over features, which LayerNorm removes and RMSNorm does not.
+    r"""Return the kernel of `x` less its mean over features, for LayerNorm; `x` for RMSNorm.
 
     .. math:: C_{ij} = (K_{ij} - \mu_0^2)(1 - 1/d), \quad \mu_0^2 = \max(\mu^2 - M/d, 0)
 
-    for features that are random around a mean that all share: the mean of d of them holds 1/d
-    of their covariance, and so does, M being that of two different tokens, the square of the
-    mean :math:`\mu` over tokens, which is not to be taken off twice. A stream that left a
-    LayerNorm is centred already, so Post-LN centres the branch alone.
+    for features that scatter around a common mean. The mean of d features holds 1/d of their
+    covariance, which the factor removes. The squared mean :math:`\mu^2` over tokens contains 1/d of
+    the covariance M of two different tokens as well, and this must not be removed twice. The
+    stream after a LayerNorm is centred already, so Post-LN centres the branch alone.
 
     Source: arXiv 2403.09635, Table 1 (LayerNorm covariance). Exact in expectation.
     """
     if layer is None or layer.kind == "rmsnorm":
         return x
-    rest = 1 - 1 / d_model
+    shrink = 1 - 1 / d_model
+    # a single token has no pairs: its own second moment is the covariance that all tokens share
     shared = mean_off_diagonal(x) if n_tokens(x) > 1 else mean_diagonal(x)
-    return affine(x, rest, -rest * max(x.mean**2 - max(shared, 0.0) / d_model, 0.0))
+    return affine(x, shrink, -shrink * max(x.mean**2 - max(shared, 0.0) / d_model, 0.0))
 
 
 def norm(x: Kernel, layer: Norm | None) -> Kernel:
-    r"""Kernel after LayerNorm, RMSNorm or none, C being the kernel of its `centre`-d input.
+    r"""Return the kernel after LayerNorm, RMSNorm or no norm, C being that of the centred input.
 
     .. math:: K_{ij} \to (E[\gamma]^2 + Var\,\gamma)
         \frac{C_{ij}}{\sqrt{(C_{ii} + \epsilon)(C_{jj} + \epsilon)}} + E[b^2]
@@ -59,7 +60,7 @@ def norm_backward(
     alignment: Alignment = ISOTROPIC,
     lengths: Kernel | None = None,
 ) -> Kernel:
-    r"""Gradient kernel below a norm whose input kernel is `x`.
+    r"""Return the gradient kernel below a norm whose input kernel is `x`.
 
     The Jacobian is :math:`(I - 11^T/d - \kappa\,u u^T)\,\mathrm{diag}(\gamma)/s`, with s the
     norm's divisor, u the unit vector along the normed token and :math:`\kappa = C_{ii}/s_i^2`;
@@ -68,12 +69,13 @@ def norm_backward(
     .. math:: G_{ij} = \frac{H_{ij}}{s_i s_j} \left(1 - \frac{\delta\,\phi_1}{d}
         - \phi \frac{\kappa_i + \kappa_j - \kappa_i \kappa_j \rho_{ij}^2}{d}\right)
 
-    from :math:`tr(P_i P_j)/d`; :math:`\phi, \phi_1` are the shares in `alignment`, since a
-    gradient that came through a norm already has nothing left along those directions.
+    from :math:`tr(P_i P_j)/d`, with :math:`\delta` 1 for LayerNorm and 0 for RMSNorm. The factors
+    :math:`\phi, \phi_1` are those in `alignment`: a gradient that came through a norm has nothing
+    left along those directions.
 
-    With `lengths`, the relative covariances of :math:`|x_i|^2` over random weights
-    (`dslm.kernels.lengths`), :math:`E[1/(s_i s_j)]` is larger by their second-order term; those
-    of :math:`s_i^2` are :math:`\kappa_i \kappa_j` of them.
+    `lengths` holds the relative covariances of :math:`|x_i|^2` over random weights
+    (`dslm.kernels.lengths`). Those of :math:`s_i^2` are :math:`\kappa_i \kappa_j` times as large,
+    and enlarge :math:`E[1/(s_i s_j)]` by their second-order term.
 
     Source: arXiv 2403.09635, Table 1 for the leading term; the projection derived here.
     """
@@ -81,7 +83,7 @@ def norm_backward(
         return g
     gain = layer.gain_mean**2 + layer.gain_var
     scale = np.sqrt(x.diagonal + layer.eps)
-    kept, kept_pairs = _kept_energy(x, scale, layer, d_model, alignment)
+    remaining, remaining_pairs = _remaining_energy(x, scale, layer, d_model, alignment)
     if lengths is not None:
         share = x.diagonal / scale**2
         off_diagonal = np.outer(share, share) * lengths.off_diagonal
@@ -89,19 +91,19 @@ def norm_backward(
             lengths, diagonal=share**2 * lengths.diagonal, off_diagonal=off_diagonal
         )
         wider, wider_pairs = mean_inverse(of_divisor)
-        kept, kept_pairs = kept * wider, kept_pairs * wider_pairs
+        remaining, remaining_pairs = remaining * wider, remaining_pairs * wider_pairs
     return replace(
         g,
-        diagonal=gain * g.diagonal / scale**2 * kept,
-        off_diagonal=gain * g.off_diagonal / np.outer(scale, scale) * kept_pairs,
+        diagonal=gain * g.diagonal / scale**2 * remaining,
+        off_diagonal=gain * g.off_diagonal / np.outer(scale, scale) * remaining_pairs,
         mean=0.0 if layer.kind == "layernorm" else g.mean / float(scale.mean()),
     )
 
 
-def _kept_energy(
+def _remaining_energy(
     x: Kernel, scale: Floats, layer: Norm, d_model: int, alignment: Alignment
 ) -> tuple[Floats, Floats]:
-    share = x.diagonal / scale**2
+    share = x.diagonal / scale**2  # kappa, below 1 where eps counts
     removed = 2 * share - share**2
     removed_pairs = share[:, None] + share[None, :] - np.outer(share, share) * _cosine(x) ** 2
     constant = 1.0 if layer.kind == "layernorm" else 0.0

@@ -18,21 +18,25 @@ from dslm.kernels.scores import (
     rotary_gain,
 )
 from dslm.kernels.sharpness import Sharpness, rooted
-from dslm.kernels.sight import Sight
+from dslm.masks.head_masks import Mask
 from dslm.spec import Attention, Floats, Kernel
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreTerms:
-    r"""What the gradients of queries and of keys share.
+    r"""Terms that the gradients of queries and of keys have in common.
 
     Attributes:
-        layer: the attention. queries, keys: what their norms, if any, receive.
-        query, key: the kernels Q and T. slope: what a soft cap leaves of a gradient's energy.
-        values: the value kernel V. averages: (keys, queries) its means over the keys a query sees.
-        grand: (queries, queries) the means of those.
+        layer: the attention.
+        queries, keys: kernels of the inputs of their norms, if any.
+        query, key: the kernels Q and T of `dslm.kernels.scores`.
+        slope: the share of a score gradient's energy that a soft cap passes.
+        values: the value kernel V.
+        averages: (keys, queries) means of V over the keys that a query sees.
+        grand: (queries, queries) means of `averages` over the keys that a query sees.
         key_means: (queries, queries) means of T over the keys that two queries see.
-        seen: which keys each query sees. sharp: how sharp the weights are.
+        mask: the keys that each query sees.
+        sharp: the weights' sharpness.
         gain: the energy of score gradients over that with uniform weights.
     """
 
@@ -46,21 +50,21 @@ class ScoreTerms:
     averages: Floats
     grand: Floats
     key_means: Floats
-    seen: Sight
+    mask: Mask
     sharp: Sharpness
     gain: Kernel
 
     def mean_over_keys(self, matrix: Floats, axis: int) -> Floats:
         """Return, for each query, the mean of `matrix` along `axis` over the keys it sees."""
-        return _mean(self.seen, matrix, axis)
+        return _mean(self.mask, matrix, axis)
 
 
 def score_terms(x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention) -> ScoreTerms:
     """Return the terms for queries from `x` and keys and values from `memory`."""
-    seen = sharp.seen
+    mask = sharp.mask
     query, key = query_kernel(x, layer), key_kernel(memory, layer)
     values = linear(memory, layer.value)
-    averages = _mean(seen, dense(values), 1)
+    averages = _mean(mask, dense(values), 1)
     return ScoreTerms(
         layer=layer,
         queries=raw_queries(x, layer),
@@ -70,25 +74,25 @@ def score_terms(x: Kernel, memory: Kernel, sharp: Sharpness, layer: Attention) -
         slope=cap_slope(query, key, layer),
         values=values,
         averages=averages,
-        grand=_mean(seen, averages, 0),
-        key_means=_mean(seen, _mean(seen, dense(key), 1), 0),
-        seen=seen,
+        grand=_mean(mask, averages, 0),
+        key_means=_mean(mask, _mean(mask, dense(key), 1), 0),
+        mask=mask,
         sharp=sharp,
         gain=sharp.score_gradients(),
     )
 
 
 def query_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
-    r"""Gradient kernel of the queries, `g` being that of the attended values.
+    r"""Return the gradient kernel of the queries, `g` being that of the attended values.
 
     With :math:`e_{ij} = g_i \cdot v_j`, the score gradient is
     :math:`a_{ij}(e_{ij} - \sum_k a_{ik} e_{ik})`, so over the keys j, k seen
 
     .. math:: G^q_{ii'} = G_{ii'} \sum_{jk} a_{ij} a_{i'k}\, \tilde V_{jk} T_{jk}
 
-    with :math:`\tilde V` the value kernel less its averages over what i and i' see, and T from
-    `key_kernel`. Which keys share what is taken from uniform weights; how much larger these
-    products are with the weights as sharp as they are, from `Sharpness.score_gradients`.
+    with :math:`\tilde V` the value kernel less its averages over the keys that i and i' see, and T
+    from `key_kernel`. These products are computed with uniform weights, and multiplied by
+    `Sharpness.score_gradients` for weights that are not.
 
     Source: derived here.
     """
@@ -104,46 +108,46 @@ def query_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
 
 
 def _unrotated(g: Kernel, layer: Attention) -> Kernel:
-    """Return the gradient before the rotation, which changes energies only where it is scaled."""
+    """Return the gradient before the rotation, whose scale alone changes energies."""
     return g if layer.rotary is None else affine(g, rotary_gain(layer.rotary))
 
 
 def _along(terms: ScoreTerms) -> Kernel:
-    """Return the share of values and keys that are of the same random features."""
+    """Return the coherent term: values and keys are made of the same random features."""
     both = _spread(terms.values, terms.grand, terms) * _spread(terms.key, terms.key_means, terms)
     coherence = terms.sharp.coherence(terms.layer.key.d_in)
     return multiply(coherence, rooted(both * terms.slope))
 
 
 def _spread(kernel: Kernel, means: Floats, terms: ScoreTerms) -> Floats:
-    """Return (query cells,) `spread_over_keys`, given the means over pairs of keys."""
-    own = terms.mean_over_keys(kernel.diagonal, 0)
-    return np.asarray(np.maximum(own - np.diagonal(means), 0.0))
+    """Return (query cells,) the mean diagonal less the mean over pairs of keys, `means`."""
+    diagonal = terms.mean_over_keys(kernel.diagonal, 0)
+    return np.asarray(np.maximum(diagonal - np.diagonal(means), 0.0))
 
 
 def key_gradient(g: Kernel, terms: ScoreTerms) -> Kernel:
-    r"""Gradient kernel of the keys.
+    r"""Return the gradient kernel of the keys, `g` being that of the attended values.
 
     .. math:: G^k_{jk} = \sum_{ii'} G_{ii'} Q_{ii'}\, a_{ij} a_{i'k} \tilde V_{jk}
 
     Source: derived here, as `query_gradient`.
     """
-    layer, n = terms.layer, terms.seen.n_seen
+    layer, n = terms.layer, terms.mask.keys_per_query
     passed = dense(multiply(multiply(g, terms.query), terms.gain))
     joint = passed * (layer.score_scale**2 * layer.d_head * terms.slope) / np.outer(n, n)
-    total = terms.seen.queries
+    total = terms.mask.queries
     first = total(joint, 0)
-    own = total(first, 1)
+    of_values = total(first, 1)
     cross = total(terms.averages * first, 1)
     averaged = total(total(joint * terms.grand, 0), 1) - cross - cross.T
-    values = terms.values  # not dense: a cell's own entry is of its pairs j≠k
-    off_diagonal = values.off_diagonal * own + averaged
-    diagonal = values.diagonal * np.diagonal(own) + np.diagonal(averaged)
+    values = terms.values  # not dense: within a cell, off_diagonal is that of pairs j≠k
+    off_diagonal = values.off_diagonal * of_values + averaged
+    diagonal = values.diagonal * np.diagonal(of_values) + np.diagonal(averaged)
     normed = _unrotated(Kernel(diagonal, off_diagonal, values.cell_sizes), layer)
     return norm_backward(normed, terms.keys, layer.key_norm, layer.d_head)
 
 
-def _mean(seen: Sight, matrix: Floats, axis: int) -> Floats:
+def _mean(mask: Mask, matrix: Floats, axis: int) -> Floats:
     shape = [1] * matrix.ndim
     shape[axis] = -1
-    return seen.keys(matrix, axis) / seen.n_seen.reshape(shape)
+    return mask.keys(matrix, axis) / mask.keys_per_query.reshape(shape)

@@ -1,4 +1,4 @@
-"""Attention scores: their covariance from the kernels of what queries and keys are made of."""
+"""Attention scores: their covariance from the kernels of the queries' and the keys' inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dslm.duals.hermite import gaussian_mean
 from dslm.kernels.grid import affine, dense, map_pairs, mean_diagonal, n_tokens
 from dslm.kernels.linear import linear
 from dslm.kernels.norm import centre, norm
-from dslm.kernels.sight import sight_without_bias
+from dslm.masks.head_masks import mask_without_bias
 from dslm.spec import Attention, Floats, Kernel, Rotary
 
 
@@ -20,7 +20,7 @@ def query_kernel(x: Kernel, attention: Attention) -> Kernel:
 
 
 def raw_queries(x: Kernel, attention: Attention) -> Kernel:
-    """Return the kernel of the queries as their norm, if any, receives them."""
+    """Return the kernel of the queries before their norm, if any."""
     return centre(linear(x, attention.query), attention.query_norm, attention.d_head)
 
 
@@ -36,7 +36,7 @@ def key_kernel(memory: Kernel, attention: Attention) -> Kernel:
 
 
 def raw_keys(memory: Kernel, attention: Attention) -> Kernel:
-    """Return the kernel of the keys as their norm, if any, receives them."""
+    """Return the kernel of the keys before their norm, if any."""
     return centre(linear(memory, attention.key), attention.key_norm, attention.d_head)
 
 
@@ -45,8 +45,8 @@ def capped_keys(queries: Kernel, keys: Kernel, attention: Attention) -> Kernel:
 
     .. math:: T \to T\,E[c^2 \tanh^2(s/c)] / E[s^2]
 
-    s Gaussian of the mean score variance: exact for j=k and i=i' at that variance; the capped
-    scores are then taken as Gaussian, which they are for c well above their scale.
+    with s Gaussian of the mean score variance: exact for j=k and i=i' at that variance. The capped
+    scores are then taken as Gaussian, which holds for c well above their scale.
 
     Source: derived here.
     """
@@ -54,13 +54,16 @@ def capped_keys(queries: Kernel, keys: Kernel, attention: Attention) -> Kernel:
 
 
 def cap_slope(queries: Kernel, keys: Kernel, attention: Attention) -> float:
-    """Return E[sech⁴(s/c)], what a soft cap leaves of a score gradient's energy; 1 without."""
+    """Return E[sech⁴(s/c)], the share of a score gradient's energy that a soft cap passes.
+
+    1 without a cap.
+    """
     return cap_gains(_mean_square(queries, keys), attention.soft_cap)[1]
 
 
 def cap_gains(variance: float, soft_cap: float | None) -> tuple[float, float]:
     """Return the gains on energy of c·tanh(s/c), forward and backward, for a Gaussian s."""
-    if soft_cap is None or not 0 < variance < np.inf:
+    if soft_cap is None or not 0 < variance < np.inf:  # no scores, or ones that overflowed
         return 1.0, 1.0
     relative = variance / soft_cap**2
     value = gaussian_mean(lambda u: np.tanh(u) ** 2, relative) / relative
@@ -74,16 +77,16 @@ def _mean_square(queries: Kernel, keys: Kernel) -> float:
 def score_variance(x: Kernel, memory: Kernel, attention: Attention) -> float:
     """Return the variance of one query's scores over the keys it sees, averaged over queries.
 
-    That of q·k: what a position bias adds is the same in every sequence, and left out.
+    It is that of q·k. A position bias is left out, as it is the same in every sequence.
     """
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
-    seen = sight_without_bias(x, memory, attention)
-    n_seen = seen.n_seen
-    mean_square = seen.keys(keys.diagonal) / n_seen
-    squared_mean = np.diagonal(seen.keys(seen.keys(dense(keys), 0), 1)) / n_seen**2
+    mask = mask_without_bias(x, memory, attention)
+    keys_per_query = mask.keys_per_query
+    mean_square = mask.keys(keys.diagonal) / keys_per_query
+    squared_mean = np.diagonal(mask.keys(mask.keys(dense(keys), 0), 1)) / keys_per_query**2
     spread = queries.diagonal * np.maximum(mean_square - squared_mean, 0.0)
-    return float(seen.query_sizes @ spread / n_tokens(x))
+    return float(mask.query_sizes @ spread / n_tokens(x))
 
 
 def _rotated(kernel: Kernel, attention: Attention) -> Kernel:
@@ -91,9 +94,9 @@ def _rotated(kernel: Kernel, attention: Attention) -> Kernel:
 
     A rotation by position turns the covariance of two scores into
     :math:`Q_{ii'} T_{jk}\,\rho((j-k) - (i-i'))`, :math:`\rho(\Delta) = \langle\cos\Delta\theta_f
-    \rangle_f`. We use :math:`\rho(i-i')\,\rho(j-k)`: exact for i=i' and for j=k, which is where
-    a softmax is shaped; elsewhere the two differ by the covariance over frequencies of two
-    cosines (and a product of sines), so by at most 1 of a term that is c·K_ii'·K_jk.
+    \rangle_f`. We use :math:`\rho(i-i')\,\rho(j-k)`, which is exact for i=i' and for j=k, the
+    pairs that shape a softmax. Elsewhere the two differ by the covariance over frequencies of two
+    cosines (and a product of sines), so by at most 1 times :math:`c K_{ii'} K_{jk}`.
 
     Source: derived here.
     """
@@ -107,7 +110,7 @@ def _rotated(kernel: Kernel, attention: Attention) -> Kernel:
 
 
 def rotary_gain(rotary: Rotary) -> float:
-    """Return what the rotation does to the mean energy of a head's features; 1 unless scaled."""
+    """Return the rotation's gain on the mean energy of a head's features; 1 unless scaled."""
     return 1.0 if rotary.scale == 1 else 1 + rotary.fraction * (rotary.scale**2 - 1)
 
 
@@ -117,7 +120,7 @@ def _cosines(kernel: Kernel, attention: Attention) -> Floats:
     return mean_cosine(sizes.tobytes(), attention.rotary, attention.d_head)
 
 
-@lru_cache(maxsize=4)  # the same for every layer, and a quarter of a layer's time
+@lru_cache(maxsize=4)  # the same for every layer, and it takes a quarter of a layer's time
 def mean_cosine(cell_sizes: bytes, rotary: Rotary, d_head: int) -> Floats:
     r"""Return (cells, cells) the mean of :math:`\rho(i-j)` over i in one cell, j in the other, i≠j.
 
@@ -131,15 +134,15 @@ def mean_cosine(cell_sizes: bytes, rotary: Rotary, d_head: int) -> Floats:
     centres = np.cumsum(w) - w / 2
     frequencies = rotary_frequencies(rotary, d_head)
     n_frequencies = len(frequencies)
-    half = np.where(frequencies == 0, 1e-12, frequencies / 2)
+    half = np.where(frequencies == 0, 1e-12, frequencies / 2)  # D is 1 in the limit of 0
     damped = np.sin(np.outer(w, half)) / np.outer(w, np.sin(half))
     angle = np.outer(centres, frequencies)
     parts = np.concatenate([damped * np.cos(angle), damped * np.sin(angle)], axis=1)
     cosine = parts @ parts.T / n_frequencies
-    own = (w * np.diagonal(cosine) - 1) / np.maximum(w - 1, 1)
-    np.fill_diagonal(cosine, np.where(w > 1, own, 1.0))
+    within_cell = (w * np.diagonal(cosine) - 1) / np.maximum(w - 1, 1)
+    np.fill_diagonal(cosine, np.where(w > 1, within_cell, 1.0))
     turned = (1 - rotary.fraction) + rotary.fraction * rotary.scale**2 * cosine
-    turned.flags.writeable = False
+    turned.flags.writeable = False  # the cache hands out this array
     return np.asarray(turned)
 
 

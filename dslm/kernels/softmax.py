@@ -1,4 +1,4 @@
-"""Second moments of attention weights, and sums against them in O(L²)."""
+"""Second moments of attention weights, and sums over keys and queries weighed by them, in O(L²)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dslm.kernels.chebyshev import Interpolation, interpolation
 from dslm.kernels.grid import add, affine, multiply
 from dslm.kernels.scores import capped_keys, key_kernel, query_kernel
 from dslm.kernels.sharpness import Sharpness, rooted, sharpness, spread_over_keys
-from dslm.kernels.sight import Sight, sights
+from dslm.masks.head_masks import Mask, head_masks
 from dslm.spec import Attention, Floats, Kernel
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionWeights:
-    r"""The pair moments of softmax weights under log-normal scores.
+    r"""The pair moments of softmax weights, whose numerators are log-normal.
 
     .. math:: E[a_{ij} a_{i'k}] = e^{Q_{ii'} T_{jk}} / Z_{ii'}, \quad
         Z_{ii'} = \sum_{jk\ seen} e^{Q_{ii'} T_{jk}}
@@ -29,36 +29,36 @@ class AttentionWeights:
 
     Attributes:
         queries: the kernel Q, tempered.
-        sharpness: what it was tempered by.
-        seen: which keys each query sees.
+        sharpness: the overlaps that it was tempered to.
+        mask: the keys that each query sees.
         pairs: interpolation of exp in T_jk, j≠k; (m, cells, cells).
-        own: interpolation of exp in T_jj; (m, cells).
+        diagonal: interpolation of exp in T_jj; (m, cells).
         total: the normaliser Z, as a kernel over queries.
         p_drop: dropout on the weights.
-        share: of the heads that these are the weights of.
+        share: share of the heads that have these weights.
     """
 
     queries: Kernel
     sharpness: Sharpness
-    seen: Sight
+    mask: Mask
     pairs: Interpolation
-    own: Interpolation
+    diagonal: Interpolation
     total: Kernel
     p_drop: float
     share: float = 1.0
 
 
-Heads = tuple[AttentionWeights, ...]  # groups of heads that see alike; their shares add up to 1
+Heads = tuple[AttentionWeights, ...]  # one for each group of heads; their shares add up to 1
 
 
 def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Heads:
     """Return the weights' pair moments for queries from `x` and keys from `memory`."""
-    found = sights(x, memory, attention)
-    return tuple(_weights(x, memory, attention, seen, share) for share, seen in found)
+    masks = head_masks(x, memory, attention)
+    return tuple(_weights(x, memory, attention, mask, share) for share, mask in masks)
 
 
 def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> Kernel:
-    """Return the mean over heads of what `of` gives for a group's weights."""
+    """Return the mean over heads of the kernel that `of` returns for a group's weights."""
     total = of(heads[0])
     if len(heads) == 1:
         return total
@@ -69,20 +69,22 @@ def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> K
 
 
 def _weights(
-    x: Kernel, memory: Kernel, attention: Attention, seen: Sight, share: float
+    x: Kernel, memory: Kernel, attention: Attention, mask: Mask, share: float
 ) -> AttentionWeights:
     queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
     keys = capped_keys(queries, keys, attention)
+    # a norm on the queries fixes their lengths, which otherwise scatter with d_head features
     d_head = np.inf if attention.query_norm is not None else attention.d_head
-    sharp = sharpness(queries, keys, seen, d_head)
+    sharp = sharpness(queries, keys, mask, d_head)
     queries = sharp.tempered()
+    # one interpolation serves all queries, so it is made for the largest exponent
     largest = float(max(np.abs(queries.diagonal).max(), np.abs(queries.off_diagonal).max()))
     weights = AttentionWeights(
         queries=queries,
         sharpness=sharp,
-        seen=seen,
+        mask=mask,
         pairs=interpolation(keys.off_diagonal, largest),
-        own=interpolation(keys.diagonal, largest),
+        diagonal=interpolation(keys.diagonal, largest),
         total=queries,
         p_drop=attention.p_drop,
         share=share,
@@ -92,14 +94,14 @@ def _weights(
 
 
 def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
-    r"""Kernel of the attended values, :math:`\sum_{jk} E[a_{ij} a_{i'k}] K_{jk}`.
+    r"""Return the kernel of the attended values, :math:`\sum_{jk} E[a_{ij} a_{i'k}] K_{jk}`.
 
-    Dropout on the weights, independent for every (i, j), adds p/(1-p) of the j=k part to i=i'.
-    The tokens' `d_model` features add `Sharpness.coherence` times the values' spread and the
-    scores' covariance.
+    Dropout on the weights is independent for every (i, j): it adds p/(1-p) of the j=k part for
+    i=i'. The keys' coherent sum over `d_model` features adds `Sharpness.coherence` times the
+    values' spread and the scores' covariance.
     """
-    summed, own = _key_sums(weights, values)
-    dropped = weights.p_drop / (1 - weights.p_drop) * own
+    summed, same_key = _key_sums(weights, values)
+    dropped = weights.p_drop / (1 - weights.p_drop) * same_key
     total = weights.total
     diagonal = (summed.diagonal + dropped) / total.diagonal
     mixed = replace(
@@ -107,36 +109,38 @@ def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
     )
     sharp = weights.sharpness
     along = multiply(sharp.covariances(), sharp.coherence(d_model))
-    return add(mixed, multiply(along, rooted(spread_over_keys(values, weights.seen))))
+    return add(mixed, multiply(along, rooted(spread_over_keys(values, weights.mask))))
 
 
 def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
-    r"""Gradient kernel of the values, :math:`\sum_{ii'} E[a_{ij} a_{i'k}] G_{ii'}`."""
-    seen, cells = weights.seen, np.arange(len(weights.seen.key_sizes))
+    r"""Return the gradient kernel of the values, :math:`\sum_{ii'} E[a_{ij} a_{i'k}] G_{ii'}`."""
+    mask, cells = weights.mask, np.arange(len(weights.mask.key_sizes))
     off_diagonal = np.zeros((len(cells), len(cells)))
     for basis, on, off in _query_terms(weights, weights.pairs, g):
-        off_diagonal += basis * (seen.query_pairs(off) + seen.common_queries(on))
+        off_diagonal += basis * (mask.query_pairs(off) + mask.common_queries(on))
     diagonal = np.zeros(len(cells))
-    kept = 1 / (1 - weights.p_drop)
-    for basis, on, off in _query_terms(weights, weights.own, g):
-        diagonal += basis * (seen.query_pairs(off)[cells, cells] + kept * seen.queries(on))
-    return Kernel(diagonal, off_diagonal, seen.key_sizes.astype(np.int64))
+    dropout_gain = 1 / (1 - weights.p_drop)
+    for basis, on, off in _query_terms(weights, weights.diagonal, g):
+        diagonal += basis * (mask.query_pairs(off)[cells, cells] + dropout_gain * mask.queries(on))
+    return Kernel(diagonal, off_diagonal, mask.key_sizes.astype(np.int64))
 
 
 def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats]:
-    """Return unnormalised sums over seen keys, and their j=k part for i=i'."""
-    seen, queries = weights.seen, weights.queries
-    diagonal, own = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
+    """Return unnormalised sums over the keys in sight, and their j=k part for i=i'."""
+    mask, queries = weights.mask, weights.queries
+    diagonal, same_key = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
     off_diagonal = np.zeros_like(queries.off_diagonal)
     for basis, on, off in _node_factors(weights, weights.pairs):
-        sums = seen.key_pairs(basis * values.off_diagonal)
+        sums = mask.key_pairs(basis * values.off_diagonal)
         diagonal += on * np.diagonal(sums)
         off_diagonal += off * sums
-    for basis, on, off in _node_factors(weights, weights.own):
-        sums = seen.common_keys(basis * values.diagonal)
-        own += on * np.diagonal(sums)
+    for basis, on, off in _node_factors(weights, weights.diagonal):
+        sums = mask.common_keys(basis * values.diagonal)
+        same_key += on * np.diagonal(sums)
         off_diagonal += off * sums
-    return replace(queries, diagonal=diagonal + own, off_diagonal=off_diagonal, mean=0.0), own
+    return replace(
+        queries, diagonal=diagonal + same_key, off_diagonal=off_diagonal, mean=0.0
+    ), same_key
 
 
 def _query_terms(
@@ -151,9 +155,12 @@ def _query_terms(
 def _node_factors(
     weights: AttentionWeights, nodes: Interpolation
 ) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Yield l_m and exp(Q·t_m) less its largest exponent, which the normaliser shares."""
+    """Yield l_m and exp(Q·t_m), its largest exponent taken off.
+
+    The normaliser lacks the same factor, so the quotient is exact and nothing overflows.
+    """
     q_on, q_off = weights.queries.diagonal, weights.queries.off_diagonal
-    every = np.concatenate([weights.pairs.nodes, weights.own.nodes])
+    every = np.concatenate([weights.pairs.nodes, weights.diagonal.nodes])
     low, high = every.min(), every.max()
     top_on, top_off = np.maximum(q_on * low, q_on * high), np.maximum(q_off * low, q_off * high)
     for node, basis in zip(nodes.nodes, nodes.basis, strict=True):

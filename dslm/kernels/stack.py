@@ -1,4 +1,4 @@
-"""A whole stack of blocks, forward and backward, on kernels."""
+"""A stack of blocks, forward and backward, on kernels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ Result = TypeVar("Result")
 
 
 def stack_forward(stack: Stack, memory: Kernel | None = None) -> list[Layer]:
-    """Return the layers up to the first that is not understood, reads a memory unknown, or
-    leaves what float64 holds.
-    """
+    """Return the layers below the first that is not understood, lacks its memory, or overflows."""
     layers: list[Layer] = []
     x = prepare(stack.input_kernel)
     for block in stack.blocks:
@@ -40,7 +38,8 @@ def stack_forward(stack: Stack, memory: Kernel | None = None) -> list[Layer]:
 def within_floats(
     function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result | None:
-    """Return None where a power of a plain float raises; in an array it would be infinite."""
+    """Return the result of `function`; None where a power of a plain float overflows."""
+    # numpy makes such a power infinite, Python raises: both mean that the numbers leave float64
     try:
         return function(*args, **kwargs)
     except OverflowError:
@@ -52,7 +51,7 @@ def _is_finite(kernel: Kernel) -> bool:
 
 
 def memory_of(stack: Stack, layers: list[Layer]) -> Kernel | None:
-    """Return the kernel that a stack reading this one sees; None where it is not known."""
+    """Return the kernel that a stack reading this one sees; None where the top is not predicted."""
     if len(layers) < len(stack.blocks):
         return None
     top = layers[-1][-1].y if layers else prepare(stack.input_kernel)
@@ -66,10 +65,10 @@ class Gradients:
 
     Attributes:
         top: at the last block's output.
-        blocks: for each of the highest blocks, those below it, between its branches and above
-            it: none unless every block is understood, all unless `overflowed`.
-        memory: at the output of the stack it reads, summed over its blocks; None without one.
-        overflowed: whether the gradient leaves what float64 holds below the last of `blocks`.
+        blocks: for each of the highest blocks, the kernels below it, between its branches and
+            above it. Empty unless every block is understood, complete unless `overflowed`.
+        memory: at the output of the stack that it reads, summed over its blocks; None without.
+        overflowed: whether the gradient overflows below the lowest of `blocks`.
     """
 
     top: Kernel
@@ -81,10 +80,10 @@ class Gradients:
 def stack_backward(
     stack: Stack, layers: list[Layer], arriving: Kernel | None = None, head: Kernel | None = None
 ) -> Gradients:
-    """Return gradient kernels.
+    """Return the gradient kernels of a stack.
 
-    `arriving` is what the stacks that read this one send back, at their memory; `head` what the
-    loss sends, at this stack's output.
+    `arriving` is the gradient from a stack that reads this one, at its memory; `head` the one from
+    the loss, at this stack's output.
     """
     top = top_gradient(stack, layers, arriving, head)
     if len(layers) < len(stack.blocks):
@@ -105,7 +104,10 @@ def stack_backward(
 def top_gradient(
     stack: Stack, layers: list[Layer], arriving: Kernel | None, head: Kernel | None
 ) -> Kernel:
-    """Return the measured kernel, else what the loss or the readers send, else independent."""
+    """Return the gradient kernel at the top.
+
+    It is the measured one, else the loss's, else a reader's, else that of independent tokens.
+    """
     if stack.top_gradient_kernel is not None:
         return prepare(stack.top_gradient_kernel)
     if head is not None and _is_finite(head) and variance(head) > 0:
@@ -119,7 +121,7 @@ def top_gradient(
 
 
 def at_output(stack: Stack, layers: list[Layer], arriving: Kernel) -> Kernel:
-    """Return the gradient kernel at the last block's output for that at what readers see."""
+    """Return the gradient kernel at the last block's output, from the one at a reader's memory."""
     g, top = dropout(arriving, stack.final_p_drop), prepare(stack.input_kernel)
     top = centre(layers[-1][-1].y if layers else top, stack.final_norm, stack.d_model)
     lengths = random_lengths(top, stack.d_model)
@@ -129,9 +131,10 @@ def at_output(stack: Stack, layers: list[Layer], arriving: Kernel) -> Kernel:
 def absolute_scale(
     stack: Stack, layers: list[Layer], arriving: Kernel | None, unit: float, head: Kernel | None
 ) -> float:
-    """Return the variance of dLoss/d(last block's output); NaN where nothing tells it.
+    """Return the variance of dLoss/d(last block's output); NaN without a head on either stack.
 
-    `unit` is the absolute size of 1 in `arriving`, which is relative to its own stack's top.
+    `arriving` is relative to the top of the stack that it comes from; `unit` is the absolute
+    variance that 1 stands for there.
     """
     if len(layers) < len(stack.blocks):
         return math.nan

@@ -1,4 +1,4 @@
-"""What is predicted: a model from one set of weights, as it is or otherwise."""
+"""The cases that are predicted: a model with one set of weights, changed or unchanged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ CHOICES = "use pre-ln, post-ln, deepscale or layers=N"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One model that the theory is asked about.
+    """One model to predict.
 
     Attributes:
-        name: what tables, plots and JSON call it.
-        weights: whose moments it has; a what-if carries those it started from.
+        name: its name in tables, plots and JSON.
+        spec: the model.
+        weights: whose moments the spec has; those before the changes in a what-if.
         step: optimizer step of the weights; None for a config.
-        what_if: the changes made, as typed; empty for the model as it is.
-        notes: what a reader must know of how it was made.
+        what_if: the changes made, as typed; empty for the unchanged model.
+        notes: what a reader must know of how the spec was made.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The changes that ``--what-if`` asks for; they are made in this order."""
+    """The changes that ``--what-if`` asks for; they are made in the order of the fields."""
 
     layers: int | None = None
     placement: Literal["pre", "post"] | None = None
@@ -49,19 +50,19 @@ class WhatIf:
         return deeper + placed + (("deepscale",) if self.deepscale else ())
 
 
-def parse_what_if(asked: Sequence[str]) -> WhatIf:
-    """Read the values of ``--what-if``.
+def parse_what_if(values: Sequence[str]) -> WhatIf:
+    """Parse the values of ``--what-if``.
 
     Raises:
         StartError: naming a value that is unknown, or contradicts one before it.
     """
-    found = WhatIf()
-    for one in asked:
-        change = _parse(one.strip().lower(), one)
-        if set(change) & _set_fields(found):
-            raise StartError(f"--what-if {one}: it is asked twice; give each change once")
-        found = replace(found, **change)  # type: ignore[arg-type]
-    return found
+    what_if = WhatIf()
+    for change in values:
+        fields = _parse(change.strip().lower(), change)
+        if set(fields) & _set_fields(what_if):
+            raise StartError(f"--what-if {fields}: it is asked twice; give each change once")
+        what_if = replace(what_if, **fields)  # type: ignore[arg-type]
+    return what_if
 
 
 def _set_fields(what_if: WhatIf) -> set[str]:
@@ -82,10 +83,10 @@ def _parse(text: str, typed: str) -> dict[str, object]:
 
 
 def changed(case: Case, what_if: WhatIf) -> Case:
-    """The case after these changes.
+    """Return the case after these changes.
 
     Raises:
-        StartError: naming what the model has that a change makes no sense for.
+        StartError: naming the part of the model that a change cannot be applied to.
     """
     spec, notes = case.spec, list(case.notes)
     try:
@@ -99,8 +100,8 @@ def changed(case: Case, what_if: WhatIf) -> Case:
     except dslm.SpecError as error:
         raise StartError(f"--what-if {', '.join(what_if.typed)}: {error}") from error
     name = f"{case.name}, what if {', '.join(what_if.typed)}"
-    kept = tuple(note for note in notes if note)
-    return replace(case, name=name, spec=spec, what_if=what_if.typed, notes=kept)
+    notes = [note for note in notes if note]
+    return replace(case, name=name, spec=spec, what_if=what_if.typed, notes=tuple(notes))
 
 
 def _depth_note(case: Case, layers: int) -> str:

@@ -1,4 +1,4 @@
-"""The command: gather the cases, diagnose them, print and draw."""
+"""The command: collect the cases, diagnose them, print and draw."""
 
 from __future__ import annotations
 
@@ -13,75 +13,91 @@ from evenkeel.prediction.config import case_of_config
 from evenkeel.prediction.numbers import document
 from evenkeel.prediction.panels import lines_of
 from evenkeel.prediction.plot import require_writable, write_plot
-from evenkeel.prediction.run import Which, cases_of_run
+from evenkeel.prediction.run import WeightsChoice, cases_of_run
 from evenkeel.prediction.table import lines
 from server.errors import StartError
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the command line asks for; exactly one of `config` and `run` is given."""
+class PredictOptions:
+    """The command's options; exactly one of `config` and `run` must be set.
+
+    Attributes:
+        config: path of a transformers config.
+        run: id of a run on the server.
+        server, key: URL of the server, and a key with the read scope.
+        context: tokens of a sequence, for a config.
+        weights: which of a run's models.
+        what_if: changes, as typed.
+        top_gradient: standard deviation of the gradient at the last block.
+        as_json: whether to print JSON in place of a table.
+        plot: file to draw to.
+    """
 
     config: Path | None
     run: str | None
     server: str
     key: str | None
     context: int | None = None
-    weights: Which | None = None
+    weights: WeightsChoice | None = None
     what_if: Sequence[str] = ()
     top_gradient: float | None = None
     as_json: bool = False
     plot: Path | None = None
 
 
-def predict(asked: Asked) -> None:
-    """Print the diagnosis, and draw it where a plot is asked for.
+def predict(options: PredictOptions) -> None:
+    """Print the diagnosis, and draw it if `options.plot` is set.
 
     Raises:
         StartError: naming the option that is wrong and what to give instead.
     """
-    _check(asked)
-    what_if = parse_what_if(asked.what_if)
-    cases = _cases(asked, what_if)
-    found = [(case, _diagnosed(case, asked.top_gradient)) for case in cases]
-    if asked.as_json:
-        print(json.dumps(document(_source(asked), found)))
+    _check(options)
+    what_if = parse_what_if(options.what_if)
+    cases = _cases(options, what_if)
+    diagnosed = [(case, _diagnosed(case, options.top_gradient)) for case in cases]
+    if options.as_json:
+        print(json.dumps(document(_source(options), diagnosed)))
     else:
-        print("\n".join(lines(found)))
-    if asked.plot is not None:
-        write_plot(list(lines_of(found)), asked.plot)
+        print("\n".join(lines(diagnosed)))
+    if options.plot is not None:
+        write_plot(list(lines_of(diagnosed)), options.plot)
 
 
-def _check(asked: Asked) -> None:
-    if (asked.config is None) == (asked.run is None):
+def _check(options: PredictOptions) -> None:
+    if (options.config is None) == (options.run is None):
         raise StartError("predict: give either a config.json or --run RUN_ID")
-    if asked.run is not None and asked.context is not None:
+    if options.run is not None and options.context is not None:
         raise StartError("--context is for a config; a run's model was described on its own batch")
-    if asked.config is not None and asked.weights is not None:
+    if options.config is not None and options.weights is not None:
         raise StartError("--weights is for --run; a config has its initial weights only")
-    if asked.top_gradient is not None and not 0 < asked.top_gradient < float("inf"):
-        raise StartError(f"--top-gradient {asked.top_gradient}: give a positive number")
-    if asked.plot is not None:
-        require_writable(asked.plot)
+    if options.top_gradient is not None and not 0 < options.top_gradient < float("inf"):
+        raise StartError(f"--top-gradient {options.top_gradient}: give a positive number")
+    if options.plot is not None:
+        require_writable(options.plot)
 
 
-def _cases(asked: Asked, what_if: WhatIf) -> list[Case]:
-    """The models as they are, then each as it would be after the changes."""
-    if asked.config is not None:
-        own = [case_of_config(asked.config, asked.context)]
+def _cases(options: PredictOptions, what_if: WhatIf) -> list[Case]:
+    """Return the unchanged cases, followed by each after the changes."""
+    if options.config is not None:
+        cases = [case_of_config(options.config, options.context)]
     else:
-        which = asked.weights or ("init" if what_if.typed else "both")
-        own = cases_of_run(asked.server, asked.key, asked.run or "", which)
+        # a what-if is about initialisation, unless it is asked of other weights
+        which = options.weights or ("init" if what_if.typed else "both")
+        cases = cases_of_run(options.server, options.key, options.run or "", which)
     if not what_if.typed:
-        return own
-    return own + [_otherwise(asked, case, what_if) for case in own]
+        return cases
+    return cases + [_otherwise(options, case, what_if) for case in cases]
 
 
-def _otherwise(asked: Asked, case: Case, what_if: WhatIf) -> Case:
-    """The case after the changes; a config's depth is changed in the config itself."""
-    if asked.config is None or what_if.layers is None:
+def _otherwise(options: PredictOptions, case: Case, what_if: WhatIf) -> Case:
+    """Return the case after the changes.
+
+    A config's depth is changed in the config, so that its initialisation follows the depth.
+    """
+    if options.config is None or what_if.layers is None:
         return changed(case, what_if)
-    deeper = case_of_config(asked.config, asked.context, what_if.layers)
+    deeper = case_of_config(options.config, options.context, what_if.layers)
     return changed(replace(deeper, name=case.name), what_if)
 
 
@@ -92,7 +108,7 @@ def _diagnosed(case: Case, top_gradient: float | None) -> dslm.Diagnosis:
         raise StartError(f"{case.name}: {error}") from error
 
 
-def _source(asked: Asked) -> dict[str, str]:
-    if asked.config is not None:
-        return {"config": str(asked.config)}
-    return {"run": asked.run or "", "server": asked.server}
+def _source(options: PredictOptions) -> dict[str, str]:
+    if options.config is not None:
+        return {"config": str(options.config)}
+    return {"run": options.run or "", "server": options.server}

@@ -15,14 +15,16 @@ from evenkeel.prediction.cases import Case
 VERSION = 1
 
 
-def document(source: Mapping[str, str], found: list[tuple[Case, dslm.Diagnosis]]) -> dict[str, Any]:
-    """Everything that `evenkeel predict --json` prints."""
-    cases = [case_numbers(case, diagnosis) for case, diagnosis in found]
+def document(
+    source: Mapping[str, str], diagnosed: list[tuple[Case, dslm.Diagnosis]]
+) -> dict[str, Any]:
+    """Return the document that `evenkeel predict --json` prints."""
+    cases = [case_numbers(case, diagnosis) for case, diagnosis in diagnosed]
     return {"version": VERSION, "source": dict(source), "cases": cases}
 
 
 def case_numbers(case: Case, diagnosis: dslm.Diagnosis) -> dict[str, Any]:
-    """One case: what it is, and its stacks' curves and diagnoses."""
+    """Return one case: its description, and its stacks' curves and diagnoses."""
     return {
         "name": case.name,
         "weights": case.weights,
@@ -41,7 +43,7 @@ def case_numbers(case: Case, diagnosis: dslm.Diagnosis) -> dict[str, Any]:
 
 
 def stack_numbers(stack: dslm.StackDiagnosis, curves: dslm.StackPrediction) -> dict[str, Any]:
-    """One stack: sizes, curves, diagnosis."""
+    """Return one stack: sizes, curves, diagnosis."""
     sizes = {name: getattr(stack, name) for name in SIZES}
     return sizes | {
         "stream": plain(curves.forward),
@@ -56,11 +58,11 @@ def stack_numbers(stack: dslm.StackDiagnosis, curves: dslm.StackPrediction) -> d
 
 
 SIZES = ("placement", "n_layers", "d_model", "seq_len")
-PROPERTIES = ("fits", "factor", "meaning", "needed")
+PROPERTIES = ("fits", "factor", "meaning", "needed")  # readers need not compute them again
 
 
 def _with_properties(value: object) -> Any:
-    """A part's fields, and what it says of itself beside them."""
+    """Return a part's fields and its computed properties."""
     written = plain(value)
     if isinstance(written, dict):
         for name in PROPERTIES:
@@ -70,13 +72,13 @@ def _with_properties(value: object) -> Any:
 
 
 def plain(value: object) -> Any:
-    """A value as JSON holds it; null for a number that is not finite."""
+    """Return `value` in JSON's types; None for a number that is not finite, which JSON lacks."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, np.ndarray):
-        return [plain(one) for one in value.tolist()]
+        return [plain(item) for item in value.tolist()]
     if isinstance(value, tuple | list):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value

@@ -1,4 +1,4 @@
-"""What a plot shows, whichever library draws it."""
+"""The panels and lines of a plot, for either of the libraries that draw it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from evenkeel.prediction.cases import Case
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One set of axes; `quantity` names a curve of `Line`."""
+    """One set of axes.
+
+    Attributes:
+        title, label: above the axes, and on the vertical one.
+        log: whether the vertical axis is logarithmic.
+        quantity: name of the curve of `Line` that it shows.
+    """
 
     title: str
     label: str
@@ -35,14 +41,14 @@ PANELS = (
     Panel("Token correlation", "rₓ", False, "correlation"),
     Panel("Gradient variance, last layer = 1", "σ²(g), relative", True, "gradient"),
 )
-# dark enough for white paper, and told apart by the colour-blind
+# dark enough for white paper, and distinguishable without colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 RANK_LOSS = 0.99
 
 
-def lines_of(found: list[tuple[Case, dslm.Diagnosis]]) -> Iterator[Line]:
-    """Every stack of every case."""
-    for case, diagnosis in found:
+def lines_of(diagnosed: list[tuple[Case, dslm.Diagnosis]]) -> Iterator[Line]:
+    """Yield a line for every stack of every case."""
+    for case, diagnosis in diagnosed:
         for name, curves in diagnosis.prediction.stacks.items():
             several = len(diagnosis.stacks) > 1
             yield Line(

@@ -14,7 +14,7 @@ Writer = Callable[[list[Line], Path], None]
 
 
 def require_writable(target: Path) -> None:
-    """Check a plot's name before anything is computed.
+    """Check that a plot can be written, before a prediction is computed for it.
 
     Raises:
         StartError: naming ``--plot`` and what to give instead, or what to install.
@@ -63,7 +63,7 @@ def _write_html(lines: list[Line], target: Path) -> None:
     figure.add_hline(y=RANK_LOSS, line={"dash": "dot", "color": "#888"}, row=1, col=2)
     figure.update_xaxes(title="layer")
     figure.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.2})
-    figure.write_html(target, include_plotlyjs=True)
+    figure.write_html(target, include_plotlyjs=True)  # the page must open without a network
 
 
 def _write_png(lines: list[Line], target: Path) -> None:
@@ -82,6 +82,7 @@ def _write_png(lines: list[Line], target: Path) -> None:
         axes.grid(color="#dddddd", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = figure.axes[0].get_legend_handles_labels()
+    # the legend grows with the names, not the figure: long ones would push the axes out
     names = [textwrap.fill(name, 110) for name in names]
     figure.legend(handles, names, loc="outside lower center", frameon=False)
     figure.savefig(target)

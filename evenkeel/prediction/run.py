@@ -11,14 +11,14 @@ from evenkeel.api import client_of, read
 from evenkeel.prediction.cases import Case
 from server.errors import StartError
 
-Which = Literal["init", "today", "both"]
+WeightsChoice = Literal["init", "today", "both"]
 
 
-def cases_of_run(server: str, key: str | None, run_id: str, which: Which) -> list[Case]:
-    """The run's first and newest models, as `which` asks.
+def cases_of_run(server: str, key: str | None, run_id: str, which: WeightsChoice) -> list[Case]:
+    """Return the run's first model, its newest one, or both.
 
     Raises:
-        StartError: if the server does not answer or refuses, or has no such model.
+        StartError: if the server does not answer, refuses, or has no such model.
     """
     with client_of(server, key) as client:
         run = read(client, f"/runs/{run_id}")
@@ -28,10 +28,10 @@ def cases_of_run(server: str, key: str | None, run_id: str, which: Which) -> lis
                 f"--run {run_id}: its agent has not described the model yet; wait for its first "
                 "steps"
             )
-        return [_case(client, run, step) for step in _wanted(steps, which, run_id)]
+        return [_case(client, run, step) for step in _chosen_steps(steps, which, run_id)]
 
 
-def _wanted(steps: list[int], which: Which, run_id: str) -> list[int]:
+def _chosen_steps(steps: list[int], which: WeightsChoice, run_id: str) -> list[int]:
     if which == "init":
         return steps[:1]
     if len(steps) > 1:
@@ -45,13 +45,13 @@ def _wanted(steps: list[int], which: Which, run_id: str) -> list[int]:
 
 
 def _case(client: httpx.Client, run: dict[str, Any], step: int) -> Case:
-    found = read(client, f"/runs/{run['id']}/spec", step=step)
+    revision = read(client, f"/runs/{run['id']}/spec", step=step)
     try:
-        spec = dslm.spec_from_json(found["spec"])
+        spec = dslm.spec_from_json(revision["spec"])
     except dslm.SpecError as error:
         raise StartError(
             f"--run {run['id']}: its model of step {step} is no spec: {error}"
         ) from error
-    initial = found["label"] == "at initialisation"
-    name = f"{run['name']} {found['label']} (step {step})"
+    initial = revision["label"] == "at initialisation"
+    name = f"{run['name']} {revision['label']} (step {step})"
     return Case(name, spec, "initialisation" if initial else "today", step)

@@ -1,4 +1,4 @@
-"""Cases on a terminal of 100 columns: the diagnosis in words, formats, then layer by layer."""
+"""Cases as text of 100 columns: the diagnosis in words, number formats, and curves by layer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dslm.diagnosis import Crossing, crossing_words, scaling_line
 from evenkeel.prediction.cases import Case
 
 WIDTH = 100
-MOST_ROWS = 33
-CASES_A_TABLE = 2
+MOST_ROWS = 33  # of a curve: deeper stacks are shown in steps of several layers
+CASES_A_TABLE = 2  # side by side, as 100 columns have no room for a third
 LAYER = f"{'layer':>6}"
 COLUMNS = f"{'variance':>13}{'correlation':>13}{'gradient':>13}"
 HEADS = (
@@ -23,22 +23,22 @@ LEGEND = (
     "blocks were repeated to n layers; > n: not found down to n layers."
 )
 
-Found = tuple[Case, dslm.Diagnosis]
+Diagnosed = tuple[Case, dslm.Diagnosis]
 
 
-def lines(found: list[Found]) -> Iterator[str]:
-    """Everything that `evenkeel predict` prints."""
-    for case, diagnosis in found:
+def lines(diagnosed: list[Diagnosed]) -> Iterator[str]:
+    """Yield the lines that `evenkeel predict` prints."""
+    for case, diagnosis in diagnosed:
         for name, stack in diagnosis.stacks.items():
             yield from _words(case, name, stack)
     yield from textwrap.wrap(LEGEND, WIDTH)
     yield ""
-    for name in found[0][1].stacks:
-        yield from _curves(name, found)
-    for case, diagnosis in found:
-        for one in diagnosis.missing:
-            said = f"not predicted ({case.name}): {one.where} ({one.what}): {one.why}"
-            yield from textwrap.wrap(said, WIDTH, subsequent_indent="  ")
+    for name in diagnosed[0][1].stacks:
+        yield from _curves(name, diagnosed)
+    for case, diagnosis in diagnosed:
+        for missing in diagnosis.missing:
+            text = f"not predicted ({case.name}): {missing.where} ({missing.what}): {missing.why}"
+            yield from textwrap.wrap(text, WIDTH, subsequent_indent="  ")
 
 
 def _words(case: Case, name: str, stack: dslm.StackDiagnosis) -> Iterator[str]:
@@ -62,16 +62,16 @@ def _formats(stack: dslm.StackDiagnosis) -> Iterator[str]:
         return
     n = stack.n_layers
     yield from map(_row, HEADS)
-    for one in stack.formats:
-        scale = "none" if one.loss_scale is None else f"{one.loss_scale:.4g}"
+    for report in stack.formats:
+        scale = "none" if report.loss_scale is None else f"{report.loss_scale:.4g}"
         yield _row(
             (
-                one.name,
-                crossing_words(one.activation_overflow, n),
-                _from_top(one.gradient_imprecise, n),
+                report.name,
+                crossing_words(report.activation_overflow, n),
+                _from_top(report.gradient_imprecise, n),
                 scale,
-                _from_top(one.gradient_span, n),
-                str(len(one.gradients.flushed)),
+                _from_top(report.gradient_span, n),
+                str(len(report.gradients.flushed)),
             )
         )
     yield from textwrap.wrap(_top(stack), WIDTH)
@@ -95,20 +95,20 @@ def _top(stack: dslm.StackDiagnosis) -> str:
     )
 
 
-def _curves(name: str, found: list[Found]) -> Iterator[str]:
-    """The stack layer by layer, two cases side by side."""
-    for first in range(0, len(found), CASES_A_TABLE):
-        beside = found[first : first + CASES_A_TABLE]
+def _curves(name: str, diagnosed: list[Diagnosed]) -> Iterator[str]:
+    """Yield one stack's curves layer by layer, two cases side by side."""
+    for first in range(0, len(diagnosed), CASES_A_TABLE):
+        beside = diagnosed[first : first + CASES_A_TABLE]
         curves = [diagnosis.prediction.stacks[name] for _, diagnosis in beside]
-        deepest = max(len(one.forward.variance) for one in curves) - 1
-        every = -(-(deepest + 1) // MOST_ROWS)
+        deepest = max(len(stack.forward.variance) for stack in curves) - 1
+        every = -(-(deepest + 1) // MOST_ROWS)  # rounded up
         for mark, (case, _) in zip("AB", beside, strict=False):
             yield from textwrap.wrap(f"{mark}: {case.name}", WIDTH)
         heads = [f"{mark:>39}" for mark, _ in zip("AB", beside, strict=False)]
         yield f"{name:<6}" + "".join(heads)
         yield LAYER + COLUMNS * len(beside)
         for layer in sorted({*range(0, deepest + 1, every), 1, deepest}):
-            yield (f"{layer:>6}" + "".join(_values(one, layer) for one in curves)).rstrip()
+            yield (f"{layer:>6}" + "".join(_values(stack, layer) for stack in curves)).rstrip()
         if every > 1:
             yield f"every {every} layers; --json has all"
         yield ""

@@ -1,37 +1,34 @@
-"""What endpoints declare to be let through: a scope, or a run that the caller may touch."""
+"""What endpoints declare of their caller: a scope."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Depends, Path
-from sqlalchemy import RowMapping
+from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from server.access import service, sessions
 from server.access.principal import EVERYONE, Principal, Scope
-from server.errors import RunNotFound, ScopeMissing, WrongKey
-from server.parts import Serving
-from server.runs.repository import RunRepository
-
-RunId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="32 hexadecimal digits")]
+from server.app_state import State
+from server.errors import ScopeMissing, WrongKey
 
 
-async def principal_of(connection: HTTPConnection, parts: Serving) -> Principal:
+async def principal_of(connection: HTTPConnection, state: State) -> Principal:
     """Who is asking.
 
     Raises:
-        WrongKey: if a key is given and is not good, or one is needed and none is given.
+        WrongKey: if the key is not good, or one is needed and there is none.
     """
-    given = connection.headers.get("authorization")
-    if given is not None:
-        return await _holder(given, parts)
+    authorization = connection.headers.get("authorization")
+    # A wrong key is refused even where none is needed, so that a mistyped one is noticed.
+    if authorization is not None:
+        return await _holder(authorization, state)
     cookie = connection.cookies.get(sessions.COOKIE)
     secret: bytes = connection.app.state.cookie_secret
-    if not parts.settings.keys_required:
+    if not state.settings.keys_required:
         return EVERYONE
-    if cookie is not None and sessions.is_valid(secret, cookie, parts.clock()):
+    if cookie is not None and sessions.is_valid(secret, cookie, state.clock()):
         return EVERYONE
     raise WrongKey(
         "this server needs a key",
@@ -40,18 +37,17 @@ async def principal_of(connection: HTTPConnection, parts: Serving) -> Principal:
     )
 
 
-async def _holder(given: str, parts: Serving) -> Principal:
-    scheme, _, key = given.partition(" ")
-    found = (
-        await service.holder(parts.database, key.strip()) if scheme.lower() == "bearer" else None
-    )
-    if found is None:
+async def _holder(authorization: str, state: State) -> Principal:
+    scheme, _, key = authorization.partition(" ")
+    is_bearer = scheme.lower() == "bearer"
+    principal = await service.holder(state.database, key.strip()) if is_bearer else None
+    if principal is None:
         raise WrongKey(
             "the key is unknown or revoked",
             field="key",
             fix="check EVENKEEL_KEY; `evenkeel key create` makes a new one",
         )
-    return found
+    return principal
 
 
 Caller = Annotated[Principal, Depends(principal_of)]
@@ -87,21 +83,5 @@ def require_project(caller: Principal, project: str) -> None:
         )
 
 
-def _run_for(scope: Scope) -> Callable[..., Awaitable[RowMapping]]:
-    async def load(run_id: RunId, caller: Caller, parts: Serving) -> RowMapping:
-        require_scope(caller, scope)
-        async with parts.database.reading() as session:
-            run = await RunRepository(session).get(run_id)
-        if run is None:
-            raise RunNotFound(run_id)
-        require_project(caller, run["project"])
-        return run
-
-    return load
-
-
 Ingester = Annotated[Principal, Depends(holding("ingest"))]
 Reader = Annotated[Principal, Depends(holding("read"))]
-WritableRun = Annotated[RowMapping, Depends(_run_for("ingest"))]
-ReadableRun = Annotated[RowMapping, Depends(_run_for("read"))]
-EditableRun = Annotated[RowMapping, Depends(_run_for("admin"))]

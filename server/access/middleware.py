@@ -1,4 +1,4 @@
-"""What is checked of every connection, whatever it asks for: where it comes from."""
+"""What is checked of every connection, whatever it asks for: its host, origin and login."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.access import sessions
 from server.clock import Clock
+from server.error_handlers import CLOSE_POLICY, error_response
 from server.errors import MonitorError
-from server.failures import CLOSE_POLICY, failure
 from server.settings import Settings, is_loopback
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# The API checks keys by itself, and probes and browsers that log in bring no cookie yet.
 OPEN_PATHS = ("/api/", "/healthz", "/readyz", "/metrics", "/login")
 LOGIN_NEEDED = "Log in first: open the one-time URL that `evenkeel login` prints.\n"
 
@@ -33,8 +34,8 @@ class ForeignOrigin(MonitorError):
     code = "foreign_origin"
 
 
-class Gate:
-    """Lets through what may be asked from where it is asked.
+class AccessMiddleware:
+    """Refuses connections by where they come from, before anything else looks at them.
 
     Without keys the server trusts everything on this machine, so a web page elsewhere must not
     reach it through the user's browser: the Host must be loopback, and a page's own Origin must
@@ -56,7 +57,7 @@ class Gate:
         if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await receive()
+            await receive()  # the handshake must be read before it can be refused
             await send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": "refused"})
         else:
             await refusal(scope, receive, send)
@@ -64,7 +65,7 @@ class Gate:
     def _refusal(self, connection: HTTPConnection) -> Response | None:
         host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
         if not self._settings.keys_required and not is_loopback(host):
-            return failure(
+            return error_response(
                 ForeignHost(
                     f"this server without keys answers on loopback only, not as {host!r}",
                     field="host",
@@ -75,12 +76,13 @@ class Gate:
 
     def _foreign_origin(self, connection: HTTPConnection) -> Response | None:
         origin = connection.headers.get("origin")
+        # A WebSocket has no method and is not safe: browsers open one to any other site.
         safe = connection.scope.get("method", "") in SAFE_METHODS
         if origin is None or safe:
             return None
         if urlsplit(origin).netloc == connection.headers.get("host"):
             return None
-        return failure(
+        return error_response(
             ForeignOrigin(
                 f"a page of {origin} may not act on this server",
                 field="origin",

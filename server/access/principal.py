@@ -36,4 +36,5 @@ def holder_of(scopes: Iterable[str], project: str | None = None) -> Principal:
     return Principal(scopes=frozenset(scopes), project=project)
 
 
+# A caller who needs no key is on this machine, or has logged in as its owner.
 EVERYONE = holder_of(["admin"])

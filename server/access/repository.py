@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, RowMapping, select, update
+import msgspec
+from sqlalchemy import CursorResult, Update, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.access.rows import KeyRow
+from server.database import fetch_all, fetch_first
 from server.tables import keys, logins
 
 
@@ -17,20 +19,18 @@ class AccessRepository:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def add_key(self, row: dict[str, Any]) -> None:
+    async def add_key(self, key: KeyRow) -> None:
         """Store a new key's digest and scopes."""
-        await self._session.execute(keys.insert().values(**row))
+        await self._session.execute(keys.insert().values(**msgspec.structs.asdict(key)))
 
-    async def key_with(self, digest: str) -> RowMapping | None:
+    async def key_with(self, digest: str) -> KeyRow | None:
         """The unrevoked key of this digest."""
         query = select(keys).where(keys.c.digest == digest, keys.c.revoked_at.is_(None))
-        return (await self._session.execute(query)).mappings().first()
+        return await fetch_first(self._session, query, KeyRow)
 
-    async def all_keys(self) -> Sequence[RowMapping]:
+    async def all_keys(self) -> list[KeyRow]:
         """Every key, oldest first."""
-        return (
-            (await self._session.execute(select(keys).order_by(keys.c.created_at))).mappings().all()
-        )
+        return await fetch_all(self._session, select(keys).order_by(keys.c.created_at), KeyRow)
 
     async def revoke(self, key_id: str, now: float) -> bool:
         """Whether such a key was there to revoke."""
@@ -43,11 +43,12 @@ class AccessRepository:
 
     async def use_login(self, digest: str, now: float) -> bool:
         """Use a login up; False if it is unknown, used or expired."""
+        # One statement: of two browsers with the same URL, one changes the row.
         change = update(logins).where(
             logins.c.digest == digest, logins.c.used_at.is_(None), logins.c.expires_at > now
         )
         return await self._changed(change.values(used_at=now))
 
-    async def _changed(self, change: Any) -> bool:
+    async def _changed(self, change: Update) -> bool:
         result = cast("CursorResult[Any]", await self._session.execute(change))
         return result.rowcount == 1

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 
 from server.access.principal import SCOPES, Principal, Scope, holder_of
 from server.access.repository import AccessRepository
+from server.access.rows import KeyRow
 from server.clock import Clock, system_clock
 from server.database import Database
 from server.errors import InvalidField
 
-KEY_PREFIX = "ek_"
+KEY_PREFIX = "ek_"  # lets people and secret scanners recognise a key
 LOGIN_LIFETIME_S = 15 * 60
 
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """What may be shown of a key: never the key itself."""
+    """A key as it may be shown, without the key itself."""
 
     id: str
     project: str | None
@@ -44,14 +45,15 @@ async def create_key(
     """
     _require_scopes(scopes)
     key = KEY_PREFIX + secrets.token_urlsafe(32)
-    row = {
-        "id": secrets.token_hex(8),
-        "digest": digest_of(key),
-        "project": project,
-        "scopes": sorted(set(scopes)),
-        "label": label,
-        "created_at": clock(),
-    }
+    row = KeyRow(
+        id=secrets.token_hex(8),
+        digest=digest_of(key),
+        project=project,
+        scopes=sorted(set(scopes)),
+        label=label,
+        created_at=clock(),
+        revoked_at=None,
+    )
     async with database.writing() as session:
         await AccessRepository(session).add_key(row)
     return key
@@ -63,12 +65,12 @@ async def list_keys(database: Database) -> list[KeyInfo]:
         rows = await AccessRepository(session).all_keys()
     return [
         KeyInfo(
-            id=row["id"],
-            project=row["project"],
-            scopes=tuple(row["scopes"]),
-            label=row["label"],
-            created_at=row["created_at"],
-            revoked_at=row["revoked_at"],
+            id=row.id,
+            project=row.project,
+            scopes=tuple(row.scopes),
+            label=row.label,
+            created_at=row.created_at,
+            revoked_at=row.revoked_at,
         )
         for row in rows
     ]
@@ -84,7 +86,7 @@ async def holder(database: Database, key: str) -> Principal | None:
     """Who holds this key; None if nobody does."""
     async with database.reading() as session:
         row = await AccessRepository(session).key_with(digest_of(key))
-    return None if row is None else holder_of(row["scopes"], row["project"])
+    return None if row is None else holder_of(row.scopes, row.project)
 
 
 async def login_url(database: Database, base_url: str, clock: Clock = system_clock) -> str:
@@ -102,7 +104,11 @@ async def use_login(database: Database, token: str, clock: Clock) -> bool:
 
 
 def digest_of(secret: str) -> str:
-    """What is stored: keys are 256 random bits, so a plain digest cannot be searched."""
+    """SHA-256 of a key or token, which is all that is stored.
+
+    They hold 256 random bits: no dictionary helps to search for them, so that a slow password
+    hash would cost every request and add nothing.
+    """
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import secrets
 from pathlib import Path
+
+from itsdangerous import BadSignature, TimestampSigner
 
 from server.migration import make_folder
 from server.settings import Settings
@@ -15,22 +16,33 @@ COOKIE = "evenkeel_session"
 LIFETIME_S = 30 * 24 * 3600
 
 
+class _Signer(TimestampSigner):
+    """Signs with the server's clock in place of the system's, which tests could not move."""
+
+    def __init__(self, secret: bytes, now: float) -> None:
+        super().__init__(secret, salt=COOKIE, digest_method=hashlib.sha256)
+        self._now = now
+
+    def get_timestamp(self) -> int:
+        return int(self._now)
+
+
 def issue(secret: bytes, now: float) -> str:
-    """A cookie's value: ``<issued>.<nonce>.<signature>``."""
-    payload = f"{int(now)}.{secrets.token_hex(8)}"
-    return f"{payload}.{_signature(secret, payload)}"
+    """A cookie's value: ``<nonce>.<issued>.<signature>``."""
+    return _Signer(secret, now).sign(secrets.token_hex(8)).decode()
 
 
 def is_valid(secret: bytes, cookie: str, now: float) -> bool:
-    """Whether this server signed the cookie, and not too long ago."""
-    payload, _, signature = cookie.rpartition(".")
-    if not hmac.compare_digest(_signature(secret, payload).encode(), signature.encode()):
+    """Whether this server signed the cookie, and at most `LIFETIME_S` ago."""
+    try:
+        _Signer(secret, now).unsign(cookie, max_age=LIFETIME_S)
+    except BadSignature:
         return False
-    return 0 <= now - int(payload.partition(".")[0]) < LIFETIME_S
+    return True
 
 
 def secret_of(settings: Settings) -> bytes:
-    """The signing secret: the one given, or a random one kept in the data folder.
+    """The signing secret of the settings, or a random one that stays in the data folder.
 
     Raises:
         StartError: if the data folder cannot be written.
@@ -44,7 +56,11 @@ def secret_of(settings: Settings) -> bytes:
 
 
 def _create_once(path: Path) -> None:
-    """Write a fresh secret unless there is one; two starts at once keep the same one."""
+    """Write a fresh secret unless there is one.
+
+    A link fails where its name exists, so that of two servers that start at once both use the
+    secret of the first.
+    """
     if path.exists():
         return
     draft = path.with_name(f"{path.name}.{os.getpid()}")
@@ -56,7 +72,3 @@ def _create_once(path: Path) -> None:
         pass
     finally:
         draft.unlink()
-
-
-def _signature(secret: bytes, payload: str) -> str:
-    return hmac.new(secret, payload.encode(), hashlib.sha256).hexdigest()

@@ -1,1 +1,1 @@
-"""Alerts: rules that judge each sampled step, what becomes of them, and who is told."""
+"""Alerts: rules that judge each sampled step, their lifecycle, and notification."""

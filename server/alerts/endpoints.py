@@ -8,10 +8,12 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from server.access.dependencies import Reader, holding
 from server.access.principal import Principal
-from server.alerts import news, service
+from server.alerts import service
+from server.alerts.events import publish_alerts
 from server.alerts.repository import AlertFilter
-from server.alerts.schemas import Alert, AlertPage, AlertStatus
-from server.parts import Serving
+from server.alerts.rows import AlertStatus
+from server.alerts.schemas import Alert, AlertPage
+from server.app_state import State
 
 router = APIRouter(tags=["alerts"])
 
@@ -23,7 +25,7 @@ Editor = Annotated[Principal, Depends(holding("admin"))]
 @router.get("/alerts")
 async def list_alerts(
     caller: Reader,
-    parts: Serving,
+    state: State,
     *,
     run: Annotated[str | None, Query(pattern=ID)] = None,
     status: AlertStatus | None = None,
@@ -31,13 +33,13 @@ async def list_alerts(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> AlertPage:
     """Alerts, newest first."""
-    wanted = AlertFilter(run, status, caller.project)
-    return await service.list_alerts(parts.database, wanted, cursor=cursor, limit=limit)
+    filters = AlertFilter(run, status, caller.project)
+    return await service.list_alerts(state.database, filters, cursor=cursor, limit=limit)
 
 
 @router.post("/alerts/{alert_id}/acknowledge")
-async def acknowledge_alert(alert_id: AlertId, caller: Editor, parts: Serving) -> Alert:
-    """Mark an alert as seen: it is shown, but no longer announced."""
-    alert = await service.acknowledge(parts.database, alert_id, project=caller.project)
-    await news.tell_pages(parts.bus, [alert])
+async def acknowledge_alert(alert_id: AlertId, caller: Editor, state: State) -> Alert:
+    """Mark an alert as acknowledged: it is shown, but no longer notified."""
+    alert = await service.acknowledge(state.database, alert_id, project=caller.project)
+    await publish_alerts(state.bus, [alert])
     return alert

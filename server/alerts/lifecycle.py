@@ -14,20 +14,20 @@ PAUSE = 5  # sampled steps between two updates of one alert
 UPDATE_EVERY = 20  # sampled steps, so that the last step of a lasting alert stays near the truth
 
 _RULES = {rule.name: rule for rule in RULES}
-Kind = Literal["opened", "escalated", "worsened", "seen", "resolved"]
+Kind = Literal["opened", "escalated", "worsened", "persisted", "resolved"]
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What is known of one key.
+    """The recent past of one key: a rule must hold, and be clear, for some steps in a row.
 
     Attributes:
         holds: sampled steps in a row at which it has held.
         clear: sampled steps in a row at which it has not.
         open: whether an alert is open.
-        published: the worst badness told.
-        severity: its severity.
-        since: sampled steps since it was last told.
+        published: the badness that the alert shows, the worst so far.
+        severity: the severity that the alert shows.
+        since: sampled steps since the alert last changed.
     """
 
     holds: int = 0
@@ -39,15 +39,15 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Transition:
     """A change of an alert.
 
     Attributes:
         kind: ``"escalated"`` has become more severe, ``"worsened"`` has a worse value of the same
-            severity, ``"seen"`` still holds and is no worse.
-        key: what it is about.
+            severity, ``"persisted"`` still holds and is no worse.
+        key: what the alert is about.
         step: the step judged.
-        finding: what was found; None when it is resolved.
+        finding: the judgement; None when the alert is resolved.
     """
 
     kind: Kind
@@ -59,18 +59,18 @@ class Event:
 Tracks = Mapping[Key, Track]
 
 
-def advance(tracks: Tracks, verdict: Verdict) -> tuple[dict[Key, Track], list[Event]]:
-    """The tracks and events after one more sampled step."""
+def advance(tracks: Tracks, verdict: Verdict) -> tuple[dict[Key, Track], list[Transition]]:
+    """The tracks and transitions after one more sampled step."""
     worst = _worst(verdict.findings)
     after: dict[Key, Track] = {}
-    events: list[Event] = []
+    transitions: list[Transition] = []
     for key in sorted({*tracks, *worst}):
-        track, event = _one(tracks.get(key, Track()), key, worst.get(key), verdict)
-        if event is not None:
-            events.append(event)
-        if track.open or track.holds:  # nothing to remember of a key that is closed and quiet
+        track, transition = _advance_key(tracks.get(key, Track()), key, worst.get(key), verdict)
+        if transition is not None:
+            transitions.append(transition)
+        if track.open or track.holds:  # a key that is closed and quiet has no past to remember
             after[key] = track
-    return after, events
+    return after, transitions
 
 
 def _worst(findings: Iterable[Finding]) -> dict[Key, Finding]:
@@ -86,24 +86,24 @@ def _rank(finding: Finding) -> tuple[int, float]:
     return SEVERITIES.index(finding.severity), finding.badness
 
 
-def _one(
+def _advance_key(
     track: Track, key: Key, finding: Finding | None, verdict: Verdict
-) -> tuple[Track, Event | None]:
+) -> tuple[Track, Transition | None]:
     if finding is not None:
         return _holding(track, finding)
     if key.rule not in verdict.judged:
         return track, None
-    return _clearing(track, key, verdict.memory.step)
+    return _clearing(track, key, verdict.stats.step)
 
 
-def _holding(track: Track, finding: Finding) -> tuple[Track, Event | None]:
+def _holding(track: Track, finding: Finding) -> tuple[Track, Transition | None]:
     track = replace(track, holds=track.holds + 1, clear=0, since=track.since + 1)
     kind = _kind(track, finding)
     if kind is None:
         return track, None
-    if kind != "seen":  # what is told stays the worst that was found
+    if kind != "persisted":  # the alert goes on showing the worst finding
         track = replace(track, open=True, published=finding.badness, severity=finding.severity)
-    return replace(track, since=0), Event(kind, finding.key, finding.step, finding)
+    return replace(track, since=0), Transition(kind, finding.key, finding.step, finding)
 
 
 def _kind(track: Track, finding: Finding) -> Kind | None:
@@ -115,11 +115,11 @@ def _kind(track: Track, finding: Finding) -> Kind | None:
     if finding.severity == track.severity and finding.badness > track.published:
         much = finding.badness > WORSENED * track.published and track.since >= PAUSE
         return "worsened" if due or much else None
-    return "seen" if due else None
+    return "persisted" if due else None
 
 
-def _clearing(track: Track, key: Key, step: int) -> tuple[Track, Event | None]:
+def _clearing(track: Track, key: Key, step: int) -> tuple[Track, Transition | None]:
     track = replace(track, holds=0, clear=track.clear + 1, since=track.since + 1)
     if track.open and track.clear >= _RULES[key.rule].clears_after:
-        return Track(), Event("resolved", key, step)
+        return Track(), Transition("resolved", key, step)
     return track, None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Select, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.alerts.rows import AlertColumns, AlertRow
+from server.database import fetch_all, fetch_first
 from server.tables import alerts, runs
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +29,19 @@ class AlertRepository:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def get(self, alert_id: str) -> Row | None:
+    async def get(self, alert_id: str) -> AlertRow | None:
         """The alert, or None."""
-        rows = await self._rows(_with_run().where(alerts.c.id == alert_id))
-        return rows[0] if rows else None
+        query = _with_run().where(alerts.c.id == alert_id)
+        return await fetch_first(self._session, query, AlertRow)
 
-    async def unresolved(self, run_id: str) -> list[Row]:
-        """Alerts of a run that are open or acknowledged: at most one of a key."""
+    async def unresolved(self, run_id: str) -> list[AlertRow]:
+        """Alerts of a run that are open or acknowledged: at most one a key."""
         query = _with_run().where(alerts.c.run_id == run_id, alerts.c.status != "resolved")
-        return await self._rows(query)
+        return await fetch_all(self._session, query, AlertRow)
 
-    async def add(self, row: dict[str, Any]) -> None:
+    async def add(self, alert: AlertColumns) -> None:
         """Store a new alert."""
-        await self._session.execute(alerts.insert().values(**row))
+        await self._session.execute(alerts.insert().values(**msgspec.structs.asdict(alert)))
 
     async def change(self, alert_id: str, **values: Any) -> None:
         """Set columns of one alert."""
@@ -48,31 +49,28 @@ class AlertRepository:
         await self._session.execute(statement)
 
     async def page(
-        self, wanted: AlertFilter, *, before: tuple[float, str] | None, limit: int
-    ) -> list[Row]:
+        self, filters: AlertFilter, *, before: tuple[float, str] | None, limit: int
+    ) -> list[AlertRow]:
         """Alerts newest first, past a cursor."""
         query = _with_run().order_by(alerts.c.opened_at.desc(), alerts.c.id.desc()).limit(limit)
-        for condition in _conditions(wanted):
-            query = query.where(condition)
+        query = query.where(*_conditions(filters))
         if before is not None:
             query = query.where(tuple_(alerts.c.opened_at, alerts.c.id) < tuple_(*before))
-        return await self._rows(query)
-
-    async def _rows(self, query: Select[Any]) -> list[Row]:
-        return [dict(row) for row in (await self._session.execute(query)).mappings()]
+        return await fetch_all(self._session, query, AlertRow)
 
 
 def _with_run() -> Select[Any]:
-    named = (runs.c.name.label("run_name"), runs.c.project)
-    return select(alerts, *named).join(runs, runs.c.id == alerts.c.run_id)
+    # Joined, since a list shows alerts of many runs, and a key may see one project alone.
+    columns = (runs.c.name, runs.c.project)
+    return select(alerts, *columns).join(runs, runs.c.id == alerts.c.run_id)
 
 
-def _conditions(wanted: AlertFilter) -> list[ColumnElement[bool]]:
+def _conditions(filters: AlertFilter) -> list[ColumnElement[bool]]:
     conditions = []
-    if wanted.run is not None:
-        conditions.append(alerts.c.run_id == wanted.run)
-    if wanted.status is not None:
-        conditions.append(alerts.c.status == wanted.status)
-    if wanted.project is not None:
-        conditions.append(runs.c.project == wanted.project)
+    if filters.run is not None:
+        conditions.append(alerts.c.run_id == filters.run)
+    if filters.status is not None:
+        conditions.append(alerts.c.status == filters.status)
+    if filters.project is not None:
+        conditions.append(runs.c.project == filters.project)
     return conditions

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from server.alerts.rows import AlertStatus
 from server.alerts.rules import Severity
 from server.schemas import Answer
-
-AlertStatus = Literal["open", "acknowledged", "resolved"]
 
 
 class ScalingInfo(Answer):

@@ -24,7 +24,7 @@ class DeliveryError(Exception):
 
 
 class Target(Protocol):
-    """One place that is told of alerts.
+    """One receiver of alerts.
 
     Attributes:
         name: scheme and host, safe to log.
@@ -40,17 +40,18 @@ class Target(Protocol):
 
 
 def target_of(url: str) -> Target:
-    """The target of a URL: ``http(s)://`` and ``json(s)://`` take the alert's JSON by POST, the
-    rest is apprise's.
+    """The target of a URL.
+
+    ``http(s)://`` and ``json(s)://`` take the alert's JSON by POST; other schemes are apprise's.
 
     Raises:
-        StartError: if it is no URL that can be delivered to.
+        StartError: if it is no URL that can be delivered to, or apprise is needed and absent.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, _, address = url.partition("://")
     if scheme.lower() in HTTP_SCHEMES:
         if not urlsplit(url).hostname:
-            raise StartError(f"webhooks: {shown(url)!r} names no host")
-        return HttpTarget(f"{HTTP_SCHEMES[scheme.lower()]}://{rest}")
+            raise StartError(f"webhooks: {redacted(url)!r} names no host")
+        return HttpTarget(f"{HTTP_SCHEMES[scheme.lower()]}://{address}")
     return AppriseTarget(url)
 
 
@@ -58,7 +59,7 @@ class HttpTarget:
     """POSTs the alert's JSON, as ``GET /api/v1/alerts`` shows it."""
 
     def __init__(self, url: str) -> None:
-        self.name = shown(url)
+        self.name = redacted(url)
         self._url = url
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S)
 
@@ -72,6 +73,7 @@ class HttpTarget:
             raise DeliveryError(f"{type(error).__name__}: {error}") from error
         if answer.is_success:
             return
+        # 408, 425 and 429 ask to come back later; the other 4xx would answer the same again.
         refused = answer.is_client_error and answer.status_code not in {408, 425, 429}
         raise DeliveryError(f"answered {answer.status_code}", worth_retrying=not refused)
 
@@ -84,9 +86,14 @@ class AppriseTarget:
     """A message with the alert's title, sentences and advice, through any apprise service."""
 
     def __init__(self, url: str) -> None:
-        import apprise  # loads over a hundred services: only where one is wanted
-
-        self.name = shown(url)
+        self.name = redacted(url)
+        try:
+            import apprise  # optional, and loads over a hundred services
+        except ModuleNotFoundError as error:
+            raise StartError(
+                f"webhooks: {self.name!r} needs apprise, which is not installed; "
+                "install evenkeel[notify], or use an http(s):// URL"
+            ) from error
         self._notifier: Any = apprise.Apprise()
         if not self._notifier.add(url):
             raise StartError(
@@ -95,19 +102,19 @@ class AppriseTarget:
 
     async def send(self, alert: Alert) -> None:
         """Send one alert, or raise `DeliveryError`."""
-        told = await self._notifier.async_notify(
+        delivered = await self._notifier.async_notify(
             title=f"{alert.run_name}: {alert.title}",
             body=f"{alert.message}\n\n{alert.advice.text}",
             notify_type=NOTICES[alert.severity],
         )
-        if not told:
+        if not delivered:
             raise DeliveryError("apprise could not deliver it")
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing to close."""
 
 
-def shown(url: str) -> str:
-    """A target's scheme and host: the rest of its URL may be a secret."""
+def redacted(url: str) -> str:
+    """A target's scheme and host: its path and query may hold a secret token."""
     scheme, _, _ = url.partition("://")
     return f"{scheme}://{urlsplit(url).hostname or '…'}"

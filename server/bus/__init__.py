@@ -1,7 +1,7 @@
 """How parts of the server hand work to each other: in one process, or through Redis."""
 
 from server.bus.embedded import EmbeddedBus
-from server.bus.protocol import Bus, BusAway, BusFull, Entry, Subscription
+from server.bus.protocol import Bus, BusAway, BusFull, Message, Subscription
 from server.bus.redis_streams import RedisBus
 from server.settings import Settings
 
@@ -10,7 +10,7 @@ __all__ = [
     "BusAway",
     "BusFull",
     "EmbeddedBus",
-    "Entry",
+    "Message",
     "RedisBus",
     "Subscription",
     "open_bus",

@@ -8,105 +8,113 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from server.bus.protocol import BusFull, Entry
+from server.bus.protocol import BusFull, Message
 
-PAGE_BACKLOG = 1024
+SUBSCRIBER_BACKLOG = 1024
 
 
 @dataclass(slots=True)
 class _Stream:
-    waiting: deque[Entry] = field(default_factory=deque)
-    settled: dict[str, asyncio.Future[None]] = field(default_factory=dict)  # by unread/unacked id
+    unread: deque[Message] = field(default_factory=deque)
+    # One for every message that is unread or unacknowledged, by its id.
+    settled: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class _Queue:
-    """One subscriber's backlog; the oldest message gives way when it falls behind."""
+class _Subscription:
+    """One subscriber's backlog; the oldest body is dropped when the subscriber falls behind."""
 
     def __init__(self) -> None:
-        self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=PAGE_BACKLOG)
+        self._bodies: asyncio.Queue[bytes] = asyncio.Queue(maxsize=SUBSCRIBER_BACKLOG)
 
     def put(self, body: bytes) -> None:
-        if self._messages.full():
-            self._messages.get_nowait()
-        self._messages.put_nowait(body)
+        if self._bodies.full():
+            self._bodies.get_nowait()
+        self._bodies.put_nowait(body)
 
     async def next(self) -> bytes:
-        """Wait for the next message."""
-        return await self._messages.get()
+        """Wait for the next body."""
+        return await self._bodies.get()
 
 
 class EmbeddedBus:
     """Streams and channels of one event loop.
 
-    A stream has one reading group. What is read and not acknowledged when the process ends is
-    gone, which loses nothing: `hand_over` had not returned for it.
+    A stream has one reading group. Messages that are not acknowledged when the process ends are
+    gone, which loses nothing: `hand_over` had not returned for them, so their agent resends.
     """
 
     def __init__(self, *, capacity: int) -> None:
         self._capacity = capacity
         self._streams: defaultdict[str, _Stream] = defaultdict(_Stream)
-        self._channels: defaultdict[str, set[_Queue]] = defaultdict(set)
+        self._channels: defaultdict[str, set[_Subscription]] = defaultdict(set)
         self._last_id = 0
 
-    async def append(self, stream: str, body: bytes) -> None:
+    async def append(
+        self, stream: str, run_id: str, body: bytes = b"", *, received_at: float = 0.0
+    ) -> None:
         """Put a message on a stream."""
-        self._put(stream, body)
+        self._put(stream, run_id, body, received_at)
 
-    async def hand_over(self, stream: str, body: bytes) -> None:
+    async def hand_over(
+        self, stream: str, run_id: str, body: bytes = b"", *, received_at: float = 0.0
+    ) -> None:
         """Put a message on a stream and wait until its reader has acknowledged it."""
-        await asyncio.shield(self._put(stream, body))
+        # Shielded: a request that times out must not cancel the future that the reader settles.
+        await asyncio.shield(self._put(stream, run_id, body, received_at))
 
-    def _put(self, stream: str, body: bytes) -> asyncio.Future[None]:
-        held = self._streams[stream]
-        if len(held.settled) >= self._capacity:
+    def _put(
+        self, stream: str, run_id: str, body: bytes, received_at: float
+    ) -> asyncio.Future[None]:
+        queue = self._streams[stream]
+        if len(queue.settled) >= self._capacity:
             raise BusFull(stream)
         self._last_id += 1
-        entry = Entry(id=str(self._last_id), body=body)
+        message = Message(str(self._last_id), run_id, body, received_at)
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        held.settled[entry.id] = settled
-        held.waiting.append(entry)
-        held.arrived.set()
+        queue.settled[message.id] = settled
+        queue.unread.append(message)
+        queue.arrived.set()
         return settled
 
-    async def read(self, stream: str, group: str, *, count: int, wait_s: float) -> list[Entry]:  # noqa: ARG002
-        """Up to `count` entries; [] when none came within `wait_s`."""
-        held = self._streams[stream]
-        if not held.waiting:
-            held.arrived.clear()
+    async def read(self, stream: str, group: str, *, count: int, wait_s: float) -> list[Message]:  # noqa: ARG002
+        """Up to `count` messages; [] when none came within `wait_s`."""
+        queue = self._streams[stream]
+        if not queue.unread:
+            queue.arrived.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(held.arrived.wait(), wait_s)
-        return [held.waiting.popleft() for _ in range(min(count, len(held.waiting)))]
+                await asyncio.wait_for(queue.arrived.wait(), wait_s)
+        return [queue.unread.popleft() for _ in range(min(count, len(queue.unread)))]
 
     async def acknowledge(self, stream: str, group: str, ids: list[str]) -> None:  # noqa: ARG002
-        """Forget these entries and wake whoever handed them over."""
-        held = self._streams[stream]
-        for one in ids:
-            settled = held.settled.pop(one, None)
+        """Forget these messages and wake whoever handed them over."""
+        queue = self._streams[stream]
+        for message_id in ids:
+            settled = queue.settled.pop(message_id, None)
             if settled is not None and not settled.done():
                 settled.set_result(None)
 
     async def publish(self, channel: str, body: bytes) -> None:
-        """Give every subscriber the message."""
-        for queue in self._channels[channel]:
-            queue.put(body)
+        """Send to every current subscriber."""
+        for subscription in self._channels[channel]:
+            subscription.put(body)
 
     @asynccontextmanager
-    async def subscribe(self, channel: str) -> AsyncIterator[_Queue]:
-        """Hear a channel for as long as the context is open."""
-        queue = _Queue()
-        self._channels[channel].add(queue)
+    async def subscribe(self, channel: str) -> AsyncIterator[_Subscription]:
+        """A subscription for as long as the context is open."""
+        subscription = _Subscription()
+        self._channels[channel].add(subscription)
         try:
-            yield queue
+            yield subscription
         finally:
-            self._channels[channel].discard(queue)
+            self._channels[channel].discard(subscription)
 
     async def pending(self, stream: str) -> int:
-        """Entries that are not acknowledged."""
+        """Messages that are not acknowledged."""
         return len(self._streams[stream].settled)
 
     async def ping(self) -> None:
         """In-process queues always answer."""
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """There are no connections to close."""

@@ -1,4 +1,4 @@
-"""The small protocol that both buses speak."""
+"""The protocol of both buses."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 FRAMES = "frames"  # batches on their way to the database; read by WRITER
-COMMITTED = "committed"  # ids of runs with new durable frames; read by DIAGNOSIS
-SPECS = "specs"  # ids of runs with a new model spec; read by PREDICTOR
-PAGES = "pages"  # published messages for open pages
+COMMITTED = "committed"  # runs with new durable frames; read by DIAGNOSIS
+SPECS = "specs"  # runs with a new model spec; read by PREDICTOR
+PAGES = "pages"  # published events for open pages
 
 WRITER = "writer"
 DIAGNOSIS = "diagnosis"
@@ -17,7 +17,7 @@ PREDICTOR = "predictor"
 
 
 class BusFull(Exception):
-    """The stream holds as much as it may: the sender keeps its data and comes back."""
+    """The stream is at its capacity: the agent keeps its frames and sends them again later."""
 
 
 class BusAway(ConnectionError):
@@ -25,54 +25,68 @@ class BusAway(ConnectionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One message of a stream; it is delivered again unless it is acknowledged."""
+class Message:
+    """One message of a stream; it is delivered again unless it is acknowledged.
+
+    Attributes:
+        id: assigned by the stream.
+        run_id: the run that it is about.
+        body: on `FRAMES`, a batch as its agent sent it (`wire.decode_batch`); else empty.
+        received_at: on `FRAMES`, when the batch arrived, in seconds since the epoch; else 0.
+    """
 
     id: str
-    body: bytes
+    run_id: str
+    body: bytes = b""
+    received_at: float = 0.0
 
 
 class Subscription(Protocol):
-    """Messages published since the subscription began."""
+    """Bodies published on a channel since the subscription began."""
 
     async def next(self) -> bytes:
-        """Wait for the next message."""
+        """Wait for the next body."""
 
 
 class Bus(Protocol):
-    """Streams that one member of a group reads, and channels that every subscriber hears."""
+    """Streams, where one member of a group reads each message, and channels, where all do."""
 
-    async def append(self, stream: str, body: bytes) -> None:
+    async def append(
+        self, stream: str, run_id: str, body: bytes = b"", *, received_at: float = 0.0
+    ) -> None:
         """Put a message on a stream.
 
         Raises:
             BusFull: if the stream is at its capacity.
+            BusAway: if the bus does not answer.
         """
 
-    async def hand_over(self, stream: str, body: bytes) -> None:
+    async def hand_over(
+        self, stream: str, run_id: str, body: bytes = b"", *, received_at: float = 0.0
+    ) -> None:
         """`append`, and return once the message outlives this process.
 
-        Redis keeps it from the moment it has it. In-process memory keeps nothing, so there
-        this waits until the stream's reader has acknowledged the message.
+        Redis outlives it. In-process memory does not, so that the embedded bus waits until the
+        stream's reader has acknowledged the message.
         """
 
-    async def read(self, stream: str, group: str, *, count: int, wait_s: float) -> list[Entry]:
-        """Up to `count` entries for this member of the group; [] when none came in time."""
+    async def read(self, stream: str, group: str, *, count: int, wait_s: float) -> list[Message]:
+        """Up to `count` messages for this member of the group; [] when none came in time."""
 
     async def acknowledge(self, stream: str, group: str, ids: list[str]) -> None:
-        """These entries are dealt with and may be forgotten."""
+        """These messages are dealt with and may be forgotten."""
 
     async def publish(self, channel: str, body: bytes) -> None:
-        """Tell every subscriber; nobody keeps it."""
+        """Send to every current subscriber; nothing is stored."""
 
     def subscribe(self, channel: str) -> AbstractAsyncContextManager[Subscription]:
-        """Hear a channel for as long as the context is open."""
+        """A subscription for as long as the context is open."""
 
     async def pending(self, stream: str) -> int:
-        """Entries on the stream that are not acknowledged."""
+        """Messages on the stream that are not acknowledged."""
 
     async def ping(self) -> None:
         """Raise unless the bus answers."""
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,16 +14,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from server.bus.protocol import BusAway, BusFull, Entry
+from server.bus.protocol import BusAway, BusFull, Message
 
 PREFIX = "evenkeel:"
-BODY = b"b"
-CLAIM_AFTER_MS = 15_000  # a member silent for this long has died: its entries go to others
+RUN, BODY, TIME = b"r", b"b", b"t"  # fields of an entry
+CLAIM_AFTER_MS = 15_000  # a member silent for this long has died: its messages go to others
 CLAIM_EVERY_S = 5.0
 
 
 @contextmanager
 def _answering() -> Iterator[None]:
+    """Raise `BusAway` for whatever keeps Redis from answering."""
     try:
         yield
     except ResponseError:
@@ -32,12 +33,12 @@ def _answering() -> Iterator[None]:
         raise BusAway(f"Redis does not answer: {error}") from error
 
 
-class _Heard:
+class _Subscription:
     def __init__(self, pubsub: Any) -> None:
         self._pubsub = pubsub
 
     async def next(self) -> bytes:
-        """Wait for the next message."""
+        """Wait for the next body."""
         while True:
             with _answering():
                 message = await self._pubsub.get_message(
@@ -49,36 +50,41 @@ class _Heard:
 
 
 class RedisBus:
-    """Streams with one reading group each; an acknowledged entry is deleted.
+    """Streams with one reading group each; an acknowledged message is deleted.
 
-    Entries are not the durable copy (the agent's spool is, until the database has them), so a
+    Redis is not the durable copy (the agent's spool is, until the database has the frames), so a
     Redis that comes back empty costs a resend and nothing else.
     """
 
     def __init__(self, url: str, *, capacity: int) -> None:
         client: Any = Redis  # separate stubs for redis lag behind its own types
         self._redis: Any = client.from_url(url, protocol=2, health_check_interval=10)
-        # A subscription that reconnects by itself would not tell that it has missed something.
-        self._heard: Any = client.from_url(
+        # A subscription that reconnects by itself would hide that it has missed events.
+        self._subscriber: Any = client.from_url(
             url, protocol=2, health_check_interval=10, retry=Retry(NoBackoff(), 0)
         )
         self._capacity = capacity
         self._member = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
         self._claimed_at: dict[str, float] = {}
 
-    async def append(self, stream: str, body: bytes) -> None:
+    async def append(
+        self, stream: str, run_id: str, body: bytes = b"", *, received_at: float = 0.0
+    ) -> None:
         """Put a message on a stream."""
         with _answering():
             if await self._redis.xlen(PREFIX + stream) >= self._capacity:
                 raise BusFull(stream)
-            await self._redis.xadd(PREFIX + stream, {BODY: body})
+            fields = {RUN: run_id, BODY: body, TIME: repr(received_at)}
+            await self._redis.xadd(PREFIX + stream, fields)
 
-    async def hand_over(self, stream: str, body: bytes) -> None:
-        """Redis outlives this process: having put it there is enough."""
-        await self.append(stream, body)
+    async def hand_over(
+        self, stream: str, run_id: str, body: bytes = b"", *, received_at: float = 0.0
+    ) -> None:
+        """`append`: Redis outlives this process."""
+        await self.append(stream, run_id, body, received_at=received_at)
 
-    async def read(self, stream: str, group: str, *, count: int, wait_s: float) -> list[Entry]:
-        """New entries for this member, or those of a member that died."""
+    async def read(self, stream: str, group: str, *, count: int, wait_s: float) -> list[Message]:
+        """New messages for this member, or those of a member that died."""
         with _answering():
             try:
                 claimed = await self._claim(stream, group, count)
@@ -89,13 +95,13 @@ class RedisBus:
                 await self._create_group(stream, group)  # first start, or Redis came back empty
                 return []
 
-    async def _read_new(self, stream: str, group: str, count: int, wait_s: float) -> list[Entry]:
+    async def _read_new(self, stream: str, group: str, count: int, wait_s: float) -> list[Message]:
         replies = await self._redis.xreadgroup(
             group, self._member, {PREFIX + stream: ">"}, count=count, block=int(wait_s * 1000)
         )
-        return [entry for _, found in replies or [] for entry in _entries(found)]
+        return [message for _, entries in replies or [] for message in _messages(entries)]
 
-    async def _claim(self, stream: str, group: str, count: int) -> list[Entry]:
+    async def _claim(self, stream: str, group: str, count: int) -> list[Message]:
         now = time.monotonic()
         if now - self._claimed_at.get(stream, -CLAIM_EVERY_S) < CLAIM_EVERY_S:
             return []
@@ -103,7 +109,7 @@ class RedisBus:
         reply = await self._redis.xautoclaim(
             PREFIX + stream, group, self._member, min_idle_time=CLAIM_AFTER_MS, count=count
         )
-        return _entries(reply[1])
+        return list(_messages(reply[1]))
 
     async def _create_group(self, stream: str, group: str) -> None:
         try:
@@ -113,7 +119,7 @@ class RedisBus:
                 raise
 
     async def acknowledge(self, stream: str, group: str, ids: list[str]) -> None:
-        """Forget these entries."""
+        """Forget these messages."""
         if not ids:
             return
         with _answering():
@@ -123,20 +129,20 @@ class RedisBus:
                 await pipe.execute()
 
     async def publish(self, channel: str, body: bytes) -> None:
-        """Tell every subscriber of every process."""
+        """Send to every subscriber of every process."""
         with _answering():
             await self._redis.publish(PREFIX + channel, body)
 
     @asynccontextmanager
-    async def subscribe(self, channel: str) -> AsyncIterator[_Heard]:
-        """Hear a channel for as long as the context is open."""
-        async with self._heard.pubsub() as pubsub:
+    async def subscribe(self, channel: str) -> AsyncIterator[_Subscription]:
+        """A subscription for as long as the context is open."""
+        async with self._subscriber.pubsub() as pubsub:
             with _answering():
                 await pubsub.subscribe(PREFIX + channel)
-            yield _Heard(pubsub)
+            yield _Subscription(pubsub)
 
     async def pending(self, stream: str) -> int:
-        """Entries that are not acknowledged."""
+        """Messages that are not acknowledged."""
         with _answering():
             return int(await self._redis.xlen(PREFIX + stream))
 
@@ -146,15 +152,25 @@ class RedisBus:
             await self._redis.ping()
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         await self._redis.aclose()
-        await self._heard.aclose()
+        await self._subscriber.aclose()
 
 
-def _entries(found: list[Any]) -> list[Entry]:
-    # A claimed entry that was deleted meanwhile comes back without fields.
-    return [Entry(id=_text(one), body=fields[BODY]) for one, fields in found if fields]
+def _messages(entries: Iterable[tuple[bytes | str, Mapping[bytes, bytes]]]) -> Iterator[Message]:
+    for entry_id, fields in entries:
+        if fields:  # a claimed entry that was deleted meanwhile comes back without fields
+            yield _message(_text(entry_id), fields)
 
 
-def _text(one: bytes | str) -> str:
-    return one.decode() if isinstance(one, bytes) else one
+def _message(entry_id: str, fields: Mapping[bytes, bytes]) -> Message:
+    """The message of an entry; one that another version wrote has no run, and no readable body."""
+    received_at = 0.0
+    with suppress(ValueError):
+        received_at = float(fields.get(TIME, b"0"))
+    run_id = fields.get(RUN, b"").decode("ascii", "replace")
+    return Message(entry_id, run_id, fields.get(BODY, b""), received_at)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.database import fetch_all
+from server.runs.rows import RankRow
+from server.storage.rows import FrameRow
 from server.tables import frames, marks, predictions
 
 
 class DiagnosisRepository:
-    """Frames between two marks: judged, and durable."""
+    """Frames between two watermarks: judged, and durable."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -27,28 +29,28 @@ class DiagnosisRepository:
         )
         return list((await self._session.execute(query)).scalars())
 
-    async def unjudged(self, mark: RowMapping, limit: int) -> Sequence[RowMapping]:
+    async def unjudged(self, rank: RankRow, limit: int) -> list[FrameRow]:
         """Durable frames of a rank that are not judged, in the order they were made."""
         query = (
             select(frames)
             .where(
-                frames.c.run_id == mark["run_id"],
-                frames.c.rank == mark["rank"],
-                frames.c.seq > mark["diagnosed"],
-                frames.c.seq <= mark["durable"],
+                frames.c.run_id == rank.run_id,
+                frames.c.rank == rank.rank,
+                frames.c.seq > rank.diagnosed,
+                frames.c.seq <= rank.durable,
             )
             .order_by(frames.c.seq)
             .limit(limit)
         )
-        return (await self._session.execute(query)).mappings().all()
+        return await fetch_all(self._session, query, FrameRow)
 
-    async def judged(self, mark: RowMapping, seq: int) -> None:
+    async def set_diagnosed(self, rank: RankRow, seq: int) -> None:
         """Everything of this rank up to `seq` is judged."""
-        at = (marks.c.run_id == mark["run_id"], marks.c.rank == mark["rank"])
+        at = (marks.c.run_id == rank.run_id, marks.c.rank == rank.rank)
         await self._session.execute(update(marks).where(*at).values(diagnosed=seq))
 
-    async def revision_states(self, run_id: str) -> tuple[Any, ...]:
-        """What changes whenever a prediction of the run does."""
+    async def revision_states(self, run_id: str) -> tuple[tuple[Any, ...], ...]:
+        """(step, digest, state) of every prediction: differs whenever one of them does."""
         query = select(predictions.c.step, predictions.c.digest, predictions.c.state).where(
             predictions.c.run_id == run_id
         )

@@ -9,14 +9,16 @@ import msgspec
 from starlette.requests import Request
 
 from server.errors import InvalidField, RequestTooLarge, WrongMediaType
-from wire import MEDIA_TYPE
+from wire import MEDIA_TYPE, JsonDecoder, WireError
 
 T = TypeVar("T")
+
+MAX_DEPTH = 64  # encoders and databases recurse, and give up at some depth of their own
 
 
 async def raw(request: Request) -> bytes:
     """The body, refused as soon as it grows past the limit."""
-    limit: int = request.app.state.parts.settings.max_body_bytes
+    limit: int = request.app.state.server.settings.max_body_bytes
     pieces, size = [], 0
     async for piece in request.stream():
         size += len(piece)
@@ -30,10 +32,10 @@ async def raw(request: Request) -> bytes:
 
 async def frames(request: Request) -> bytes:
     """The body of a batch of frames."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != MEDIA_TYPE:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != MEDIA_TYPE:
         raise WrongMediaType(
-            f"frames do not travel as {kind or 'nothing'}",
+            f"frames do not travel as {media_type or 'nothing'}",
             field="content-type",
             fix=f"send Content-Type: {MEDIA_TYPE}",
         )
@@ -42,27 +44,30 @@ async def frames(request: Request) -> bytes:
 
 def message(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
     """A dependency that reads a JSON body as this message."""
-    decoder = msgspec.json.Decoder(kind)
+    decoder = JsonDecoder(kind)
 
     async def read(request: Request) -> T:
         body = await raw(request)
         try:
-            found = decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidField(
-                f"the body is not a {kind.__name__}: {error}",
-                field=field_of(error),
-                fix=f"send a wire.{kind.__name__} as JSON",
-            ) from error
-        if b"\\u0000" in body:
-            _refuse_nul(msgspec.to_builtins(found), "")
-        return found
+            decoded = decoder.decode(body)
+            plain = msgspec.to_builtins(decoded)
+        except WireError as error:
+            raise from_wire(error) from error
+        except RecursionError as error:  # it holds more of the stack than decoding did
+            raise _too_deep("body") from error
+        _require_storable(plain, "", MAX_DEPTH)
+        return decoded
 
     return read
 
 
+def from_wire(error: WireError) -> InvalidField:
+    """The error as an answer."""
+    return InvalidField(str(error), field=error.field, fix=error.fix)
+
+
 def described(kind: type[Any]) -> dict[str, Any]:
-    """What OpenAPI says of an endpoint that reads this message."""
+    """The OpenAPI description of an endpoint that reads this message."""
     (schema,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     named = components.get(kind.__name__, schema)
     inlined = {**named, "$defs": {k: v for k, v in components.items() if k != kind.__name__}}
@@ -77,24 +82,31 @@ FRAMES_DESCRIBED: dict[str, Any] = {
 }
 
 
-def _refuse_nul(value: Any, path: str) -> None:
+def require_text(text: str, field: str) -> None:
     """Raise for a NUL character, which Postgres stores neither in text nor in JSON."""
-    if isinstance(value, dict):
-        for key, one in value.items():
-            _refuse_nul(key, path)
-            _refuse_nul(one, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for index, one in enumerate(value):
-            _refuse_nul(one, f"{path}[{index}]")
-    elif isinstance(value, str) and "\0" in value:
+    if "\0" in text:
         raise InvalidField(
-            "a text holds a NUL character", field=path or "body", fix="remove the NUL character"
+            "a text holds a NUL character", field=field or "body", fix="remove the NUL character"
         )
 
 
-def field_of(error: BaseException) -> str:
-    """The dotted path that msgspec complains of, or "body"."""
-    text = str(error)
-    if "at `$" in text:
-        return text.partition("at `$")[2].rstrip("`").lstrip(".") or "body"
-    return text.partition("missing required field `")[2].partition("`")[0] or "body"
+def _too_deep(field: str) -> InvalidField:
+    return InvalidField(
+        f"values are nested more than {MAX_DEPTH} levels deep", field=field, fix="flatten them"
+    )
+
+
+def _require_storable(value: Any, path: str, levels: int) -> None:
+    """Raise for JSON that a database or an encoder refuses: NUL characters, deep nesting."""
+    if isinstance(value, str):
+        require_text(value, path)
+    elif isinstance(value, dict | list | tuple):
+        if levels == 0:
+            raise _too_deep(path.partition("[")[0].partition(".")[0])
+        if isinstance(value, dict):
+            for key, item in value.items():
+                require_text(key, path)
+                _require_storable(item, f"{path}.{key}".lstrip("."), levels - 1)
+        else:
+            for index, item in enumerate(value):
+                _require_storable(item, f"{path}[{index}]", levels - 1)

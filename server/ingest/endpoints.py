@@ -1,4 +1,4 @@
-"""What an agent calls."""
+"""The endpoints that an agent calls."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Depends, Response
 
-from server.access.dependencies import Ingester, RunId, WritableRun
+from server.access.dependencies import Ingester
+from server.app_state import State
 from server.ingest import body, service
-from server.parts import Serving
+from server.runs.dependencies import RunId, WritableRun
 from wire import RunDeclaration, RunEnd, SpecRevision
 
 router = APIRouter(tags=["agent"])
@@ -26,27 +27,27 @@ def _json(message: msgspec.Struct) -> Response:
 
 @router.put("/runs/{run_id}", openapi_extra=body.described(RunDeclaration))
 async def declare_run(
-    run_id: RunId, caller: Ingester, parts: Serving, declaration: Declaration
+    run_id: RunId, caller: Ingester, state: State, declaration: Declaration
 ) -> Response:
     """Declare a run, its layout and its model; again is the same."""
-    return _json(await service.declare(parts, caller, run_id, declaration))
+    return _json(await service.declare(state, caller, run_id, declaration))
 
 
 @router.put("/runs/{run_id}/spec", status_code=204, openapi_extra=body.described(SpecRevision))
-async def revise_spec(run: WritableRun, parts: Serving, revision: Revision) -> Response:
-    """Say the model's weight moments at a step; the prediction follows in the background."""
-    await service.revise(parts, run, revision)
+async def revise_spec(run: WritableRun, state: State, revision: Revision) -> Response:
+    """Describe the model at a step; its prediction is computed in the background."""
+    await service.revise(state, run, revision)
     return Response(status_code=204)
 
 
 @router.post("/runs/{run_id}/frames", openapi_extra=body.FRAMES_DESCRIBED)
-async def ingest_frames(run: WritableRun, parts: Serving, frames: Frames) -> Response:
-    """Take a batch of frames whole, and answer with the durable mark."""
-    return _json(await service.accept(parts, run, frames))
+async def ingest_frames(run: WritableRun, state: State, frames: Frames) -> Response:
+    """Take a batch of frames, all or none, and answer with the rank's ack watermark."""
+    return _json(await service.accept(state, run, frames))
 
 
 @router.post("/runs/{run_id}/end", status_code=204, openapi_extra=body.described(RunEnd))
-async def end_run(run: WritableRun, parts: Serving, ending: Ending) -> Response:
-    """Say how the run ended."""
-    await service.end(parts, run, ending)
+async def end_run(run: WritableRun, state: State, ending: Ending) -> Response:
+    """Note how the run ended."""
+    await service.end(state, run, ending)
     return Response(status_code=204)

@@ -1,27 +1,28 @@
-"""Take declarations and batches: check, store or hand on, answer with the durable mark."""
+"""Take declarations and batches: check, store or hand on, answer with the ack watermark."""
 
 from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.access.dependencies import require_project
 from server.access.principal import Principal
-from server.alerts import present
+from server.alerts import serializers
 from server.alerts.repository import AlertRepository
+from server.app_state import AppState
 from server.bus import BusFull
 from server.bus.protocol import FRAMES
-from server.database import Row
 from server.errors import Conflict, RunNotFound, Unavailable
-from server.ingest import declaring
-from server.ingest.envelope import Envelope, seal
+from server.events import publish_runs
+from server.ingest.body import from_wire
+from server.ingest.declaration import changes, new_run
 from server.ingest.repository import FrameRepository
-from server.ingest.validation import from_wire, require_batch, require_declaration
-from server.live.messages import announce_runs
-from server.parts import Parts
+from server.ingest.validation import require_batch, require_declaration
 from server.predictions import service as predictions
 from server.runs.repository import RunRepository
+from server.runs.rows import RunRow
 from server.runs.status import status_of
 from wire import (
     Command,
@@ -39,114 +40,131 @@ COMMIT_TIMEOUT_S = 20.0
 
 
 async def declare(
-    parts: Parts, caller: Principal, run_id: str, declaration: RunDeclaration
+    state: AppState, caller: Principal, run_id: str, declaration: RunDeclaration
 ) -> RunReceipt:
-    """Store or refresh a run; the same declaration twice is the same run."""
+    """Store or refresh a run; the same declaration twice is the same run.
+
+    Raises:
+        InvalidField: if the declaration cannot be stored.
+        Conflict: if the run belongs to another project.
+    """
     require_declaration(declaration)
     require_project(caller, declaration.project)
-    async with parts.database.writing() as session:
+    # One transaction: a run is never visible without its layout, which every reader looks up.
+    async with state.database.writing() as session:
         repository = RunRepository(session)
-        added = await repository.add(declaring.new_row(run_id, declaration, parts.clock()))
+        added = await repository.add(new_run(run_id, declaration, state.clock()))
         run = await repository.get(run_id, lock=True)
         if run is None:  # pragma: no cover - it was just added
             raise RunNotFound(run_id)
         _require_same_project(run, declaration)
         if not added:
-            await repository.change(run_id, **declaring.refreshed(run, declaration, parts.clock()))
+            await repository.change(run_id, **changes(run, declaration, state.clock()))
         await repository.add_layout(run_id, declaration.layout)
-        durable = await FrameRepository(session).marks(run_id)
+        durable = await FrameRepository(session).ack_watermarks(run_id)
     if declaration.spec is not None:
-        step = 0 if run["last_step"] is None else run["last_step"]
-        await predictions.revise(parts, run_id, step, declaration.spec)
-    await announce_runs(parts.bus, [run_id])
+        step = 0 if run.last_step is None else run.last_step
+        await predictions.revise(state, run_id, step, declaration.spec)
+    await publish_runs(state.bus, [run_id])
     return RunReceipt(run_id=run_id, durable=durable, url=f"/runs/{run_id}")
 
 
-async def revise(parts: Parts, run: Row, revision: SpecRevision) -> None:
+async def revise(state: AppState, run: RunRow, revision: SpecRevision) -> None:
     """Store a model spec; its prediction is computed in the background."""
-    await predictions.revise(parts, run["id"], revision.step, revision.spec)
-    if run["describe_id"] is not None:
-        async with parts.database.writing() as session:
-            await RunRepository(session).described(run["id"], run["describe_id"])
+    await predictions.revise(state, run.id, revision.step, revision.spec)
+    if run.describe_id is not None:
+        async with state.database.writing() as session:
+            await RunRepository(session).clear_description(run.id, run.describe_id)
 
 
-async def accept(parts: Parts, run: Row, body: bytes) -> FramesReceipt:
-    """Check a batch whole and hand it to the writer."""
+async def accept(state: AppState, run: RunRow, body: bytes) -> FramesReceipt:
+    """Check a batch and hand it to the writer, all of it or nothing.
+
+    Raises:
+        InvalidField: if the body is no batch, or one of its frames cannot be stored.
+        UnknownLayout: if a frame's layout is not declared.
+        Unavailable: if the batch could not be handed over; the agent then keeps its frames.
+    """
     batch = _decoded(body)
-    async with parts.database.reading() as session:
-        require_batch(batch, await RunRepository(session).layouts_of(run["id"]))
-        frames = FrameRepository(session)
-        mark = await frames.mark(run["id"], batch.rank)
-        stored = await frames.seqs_above(run["id"], batch.rank, mark)
-    known = sum(frame.seq <= mark or frame.seq in stored for frame in batch.frames)
-    await _hand_over(parts, Envelope(run["id"], parts.clock(), batch))
-    parts.metrics.frames_accepted.inc(len(batch.frames) - known)
-    run = await _without_taken_burst(parts, run, batch)
-    async with parts.database.reading() as session:
-        durable = await FrameRepository(session).mark(run["id"], batch.rank)
+    async with state.database.reading() as session:
+        require_batch(batch, await RunRepository(session).layouts_of(run.id))
+        repository = FrameRepository(session)
+        watermark = await repository.ack_watermark(run.id, batch.rank)
+        stored = await repository.seqs_above(run.id, batch.rank, watermark)
+    # Counted before the commit: afterwards every frame of the batch would be stored.
+    duplicates = sum(frame.seq <= watermark or frame.seq in stored for frame in batch.frames)
+    accepted = len(batch.frames) - duplicates
+    await _hand_over(state, run.id, body)
+    state.metrics.frames_accepted.inc(accepted)
+    run = await _without_received_burst(state, run, batch)
+    async with state.database.reading() as session:
+        # Read again: the embedded bus returns once the batch is committed.
+        durable = await FrameRepository(session).ack_watermark(run.id, batch.rank)
         alerts = await _alerts(session, run) if batch.health.wants_alerts else []
     return FramesReceipt(
         durable=durable,
-        accepted=len(batch.frames) - known,
-        duplicates=known,
+        accepted=accepted,
+        duplicates=duplicates,
         commands=[*_commands(run), *alerts],
     )
 
 
-def _commands(run: Row) -> list[Command]:
-    """What is asked of the agent: said with every answer until it is done."""
-    asked, burst = run["describe_id"], run["burst"]
-    commands = [] if asked is None else [Command(id=asked, kind="describe")]
-    if burst is not None:
+def _commands(run: RunRow) -> list[Command]:
+    """What is asked of the agent, repeated with every answer until it is done."""
+    commands = []
+    if run.describe_id is not None:
+        commands.append(Command(id=run.describe_id, kind="describe"))
+    if run.burst is not None:
+        burst = run.burst
         layers = tuple(burst["layers"])
         commands.append(Command(burst["id"], "burst", steps=burst["steps"], layers=layers))
     return commands
 
 
-async def _without_taken_burst(parts: Parts, run: Row, batch: FrameBatch) -> Row:
-    """The run once the agent has said that it heard of the burst asked for."""
-    burst = run["burst"]
-    if burst is None or batch.health.burst != burst["id"]:
+async def _without_received_burst(state: AppState, run: RunRow, batch: FrameBatch) -> RunRow:
+    """The run, without its burst once the agent has reported that burst."""
+    if run.burst is None or batch.health.burst != run.burst["id"]:
         return run
-    async with parts.database.writing() as session:
-        await RunRepository(session).burst_taken(run["id"], burst["id"])
-    return {**run, "burst": None}
+    async with state.database.writing() as session:
+        await RunRepository(session).clear_burst(run.id, run.burst["id"])
+    return msgspec.structs.replace(run, burst=None)
 
 
-async def _alerts(session: AsyncSession, run: Row) -> list[Command]:
-    """Open alerts of the process that now speaks: one from before its start is not its doing."""
-    found = await AlertRepository(session).unresolved(run["id"])
+async def _alerts(session: AsyncSession, run: RunRow) -> list[Command]:
+    """Open alerts since the job's newest process started: earlier ones are not of its making."""
+    unresolved = await AlertRepository(session).unresolved(run.id)
     return [
-        Command(f"{one['id']}:{one['severity']}", "alert", alert=present.word(one))
-        for one in found
-        if one["status"] == "open" and one["opened_at"] >= run["process_since"]
+        # An alert that becomes more severe is another command, and acted on again.
+        Command(f"{row.id}:{row.severity}", "alert", alert=serializers.notice(row))
+        for row in unresolved
+        if row.status == "open" and row.opened_at >= run.process_since
     ]
 
 
-async def end(parts: Parts, run: Row, ending: RunEnd) -> None:
+async def end(state: AppState, run: RunRow, ending: RunEnd) -> None:
     """Note how the run ended."""
-    async with parts.database.writing() as session:
+    async with state.database.writing() as session:
         repository = RunRepository(session)
-        held = await repository.get(run["id"], lock=True)
-        if held is None:  # pragma: no cover - the endpoint has just loaded it
-            raise RunNotFound(run["id"])
+        # Read again, under the lock: diagnosis may have changed what the status follows from.
+        locked = await repository.get(run.id, lock=True)
+        if locked is None:  # pragma: no cover - the endpoint has just loaded it
+            raise RunNotFound(run.id)
         status = status_of(
             ended=ending.status,
-            diverged=held["diverged"],
-            diverging=held["diverging"],
+            diverged=locked.diverged,
+            diverging=locked.diverging,
             silent_s=0.0,
-            lost_contact_s=parts.settings.lost_contact_s,
+            lost_contact_s=state.settings.lost_contact_s,
         )
         values = {"ended": ending.status, "end_reason": ending.reason, "status": status}
-        await repository.change(run["id"], **values, last_seen=parts.clock())
-    await announce_runs(parts.bus, [run["id"]])
+        await repository.change(run.id, **values, last_seen=state.clock())
+    await publish_runs(state.bus, [run.id])
 
 
-async def _hand_over(parts: Parts, envelope: Envelope) -> None:
+async def _hand_over(state: AppState, run_id: str, body: bytes) -> None:
+    handing_over = state.bus.hand_over(FRAMES, run_id, body, received_at=state.clock())
     try:
-        await asyncio.wait_for(
-            parts.bus.hand_over(FRAMES, seal(envelope)), timeout=COMMIT_TIMEOUT_S
-        )
+        await asyncio.wait_for(handing_over, timeout=COMMIT_TIMEOUT_S)
     except BusFull as error:
         raise _later("the writer is behind") from error
     except (TimeoutError, OSError) as error:
@@ -164,10 +182,10 @@ def _decoded(body: bytes) -> FrameBatch:
         raise from_wire(error) from error
 
 
-def _require_same_project(run: Row, declaration: RunDeclaration) -> None:
-    if run["project"] != declaration.project:
+def _require_same_project(run: RunRow, declaration: RunDeclaration) -> None:
+    if run.project != declaration.project:
         raise Conflict(
-            f"run {run['id']} belongs to project {run['project']!r}",
+            f"run {run.id} belongs to project {run.project!r}",
             field="project",
             fix="use the run's own project, or a new run id",
         )

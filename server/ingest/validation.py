@@ -1,4 +1,4 @@
-"""Check what the wire contract's types cannot: sizes, ranges, and what was declared."""
+"""Check what the wire contract's types cannot: sizes, ranges, and declared layouts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 
 from server.errors import InvalidField, UnknownLayout, WrongSize
-from server.ingest.body import field_of
+from server.ingest.body import from_wire, require_text
 from server.runs.service import require_tags
-from wire import WIRE_VERSION, FrameBatch, Layout, RunDeclaration, WireError
+from wire import WIRE_VERSION, FrameBatch, Health, Layout, RunDeclaration, WireError
 from wire.frame import Frame
 
 MAX_NAME = 200
+MAX_VERSION = 64
+MAX_SERIES_KEY = 300
 MAX_INTEGER = 2**53  # past it, JSON readers lose digits
 MAX_RANK = 2**31 - 1
 
@@ -28,7 +30,7 @@ def require_declaration(declaration: RunDeclaration) -> None:
         _require_name(getattr(declaration, field), field)
     require_tags(declaration.tags)
     _require_time(declaration.started_at, "started_at")
-    if len(declaration.agent_version) > 64:
+    if len(declaration.agent_version) > MAX_VERSION:
         raise InvalidField("agent_version is too long", field="agent_version", fix="shorten it")
     require_layout(declaration.layout)
 
@@ -39,10 +41,10 @@ def require_layout(layout: Layout) -> None:
         layout.validate()
     except WireError as error:
         raise from_wire(error) from error
-    for index, one in enumerate(layout.series):
-        if len(one.key) > 300:
+    for index, series in enumerate(layout.series):
+        if len(series.key) > MAX_SERIES_KEY:
             raise InvalidField(
-                "a series' key is longer than 300 characters",
+                f"a series' key is longer than {MAX_SERIES_KEY} characters",
                 field=f"layout.series[{index}]",
                 fix="shorten stack, site or quantity",
             )
@@ -54,46 +56,47 @@ def require_batch(batch: FrameBatch, layouts: Mapping[str, Layout]) -> None:
         raise InvalidField(f"rank {batch.rank}", field="rank", fix="count ranks from 0")
     if not 0 <= batch.oldest <= MAX_INTEGER:
         raise InvalidField(
-            f"oldest is {batch.oldest}", field="oldest", fix="send the lowest seq still held"
+            f"oldest is {batch.oldest}", field="oldest", fix="send the lowest seq in the spool"
         )
-    if not 0 <= batch.health.overhead < math.inf:
-        raise InvalidField(
-            f"overhead is {batch.health.overhead}",
-            field="health.overhead",
-            fix="send a share of the job's time, 0 to 1",
-        )
+    _require_health(batch.health)
     for index, frame in enumerate(batch.frames):
         _require_frame(frame, f"frames[{index}]", layouts)
 
 
-def from_wire(error: WireError) -> InvalidField:
-    """The same complaint as an answer."""
-    field = error.field
-    if field == "body" and error.__cause__ is not None:  # an unknown or absent field has no path
-        field = field_of(error.__cause__)
-    return InvalidField(str(error), field=field, fix=error.fix)
+def _require_health(health: Health) -> None:
+    if not 0 <= health.overhead < math.inf:
+        raise InvalidField(
+            f"overhead is {health.overhead}",
+            field="health.overhead",
+            fix="send a share of the job's time, 0 to 1",
+        )
+    for field in ("first_failure", "burst", "burst_note"):
+        require_text(getattr(health, field), f"health.{field}")
+    for field in ("silent", "dropped_sites"):
+        for index, name in enumerate(getattr(health, field)):
+            require_text(name, f"health.{field}[{index}]")
 
 
-def _require_frame(frame: Frame, where: str, layouts: Mapping[str, Layout]) -> None:
+def _require_frame(frame: Frame, path: str, layouts: Mapping[str, Layout]) -> None:
     layout = layouts.get(frame.layout)
     if layout is None:
         raise UnknownLayout(
             f"layout {frame.layout[:40]!r} is not declared for this run",
-            field=f"{where}.layout",
+            field=f"{path}.layout",
             fix="declare the run again with PUT /api/v1/runs/{run_id}, then resend",
         )
     if len(frame.values) != 4 * layout.size:
         raise WrongSize(
             f"{len(frame.values) // 4} values, its layout holds {layout.size}",
-            field=f"{where}.values",
+            field=f"{path}.values",
             fix="send one float32 for each value of the layout, in its order",
         )
     for field, value in (("seq", frame.seq), ("step", frame.step)):
         if value > MAX_INTEGER:
             raise InvalidField(
-                f"{field} {value} is out of range", field=f"{where}.{field}", fix="count from 0"
+                f"{field} {value} is out of range", field=f"{path}.{field}", fix="count from 0"
             )
-    _require_time(frame.time, f"{where}.time")
+    _require_time(frame.time, f"{path}.time")
 
 
 def _require_name(value: str, field: str) -> None:
@@ -106,6 +109,7 @@ def _require_name(value: str, field: str) -> None:
 
 
 def _require_time(value: float, field: str) -> None:
+    # Beyond it the unit is wrong: a time in milliseconds is greater since 2001.
     if not (math.isfinite(value) and abs(value) < 1e12):
         raise InvalidField(
             f"{field} is {value}", field=field, fix="send seconds since the epoch as a float"

@@ -1,94 +1,103 @@
-"""The writer: takes batches off the bus and commits them, then tells everybody."""
+"""The writer: takes batches off the bus, commits them, and publishes what is new."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-import msgspec
 import structlog
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from server.bus import BusFull, Entry
+from server.app_state import AppState
+from server.bus import BusFull, Message
 from server.bus.protocol import COMMITTED, FRAMES, WRITER
-from server.ingest.commit import Committed, commit_run
-from server.ingest.envelope import Envelope, unseal
-from server.live.messages import announce, announce_runs
-from server.parts import Parts
+from server.database import refuses_value
+from server.errors import MonitorError, RunNotFound
+from server.events import publish, publish_runs
+from server.ingest.commit import CommitResult, commit_run
 from server.runs.repository import RunRepository
 from server.workers import persist
 
-ENTRIES_A_TURN = 64
+MESSAGES_A_TURN = 64
 WAIT_S = 1.0
 
 log = structlog.get_logger(__name__)
 
 
-async def write(parts: Parts) -> None:
+async def write(state: AppState) -> None:
     """One turn: commit what waits on the bus, in one transaction.
 
-    What was read stays unacknowledged until it is committed: if the database is away, the same
-    entries are tried again until it is back.
+    Messages stay unacknowledged until they are committed: while the database is away, the same
+    ones are tried again.
     """
-    entries = await parts.bus.read(FRAMES, WRITER, count=ENTRIES_A_TURN, wait_s=WAIT_S)
-    if entries:
-        await _until_settled(parts, entries)
+    messages = await state.bus.read(FRAMES, WRITER, count=MESSAGES_A_TURN, wait_s=WAIT_S)
+    if not messages:
+        return
+    await announce(state, await commit(state, messages))
+    ids = [message.id for message in messages]
+    await persist("writer", lambda: state.bus.acknowledge(FRAMES, WRITER, ids), state.metrics)
 
 
-async def _until_settled(parts: Parts, entries: list[Entry]) -> None:
-    committed = await persist("writer", lambda: commit(parts, entries), parts.metrics)
-    await tell(parts, committed)
-    await persist(
-        "writer",
-        lambda: parts.bus.acknowledge(FRAMES, WRITER, [entry.id for entry in entries]),
-        parts.metrics,
-    )
+async def commit(state: AppState, messages: Sequence[Message]) -> list[CommitResult]:
+    """Commit these messages together; one that is refused is dropped, the others are committed."""
+    results = await persist("writer", lambda: _attempt(state, messages), state.metrics)
+    if results is not None:
+        return results
+    return [result for message in messages for result in await commit(state, [message])]
 
 
-async def commit(parts: Parts, entries: Sequence[Entry]) -> list[Committed]:
-    """Commit these entries together; one that the database refuses is dropped, the rest kept."""
-    envelopes = [found for entry in entries if (found := _opened(parts, entry)) is not None]
+async def _attempt(state: AppState, messages: Sequence[Message]) -> list[CommitResult] | None:
+    """The results, or None if one of several messages is refused: which one, single ones show."""
     try:
-        return await _commit_all(parts, envelopes)
-    except (DataError, IntegrityError) as error:
-        if len(envelopes) == 1:
-            parts.metrics.entries_rejected.inc()
-            log.error("batch_refused", run=envelopes[0].run_id, error=repr(error))
-            return []
-    return [one for entry in entries for one in await commit(parts, [entry])]
+        return await _commit_together(state, messages)
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        if len(messages) > 1:
+            return None
+        state.metrics.entries_rejected.inc()
+        log.error("message_refused", run=messages[0].run_id, error=repr(error))
+        return []
 
 
-async def _commit_all(parts: Parts, envelopes: Sequence[Envelope]) -> list[Committed]:
-    by_run: defaultdict[str, list[Envelope]] = defaultdict(list)
-    for envelope in envelopes:
-        by_run[envelope.run_id].append(envelope)
-    with parts.metrics.commit_seconds.time():
-        async with parts.database.writing() as session:
+def _is_refusal(error: Exception) -> bool:
+    """Whether a message is to blame, so that no later attempt can store it.
+
+    A batch is checked when it arrives, but another version may have left this one on Redis, or
+    the database knows more limits than the checks. Dropping it loses nothing: the ack watermark
+    stays below its frames, so that their agent keeps them.
+    """
+    if isinstance(error, DBAPIError):
+        return refuses_value(error)
+    return isinstance(error, (MonitorError, ValueError, LookupError, OverflowError))
+
+
+async def _commit_together(state: AppState, messages: Sequence[Message]) -> list[CommitResult]:
+    by_run: defaultdict[str, list[Message]] = defaultdict(list)
+    for message in messages:
+        by_run[message.run_id].append(message)
+    with state.metrics.commit_seconds.time():
+        async with state.database.writing() as session:
             # Locked in the order of their ids, so that two writers cannot wait for each other.
-            runs = await RunRepository(session).get_many(sorted(by_run))
+            runs = {run.id: run for run in await RunRepository(session).get_many(sorted(by_run))}
+            for run_id in by_run:
+                if run_id not in runs:
+                    raise RunNotFound(run_id)
             return [
-                await commit_run(session, parts.settings, run, by_run[run["id"]]) for run in runs
+                await commit_run(session, state.settings, run, by_run[run.id])
+                for run in runs.values()
             ]
 
 
-async def tell(parts: Parts, committed: Sequence[Committed]) -> None:
-    """Tell pages and diagnosis; what they miss they find in the database."""
-    parts.metrics.frames_committed.inc(sum(one.stored for one in committed))
-    parts.metrics.frames_duplicate.inc(sum(one.duplicates for one in committed))
-    await announce(parts.bus, [one.newest for one in committed if one.newest is not None])
-    await announce_runs(parts.bus, [one.run_id for one in committed])
+async def announce(state: AppState, results: Sequence[CommitResult]) -> None:
+    """Publish new frames to pages and diagnosis; what they miss they find in the database."""
+    state.metrics.frames_committed.inc(sum(result.stored for result in results))
+    state.metrics.frames_duplicate.inc(sum(result.duplicates for result in results))
+    await publish(state.bus, [result.newest for result in results if result.newest is not None])
+    await publish_runs(state.bus, [result.run_id for result in results])
     try:
-        for one in committed:
-            if one.stored:
-                await parts.bus.append(COMMITTED, one.run_id.encode())
+        for result in results:
+            if result.stored:
+                await state.bus.append(COMMITTED, result.run_id)
     except (OSError, BusFull) as error:
-        log.warning("diagnosis_not_told", error=repr(error))
-
-
-def _opened(parts: Parts, entry: Entry) -> Envelope | None:
-    try:
-        return unseal(entry.body)
-    except msgspec.DecodeError as error:  # another version's entry, left over on Redis
-        parts.metrics.entries_rejected.inc()
-        log.error("entry_unreadable", entry=entry.id, error=repr(error))
-        return None
+        log.warning("diagnosis_not_notified", error=repr(error))

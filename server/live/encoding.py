@@ -1,4 +1,4 @@
-"""News as JSON text for a page: small, and exact for NaN and Inf."""
+"""Messages to pages as JSON text: small, and exact for NaN and Inf."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from server.live.messages import FrameNews
+from server.events import FrameEvent
 from server.vectors import to_f32
-from wire import Layout
+from wire import Layout, is_absent
 
-# What a page redraws at every step: the rest it reads when somebody looks at it.
+# A page redraws these at every step; it reads the other series when somebody looks at them.
 LIVE_SERIES = (("stream", "variance"), ("stream", "correlation"), ("stream_gradient", "variance"))
 LIVE_SCALARS = ("loss", "learning_rate", "gradient_norm")
 
 
-def frame_message(news: FrameNews, layout: Layout, skipped: int) -> str:
-    """The ``frame`` message of a live page."""
-    values = np.frombuffer(news.values, dtype="<f4")
-    series = {
-        one.key: to_f32(values[layout.slices[one.key]])
-        for one in layout
-        if one.stack and (one.site, one.quantity) in LIVE_SERIES
+def frame_message(event: FrameEvent, layout: Layout, skipped: int) -> str:
+    """The ``frame`` message of a live page; `skipped` counts the frames it stands for."""
+    values = np.frombuffer(event.values, dtype="<f4")
+    vectors = {
+        series.key: to_f32(values[layout.slices[series.key]])
+        for series in layout
+        if series.stack and (series.site, series.quantity) in LIVE_SERIES
     }
     scalars = {
-        name: float(values[layout.slices[f"/{name}/value"].start])
+        name: float(values[where][0])
         for name in LIVE_SCALARS
-        if f"/{name}/value" in layout.slices
+        if (where := layout.slices.get(f"/{name}/value")) is not None
+        and not is_absent(values[where]).any()
     }
     return to_json(
         {
             "type": "frame",
-            "run": news.run,
-            "step": news.step,
-            "time": news.time,
+            "run": event.run,
+            "step": event.step,
+            "time": event.time,
             "scalars": scalars,
-            "series_f32": series,
+            "series_f32": vectors,
             "skipped": skipped,
         }
     )
@@ -49,10 +50,11 @@ def to_json(value: Any) -> str:
 
 
 def _exact(value: Any) -> Any:
+    """The value, with "NaN", "Infinity" and "-Infinity" for floats that JSON cannot hold."""
     if isinstance(value, dict):
-        return {key: _exact(one) for key, one in value.items()}
+        return {key: _exact(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_exact(one) for one in value]
+        return [_exact(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

@@ -9,18 +9,18 @@ from typing import Annotated
 from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 
 from server.access.dependencies import Reader, require_project
-from server.database import Row
+from server.app_state import State
 from server.errors import InvalidField, RunNotFound
 from server.live.encoding import to_json
 from server.live.hub import Hub
-from server.live.mailbox import Mailbox
-from server.parts import Serving
+from server.live.queue import ConflatingQueue
 from server.runs.repository import RunRepository
+from server.runs.rows import RunRow
 
 MIN_INTERVAL_S = 0.1  # ten messages a second and run
 PING_EVERY_S = 15.0
 MAX_RUNS = 50
-CLOSE_COME_BACK = 1012
+CLOSE_RECONNECT = 1012
 
 router = APIRouter()
 
@@ -29,57 +29,61 @@ router = APIRouter()
 async def live(
     socket: WebSocket,
     caller: Reader,
-    parts: Serving,
+    state: State,
     runs: Annotated[str | None, Query()] = None,
 ) -> None:
     """Frames, alerts and changes of the runs named, or the run list's events of every run."""
-    wanted = None if not runs else tuple(dict.fromkeys(runs.split(",")))
+    run_ids = None if not runs else tuple(dict.fromkeys(runs.split(",")))
     hub: Hub = socket.app.state.hub
-    async with hub.open_box(None if wanted is None else frozenset(wanted), caller.project) as box:
-        rows = await _rows(parts, wanted)  # read with the box open: nothing falls in between
-        for row in rows:
-            require_project(caller, row["project"])
+    shown = None if run_ids is None else frozenset(run_ids)
+    async with hub.open_queue(shown, caller.project) as queue:
+        # Read once the queue is open: a frame committed in between waits there.
+        rows = await _rows(state, run_ids or ())
+        for run in rows:
+            require_project(caller, run.project)
         await socket.accept()
-        await _converse(socket, hub, box, _hello(rows))
+        await _converse(socket, hub, queue, _hello(rows))
 
 
-async def _rows(parts: Serving, wanted: tuple[str, ...] | None) -> list[Row]:
-    if wanted is None:
-        return []
-    if len(wanted) > MAX_RUNS:
-        raise InvalidField(f"{len(wanted)} runs", field="runs", fix=f"name at most {MAX_RUNS} runs")
-    async with parts.database.reading() as session:
-        rows = {run_id: await RunRepository(session).get(run_id) for run_id in wanted}
-    for run_id, row in rows.items():
-        if row is None:
-            raise RunNotFound(run_id)
-    return [row for row in rows.values() if row is not None]
+async def _rows(state: State, run_ids: tuple[str, ...]) -> list[RunRow]:
+    if len(run_ids) > MAX_RUNS:
+        raise InvalidField(
+            f"{len(run_ids)} runs", field="runs", fix=f"name at most {MAX_RUNS} runs"
+        )
+    rows: list[RunRow] = []
+    async with state.database.reading() as session:
+        for run_id in run_ids:
+            run = await RunRepository(session).get(run_id)
+            if run is None:
+                raise RunNotFound(run_id)
+            rows.append(run)
+    return rows
 
 
-def _hello(rows: list[Row]) -> str:
-    known = {row["id"]: {"last_step": row["last_step"], "status": row["status"]} for row in rows}
-    return to_json({"type": "hello", "runs": known})
+def _hello(rows: list[RunRow]) -> str:
+    runs = {run.id: {"last_step": run.last_step, "status": run.status} for run in rows}
+    return to_json({"type": "hello", "runs": runs})
 
 
-async def _converse(socket: WebSocket, hub: Hub, box: Mailbox, hello: str) -> None:
+async def _converse(socket: WebSocket, hub: Hub, queue: ConflatingQueue, hello: str) -> None:
     """Send until the page goes away; whichever side ends first ends the other."""
-    sending = asyncio.create_task(_send(socket, hub, box, hello))
+    sending = asyncio.create_task(_send(socket, hub, queue, hello))
     try:
         with suppress(WebSocketDisconnect):
             while True:
-                await socket.receive_text()  # a page says nothing; this notices that it left
+                await socket.receive_text()  # a page sends nothing: this only notices that it left
     finally:
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
 
 
-async def _send(socket: WebSocket, hub: Hub, box: Mailbox, hello: str) -> None:
+async def _send(socket: WebSocket, hub: Hub, queue: ConflatingQueue, hello: str) -> None:
     await socket.send_text(hello)
-    while not box.closed:
-        taken = await box.take(PING_EVERY_S)
-        for mail, skipped in taken:
-            await socket.send_text(await hub.text_of(mail, skipped))
-        if not taken and not box.closed:
+    while not queue.closed:
+        messages = await queue.take(PING_EVERY_S)
+        for message, skipped in messages:
+            await socket.send_text(await hub.text_of(message, skipped))
+        if not messages and not queue.closed:
             await socket.send_text('{"type":"ping"}')
-        await asyncio.sleep(MIN_INTERVAL_S)
-    await socket.close(CLOSE_COME_BACK, reason="news was missed: connect again")
+        await asyncio.sleep(MIN_INTERVAL_S)  # meanwhile the queue conflates what arrives
+    await socket.close(CLOSE_RECONNECT, reason="events were missed: reconnect")

@@ -1,4 +1,4 @@
-"""One process's open pages, and the two loops that feed them."""
+"""One process's open pages, and the two loops that feed their queues."""
 
 from __future__ import annotations
 
@@ -10,118 +10,121 @@ import msgspec
 
 from server.bus.protocol import PAGES, Bus
 from server.database import Database
+from server.events import AlertEvent, Event, FrameEvent, PredictionEvent, RunEvent, decode
 from server.live.encoding import frame_message, to_json
-from server.live.mailbox import Mail, Mailbox, Ready, key_of
-from server.live.messages import AlertNews, FrameNews, News, PredictionNews, RunNews, read
+from server.live.queue import ConflatingQueue, PageMessage
 from server.metrics import Metrics
 from server.runs.repository import RunRepository
 from server.runs.service import summary_of
 from wire import Layout
 
 SUMMARIES_EVERY_S = 0.5
-LAYOUTS_KEPT = 1024
+CACHED_LAYOUTS = 1024
 
 
 class Hub:
-    """Hands news from the bus to the mailboxes of open pages."""
+    """Distributes published events to the queues of open pages."""
 
     def __init__(self, bus: Bus, database: Database, metrics: Metrics) -> None:
         self._bus = bus
         self._database = database
         self._metrics = metrics
-        self._boxes: set[Mailbox] = set()
-        self._changed: dict[str, None] = {}  # runs whose summary is to be told, in order
-        self._alerts: list[AlertNews] = []
+        self._queues: set[ConflatingQueue] = set()
+        self._changed: dict[str, None] = {}  # runs whose summary is to be sent, in order
+        self._alerts: list[AlertEvent] = []
         self._dirty = asyncio.Event()
         self._layouts: dict[tuple[str, str], Layout] = {}
-        self._has_heard = False
+        self._was_subscribed = False
 
     @asynccontextmanager
-    async def open_box(
+    async def open_queue(
         self, runs: frozenset[str] | None, project: str | None
-    ) -> AsyncIterator[Mailbox]:
-        """A mailbox that is fed for as long as the context is open."""
-        box = Mailbox(runs, project)
-        self._boxes.add(box)
-        self._metrics.live_clients.set(len(self._boxes))
+    ) -> AsyncIterator[ConflatingQueue]:
+        """A queue that is fed for as long as the context is open."""
+        queue = ConflatingQueue(runs, project)
+        self._queues.add(queue)
+        self._metrics.live_clients.set(len(self._queues))
         try:
-            yield box
+            yield queue
         finally:
-            self._boxes.discard(box)
-            self._metrics.live_clients.set(len(self._boxes))
+            self._queues.discard(queue)
+            self._metrics.live_clients.set(len(self._queues))
 
     async def listen(self) -> None:
-        """Hear the bus until cancelled or until it fails.
+        """Distribute published events until cancelled, or until the bus fails.
 
-        What was said since an earlier hearing failed is lost: open pages are sent away, and read
-        it when they come back.
+        Events published between a failure and the next subscription are lost. Pages that were
+        open meanwhile are closed, and read what they missed when they reconnect.
         """
-        async with self._bus.subscribe(PAGES) as heard:
-            if self._has_heard:
-                for box in self._boxes:
-                    box.close()
-            self._has_heard = True
+        async with self._bus.subscribe(PAGES) as subscription:
+            if self._was_subscribed:
+                for queue in self._queues:
+                    queue.close()
+            self._was_subscribed = True
             while True:
-                self._sort(read(await heard.next()))
+                self._distribute(decode(await subscription.next()))
 
     async def summarise(self) -> None:
-        """One turn: tell which runs and alerts have changed since the last one."""
+        """One turn: send the runs and alerts that changed since the last turn.
+
+        A summary costs a query, so that a run is read once a turn and not once a commit.
+        """
         await self._dirty.wait()
         self._dirty.clear()
         changed, self._changed = self._changed, {}
         alerts, self._alerts = self._alerts, []
-        for run_id in dict.fromkeys([*changed, *(one.run for one in alerts)]):
-            await self._tell_run(run_id, [one for one in alerts if one.run == run_id])
+        for run_id in dict.fromkeys([*changed, *(event.run for event in alerts)]):
+            await self._send_run(run_id, [event for event in alerts if event.run == run_id])
         await asyncio.sleep(SUMMARIES_EVERY_S)
 
-    async def text_of(self, mail: Mail, skipped: int) -> str:
+    async def text_of(self, message: PageMessage, skipped: int) -> str:
         """A message as JSON text."""
-        if isinstance(mail, Ready):
-            return mail.text
-        return frame_message(mail, await self._layout(mail.run, mail.layout), skipped)
+        if isinstance(message, str):
+            return message
+        return frame_message(message, await self._layout(message.run, message.layout), skipped)
 
-    def _sort(self, news: News) -> None:
-        if not self._boxes:
-            return
-        if isinstance(news, FrameNews):
-            for box in self._boxes:
-                if box.wants_frames(news.run):
-                    box.put_frame(news)
-        elif isinstance(news, PredictionNews):
-            text = to_json({"type": "prediction", "run": news.run, "step": news.step})
-            for box in self._boxes:
-                if box.wants_frames(news.run):
-                    box.put(key_of(news), text)
+    def _distribute(self, event: Event) -> None:
+        if not self._queues:
+            return  # without pages, no summary needs to be read
+        if isinstance(event, FrameEvent):
+            for queue in self._queues:
+                if queue.shows_frames(event.run):
+                    queue.put_frame(event)
+        elif isinstance(event, PredictionEvent):
+            text = to_json({"type": "prediction", "run": event.run, "step": event.step})
+            for queue in self._queues:
+                if queue.shows_frames(event.run):
+                    queue.put(("prediction", event.run, event.step), text)
         else:
-            self._note(news)
+            self._defer(event)
 
-    def _note(self, news: RunNews | AlertNews) -> None:
-        if isinstance(news, RunNews):
-            self._changed[news.run] = None
+    def _defer(self, event: RunEvent | AlertEvent) -> None:
+        """Keep an event for the next turn of `summarise`."""
+        if isinstance(event, RunEvent):
+            self._changed[event.run] = None
         else:
-            self._alerts.append(news)
+            self._alerts.append(event)
         self._dirty.set()
 
-    async def _tell_run(self, run_id: str, alerts: list[AlertNews]) -> None:
-        found = await summary_of(self._database, run_id)
-        if found is None:
+    async def _send_run(self, run_id: str, alerts: list[AlertEvent]) -> None:
+        summary = await summary_of(self._database, run_id)
+        if summary is None:
             return
-        summary, project = found
-        run_text = f'{{"type":"run","run":{summary.model_dump_json()}}}'
-        boxes = [box for box in self._boxes if box.wants_events(run_id, project)]
-        for news in alerts:
-            alert = msgspec.msgpack.decode(news.alert)
-            text = to_json({"type": "alert", "alert": alert})
-            for box in boxes:
-                box.put(key_of(news, alert["id"]), text)
-        for box in boxes:
-            box.put(("run", run_id), run_text)
+        text = f'{{"type":"run","run":{summary.model_dump_json()}}}'
+        queues = [queue for queue in self._queues if queue.shows_run(run_id, summary.project)]
+        for event in alerts:
+            alert = msgspec.msgpack.decode(event.alert)
+            alert_text = to_json({"type": "alert", "alert": alert})
+            for queue in queues:
+                queue.put(("alert", alert["id"]), alert_text)
+        for queue in queues:
+            queue.put(("run", run_id), text)
 
-    async def _layout(self, run_id: str, found: str) -> Layout:
-        if (run_id, found) not in self._layouts:
-            if len(self._layouts) >= LAYOUTS_KEPT:
-                self._layouts.clear()
+    async def _layout(self, run_id: str, layout_hash: str) -> Layout:
+        if (run_id, layout_hash) not in self._layouts:
+            if len(self._layouts) >= CACHED_LAYOUTS:
+                self._layouts.clear()  # costs one query a run that is still watched
             async with self._database.reading() as session:
-                declared = await RunRepository(session).layouts_of(run_id)
-            self._layouts.update({(run_id, one): layout for one, layout in declared.items()})
-        return self._layouts[run_id, found]
+                layouts = await RunRepository(session).layouts_of(run_id)
+            self._layouts.update({(run_id, digest): layout for digest, layout in layouts.items()})
+        return self._layouts[run_id, layout_hash]

@@ -1,4 +1,4 @@
-"""What a run's line says of its model, from its spec."""
+"""A model's name and sizes in the run list, from its spec."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ TITLES = {
     "branch": "Branch-LN",
     "parallel": "Parallel Pre-LN",
 }
+MAX_TITLE = 200  # characters that the column holds
 
 
-def described(spec: dslm.ModelSpec) -> dict[str, Any]:
-    """The columns of `runs` that the spec of its first revision fills."""
+def run_columns(spec: dslm.ModelSpec) -> dict[str, Any]:
+    """The columns of `runs` that the spec of the first revision fills."""
     placement = placement_of(spec)
     return {
         "family": spec.family,
@@ -24,34 +25,41 @@ def described(spec: dslm.ModelSpec) -> dict[str, Any]:
         "placement": placement,
         "n_params": spec.n_params,
         "stacks": {name: sizes(stack) for name, stack in spec.stacks.items()},
-        "missing": [{"where": m.where, "what": m.what, "why": m.why} for m in spec.missing],
+        "missing": [
+            {"where": part.where, "what": part.what, "why": part.why} for part in spec.missing
+        ],
         "notes": list(spec.notes),
     }
 
 
 def placement_of(spec: dslm.ModelSpec) -> str | None:
     """Where every norm stands, or None where blocks differ or are not understood."""
-    found = {block.placement for stack in spec.stacks.values() for block in stack.blocks if block}
-    return found.pop() if len(found) == 1 else None
+    placements = {
+        block.placement for stack in spec.stacks.values() for block in stack.blocks if block
+    }
+    return placements.pop() if len(placements) == 1 else None
 
 
 def title(spec: dslm.ModelSpec, placement: str | None) -> str:
     """For example ``Post-LN decoder, 24 × 64``; scaled residuals follow, ``λ 0.957, β 0.289``."""
-    columns = [f"{name}, {len(one.blocks)} × {one.d_model}" for name, one in spec.stacks.items()]
-    opening = f"{TITLES[placement]} " if placement else ""
-    return (opening + " + ".join(columns) + _scales(spec))[:200]
+    stacks = [
+        f"{name}, {len(stack.blocks)} × {stack.d_model}" for name, stack in spec.stacks.items()
+    ]
+    norms = f"{TITLES[placement]} " if placement else ""
+    return (norms + " + ".join(stacks) + _scales(spec))[:MAX_TITLE]
 
 
 def _scales(spec: dslm.ModelSpec) -> str:
-    """The factors that every residual shares; "" where all are 1 or they differ."""
-    found = {
-        (one.lam, one.beta)
+    """The scales that every residual shares; "" where all are 1 or they differ."""
+    # Blocks that are not understood are passed over: they have no scales to disagree.
+    scales = {
+        (residual.lam, residual.beta)
         for stack in spec.stacks.values()
         for block in stack.blocks
         if block
-        for one in (block.attention_residual, block.feed_forward_residual)
+        for residual in (block.attention_residual, block.feed_forward_residual)
     }
-    lam, beta = found.pop() if len(found) == 1 else (1.0, 1.0)
+    lam, beta = scales.pop() if len(scales) == 1 else (1.0, 1.0)
     return "" if lam == beta == 1 else f", λ {lam:.3g}, β {beta:.3g}"
 
 

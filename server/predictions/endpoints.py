@@ -6,25 +6,25 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from server.access.dependencies import ReadableRun
-from server.parts import Serving
+from server.app_state import State
 from server.predictions import service
 from server.predictions.schemas import Predictions, SpecAnswer
+from server.runs.dependencies import ReadableRun
 
 router = APIRouter(tags=["predictions"])
 
 
 @router.get("/runs/{run_id}/predictions")
-async def show_predictions(run: ReadableRun, parts: Serving) -> Predictions:
+async def show_predictions(run: ReadableRun, state: State) -> Predictions:
     """Theory's curves: the first revision is at initialisation, the last is today's."""
-    return await service.show(parts.database, run["id"])
+    return await service.show(state.database, run.id)
 
 
 @router.get("/runs/{run_id}/spec")
 async def show_spec(
     run: ReadableRun,
-    parts: Serving,
+    state: State,
     step: Annotated[int | None, Query(ge=0, le=service.MAX_STEP)] = None,
 ) -> SpecAnswer:
     """The model's description of a revision's `step`; the newest when absent."""
-    return await service.spec(parts.database, run["id"], step)
+    return await service.spec(state.database, run.id, step)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, and_, select, update
+from sqlalchemy import ColumnElement, Table, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.database import insert
+from server.database import fetch_all, fetch_first, insert
+from server.predictions.rows import PredictionRow, RevisionRow
 from server.tables import predictions, revisions
 
 
@@ -19,7 +19,7 @@ class PredictionRepository:
         self._session = session
 
     async def digest(self, run_id: str, step: int) -> str | None:
-        """What identifies the spec stored for this step, or None."""
+        """The digest of the spec stored for this step, or None."""
         query = select(revisions.c.digest).where(_at(revisions, run_id, step))
         return (await self._session.execute(query)).scalar()
 
@@ -40,49 +40,44 @@ class PredictionRepository:
                 statement.on_conflict_do_update(index_elements=["run_id", "step"], set_=values)
             )
 
-    async def pending(self, limit: int) -> Sequence[RowMapping]:
-        """Specs whose prediction is not computed, lowest step first."""
-        both = and_(
+    async def pending(self, limit: int) -> list[RevisionRow]:
+        """Specs whose prediction is not computed, in the order they came."""
+        same = and_(
             revisions.c.run_id == predictions.c.run_id, revisions.c.step == predictions.c.step
         )
         query = (
             select(revisions)
-            .join(predictions, both)
+            .join(predictions, same)
             .where(predictions.c.state == "pending")
             .order_by(revisions.c.received_at, revisions.c.step)
             .limit(limit)
         )
-        return (await self._session.execute(query)).mappings().all()
+        return await fetch_all(self._session, query, RevisionRow)
 
     async def settle(self, run_id: str, step: int, digest: str, **values: Any) -> None:
         """Store a result, unless the spec was replaced while it was computed."""
+        # By digest: computing takes seconds, during which the agent may describe the model anew.
         change = update(predictions).where(
             _at(predictions, run_id, step), predictions.c.digest == digest
         )
         await self._session.execute(change.values(**values))
 
-    async def of_run(self, run_id: str) -> Sequence[RowMapping]:
+    async def of_run(self, run_id: str) -> list[PredictionRow]:
         """Every prediction of a run, ascending by step."""
         query = (
             select(predictions).where(predictions.c.run_id == run_id).order_by(predictions.c.step)
         )
-        return (await self._session.execute(query)).mappings().all()
+        return await fetch_all(self._session, query, PredictionRow)
 
-    async def first_ready(self, run_id: str) -> RowMapping | None:
-        """The prediction at initialisation, if it is ready."""
+    async def first(self, run_id: str) -> PredictionRow | None:
+        """The prediction at initialisation, that of the lowest step."""
         query = (
             select(predictions)
             .where(predictions.c.run_id == run_id)
             .order_by(predictions.c.step)
             .limit(1)
         )
-        row = (await self._session.execute(query)).mappings().first()
-        return row if row is not None and row["state"] == "ready" else None
-
-    async def steps(self, run_id: str) -> list[int]:
-        """The steps of every revision, ascending."""
-        query = select(predictions.c.step).where(predictions.c.run_id == run_id)
-        return list((await self._session.execute(query.order_by(predictions.c.step))).scalars())
+        return await fetch_first(self._session, query, PredictionRow)
 
     async def spec(self, run_id: str, step: int) -> bytes | None:
         """The packed spec of a step."""
@@ -90,5 +85,5 @@ class PredictionRepository:
         return (await self._session.execute(query)).scalar()
 
 
-def _at(table: Any, run_id: str, step: int) -> Any:
+def _at(table: Table, run_id: str, step: int) -> ColumnElement[bool]:
     return and_(table.c.run_id == run_id, table.c.step == step)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from server.runs.schemas import MissingInfo
-from server.schemas import Answer
+from server.predictions.rows import PredictionState
+from server.schemas import Answer, MissingInfo
 
 Label = Literal["at initialisation", "from today's weights"]
-State = Literal["ready", "pending", "failed"]
 
 
 class CurveAnswer(Answer):
@@ -42,7 +41,7 @@ class PredictionAnswer(Answer):
 
     step: int
     label: Label
-    state: State
+    state: PredictionState
     reason: str
     stacks: dict[str, StackCurves]
     missing: list[MissingInfo]

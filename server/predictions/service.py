@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 import structlog
 import zstandard
 
 import dslm
+from server.app_state import AppState
 from server.bus import BusFull
 from server.bus.protocol import SPECS
-from server.database import Database, Row
+from server.database import Database
 from server.errors import InvalidField, RevisionNotFound
-from server.parts import Parts
 from server.predictions.repository import PredictionRepository
+from server.predictions.rows import PredictionRow
 from server.predictions.schemas import (
     CurveAnswer,
     Label,
@@ -27,7 +27,8 @@ from server.predictions.schemas import (
     SpecAnswer,
     StackCurves,
 )
-from server.runs.schemas import MissingInfo
+from server.runs.repository import RunRepository
+from server.schemas import MissingInfo
 from server.vectors import to_f32
 
 MAX_STEP = 2**53
@@ -35,22 +36,27 @@ MAX_STEP = 2**53
 log = structlog.get_logger(__name__)
 
 
-async def revise(parts: Parts, run_id: str, step: int, spec: dict[str, Any]) -> None:
-    """Store a spec for a step and have its prediction computed; again is the same."""
+async def revise(state: AppState, run_id: str, step: int, spec: dict[str, Any]) -> None:
+    """Store a spec for a step and have its prediction computed; again is the same.
+
+    Raises:
+        InvalidField: if the step is out of range.
+    """
     if not 0 <= step <= MAX_STEP:
         raise InvalidField(f"step {step} is out of range", field="step", fix="count steps from 0")
     packed = msgspec.json.encode(spec)
     digest = hashlib.blake2b(packed, digest_size=16).hexdigest()
-    async with parts.database.writing() as session:
+    async with state.database.writing() as session:
         repository = PredictionRepository(session)
+        # An agent declares again whenever it reconnects: the same spec must not move its step.
         if await repository.has_digest(run_id, digest):
             return
         compressed = zstandard.compress(packed)
-        await repository.put(run_id, step, digest, compressed, parts.clock())
+        await repository.put(run_id, step, digest, compressed, state.clock())
     try:
-        await parts.bus.append(SPECS, run_id.encode())
-    except (OSError, BusFull) as error:  # the predictor also looks by itself
-        log.warning("predictor_not_told", error=repr(error))
+        await state.bus.append(SPECS, run_id)
+    except (OSError, BusFull) as error:  # the predictor also polls the database
+        log.warning("predictor_not_notified", error=repr(error))
 
 
 def unpack_spec(packed: bytes) -> dict[str, Any]:
@@ -72,43 +78,44 @@ async def spec(database: Database, run_id: str, step: int | None) -> SpecAnswer:
         RevisionNotFound: if there is none.
     """
     async with database.reading() as session:
+        steps = await RunRepository(session).revision_steps(run_id)
+        revision = step if step is not None or not steps else steps[-1]
         repository = PredictionRepository(session)
-        steps = await repository.steps(run_id)
-        wanted = step if step is not None or not steps else steps[-1]
-        packed = None if wanted is None else await repository.spec(run_id, wanted)
-    if wanted is None or packed is None:
+        packed = None if revision is None else await repository.spec(run_id, revision)
+    if revision is None or packed is None:
         raise RevisionNotFound(run_id, steps)
-    label = _label(steps.index(wanted))
-    return SpecAnswer(step=wanted, label=label, spec=unpack_spec(packed))
+    label = _label(steps.index(revision))  # by its place: the first revision need not be step 0
+    return SpecAnswer(step=revision, label=label, spec=unpack_spec(packed))
 
 
 async def at_initialisation(database: Database, run_id: str) -> dslm.Prediction | None:
     """The prediction from the run's first weights, once it is ready."""
     async with database.reading() as session:
-        row = await PredictionRepository(session).first_ready(run_id)
-    return None if row is None else dslm.prediction_from_json(row["prediction"])
+        row = await PredictionRepository(session).first(run_id)
+    return None if row is None else _prediction(row)
 
 
-def ready(rows: Sequence[Row]) -> dict[int, dslm.Prediction]:
+def ready(rows: Sequence[PredictionRow]) -> dict[int, dslm.Prediction]:
     """The predictions among these rows, by step."""
-    return {
-        row["step"]: dslm.prediction_from_json(row["prediction"])
-        for row in rows
-        if row["state"] == "ready"
-    }
+    predictions = {row.step: _prediction(row) for row in rows}
+    return {step: prediction for step, prediction in predictions.items() if prediction is not None}
 
 
-def _answer(row: Row, index: int) -> PredictionAnswer:
-    found = None if row["prediction"] is None else dslm.prediction_from_json(row["prediction"])
-    stacks = {} if found is None else found.stacks
-    missing = () if found is None else found.missing
+def _prediction(row: PredictionRow) -> dslm.Prediction | None:
+    return None if row.prediction is None else dslm.prediction_from_json(row.prediction)
+
+
+def _answer(row: PredictionRow, index: int) -> PredictionAnswer:
+    prediction = _prediction(row)
+    stacks = {} if prediction is None else prediction.stacks
+    missing = () if prediction is None else prediction.missing
     return PredictionAnswer(
-        step=row["step"],
+        step=row.step,
         label=_label(index),
-        state=row["state"],
-        reason=row["reason"],
-        stacks={name: _curves(one) for name, one in stacks.items()},
-        missing=[MissingInfo(where=m.where, what=m.what, why=m.why) for m in missing],
+        state=row.state,
+        reason=row.reason,
+        stacks={name: _curves(stack) for name, stack in stacks.items()},
+        missing=[MissingInfo(where=part.where, what=part.what, why=part.why) for part in missing],
     )
 
 
@@ -131,7 +138,11 @@ def _finite(value: float) -> float | None:
 
 
 def _curve(curve: dslm.Curve) -> CurveAnswer:
-    names = ("variance", "variance_low", "variance_high")
-    more = ("correlation", "correlation_low", "correlation_high")
-    values = {f"{name}_f32": to_f32(np.asarray(getattr(curve, name))) for name in names + more}
-    return CurveAnswer(**values)
+    return CurveAnswer(
+        variance_f32=to_f32(curve.variance),
+        variance_low_f32=to_f32(curve.variance_low),
+        variance_high_f32=to_f32(curve.variance_high),
+        correlation_f32=to_f32(curve.correlation),
+        correlation_low_f32=to_f32(curve.correlation_low),
+        correlation_high_f32=to_f32(curve.correlation_high),
+    )

@@ -1,4 +1,4 @@
-"""The predictor: computes what specs ask for, in a thread, and tells open pages."""
+"""The predictor: computes what specs ask for, in a thread, and publishes that it is there."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import structlog
 
 import dslm
+from server.app_state import AppState
 from server.bus.protocol import PREDICTOR, SPECS
-from server.database import Row
-from server.live.messages import PredictionNews, RunNews, announce
-from server.parts import Parts
-from server.predictions.architecture import described
+from server.events import PredictionEvent, RunEvent, publish
+from server.predictions.architecture import run_columns
 from server.predictions.repository import PredictionRepository
+from server.predictions.rows import RevisionRow
 from server.predictions.service import unpack_spec
 from server.runs.repository import RunRepository
 
-WAIT_S = 2.0  # also how soon a spec is found whose message was lost
+WAIT_S = 2.0  # also how soon a spec is predicted whose message was lost
 SPECS_A_TURN = 8
 
 log = structlog.get_logger(__name__)
@@ -26,50 +26,57 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one spec."""
+    """What a spec changes: columns of `predictions`, and columns of `runs`.
 
-    columns: dict[str, Any]  # of `predictions`
-    described: dict[str, Any]  # of `runs`; empty when the spec cannot be read
+    `run` is empty when the spec cannot be read.
+    """
+
+    prediction: dict[str, Any]
+    run: dict[str, Any]
 
 
-async def predict(parts: Parts) -> None:
+async def predict(state: AppState) -> None:
     """One turn: compute every pending prediction; the database says which those are."""
-    entries = await parts.bus.read(SPECS, PREDICTOR, count=64, wait_s=WAIT_S)
-    await predict_pending(parts)
-    await parts.bus.acknowledge(SPECS, PREDICTOR, [entry.id for entry in entries])
+    messages = await state.bus.read(SPECS, PREDICTOR, count=64, wait_s=WAIT_S)
+    await predict_pending(state)
+    await state.bus.acknowledge(SPECS, PREDICTOR, [message.id for message in messages])
 
 
-async def predict_pending(parts: Parts) -> None:
+async def predict_pending(state: AppState) -> None:
     """Compute and store predictions until none is pending."""
     while True:
-        async with parts.database.reading() as session:
-            rows = await PredictionRepository(session).pending(SPECS_A_TURN)
-        if not rows:
+        async with state.database.reading() as session:
+            revisions = await PredictionRepository(session).pending(SPECS_A_TURN)
+        if not revisions:
             return
-        for row in rows:
-            outcome = await asyncio.to_thread(outcome_of, row["spec"])
-            await _store(parts, row, outcome)
+        for revision in revisions:
+            # A deep model takes seconds, during which the loop serves requests.
+            outcome = await asyncio.to_thread(outcome_of, revision.spec)
+            await _store(state, revision, outcome)
 
 
 def outcome_of(packed: bytes) -> Outcome:
     """Theory's answer to a packed spec; a spec it cannot read is an answer too."""
-    about: dict[str, Any] = {}
+    run: dict[str, Any] = {}
     try:
         spec = dslm.spec_from_json(unpack_spec(packed))
-        about = described(spec)
+        run = run_columns(spec)
         prediction = dslm.prediction_to_json(dslm.predict(spec))
-    except Exception as error:  # the worker loop: one spec must not stop the others for ever
+    except Exception as error:  # a spec that always fails must not hold up the others for ever
         log.warning("prediction_failed", error=repr(error))
         reason = str(error) or type(error).__name__
-        return Outcome({"state": "failed", "reason": reason, "prediction": None}, about)
-    return Outcome({"state": "ready", "reason": "", "prediction": prediction}, about)
+        return Outcome({"state": "failed", "reason": reason, "prediction": None}, run)
+    return Outcome({"state": "ready", "reason": "", "prediction": prediction}, run)
 
 
-async def _store(parts: Parts, row: Row, outcome: Outcome) -> None:
-    run_id, step = row["run_id"], row["step"]
-    async with parts.database.writing() as session:
-        repository = PredictionRepository(session)
-        await repository.settle(run_id, step, row["digest"], **outcome.columns)
-        if outcome.described and step == (await repository.steps(run_id))[0]:
-            await RunRepository(session).change(run_id, **outcome.described)
-    await announce(parts.bus, [PredictionNews(run_id, step), RunNews(run_id)])
+async def _store(state: AppState, revision: RevisionRow, outcome: Outcome) -> None:
+    run_id, step = revision.run_id, revision.step
+    async with state.database.writing() as session:
+        await PredictionRepository(session).settle(
+            run_id, step, revision.digest, **outcome.prediction
+        )
+        runs = RunRepository(session)
+        # The run list names the model as it was at initialisation.
+        if outcome.run and step == (await runs.revision_steps(run_id))[0]:
+            await runs.change(run_id, **outcome.run)
+    await publish(state.bus, [PredictionEvent(run_id, step), RunEvent(run_id)])

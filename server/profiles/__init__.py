@@ -1,1 +1,1 @@
-"""Measurements: read by step, by series, or whole; old ones in compressed blocks."""
+"""The API of measurements: by step, by series, or everything."""

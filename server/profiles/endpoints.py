@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from server.access.dependencies import ReadableRun
-from server.parts import Serving
+from server.app_state import State
 from server.profiles import service
-from server.profiles.measurements import ANY_STEP
 from server.profiles.schemas import History, Profile, Scalars, Steps
+from server.runs.dependencies import ReadableRun
+from server.storage.measurements import ANY_STEP
 
 router = APIRouter(tags=["measurements"])
 
@@ -20,21 +20,21 @@ MaxSteps = Annotated[int, Query(ge=1, le=10_000)]
 
 
 @router.get("/runs/{run_id}/steps")
-async def list_steps(run: ReadableRun, parts: Serving, after: After = -1) -> Steps:
+async def list_steps(run: ReadableRun, state: State, after: After = -1) -> Steps:
     """The sampled steps past `after`, ascending, each once."""
-    return await service.steps(parts.database, run["id"], after)
+    return await service.steps(state.database, run.id, after)
 
 
 @router.get("/runs/{run_id}/profile")
-async def show_profile(run: ReadableRun, parts: Serving, step: Step | None = None) -> Profile:
+async def show_profile(run: ReadableRun, state: State, step: Step | None = None) -> Profile:
     """Everything measured at the sampled step nearest to `step` from below."""
-    return await service.profile(parts.database, run["id"], step)
+    return await service.profile(state.database, run.id, step)
 
 
 @router.get("/runs/{run_id}/history")
 async def show_history(
     run: ReadableRun,
-    parts: Serving,
+    state: State,
     *,
     series: str,
     first: Annotated[int, Query(alias="from", ge=0, le=ANY_STEP)] = 0,
@@ -43,17 +43,17 @@ async def show_history(
     summary: Literal["min", "mean", "max"] | None = None,
 ) -> History:
     """One series over steps: every layer, beside theory at initialisation."""
-    where = {"first": first, "last": last, "most": max_steps}
-    return await service.history(parts.database, run["id"], series, **where, summary=summary)
+    steps = {"first": first, "last": last, "most": max_steps}
+    return await service.history(state.database, run.id, series, **steps, summary=summary)
 
 
 @router.get("/runs/{run_id}/scalars")
 async def show_scalars(
     run: ReadableRun,
-    parts: Serving,
+    state: State,
     series: Annotated[list[str], Query(min_length=1, max_length=50)],
     after: After = -1,
     max_steps: MaxSteps = 1000,
 ) -> Scalars:
     """Loss, learning rate and other series of length 1, evenly thinned."""
-    return await service.scalars(parts.database, run["id"], series, after=after, most=max_steps)
+    return await service.scalars(state.database, run.id, series, after=after, most=max_steps)

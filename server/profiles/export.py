@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from fastapi import APIRouter, Query
+from numpy.typing import NDArray
 from starlette.responses import StreamingResponse
 
-from server.access.dependencies import ReadableRun
+from server.app_state import State
 from server.database import Database
-from server.parts import Serving
-from server.profiles.measurements import Measured, read, sampled_steps
+from server.errors import NotInstalled
+from server.runs.dependencies import ReadableRun
 from server.runs.repository import RunRepository
+from server.storage.measurements import Measured, read, sampled_steps
+from wire import is_absent
 
 router = APIRouter(tags=["measurements"])
 
-ROWS_A_PART = 256
+Format = Literal["csv", "parquet"]
+
+STEPS_A_PART = 256
 MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 
 
 @router.get("/runs/{run_id}/export", response_class=StreamingResponse)
 async def export_run(
     run: ReadableRun,
-    parts: Serving,
-    kind: Annotated[Literal["csv", "parquet"], Query(alias="format")] = "parquet",
+    state: State,
+    file_format: Annotated[Format, Query(alias="format")] = "parquet",
 ) -> StreamingResponse:
     """Every sampled step, as Parquet (a list column a series) or CSV (a column a layer)."""
-    pieces = (as_csv if kind == "csv" else as_parquet)(measurements(parts.database, run["id"]))
-    name = f"{run['id']}.{kind}"
+    body = encoded(measurements(state.database, run.id), file_format)
+    name = f"{run.id}.{file_format}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(pieces, media_type=MEDIA[kind], headers=headers)
+    return StreamingResponse(body, media_type=MEDIA[file_format], headers=headers)
+
+
+def encoded(parts: AsyncIterator[Measured], file_format: Format) -> AsyncIterator[bytes]:
+    """The bytes of the file.
+
+    Raises:
+        NotInstalled: for Parquet without pyarrow.
+    """
+    if file_format == "csv":
+        return as_csv(parts)
+    try:
+        from server.profiles.parquet import as_parquet  # loads pyarrow, which is optional
+    except ModuleNotFoundError as error:
+        raise NotInstalled(
+            "this server cannot write Parquet: pyarrow is not installed",
+            field="format",
+            fix="install evenkeel[export] where the server runs, or ask for format=csv",
+        ) from error
+    return as_parquet(parts)
 
 
 async def measurements(database: Database, run_id: str) -> AsyncIterator[Measured]:
@@ -42,9 +63,10 @@ async def measurements(database: Database, run_id: str) -> AsyncIterator[Measure
     async with database.reading() as session:
         layouts = await RunRepository(session).layouts_of(run_id)
         steps = await sampled_steps(session, run_id)
-    for start in range(0, max(len(steps), 1), ROWS_A_PART):
+    for start in range(0, max(len(steps), 1), STEPS_A_PART):
+        # A session a part: a slow download must not hold a connection between parts.
         async with database.reading() as session:
-            yield await read(session, run_id, layouts, steps[start : start + ROWS_A_PART])
+            yield await read(session, run_id, layouts, steps[start : start + STEPS_A_PART])
 
 
 async def as_csv(parts: AsyncIterator[Measured]) -> AsyncIterator[bytes]:
@@ -67,65 +89,22 @@ def _csv_head(part: Measured) -> str:
 
 def _csv_lines(part: Measured) -> str:
     table = np.concatenate([np.empty((len(part.steps), 0), np.float32), *part.series.values()], 1)
+    rows = zip(part.steps.tolist(), part.times.tolist(), table, is_absent(table), strict=True)
     lines = [
-        ",".join([str(step), repr(time), *map(str, row)])
-        for step, time, row in zip(part.steps.tolist(), part.times.tolist(), table, strict=True)
+        ",".join([str(step), repr(time), *_cells(values, absent)])
+        for step, time, values, absent in rows
     ]
     return "".join(f"{line}\r\n" for line in lines)
+
+
+def _cells(values: NDArray[np.float32], absent: NDArray[np.bool_]) -> list[str]:
+    """A row's values; an absent one is an empty cell, a NaN that was measured reads ``nan``."""
+    cells = list(map(str, values))
+    for index in np.flatnonzero(absent):
+        cells[index] = ""
+    return cells
 
 
 def _quoted(name: str) -> str:
     """A header cell; a name from the layout may hold a comma or a quote."""
     return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
-
-
-async def as_parquet(parts: AsyncIterator[Measured]) -> AsyncIterator[bytes]:
-    """A Parquet file, a row group at a time."""
-    sink = _Sink()
-    writer: pq.ParquetWriter | None = None
-    async for part in parts:
-        table = _table(part)
-        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
-        writer.write_table(table)
-        yield sink.drain()
-    if writer is not None:
-        writer.close()
-        yield sink.drain()
-
-
-class _Sink(io.RawIOBase):
-    """A file that only grows: what was written is taken away, its positions go on counting."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._position = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        piece = bytes(data)
-        self._pieces.append(piece)
-        self._position += len(piece)
-        return len(piece)
-
-    def drain(self) -> bytes:
-        """What was written since the last time."""
-        pieces, self._pieces = self._pieces, []
-        return b"".join(pieces)
-
-
-def _table(part: Measured) -> pa.Table:
-    columns: dict[str, pa.Array] = {"step": pa.array(part.steps), "time": pa.array(part.times)}
-    for key, values in part.series.items():
-        columns[key] = _column(values)
-    return pa.table(columns)
-
-
-def _column(values: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> pa.Array:
-    if values.shape[1] == 1:
-        return pa.array(values[:, 0])
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])

@@ -1,4 +1,4 @@
-"""Measured beside predicted, as one number for each layer."""
+"""How far measured values lie from predicted ones, one number a layer."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ CURVES = {
 def predicted(prediction: dslm.Prediction | None, key: str, n: int) -> Floats:
     """Theory's curve for a series, shape (n,); NaN where it makes none."""
     name, site, quantity = key.split("/", 2)
-    curve = CURVES.get((site, quantity))
+    curve_of = CURVES.get((site, quantity))
     stack = None if prediction is None else prediction.stacks.get(name)
-    if curve is None or stack is None:
+    if curve_of is None or stack is None:
         return np.full(n, np.nan)
-    found = np.asarray(curve(stack), dtype=np.float64)
-    return found if found.shape == (n,) else np.full(n, np.nan)
+    curve = np.asarray(curve_of(stack), dtype=np.float64)
+    return curve if curve.shape == (n,) else np.full(n, np.nan)
 
 
 def compare(values: NDArray[np.float32], curve: Floats, key: str) -> Floats:
-    """How far measurements lie from a curve; `values` is (steps, n), and so is the answer.
+    """How far measurements lie from a curve of shape (n,); `values` is (steps, n), and so is this.
 
     Variances: log2(measured / predicted), gradients relative to their top. Correlations:
     measured - predicted. NaN where there is no prediction.

@@ -8,10 +8,12 @@ import numpy as np
 
 from server.database import Database
 from server.errors import InvalidField, NotFound
-from server.predictions.repository import PredictionRepository
 from server.predictions.service import at_initialisation
-from server.profiles.coarse import cells_of
-from server.profiles.measurements import (
+from server.profiles.ratio import compare, predicted
+from server.profiles.schemas import History, Profile, Scalars, StackProfile, Steps
+from server.runs.repository import RunRepository
+from server.storage.downsample import downsample
+from server.storage.measurements import (
     ANY_STEP,
     Measured,
     read,
@@ -19,35 +21,35 @@ from server.profiles.measurements import (
     step_at,
     widths,
 )
-from server.profiles.ratio import compare, predicted
-from server.profiles.schemas import History, Profile, Scalars, StackProfile, Steps
-from server.profiles.thinning import thin
-from server.runs.repository import RunRepository
+from server.storage.rollups import read_rollups
 from server.vectors import to_f32
-from wire import Layout
+from wire import Layout, is_absent
 
 
 async def steps(database: Database, run_id: str, after: int) -> Steps:
     """The sampled steps past `after`."""
     async with database.reading() as session:
-        found = await sampled_steps(session, run_id, after=after)
-        revisions = await PredictionRepository(session).steps(run_id)
-    return Steps(steps=found.tolist(), revision_steps=revisions)
+        sampled = await sampled_steps(session, run_id, after=after)
+        revisions = await RunRepository(session).revision_steps(run_id)
+    return Steps(steps=sampled.tolist(), revision_steps=revisions)
 
 
 async def profile(database: Database, run_id: str, step: int | None) -> Profile:
-    """Everything measured at the sampled step nearest to `step` from below."""
+    """Everything measured at the sampled step nearest to `step` from below.
+
+    Raises:
+        NotFound: if there is no such step.
+    """
     async with database.reading() as session:
-        found = await step_at(session, run_id, ANY_STEP if step is None else step)
-        if found is None:
+        nearest = await step_at(session, run_id, ANY_STEP if step is None else step)
+        if nearest is None:
             raise NotFound(
                 f"no frame at or before step {step}" if step is not None else "no frames yet",
                 field="step",
                 fix="ask GET /api/v1/runs/{run_id}/steps which steps there are",
             )
         layouts = await RunRepository(session).layouts_of(run_id)
-        one_step = await sampled_steps(session, run_id, after=found - 1, last=found)
-        measured = await read(session, run_id, layouts, one_step)
+        measured = await read(session, run_id, layouts, np.array([nearest], dtype=np.int64))
     return _profile(run_id, measured)
 
 
@@ -61,18 +63,23 @@ async def history(
     most: int,
     summary: str | None = None,
 ) -> History:
-    """One series over steps, evenly thinned, or summarised over stretches of frames."""
+    """One series over steps, evenly thinned, or summarised over stretches of frames.
+
+    Raises:
+        NotFound: if no layout of the run has the series.
+    """
     async with database.reading() as session:
         layouts = await RunRepository(session).layouts_of(run_id)
         _require_series([key], layouts)
         if summary is None:
-            found = await sampled_steps(session, run_id, after=first - 1, last=last)
-            measured = await read(session, run_id, layouts, thin(found, most), [key])
+            sampled = await sampled_steps(session, run_id, after=first - 1, last=last)
+            measured = await read(session, run_id, layouts, downsample(sampled, most), [key])
             steps, values = measured.steps, measured.series[key]
         else:
-            steps, values = await cells_of(session, run_id, layouts, key=key, summary=summary)
-            kept = thin(np.flatnonzero((steps >= first) & (steps <= last)), most)
-            steps, values = steps[kept], values[kept]
+            steps, values = await read_rollups(session, run_id, layouts, key=key, summary=summary)
+            rows = downsample(np.flatnonzero((steps >= first) & (steps <= last)), most)
+            steps, values = steps[rows], values[rows]
+    # Outside the session: a prediction of a deep model takes a while to decode.
     curve = predicted(await at_initialisation(database, run_id), key, values.shape[1])
     return History(
         series=key,
@@ -87,7 +94,12 @@ async def history(
 async def scalars(
     database: Database, run_id: str, keys: Sequence[str], *, after: int, most: int
 ) -> Scalars:
-    """Series of length 1 over steps, evenly thinned."""
+    """Series of length 1 over steps, evenly thinned.
+
+    Raises:
+        NotFound: if no layout of the run has one of the series.
+        InvalidField: if one of them is a vector over depth.
+    """
     async with database.reading() as session:
         layouts = await RunRepository(session).layouts_of(run_id)
         _require_series(keys, layouts)
@@ -98,8 +110,8 @@ async def scalars(
                     field=f"series[{index}]",
                     fix="ask GET /api/v1/runs/{run_id}/history for it",
                 )
-        found = await sampled_steps(session, run_id, after=after)
-        measured = await read(session, run_id, layouts, thin(found, most), keys)
+        sampled = await sampled_steps(session, run_id, after=after)
+        measured = await read(session, run_id, layouts, downsample(sampled, most), keys)
     values = {key: to_f32(measured.series[key][:, 0]) for key in keys}
     return Scalars(steps=measured.steps.tolist(), values_f32=values)
 
@@ -128,7 +140,8 @@ def _profile(run_id: str, measured: Measured) -> Profile:
             depths[stack] = max(depths.get(stack, 0), depth)
         elif values.shape[1] == 1:
             name = site if quantity == "value" else f"{site}/{quantity}"
-            scalars[name] = float(values[0, 0])
+            if not is_absent(values).any():
+                scalars[name] = float(values[0, 0])
     return Profile(
         run_id=run_id,
         step=int(measured.steps[0]),

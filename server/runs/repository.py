@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, func, or_, select, tuple_, update
+import msgspec
+from sqlalchemy import ColumnElement, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.database import insert
-from server.tables import alerts, layouts, marks, runs
+from server.database import fetch_all, fetch_first, insert
+from server.runs.rows import Burst, RankRow, RunRow
+from server.tables import alerts, layouts, marks, predictions, runs
 from wire import Layout, Series
 
 
@@ -26,25 +28,26 @@ class RunFilter:
 
 
 class RunRepository:
-    """Runs, their layouts and their marks."""
+    """Runs, their layouts and their ranks."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def get(self, run_id: str, *, lock: bool = False) -> RowMapping | None:
+    async def get(self, run_id: str, *, lock: bool = False) -> RunRow | None:
         """The run, or None; with `lock`, no other transaction changes it before this one ends."""
         query = select(runs).where(runs.c.id == run_id)
-        query = query.with_for_update() if lock else query
-        return (await self._session.execute(query)).mappings().first()
+        # SQLite knows no row locks and needs none: its writers queue in `Database.writing`.
+        return await fetch_first(self._session, query.with_for_update() if lock else query, RunRow)
 
-    async def get_many(self, ids: Sequence[str]) -> Sequence[RowMapping]:
+    async def get_many(self, ids: Sequence[str]) -> list[RunRow]:
         """The runs of these ids, in the order of their ids, locked against other writers."""
         query = select(runs).where(runs.c.id.in_(ids)).order_by(runs.c.id).with_for_update()
-        return (await self._session.execute(query)).mappings().all()
+        return await fetch_all(self._session, query, RunRow)
 
-    async def add(self, row: dict[str, Any]) -> bool:
+    async def add(self, run: RunRow) -> bool:
         """Whether the run was new."""
-        statement = insert(self._session, runs).values(**row).on_conflict_do_nothing()
+        columns = msgspec.structs.asdict(run)
+        statement = insert(self._session, runs).values(**columns).on_conflict_do_nothing()
         added = await self._session.execute(statement.returning(runs.c.id))
         return added.first() is not None
 
@@ -53,45 +56,44 @@ class RunRepository:
         await self._session.execute(update(runs).where(runs.c.id == run_id).values(**values))
 
     async def ask_for_description(self, run_id: str) -> str:
-        """Have the agent told to describe its model; returns the id of that command."""
-        asked = uuid.uuid4().hex
-        await self.change(run_id, describe_id=asked)
-        return asked
+        """Command the agent to describe its model; returns the command's id."""
+        command_id = uuid.uuid4().hex
+        await self.change(run_id, describe_id=command_id)
+        return command_id
 
-    async def described(self, run_id: str, asked: str) -> None:
+    async def clear_description(self, run_id: str, command_id: str) -> None:
         """The command of this id is done; a later one stands."""
-        done = (runs.c.id == run_id, runs.c.describe_id == asked)
+        done = (runs.c.id == run_id, runs.c.describe_id == command_id)
         await self._session.execute(update(runs).where(*done).values(describe_id=None))
 
     async def ask_for_burst(self, run_id: str, steps: int, layers: Sequence[int] = ()) -> str:
-        """Have the agent told to sample every step for a while; returns that command's id."""
-        asked = uuid.uuid4().hex
-        burst = {"id": asked, "steps": steps, "layers": list(layers)}
+        """Command the agent to sample every step for a while; returns the command's id."""
+        burst = Burst(id=uuid.uuid4().hex, steps=steps, layers=list(layers))
         await self.change(run_id, burst=burst)
-        return asked
+        return burst["id"]
 
-    async def burst_taken(self, run_id: str, asked: str) -> None:
-        """The agent has heard of the burst of this id; a later one stands."""
+    async def clear_burst(self, run_id: str, command_id: str) -> None:
+        """The agent has received the burst of this id; a later one stands."""
         run = await self.get(run_id, lock=True)
-        if run is not None and run["burst"] is not None and run["burst"]["id"] == asked:
+        if run is not None and run.burst is not None and run.burst["id"] == command_id:
             await self.change(run_id, burst=None)
 
     async def page(
-        self, wanted: RunFilter, *, before: tuple[float, str] | None, limit: int
-    ) -> Sequence[RowMapping]:
+        self, filters: RunFilter, *, before: tuple[float, str] | None, limit: int
+    ) -> list[RunRow]:
         """Runs newest first, past a cursor."""
         query = select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
-        for condition in _conditions(wanted):
-            query = query.where(condition)
+        query = query.where(*_conditions(filters))
+        # By time and id: an offset would repeat or miss runs while others are added.
         if before is not None:
             query = query.where(tuple_(runs.c.created_at, runs.c.id) < tuple_(*before))
-        return (await self._session.execute(query)).mappings().all()
+        return await fetch_all(self._session, query, RunRow)
 
     async def add_layout(self, run_id: str, layout: Layout) -> None:
         """Declare a layout; again is the same."""
-        series = [[one.stack, one.site, one.quantity, one.n] for one in layout.series]
+        columns = [[series.stack, series.site, series.quantity, series.n] for series in layout]
         statement = insert(self._session, layouts).values(
-            run_id=run_id, hash=layout.hash, series=series
+            run_id=run_id, hash=layout.hash, series=columns
         )
         await self._session.execute(statement.on_conflict_do_nothing())
 
@@ -99,12 +101,15 @@ class RunRepository:
         """Every layout of a run, by hash."""
         query = select(layouts.c.hash, layouts.c.series).where(layouts.c.run_id == run_id)
         rows = (await self._session.execute(query)).all()
-        return {found: Layout(tuple(Series(*one) for one in series)) for found, series in rows}
+        return {
+            layout_hash: Layout(tuple(Series(*fields) for fields in columns))
+            for layout_hash, columns in rows
+        }
 
-    async def marks_of(self, run_id: str) -> Sequence[RowMapping]:
-        """The marks of a run's ranks, lowest rank first."""
+    async def ranks_of(self, run_id: str) -> list[RankRow]:
+        """The run's ranks, lowest first."""
         query = select(marks).where(marks.c.run_id == run_id).order_by(marks.c.rank)
-        return (await self._session.execute(query)).mappings().all()
+        return await fetch_all(self._session, query, RankRow)
 
     async def open_alerts(self, ids: Sequence[str]) -> dict[str, dict[str, int]]:
         """Alerts that are not resolved, counted by run and severity."""
@@ -118,28 +123,33 @@ class RunRepository:
             counts.setdefault(run_id, {})[severity] = count
         return counts
 
-    async def silent_since(self, moment: float) -> Sequence[RowMapping]:
-        """Runs that count as running and were last heard of before a moment."""
+    async def revision_steps(self, run_id: str) -> list[int]:
+        """The steps at which the run's model was described, ascending."""
+        query = select(predictions.c.step).where(predictions.c.run_id == run_id)
+        return list((await self._session.execute(query.order_by(predictions.c.step))).scalars())
+
+    async def silent_since(self, moment: float) -> list[RunRow]:
+        """Runs that count as running and sent nothing since a moment."""
         query = select(runs).where(runs.c.status == "running", runs.c.last_seen < moment)
-        return (await self._session.execute(query)).mappings().all()
+        return await fetch_all(self._session, query, RunRow)
 
 
-def _conditions(wanted: RunFilter) -> list[Any]:
-    conditions: list[Any] = []
-    if wanted.project is not None:
-        conditions.append(runs.c.project == wanted.project)
-    if wanted.status is not None:
-        conditions.append(runs.c.status == wanted.status)
-    if wanted.tag is not None:
-        conditions.append(runs.c.tag_index.contains(f"\n{wanted.tag}\n", autoescape=True))
-    for word in (wanted.search or "").lower().split():
-        places = (runs.c.name, runs.c.project, runs.c.tag_index, runs.c.architecture, runs.c.id)
+def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if filters.project is not None:
+        conditions.append(runs.c.project == filters.project)
+    if filters.status is not None:
+        conditions.append(runs.c.status == filters.status)
+    if filters.tag is not None:
+        conditions.append(runs.c.tag_index.contains(f"\n{filters.tag}\n", autoescape=True))
+    for word in (filters.search or "").lower().split():
+        columns = (runs.c.name, runs.c.project, runs.c.tag_index, runs.c.architecture, runs.c.id)
         conditions.append(
-            or_(*(func.lower(place).contains(word, autoescape=True) for place in places))
+            or_(*(func.lower(column).contains(word, autoescape=True) for column in columns))
         )
     return conditions
 
 
 def tag_index(tags: Sequence[str]) -> str:
-    r"""Tags framed by newlines, so that one LIKE finds a whole tag on either database."""
+    r"""Tags framed by newlines, so that one LIKE finds a complete tag on either database."""
     return "".join(f"\n{tag}\n" for tag in tags)

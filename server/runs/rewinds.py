@@ -1,16 +1,17 @@
 """Runs that went back: a job restarted from a checkpoint records some steps again.
 
-Of one rank, a frame is superseded by every later one (of a higher number) at the same step or an
-earlier one: what the job did after its checkpoint, before it died, is not what led to its model.
+A frame is superseded by every later frame of its rank (of a higher `seq`) at the same step or an
+earlier one: what the job did between its checkpoint and its death did not lead to its model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from server.database import Row
+from server.runs.rows import RankRow
+from wire import Frame
 
 
 class Rewind(NamedTuple):
@@ -22,11 +23,11 @@ class Rewind(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class Progress:
     """How far a rank has come: its newest frame, and where it went back on the way.
 
     Attributes:
-        rewinds: ascending in `seq` and in `step`; what a later one covers is left out.
+        rewinds: ascending in `seq` and in `step`; those that a later one covers are left out.
     """
 
     seq: int
@@ -34,67 +35,54 @@ class Reached:
     rewinds: tuple[Rewind, ...] = ()
 
 
-class Numbered(Protocol):
-    """A frame, as far as its place in the run goes."""
-
-    @property
-    def seq(self) -> int:
-        """Its number."""
-
-    @property
-    def step(self) -> int:
-        """Its step."""
+def progress_of(rank: RankRow) -> Progress:
+    """The progress in a row of `marks`."""
+    return Progress(rank.top_seq, rank.top_step, rewinds_of(rank.rewinds))
 
 
-def reached(mark: Row) -> Reached:
-    """What a row of `marks` says."""
-    return Reached(mark["top_seq"], mark["top_step"], rewinds_of(mark))
+def rewinds_of(column: Iterable[Sequence[int]]) -> tuple[Rewind, ...]:
+    """The rewinds in the column of `marks`."""
+    return tuple(Rewind(*rewind) for rewind in column)
 
 
-def rewinds_of(mark: Row) -> tuple[Rewind, ...]:
-    """The rewinds in a row of `marks`."""
-    return tuple(Rewind(*one) for one in mark["rewinds"])
-
-
-def columns(now: Reached) -> dict[str, Any]:
-    """The same for a row of `marks`."""
+def columns(progress: Progress) -> dict[str, Any]:
+    """The progress as columns of `marks`."""
     return {
-        "top_seq": now.seq,
-        "top_step": now.step,
-        "rewinds": [list(one) for one in now.rewinds],
+        "top_seq": progress.seq,
+        "top_step": progress.step,
+        "rewinds": [list(rewind) for rewind in progress.rewinds],
     }
 
 
-def advance(before: Reached, frames: Iterable[Numbered]) -> Reached:
-    """How far the rank is after these frames, ascending; one that fills a gap changes nothing."""
-    now = before
+def advance(progress: Progress, frames: Iterable[Frame]) -> Progress:
+    """The progress after these frames, ascending in `seq`; a frame that fills a gap adds none."""
     for frame in frames:
-        if frame.seq > now.seq:
-            went_back = frame.step <= now.step
-            rewinds = _added(now, frame) if went_back else now.rewinds
-            now = Reached(frame.seq, frame.step, rewinds)
-    return now
+        if frame.seq > progress.seq:
+            went_back = frame.step <= progress.step
+            rewinds = _added(progress, frame) if went_back else progress.rewinds
+            progress = Progress(frame.seq, frame.step, rewinds)
+    return progress
 
 
-def _added(now: Reached, frame: Numbered) -> tuple[Rewind, ...]:
-    kept = tuple(one for one in now.rewinds if one.step < frame.step)
-    covered = now.rewinds[len(kept) :]
-    last = max([now.step, *(one.last for one in covered)])
-    return (*kept, Rewind(frame.seq, frame.step, last))
+def _added(progress: Progress, frame: Frame) -> tuple[Rewind, ...]:
+    earlier = tuple(rewind for rewind in progress.rewinds if rewind.step < frame.step)
+    covered = progress.rewinds[len(earlier) :]
+    last = max([progress.step, *(rewind.last for rewind in covered)])
+    return (*earlier, Rewind(frame.seq, frame.step, last))
 
 
-def superseded(now: Reached) -> list[list[int]]:
+def superseded(progress: Progress) -> list[list[int]]:
     """Ranges [first step, last step] that were recorded more than once so far, ascending."""
     ranges: list[list[int]] = []
-    for one in now.rewinds:
-        last = min(one.last, now.step)
-        if ranges and one.step <= ranges[-1][1]:
+    for rewind in progress.rewinds:
+        last = min(rewind.last, progress.step)
+        if ranges and rewind.step <= ranges[-1][1]:
             ranges[-1][1] = max(ranges[-1][1], last)
-        elif one.step <= last:
-            ranges.append([one.step, last])
+        elif rewind.step <= last:
+            ranges.append([rewind.step, last])
     return ranges
 
 
-def superseded_by_rank(marks: Sequence[Row]) -> list[list[int]]:
+def superseded_of_run(ranks: Sequence[RankRow]) -> list[list[int]]:
     """The ranges of the lowest rank, which speaks for the run."""
-    return superseded(reached(marks[0])) if marks else []
+    return superseded(progress_of(ranks[0])) if ranks else []

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.runs.status import Status
-from server.schemas import Answer
+from server.schemas import Answer, MissingInfo, StorableText
 
 
 class AlertCounts(Answer):
@@ -63,16 +63,8 @@ class StackInfo(Answer):
     seq_len: int | None
 
 
-class MissingInfo(Answer):
-    """A part of the model that the theory does not cover."""
-
-    where: str
-    what: str
-    why: str
-
-
 class HealthInfo(Answer):
-    """What one rank's agent says of itself, and its durable mark."""
+    """One rank's `wire.Health`, and its ack watermark as `durable`."""
 
     dropped: int = 0
     resent: int = 0
@@ -134,5 +126,5 @@ class RunChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tags: list[str] | None = Field(default=None, max_length=50)
-    name: str | None = Field(default=None, min_length=1, max_length=200)
+    tags: list[StorableText] | None = Field(default=None, max_length=50)
+    name: StorableText | None = Field(default=None, min_length=1, max_length=200)

@@ -1,15 +1,17 @@
-"""List, show and edit runs."""
+"""List, show and edit runs, and ask their agents for more."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from server import cursor as cursors
-from server.database import Database, Row
+from server.database import Database
 from server.errors import Conflict, InvalidField
-from server.predictions.repository import PredictionRepository
-from server.runs import present
+from server.runs import serializers
 from server.runs.repository import RunFilter, RunRepository, tag_index
+from server.runs.rows import RunRow
 from server.runs.schemas import (
     BurstAsked,
     BurstRequest,
@@ -24,48 +26,48 @@ MAX_TAG = 100
 
 
 async def list_runs(
-    database: Database, wanted: RunFilter, *, cursor: str | None, limit: int
+    database: Database, filters: RunFilter, *, cursor: str | None, limit: int
 ) -> RunPage:
     """One page of runs, newest first."""
     async with database.reading() as session:
         repository = RunRepository(session)
-        rows = await repository.page(wanted, before=cursors.decode(cursor), limit=limit + 1)
-        counts = await repository.open_alerts([row["id"] for row in rows])
+        # One row more than is shown tells whether there is another page.
+        rows = await repository.page(filters, before=cursors.decode(cursor), limit=limit + 1)
+        counts = await repository.open_alerts([run.id for run in rows])
     shown = rows[:limit]
     more = len(rows) > limit
     return RunPage(
-        runs=[present.summary(row, counts.get(row["id"], {})) for row in shown],
-        next_cursor=cursors.encode(shown[-1]["created_at"], shown[-1]["id"]) if more else None,
+        runs=[serializers.summary(run, counts.get(run.id, {})) for run in shown],
+        next_cursor=cursors.encode(shown[-1].created_at, shown[-1].id) if more else None,
     )
 
 
-async def summary_of(database: Database, run_id: str) -> tuple[RunSummary, str] | None:
-    """A run's line in the list and its project, or None if there is no such run."""
+async def summary_of(database: Database, run_id: str) -> RunSummary | None:
+    """A run's line in the list, or None if there is no such run."""
     async with database.reading() as session:
         repository = RunRepository(session)
-        row = await repository.get(run_id)
-        if row is None:
+        run = await repository.get(run_id)
+        if run is None:
             return None
         counts = await repository.open_alerts([run_id])
-    return present.summary(row, counts.get(run_id, {})), row["project"]
+    return serializers.summary(run, counts.get(run_id, {}))
 
 
-async def show(database: Database, row: Row) -> RunDetail:
+async def show(database: Database, run: RunRow) -> RunDetail:
     """Everything about a run that is already loaded."""
-    run_id: str = row["id"]
     async with database.reading() as session:
         repository = RunRepository(session)
-        counts = await repository.open_alerts([run_id])
-        return present.detail(
-            row,
-            counts.get(run_id, {}),
-            layouts=await repository.layouts_of(run_id),
-            marks=await repository.marks_of(run_id),
-            revision_steps=await PredictionRepository(session).steps(run_id),
+        counts = await repository.open_alerts([run.id])
+        return serializers.detail(
+            run,
+            counts.get(run.id, {}),
+            layouts=await repository.layouts_of(run.id),
+            ranks=await repository.ranks_of(run.id),
+            revision_steps=await repository.revision_steps(run.id),
         )
 
 
-async def edit(database: Database, row: Row, change: RunChange) -> RunDetail:
+async def edit(database: Database, run: RunRow, change: RunChange) -> RunDetail:
     """Rename a run or replace its tags."""
     values: dict[str, Any] = {}
     if change.name is not None:
@@ -75,38 +77,38 @@ async def edit(database: Database, row: Row, change: RunChange) -> RunDetail:
         values |= {"tags": change.tags, "tag_index": tag_index(change.tags)}
     if values:
         async with database.writing() as session:
-            await RunRepository(session).change(row["id"], **values)
-    return await show(database, {**row, **values})
+            await RunRepository(session).change(run.id, **values)
+    return await show(database, msgspec.structs.replace(run, **values))
 
 
-async def ask_for_description(database: Database, row: Row) -> DescriptionAsked:
+async def ask_for_description(database: Database, run: RunRow) -> DescriptionAsked:
     """Ask the run's agent to describe its model again, with its next answer.
 
     Raises:
-        Conflict: if the run has ended and nobody would hear of it.
+        Conflict: if the run has ended, so that no agent would receive it.
     """
-    _require_going_on(row)
+    _require_running(run)
     async with database.writing() as session:
-        return DescriptionAsked(id=await RunRepository(session).ask_for_description(row["id"]))
+        return DescriptionAsked(id=await RunRepository(session).ask_for_description(run.id))
 
 
-async def ask_for_burst(database: Database, row: Row, wanted: BurstRequest) -> BurstAsked:
+async def ask_for_burst(database: Database, run: RunRow, request: BurstRequest) -> BurstAsked:
     """Ask the run's agent to sample every step for a while.
 
     Raises:
-        Conflict: if the run has ended and nobody would hear of it.
+        Conflict: if the run has ended, so that no agent would receive it.
     """
-    _require_going_on(row)
+    _require_running(run)
     async with database.writing() as session:
         repository = RunRepository(session)
-        asked = await repository.ask_for_burst(row["id"], wanted.steps, wanted.layers)
-    return BurstAsked(id=asked)
+        command_id = await repository.ask_for_burst(run.id, request.steps, request.layers)
+    return BurstAsked(id=command_id)
 
 
-def _require_going_on(row: Row) -> None:
-    if row["ended"] is not None:
+def _require_running(run: RunRow) -> None:
+    if run.ended is not None:
         raise Conflict(
-            f"run {row['id']} has ended",
+            f"run {run.id} has ended",
             field="run_id",
             fix="go on with it first: watch(..., resume=run_id)",
         )

@@ -14,12 +14,13 @@ def status_of(
     """The status of a run.
 
     Args:
-        ended: what the agent said at the end, or None while it has said nothing.
+        ended: how the agent says that the run ended, or None while it has not.
         diverged: whether the newest loss or stream is not finite.
         diverging: whether a critical divergence alert is open.
-        silent_s: seconds since the agent's last word.
+        silent_s: seconds since the agent last sent anything.
         lost_contact_s: how long it may be silent.
     """
+    # First: a run that ended with NaN has not finished well, whatever its agent says.
     if diverged or diverging:
         return "diverged"
     if ended is not None:

@@ -158,9 +158,9 @@ async def test_frames_of_another_media_type_are_refused(one: Agent):
 
 
 async def test_body_past_the_limit_is_refused(one: Agent):
-    parts = one.client._transport.app.state.parts  # type: ignore[attr-defined]
+    state = one.client._transport.app.state.server  # type: ignore[attr-defined]
     headers = {"content-type": MEDIA_TYPE}
-    huge = b"\0" * (parts.settings.max_body_bytes + 1)
+    huge = b"\0" * (state.settings.max_body_bytes + 1)
 
     answer = await one.client.post(one.path("/frames"), content=huge, headers=headers)
 

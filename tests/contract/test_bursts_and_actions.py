@@ -19,7 +19,7 @@ from server.settings import Settings
 from tests.services.polling import eventually
 from tests.services.serving import listening
 from tests.trainer_agent.small_gpt import batch, built, train_step
-from wire import AlertWord
+from wire import AlertNotice
 
 STEPS = 5000
 Loop = Callable[[str, threading.Event], None]
@@ -81,7 +81,7 @@ async def test_a_burst_brings_every_step_of_the_named_layers(embedded: Settings,
 
 
 async def test_a_critical_alert_stops_the_loop(embedded: Settings, tmp_path: Path):
-    heard: list[AlertWord] = []
+    heard: list[AlertNotice] = []
     ended: dict[str, Any] = {}
 
     def train(url: str, stop: threading.Event) -> None:

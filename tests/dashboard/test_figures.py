@@ -3,16 +3,15 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from dashboard.display.quantities import CORRELATION, GRADIENT, QUANTITIES, VARIANCE, Quantity
 from dashboard.figures import (
     BLOCK_CHARTS,
     DepthColumn,
     ScalarRun,
     block_chart,
     depth_chart,
-    heatmap_frame,
+    heatmap_axes,
     scalar_chart,
     series_over_layers,
     series_over_steps,
@@ -20,9 +19,7 @@ from dashboard.figures import (
     sparkline_uri,
 )
 from dashboard.figures.depth import difference
-from dashboard.figures.marks import flagged, mark_labels
-from dashboard.figures.quantities import CORRELATION, GRADIENT, QUANTITIES, VARIANCE, Quantity
-from dashboard.figures.ranges import axis_range, log_ticks
+from tests.dashboard.samples import alert
 
 
 def column(values: list[float], **changes: object) -> DepthColumn:
@@ -32,7 +29,7 @@ def column(values: list[float], **changes: object) -> DepthColumn:
 
 
 def trace(figure: go.Figure, role: str) -> go.Scatter:
-    return next(one for one in figure.data if one.meta == role)
+    return next(scatter for scatter in figure.data if scatter.meta == role)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
@@ -90,43 +87,13 @@ def test_comparison_draws_the_difference_to_the_first_run() -> None:
 
 
 def test_difference_of_correlations_is_plain() -> None:
-    found = difference(CORRELATION, np.array([0.5]), np.array([0.2]))
+    gap = difference(CORRELATION, np.array([0.5]), np.array([0.2]))
 
-    assert found == pytest.approx([0.3])
+    assert gap == pytest.approx([0.3])
 
 
 def test_difference_of_runs_of_other_depth_is_empty() -> None:
     assert len(difference(VARIANCE, np.ones(3), np.ones(4))) == 0
-
-
-def test_marks_of_equal_neighbours_are_labelled_once() -> None:
-    values = np.array([np.nan, np.nan, np.inf, 1.0, np.nan])
-    layers = flagged(values, log=False)
-
-    assert mark_labels(values, layers) == ["NaN", "", "+Inf", "NaN"]
-
-
-@given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=30))
-def test_log_range_holds_every_positive_value(values: list[float]) -> None:
-    low, high = axis_range([np.array(values)], log=True)
-
-    assert low <= np.log10(min(values)) and np.log10(max(values)) <= high
-    assert high - low >= 1
-
-
-@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=10))
-def test_ranges_are_finite_whatever_was_measured(values: list[float]) -> None:
-    limits = axis_range([np.array(values, dtype=float)], log=True)
-
-    assert np.isfinite(limits).all()
-
-
-@given(st.floats(-30, 30), st.floats(1, 60))
-def test_log_ticks_are_few_and_inside_the_axis(low: float, span: float) -> None:
-    values, labels = log_ticks(low, low + span)
-
-    assert 1 <= len(values) == len(labels) <= 7
-    assert all(low <= np.log10(one) <= low + span for one in values)
 
 
 def test_scalar_chart_marks_losses_that_are_not_finite() -> None:
@@ -136,9 +103,9 @@ def test_scalar_chart_marks_losses_that_are_not_finite() -> None:
 
 
 def test_scalar_chart_marks_alerts_at_their_step_with_their_title() -> None:
-    alert = {"step": 21, "title": "Gradients vanish", "severity": "critical"}
+    vanished = alert(step=21, title="Gradients vanish", severity="critical")
 
-    marks = trace(scalar_chart([ScalarRun()], [alert]), "alerts:0")
+    marks = trace(scalar_chart([ScalarRun()], [vanished]), "alerts:0")
 
     assert list(marks.x) == [21] and list(marks.text) == ["Gradients vanish"]
 
@@ -150,8 +117,8 @@ def test_scalar_chart_draws_learning_rate_on_its_own_axis() -> None:
     assert figure.layout.yaxis2.title.text == "lr"
 
 
-def test_heatmap_frame_spans_every_layer_and_step() -> None:
-    figure = heatmap_frame(48, 999)
+def test_heatmap_axes_span_every_layer_and_step() -> None:
+    figure = heatmap_axes(48, 999)
 
     assert list(figure.layout.yaxis.range) == [-0.5, 48.5]
     assert list(figure.layout.xaxis.range) == [0, 999]
@@ -162,17 +129,18 @@ def test_block_chart_draws_each_branch_and_marks_nan() -> None:
 
     figure = block_chart(BLOCK_CHARTS[0], curves)
 
-    assert [one.name for one in figure.data if one.name] == ["attention", "feed-forward"]
-    assert [list(one.text) for one in figure.data if one.text is not None] == [["NaN"], []]
+    assert [line.name for line in figure.data if line.name] == ["attention", "feed-forward"]
+    labels = [list(markers.text) for markers in figure.data if markers.text is not None]
+    assert labels == [["NaN"], []]
 
 
 def test_sparkline_lifts_the_pen_where_the_loss_is_not_finite() -> None:
     assert sparkline_uri([3.0, 2.0, 1.0]).count("M") == 1
-    assert sparkline_uri([3.0, "NaN", 1.0, None, 2.0]).count("M") == 3
+    assert sparkline_uri([3.0, np.nan, 1.0, None, 2.0]).count("M") == 3
 
 
 def test_sparkline_of_nothing_is_an_empty_picture() -> None:
-    assert "path" not in sparkline_uri(["NaN", None])
+    assert "path" not in sparkline_uri([np.nan, None])
 
 
 def test_any_series_is_drawn_over_layers_and_over_steps() -> None:

@@ -12,6 +12,7 @@ from dashboard.api_client import ApiClient, ApiError
 from dashboard.pages import alerts, runs, series
 from dashboard.pages.run_list import run_list
 from dashboard.routing import page_of
+from tests.dashboard.samples import alert, run_summary
 from tests.services.polling import eventually
 
 
@@ -21,7 +22,8 @@ def text_of(component: object) -> str:
 
 async def predicted(client: ApiClient, run: SyntheticRun) -> None:
     await eventually(
-        lambda: client.predictions(run.run_id), lambda found: found and found[0]["state"] == "ready"
+        lambda: client.predictions(run.run_id),
+        lambda revisions: revisions and revisions[0].state == "ready",
     )
 
 
@@ -34,9 +36,9 @@ async def pre(http: httpx.AsyncClient, client: ApiClient) -> SyntheticRun:
 
 
 async def test_client_reads_runs_that_an_agent_sent(client: ApiClient, pre: SyntheticRun) -> None:
-    found = await client.runs(search="pre")
+    runs_found = await client.runs(search="pre")
 
-    assert [one["id"] for one in found] == [pre.run_id]
+    assert [run.id for run in runs_found] == [pre.run_id]
     assert await client.runs(search="no such run") == []
 
 
@@ -64,14 +66,14 @@ async def test_client_reads_past_a_page_and_stops_at_the_limit(
     for number in range(5):
         await send(http, SyntheticRun.new(f"run-{number}", spec(2)), [])
 
-    assert [one["name"] for one in await client.runs(limit=9)] == [f"run-{n}" for n in "43210"]
+    assert [run.name for run in await client.runs(limit=9)] == [f"run-{n}" for n in "43210"]
     assert len(await client.runs(limit=3)) == 3
 
 
 async def test_client_asks_a_job_to_describe_itself_while_it_runs(
     client: ApiClient, http: httpx.AsyncClient, pre: SyntheticRun
 ) -> None:
-    assert (await client.describe(pre.run_id))["id"]
+    assert (await client.describe(pre.run_id)).id
     await send(http, pre, [], declare=False, end=True)
 
     with pytest.raises(ApiError) as refused:
@@ -111,8 +113,8 @@ async def test_compare_page_lays_runs_side_by_side_once_each(
     post = SyntheticRun.new("post", spec(4, placement="post"))
     await send(http, post, range(20))
 
-    wanted = f"?runs={pre.run_id},{post.run_id},{post.run_id}"
-    page = text_of(await page_of(client, "/compare", wanted))
+    query = f"?runs={pre.run_id},{post.run_id},{post.run_id}"
+    page = text_of(await page_of(client, "/compare", query))
 
     assert "measured:1" in page and "measured:2" not in page
     assert "difference1:2" in page
@@ -136,12 +138,10 @@ def test_empty_list_shows_the_snippet_with_this_servers_address() -> None:
 
 
 def test_longer_list_offers_the_older_runs() -> None:
-    listed = {"status": "running", "alerts": {}, "sparkline": [1.0], "placement": "pre"}
-    fields = dict.fromkeys(("last_loss", "last_step", "last_seen", "project", "architecture"))
-    found = [{**fields, **listed, "id": n, "name": n, "tags": [], "project": "p"} for n in "abc"]
+    rows = [run_summary(id=name, name=name) for name in "abc"]
 
-    assert "runs-more" in text_of(run_list(found, [], filtered=True, origin="", shown=2))
-    assert "runs-more" not in text_of(run_list(found, [], filtered=True, origin="", shown=3))
+    assert "runs-more" in text_of(run_list(rows, [], filtered=True, origin="", shown=2))
+    assert "runs-more" not in text_of(run_list(rows, [], filtered=True, origin="", shown=3))
     assert (runs.show_more(1, 100), runs.show_more(None, 100)) == (200, no_update)
 
 
@@ -161,7 +161,7 @@ def test_origin_is_scheme_host_and_port(href: str, origin: str) -> None:
 
 def test_projects_are_offered_once_there_is_a_choice() -> None:
     assert runs.project_options(["demo", "demo"]) == []
-    offered = [one["value"] for one in runs.project_options(["b", "a", "b"])]
+    offered = [option["value"] for option in runs.project_options(["b", "a", "b"])]
     assert offered == ["", "a", "b"]
 
 
@@ -174,33 +174,8 @@ def test_selection_keeps_what_a_filter_hides_and_drops_what_is_unticked() -> Non
     assert href == "/compare?runs=a,c" and label == "Compare 2 runs"
 
 
-ALERT = {
-    "id": "7",
-    "run_id": "a" * 32,
-    "run_name": "post-ln",
-    "severity": "critical",
-    "title": "Rank collapse",
-    "message": "Tokens collapse.",
-    "stack": "decoder",
-    "site": "stream",
-    "quantity": "correlation",
-    "first_layer": 3,
-    "last_layer": 9,
-    "step": 21,
-    "measured": 0.99,
-    "predicted": "NaN",
-    "unit": "",
-    "status": "open",
-    "opened_at": 1.0,
-    "advice": {
-        "text": "Use DeepScaleLM.",
-        "scaling": {"lam": 0.9574, "beta": 0.2887, "n_layers": 24, "snippet": "deepscale(model)"},
-    },
-}
-
-
 def test_alert_card_says_place_numbers_and_what_to_do() -> None:
-    shown = text_of(alerts.alert_card(ALERT, with_run=True))
+    shown = text_of(alerts.alert_card(alert(), with_run=True))
 
     for said in (
         "layers 3–9",
@@ -215,7 +190,7 @@ def test_alert_card_says_place_numbers_and_what_to_do() -> None:
 
 
 def test_acknowledged_alert_has_no_button() -> None:
-    shown = text_of(alerts.alert_card({**ALERT, "status": "acknowledged"}, with_run=False))
+    shown = text_of(alerts.alert_card(alert(status="acknowledged"), with_run=False))
 
     assert "Acknowledge" not in shown
     assert "post-ln" not in shown
@@ -224,7 +199,7 @@ def test_acknowledged_alert_has_no_button() -> None:
 def test_alert_without_scaling_shows_its_advice_alone() -> None:
     advice = {"text": "Lower the rate.", "scaling": None}
 
-    shown = text_of(alerts.alert_card({**ALERT, "advice": advice}, with_run=False))
+    shown = text_of(alerts.alert_card(alert(advice=advice), with_run=False))
 
     assert "Lower the rate." in shown and "alert-snippet" not in shown
 
@@ -232,8 +207,8 @@ def test_alert_without_scaling_shows_its_advice_alone() -> None:
 async def test_every_series_of_a_run_can_be_chosen_and_is_drawn(
     client: ApiClient, pre: SyntheticRun
 ) -> None:
-    layout = (await client.run(pre.run_id))["layout"]
-    keys = [one["key"] for one in layout]
+    layout = (await client.run(pre.run_id)).layout
+    keys = [series_info.key for series_info in layout]
     offered = [
         f"{site['value']}/{quantity['value']}"
         for site in series.site_options(layout)
@@ -246,7 +221,7 @@ async def test_every_series_of_a_run_can_be_chosen_and_is_drawn(
 
     assert sorted(offered) == sorted(keys)
     assert "stream variance over layers" in drawn and "stream variance over steps" in drawn
-    assert len(history["steps"]) == 10
+    assert len(history.steps) == 10
 
 
 async def test_a_series_of_the_whole_model_is_drawn_over_steps(

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dashboard import formats, vectors
-from dashboard.pages.details import _health_rows
-from dashboard.pages.health import findings
-from dashboard.pages.profiles import why_missing
+from dashboard.api_types import RunDetail, RunSummary
+from dashboard.pages.details import _rank_rows
+from dashboard.pages.health import health_notes
 from dashboard.pages.suggestions import suggested_comparisons
+from tests.dashboard.samples import alert, run_detail, run_summary
 
 
 @given(arrays(np.float32, st.integers(0, 50)))
@@ -32,64 +33,36 @@ def test_relative_to_a_top_of_zero_is_not_finite_and_does_not_warn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "meant"), [("NaN", math.nan), ("-Infinity", -math.inf), (None, math.nan), (2, 2.0)]
+    ("sent", "meant"), [(math.nan, math.nan), (-math.inf, -math.inf), (None, math.nan), (2, 2.0)]
 )
-def test_number_reads_what_json_cannot_say(sent: object, meant: float) -> None:
+def test_number_of_null_is_nan(sent: float | None, meant: float) -> None:
     np.testing.assert_equal(vectors.number(sent), meant)
 
 
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [
-        (None, "–"),
-        ("NaN", "NaN"),
-        ("-Infinity", "−Inf"),
-        (2.54321, "2.543"),
-        (8.3e-4, "8.30 × 10⁻⁴"),
-        (0, "0"),
-    ],
-)
-def test_figure_of_is_short_and_keeps_names(value: object, written: str) -> None:
-    assert formats.figure_of(value) == written
-
-
-@pytest.mark.parametrize(
-    ("value", "written"), [(3.34, "3.340"), ("NaN", "NaN"), (None, "–"), (1e-6, "1.00 × 10⁻⁶")]
-)
-def test_loss_keeps_its_width(value: object, written: str) -> None:
-    assert formats.loss(value) == written
-
-
-@pytest.mark.parametrize(
-    ("passed", "written"), [(3, "3 s ago"), (150, "2 min ago"), (7200, "2 h ago")]
-)
-def test_ago_uses_the_largest_unit(passed: float, written: str) -> None:
-    assert formats.ago(1000.0, now=1000.0 + passed) == written
-
-
-def run(name: str, placement: str | None, size: str = "24 × 64", project: str = "demo") -> dict:
+def run(
+    name: str, placement: str | None, size: str = "24 × 64", project: str = "demo"
+) -> RunSummary:
     words = {"pre": "Pre", "post": "Post", None: "No"}[placement]
-    return {
-        "id": name,
-        "name": name,
-        "project": project,
-        "placement": placement,
-        "architecture": f"{words}-LN decoder, {size}",
-    }
+    architecture = f"{words}-LN decoder, {size}"
+    return run_summary(
+        id=name, name=name, project=project, placement=placement, architecture=architecture
+    )
 
 
 def test_suggestion_lays_pre_ln_beside_every_post_ln_of_its_size() -> None:
-    found = suggested_comparisons([run("scaled", "post"), run("plain", "post"), run("pre", "pre")])
+    runs = [run("scaled", "post"), run("plain", "post"), run("pre", "pre")]
 
-    assert [one.href for one in found] == ["/compare?runs=pre,scaled,plain"]
+    assert [suggestion.href for suggestion in suggested_comparisons(runs)] == [
+        "/compare?runs=pre,scaled,plain"
+    ]
 
 
 def test_suggestion_puts_scaled_residuals_after_plain_post_ln() -> None:
     scaled = run("scaled", "post", "24 × 64, λ 0.957, β 0.289")
 
-    found = suggested_comparisons([scaled, run("plain", "post"), run("pre", "pre")])
+    suggestions = suggested_comparisons([scaled, run("plain", "post"), run("pre", "pre")])
 
-    assert [one.names for one in found] == [("pre", "plain", "scaled")]
+    assert [suggestion.names for suggestion in suggestions] == [("pre", "plain", "scaled")]
 
 
 def test_suggestion_needs_both_placements_of_one_project_and_size() -> None:
@@ -104,20 +77,22 @@ def test_suggestion_takes_at_most_four_runs() -> None:
     assert len(suggested_comparisons(runs)[0].run_ids) == 4
 
 
-def health(**changes: object) -> dict:
-    return {"frames": 10, "missing": [], "health": {"0": {"every": 1, **changes}}}
+def health(*ranks: dict, **changes: object) -> RunDetail:
+    return run_detail(health={str(rank): report for rank, report in enumerate(ranks)}, **changes)
 
 
 def test_health_is_calm_when_nothing_was_lost() -> None:
-    assert not any(bad for _, bad, _ in findings(health(dropped=0, resent=2, overhead=0.01)))
+    calm = health({"dropped": 0, "resent": 2, "overhead": 0.01})
+
+    assert not any(note.is_bad for note in health_notes(calm))
 
 
 def test_health_says_what_was_lost_silent_and_failing() -> None:
-    said = findings(
-        health(dropped=7, silent=["blocks.3"], failures=2, first_failure="boom", overhead=0.2)
-    )
+    rank = {"silent": ["blocks.3"], "failures": 2, "first_failure": "boom", "overhead": 0.2}
 
-    assert [text for text, bad, _ in said if bad] == [
+    notes = health_notes(health({"dropped": 7, **rank}))
+
+    assert [note.text for note in notes if note.is_bad] == [
         "20.0% overhead",
         "7 frames lost",
         "1 silent hooks",
@@ -126,26 +101,28 @@ def test_health_says_what_was_lost_silent_and_failing() -> None:
 
 
 def test_health_names_sites_that_were_given_up_with_their_reason() -> None:
-    given_up = ["attention_logits", "absent: the pattern fits no module of any stage"]
+    sites = ["attention_logits", "absent: the pattern fits no module of any stage"]
 
-    (line,) = [one for one in findings(health(dropped_sites=given_up)) if "not measured" in one[0]]
+    notes = health_notes(health({"dropped_sites": sites}))
 
-    assert line == ("2 sites not measured", True, "\n".join(sorted(given_up)))
+    assert ("2 sites not measured", True, "\n".join(sorted(sites))) in notes
 
 
 def test_details_name_sites_that_were_given_up() -> None:
-    (row,) = _health_rows({"0": {"every": 2, "dropped_sites": ["log_z", "attention"]}})
+    report = {"every": 2, "dropped_sites": ["log_z", "attention"]}
+
+    (row,) = _rank_rows(health(report).health)
 
     assert row[1].endswith("not measured: log_z, attention")
 
 
 def test_health_says_which_steps_were_recorded_twice() -> None:
-    resumed = health() | {"superseded": [[40, 59], [70, 70]]}
+    resumed = health({}, superseded=[[40, 59], [70, 70]])
 
-    said = [text for text, *_ in findings(resumed)]
+    texts = [note.text for note in health_notes(resumed)]
 
-    assert "steps 40–59 were recorded twice; the later ones are shown" in said
-    assert "step 70 was recorded twice; the later ones are shown" in said
+    assert "steps 40–59 were recorded twice; the later ones are shown" in texts
+    assert "step 70 was recorded twice; the later ones are shown" in texts
 
 
 @pytest.mark.parametrize(
@@ -158,8 +135,8 @@ def test_health_says_which_steps_were_recorded_twice() -> None:
         (None, "–"),
     ],
 )
-def test_correlation_near_one_is_told_by_its_distance(value: object, written: str) -> None:
-    assert formats.near_one(value) == written
+def test_correlation_near_one_is_told_by_its_distance(value: float | None, written: str) -> None:
+    assert formats.correlation(value) == written
 
 
 @pytest.mark.parametrize(
@@ -172,37 +149,10 @@ def test_correlation_near_one_is_told_by_its_distance(value: object, written: st
 def test_alert_names_a_unit_only_where_the_quantity_does_not(
     quantity: str, unit: str, written: str
 ) -> None:
-    alert = {"quantity": quantity, "unit": unit, "measured": 0.9999}
-
-    assert formats.measure(alert, "measured") == written
+    assert formats.measure(alert(quantity=quantity, unit=unit), 0.9999) == written
 
 
 def test_health_counts_every_rank() -> None:
-    two = {"frames": 2, "missing": [], "health": {"0": {"dropped": 1}, "1": {"dropped": 2}}}
+    two = health({"dropped": 1}, {"dropped": 2})
 
-    assert "3 frames lost" in [text for text, _, _ in findings(two)]
-
-
-READY = {"state": "ready", "missing": [{"where": "b", "what": "MoE", "why": "no theory"}]}
-
-
-@pytest.mark.parametrize(
-    ("revisions", "predicted", "said"),
-    [
-        ([], [], "the model is not described yet"),
-        ([{"state": "pending"}], [], "the prediction is being computed"),
-        ([{"state": "failed", "reason": "too deep"}], [], "no prediction: too deep"),
-        ([READY], [1.0, np.nan], "no prediction from layer 1 on: MoE: no theory"),
-        ([READY], [np.nan, 1.0], "no prediction up to layer 0: MoE: no theory"),
-        ([READY], [np.nan, np.nan], "no prediction: MoE: no theory"),
-        ([READY], [], "no prediction: MoE: no theory"),
-    ],
-)
-def test_absent_prediction_is_explained(
-    revisions: list[dict], predicted: list[float], said: str
-) -> None:
-    assert said in why_missing(revisions, np.array(predicted))
-
-
-def test_whole_prediction_needs_no_explanation() -> None:
-    assert why_missing([READY], np.ones(3)) == ""
+    assert "3 frames lost" in [note.text for note in health_notes(two)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dslm.components as theory
-from dslm.components import GradMoments, Head, Moments
+from dslm.components import AttentionHead, GradMoments, Moments
 from tests.dslm.signals import (
     Floats,
     G,
@@ -57,7 +57,7 @@ def test_softmax_of_equal_logits_is_uniform() -> None:
 
 
 def test_attention_with_cold_scores_averages() -> None:
-    head = Head(64, 128, 32, 128, 1e-9, 1e-9, 1 / 128)
+    head = AttentionHead(64, 128, 32, 128, 1e-9, 1e-9, 1 / 128)
 
     out = theory.attention(X, head)
     below = theory.attention_backward(G, X, head)
@@ -69,7 +69,7 @@ def test_attention_with_cold_scores_averages() -> None:
 
 
 def test_attention_of_few_features_matches_simulation_both_ways(rng: np.random.Generator) -> None:
-    head = Head(96, 64, 32, 64, 0.36 / 64, 0.36 / 64, 1 / 64)
+    head = AttentionHead(96, 64, 32, 64, 0.36 / 64, 0.36 / 64, 1 / 64)
     x, g = Moments(0.0, 2.5, 0.2), GradMoments(1.0, 0.3)
     n, d = head.seq_len, head.d_model
     seen = []
@@ -105,7 +105,7 @@ def test_queries_of_few_features_meet_more_than_independent_ones(
     rng: np.random.Generator,
 ) -> None:
     n, d, d_key = 60, 24, 16
-    x, head = Moments(0.0, 2.0, 0.0), Head(n, d, d_key, d, 0.7 / d, 0.7 / d, 1 / d)
+    x, head = Moments(0.0, 2.0, 0.0), AttentionHead(n, d, d_key, d, 0.7 / d, 0.7 / d, 1 / d)
     seen = []
     for _ in range(400):
         u = math.sqrt(x.var) * rng.standard_normal((n, d))
@@ -122,7 +122,7 @@ def test_multi_head_attention_matches_simulation_both_ways(
     p: float, rng: np.random.Generator
 ) -> None:
     n, d, n_heads, width = 48, 64, 4, 16
-    head = Head(n, d, width, width, 0.3 / d, 0.3 / d, 1 / d, p)
+    head = AttentionHead(n, d, width, width, 0.3 / d, 0.3 / d, 1 / d, p)
     x, g = Moments(0.0, 1.5, 0.3), GradMoments(1.0, 0.4)
     seen = []
     for _ in range(80):

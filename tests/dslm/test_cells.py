@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 import dslm
 from dslm import Kernel
-from dslm.kernels import cells, grid
+from dslm.kernels import grid
+from dslm.kernels.coarsen import coarsen_stack
 from dslm.kernels.scores import mean_cosine
+from dslm.masks import cell_sizes
 from tests.dslm.specs import spec_of, stack, with_input
 
 WINDOWS = st.none() | st.integers(1, 5000)
@@ -27,16 +29,16 @@ def test_cells_hold_every_token_once_and_stay_few(
 
     assert sizes.sum() == seq_len and (sizes >= 1).all()
     assert len(sizes) <= 256
-    assert seq_len > cells.ONE_BY_ONE or (sizes == 1).all()
+    assert seq_len > cell_sizes.SINGLE_UP_TO or (sizes == 1).all()
 
 
 def test_cells_grow_with_position_under_a_causal_mask_only() -> None:
     causal, full = dslm.cell_sizes(8192), dslm.cell_sizes(8192, causal=False)
     before = np.cumsum(causal) - causal
 
-    assert (causal <= np.maximum(before / cells.GROWTH, 1)).all()
-    assert full[: cells.FIRST].tolist() == [1] * cells.FIRST
-    assert (full <= 8192 // cells.EVEN).all()
+    assert (causal <= np.maximum(before / cell_sizes.GROWTH, 1)).all()
+    assert full[: cell_sizes.LEADING].tolist() == [1] * cell_sizes.LEADING
+    assert (full <= 8192 // cell_sizes.UNMASKED_CELLS).all()
 
 
 @settings(max_examples=50, deadline=None)
@@ -85,7 +87,7 @@ def test_cells_predict_what_single_tokens_do(
     one = replace(one, blocks=(block,) * 3, input_kernel=measured_kernel(288, rng))
 
     rough = dslm.predict(spec_of(one)).stacks["decoder"]
-    monkeypatch.setattr(cells, "ONE_BY_ONE", 288)
+    monkeypatch.setattr(cell_sizes, "SINGLE_UP_TO", 288)
     fine = dslm.predict(spec_of(one)).stacks["decoder"]
 
     # the errors that `cell_sizes` states
@@ -98,7 +100,7 @@ def test_cells_predict_what_single_tokens_do(
 def test_cells_that_a_spec_brings_are_merged_no_finer_than_given() -> None:
     sizes = np.full(256, 4)
     given_ = Kernel(np.ones(256), np.full((256, 256), 0.3), sizes)
-    found = cells.stack_on_cells(with_input(stack(2), given_)).input_kernel
+    found = coarsen_stack(with_input(stack(2), given_)).input_kernel
 
     assert len(found.cell_sizes) <= len(dslm.cell_sizes(1024))
     assert found.cell_sizes.sum() == 1024 and (found.cell_sizes % 4 == 0).all()

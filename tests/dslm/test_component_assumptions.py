@@ -8,13 +8,13 @@ import pytest
 
 import dslm.components as theory
 from dslm import AssumptionError
-from dslm.components import GradMoments, Head, Moments
+from dslm.components import AttentionHead, GradMoments, Moments
 from tests.dslm.signals import (
     G,
     X,
 )
 
-HEAD = Head(8, 8, 8, 8, 1.0, 1.0, 1.0)
+HEAD = AttentionHead(8, 8, 8, 8, 1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,11 @@ HEAD = Head(8, 8, 8, 8, 1.0, 1.0, 1.0)
         lambda: theory.linear_backward(G, d_out=4, weight_var=-1.0),
         lambda: theory.softmax(X, seq_len=1),
         lambda: theory.softmax_backward(G, X, seq_len=1),
-        lambda: theory.attention(Moments(1.0, 1.0, 0.0), Head(8, 8, 8, 8, 1.0, 1.0, 1.0)),
-        lambda: Head(8, 8, 8, 8, 1.0, 1.0, 1.0, p_drop=1.0),
-        lambda: Head(8, 0, 8, 8, 1.0, 1.0, 1.0),
-        lambda: Head(8, 8, 0, 8, 1.0, 1.0, 1.0),
-        lambda: Head(8, 8, 8, 8, -1.0, 1.0, 1.0),
+        lambda: theory.attention(Moments(1.0, 1.0, 0.0), AttentionHead(8, 8, 8, 8, 1.0, 1.0, 1.0)),
+        lambda: AttentionHead(8, 8, 8, 8, 1.0, 1.0, 1.0, p_drop=1.0),
+        lambda: AttentionHead(8, 0, 8, 8, 1.0, 1.0, 1.0),
+        lambda: AttentionHead(8, 8, 0, 8, 1.0, 1.0, 1.0),
+        lambda: AttentionHead(8, 8, 8, 8, -1.0, 1.0, 1.0),
         lambda: theory.multi_head(X, HEAD, n_heads=0, output_var=1.0),
         lambda: theory.multi_head(X, HEAD, n_heads=2, output_var=-1.0),
         lambda: theory.multi_head_backward(G, X, HEAD, n_heads=0, output_var=1.0),

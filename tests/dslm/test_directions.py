@@ -27,7 +27,7 @@ def mixture(rng: np.random.Generator, spread: float = 0.5) -> Mixture:
 def tokens(rng: np.random.Generator, x: Mixture, n: int, seq_len: int = 2) -> Floats:
     """(n, seq_len, D) tokens whose moments are those of `x`, groups drawn independently."""
     group = rng.choice(3, (n, seq_len), p=x.shares)
-    values, vectors = np.linalg.eigh(x.rest)
+    values, vectors = np.linalg.eigh(x.within)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     shared = rng.standard_normal((n, 1, D)) * np.sqrt(0.5)
     own = rng.standard_normal((n, seq_len, D)) * np.sqrt(0.5)
@@ -57,7 +57,7 @@ def close(predicted: Floats, simulated: Floats, error: float) -> bool:
 
 
 def check(branch: Branch, x: Mixture, y: Floats, stream: Floats, error: float) -> None:
-    assert close(branch.y.own, own_of(y), error)
+    assert close(branch.y.second_moment, own_of(y), error)
     assert close(branch.y.cross, cross_of(y), error)
     together = (x.shares[:, None] * branch.y.means).T @ x.means + branch.with_stream
     assert close(together, own_of(y, stream), error)
@@ -86,7 +86,7 @@ def test_identity_feed_forward_is_exact(rng: np.random.Generator) -> None:
     up, down = Dense(np.eye(D), np.zeros(D)), Dense(np.eye(D), np.zeros(D))
     y = directions.feed_forward(directions.read(x), up, down, "identity").y
 
-    np.testing.assert_allclose(y.own, x.own, atol=1e-9)
+    np.testing.assert_allclose(y.second_moment, x.second_moment, atol=1e-9)
     np.testing.assert_allclose(y.cross, x.cross, atol=1e-9)
 
 
@@ -112,7 +112,7 @@ def test_residual_sum_and_dropout_match_simulation(rng: np.random.Generator) -> 
     out = (stream @ up.weight.T + up.bias) @ down.weight.T + down.bias
     kept = rng.random(out.shape) < 0.8
     total = 0.9 * stream + 0.7 * out * kept / 0.8
-    assert close(y.own, own_of(total), 0.02)
+    assert close(y.second_moment, own_of(total), 0.02)
     assert close(y.cross, cross_of(total), 0.02)
     assert y.variance == pytest.approx(float(total.var()), rel=0.01)
 
@@ -147,7 +147,7 @@ def test_attention_matches_simulation(causal: bool, size: float, rng: np.random.
     stream = tokens(rng, x, 3000, seq_len)
     y = attended(layer, stream)
     # the sequences' own scatter is 2 %; scores that steer add what is beyond Gaussian
-    assert close(branch.y.own, own_of(y), 0.03 if size == 0 else 0.1)
+    assert close(branch.y.second_moment, own_of(y), 0.03 if size == 0 else 0.1)
     assert close(branch.y.cross, cross_of(y), 0.03 if size == 0 else 0.1)
     assert close(branch.cross_with_stream, cross_of(y, stream), 0.06 if size == 0 else 0.12)
 
@@ -159,8 +159,8 @@ def test_uniform_attention_of_everyone_leaves_what_all_share(rng: np.random.Gene
         directions.read(x), Projections(none, none, same, same, 3, False, 1.0), 10
     ).y
 
-    average = x.cross + (x.own - x.cross) / 10
-    np.testing.assert_allclose(y.own, average, rtol=0.01, atol=0.01)
+    average = x.cross + (x.second_moment - x.cross) / 10
+    np.testing.assert_allclose(y.second_moment, average, rtol=0.01, atol=0.01)
     np.testing.assert_allclose(y.cross, average, rtol=0.01, atol=0.01)
 
 

@@ -37,8 +37,8 @@ def test_two_queries_share_what_simulation_says(
     found = of(s, n)
 
     c = np.array(share * s)
-    assert found.shared(c) == pytest.approx(x.mean(), rel=error)
-    assert found.shared_slope(c) == pytest.approx(energy.mean(), rel=error)
+    assert found.overlap(c) == pytest.approx(x.mean(), rel=error)
+    assert found.overlap_slope(c) == pytest.approx(energy.mean(), rel=error)
 
 
 def test_queries_of_random_length_attend_to_fewer_keys(rng: np.random.Generator) -> None:
@@ -47,17 +47,17 @@ def test_queries_of_random_length_attend_to_fewer_keys(rng: np.random.Generator)
     lengths = np.square(q).mean(axis=1, keepdims=True)
     a = weights(np.sqrt(s * lengths) * rng.standard_normal((len(q), len(k))))
 
-    assert of(s, n, d_head).own == pytest.approx(np.square(a).sum(axis=1).mean(), rel=0.01)
+    assert of(s, n, d_head).self_overlap == pytest.approx(np.square(a).sum(axis=1).mean(), rel=0.01)
 
 
 def test_cold_scores_share_evenly() -> None:
     found = of(0.01, 50.0)
-    assert found.own == pytest.approx(np.exp(0.01) / (np.exp(0.01) + 49), rel=1e-4)
-    assert found.shared(np.array(0.0)) == pytest.approx(1 / 50)
+    assert found.self_overlap == pytest.approx(np.exp(0.01) / (np.exp(0.01) + 49), rel=1e-4)
+    assert found.overlap(np.array(0.0)) == pytest.approx(1 / 50)
 
 
 def test_the_hottest_scores_pick_one_key() -> None:
-    assert of(400.0, 3.0).own > 0.9
+    assert of(400.0, 3.0).self_overlap > 0.9
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,6 +66,6 @@ def test_shares_stay_possible(s: float, n: float, share: float, d_head: float) -
     found = of(s, n, d_head)
     c = np.array(share * float(found.variance))
 
-    assert 1 / n <= found.own * (1 + 1e-3) <= 1 + 1e-3
-    assert 0 <= found.shared(c) <= 1 + 1e-3
-    assert found.shared_slope(c) >= 0
+    assert 1 / n <= found.self_overlap * (1 + 1e-3) <= 1 + 1e-3
+    assert 0 <= found.overlap(c) <= 1 + 1e-3
+    assert found.overlap_slope(c) >= 0

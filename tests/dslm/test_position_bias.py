@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import dslm
 from dslm import PositionBias, Rotary, SpecError, alibi, alibi_slopes
-from dslm.kernels.sight import sights
-from dslm.kernels.weighting import Weighting
+from dslm.masks.head_masks import head_masks
+from dslm.masks.weighted_mask import WeightedMask
 from dslm.position_bias import MOST_GROUPS, bias_at, few_groups
 from tests.dslm.simulation import bias_of, visible
 from tests.dslm.specs import block, predict, spec_of, stack
@@ -53,16 +53,16 @@ def test_each_kind_matches_random_models(kind: str, rng: np.random.Generator) ->
 
 
 def brute(layer: dslm.Attention, n: int) -> Floats:
-    """W of every token pair, rows scaled as the weighting's."""
+    """W of every token pair, rows scaled as the mask's."""
     w = np.exp(bias_of(layer, n, n)[0]) * visible(layer, n, n)
     return np.asarray(w * (w.sum(1) / np.square(w).sum(1))[:, None])
 
 
-def seen_on(sizes: list[int], layer: dslm.Attention) -> Weighting:
+def seen_on(sizes: list[int], layer: dslm.Attention) -> WeightedMask:
     ones = np.ones((len(sizes), len(sizes)))
     x = dslm.Kernel(ones[0], ones, np.array(sizes, dtype=np.int64))
-    ((_, seen),) = sights(x, x, layer)
-    assert isinstance(seen, Weighting)
+    ((_, seen),) = head_masks(x, x, layer)
+    assert isinstance(seen, WeightedMask)
     return seen
 
 

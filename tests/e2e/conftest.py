@@ -61,10 +61,8 @@ def leaves(url: str) -> bool:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """`evenkeel serve` as a user starts it, on a free port."""
-    started = Server(tmp_path / "data", free_port())
-    started.start()
-    yield started
-    started.stop()
+    with Server(tmp_path / "data", free_port()) as started:
+        yield started
 
 
 @pytest.fixture
@@ -74,15 +72,12 @@ def replicated(tmp_path: Path, postgres: Postgres, redis: Redis) -> Iterator[Ser
     database = ["--database-url", postgres.url("postgres")]
     subprocess.run([sys.executable, "-m", "evenkeel", "migrate", *database], check=True)
     where = [*database, "--redis-url", redis.url]
-    started = Server(tmp_path / "data", free_port(), *where)
-    started.start()
-    yield started
-    started.stop()
+    with Server(tmp_path / "data", free_port(), *where) as started:
+        yield started
 
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Iterator[Jobs]:
     """Training jobs that end with the test."""
-    running = Jobs(tmp_path)
-    yield running
-    running.stop()
+    with Jobs(tmp_path) as running:
+        yield running

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
+
+from evenkeel.processes import interruptible, stop_all
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = REPOSITORY / "examples" / "train_byte_gpt.py"
@@ -22,36 +24,47 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self.process: subprocess.Popen[str] | None = None
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         """Start it and wait for the line that says where it serves."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "evenkeel", "serve", *self.options],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert self.url in line, line
+        with interruptible():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "evenkeel", "serve", *self.options],
+                cwd=REPOSITORY,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        try:
+            self._await_address(self.process)
+        except BaseException:  # a time-out of the test as well: nobody else knows the process
+            self.kill()
+            raise
+
+    def _await_address(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert self.url in line, f"the server's first line is {line!r}"
 
     def kill(self) -> None:
         """End it without a chance to tidy up."""
-        self._end(signal.SIGKILL)
+        if self.process is not None:
+            self.process.kill()
+        self.stop()
 
     def stop(self) -> None:
-        """Ask it to end, and wait until it has."""
-        self._end(signal.SIGINT)
-
-    def _end(self, how: signal.Signals) -> None:
+        """End it, and wait until it has ended."""
         process, self.process = self.process, None
         if process is None:
             return
-        process.send_signal(how)
-        try:
-            process.wait(END_S)
-        finally:
-            process.kill()
-            process.communicate()
+        stop_all([process], patience_s=END_S)
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 class Jobs:
@@ -61,6 +74,12 @@ class Jobs:
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def train(self, variant: str, server: str, *, steps: int = 100_000) -> None:
         """Start training a variant at 24 layers, watched by `server`."""
         environment = os.environ | {
@@ -69,19 +88,12 @@ class Jobs:
             "EVENKEEL_SPOOL_DIR": str(self.folder / "spool"),
         }
         command = [sys.executable, str(TRAIN), "--variant", variant, "--server", server]
-        with (self.folder / f"{variant}.log").open("wb") as log:
+        with (self.folder / f"{variant}.log").open("wb") as log, interruptible():
             job = subprocess.Popen(
                 [*command, *SMALL, "--steps", str(steps)], stdout=log, stderr=log, env=environment
             )
         self.processes.append(job)
 
     def stop(self) -> None:
-        """Interrupt every job and wait for it."""
-        for job in self.processes:
-            job.send_signal(signal.SIGINT)
-        for job in self.processes:
-            try:
-                job.wait(END_S)
-            finally:
-                job.kill()
-                job.wait()
+        """End every job."""
+        stop_all(self.processes, patience_s=END_S)

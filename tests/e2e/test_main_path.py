@@ -111,12 +111,12 @@ def test_a_killed_server_comes_back_with_everything_and_the_page_says_so_meanwhi
 
     server.kill()
     expect(page.locator("#connection")).to_have_attribute("data-state", "lost")
-    seen = int(page.locator("#player").get_attribute("data-step") or -1)
+    step_before = int(page.locator("#player").get_attribute("data-step") or -1)
     server.start()
 
     expect(page.locator("#connection")).to_have_attribute("data-state", "live")
     page.wait_for_function(
-        "(seen) => Number(document.querySelector('#player').dataset.step) > seen", arg=seen
+        "(step) => Number(document.querySelector('#player').dataset.step) > step", arg=step_before
     )
     run_id = page.url.split("/runs/")[1].split("?")[0]
     steps = page.request.get(f"{server.url}/api/v1/runs/{run_id}/steps").json()["steps"]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from evenkeel.cli import app
-from evenkeel.demo import Jobs
 from tests.e2e.jobs import Server
 from tests.services.process import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
+END_S = 60
+
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def refusal(*arguments: str | Path) -> str:
@@ -103,24 +108,29 @@ def test_doctor_names_what_is_wrong_and_ends_with_one(tmp_path: Path) -> None:
 
 
 def test_runs_and_export_say_what_a_server_does_not_have(tmp_path: Path) -> None:
-    server = Server(tmp_path / "data", free_port())
-    server.start()
-    try:
+    with Server(tmp_path / "data", free_port()) as server:
         listed = run("runs", "--server", server.url)
         line = refusal("export", "f" * 32, "--server", server.url, "--output", tmp_path / "x")
-    finally:
-        server.stop()
 
     assert listed.stdout == "No runs yet.\n"
     assert "no run" in line
     assert not list(tmp_path.glob("x*"))
 
 
-def test_demo_jobs_end_when_they_are_stopped(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path / "logs", steps=1000)
-    jobs.start(f"http://127.0.0.1:{free_port()}")  # nobody there: the jobs train all the same
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM)])
+def test_serve_in_the_background_ends_when_it_is_asked(
+    name: str, status: int, interrupts_ignored: None, tmp_path: Path
+) -> None:
+    options = ["--port", "0", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "evenkeel", "serve", *options], cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # it serves
 
-    jobs.stop()
+            process.send_signal(signal.Signals[name])
 
-    assert {job.poll() is not None for job in jobs.processes.values()} == {True}
-    assert len(jobs.processes) == 3
+            assert process.wait(END_S) == status
+        finally:
+            process.kill()

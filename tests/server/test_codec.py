@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from server.profiles.blocks import COARSE, summarised
-from server.profiles.codec import pack_series, unpack_series
-from server.profiles.thinning import thin
 from server.runs import sparkline
+from server.storage.codec import pack_series, unpack_series
+from server.storage.downsample import downsample
+from server.storage.segments import ROLLUP, rolled_up
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 9))
 bits = shapes.flatmap(lambda shape: arrays(np.uint32, shape))
@@ -24,11 +24,11 @@ def test_packed_series_returns_every_bit(bits):
 
 
 def test_summary_passes_over_nan_and_keeps_infinity():
-    values = np.arange(2 * COARSE, dtype=np.float32)[:, None]
-    values[3], values[COARSE:] = np.nan, np.nan
+    values = np.arange(2 * ROLLUP, dtype=np.float32)[:, None]
+    values[3], values[ROLLUP:] = np.nan, np.nan
     values[5] = np.inf
 
-    found = summarised(values)
+    found = rolled_up(values)
 
     assert found["min"][:, 0].tolist()[0] == 0.0
     assert found["max"][0, 0] == np.inf
@@ -39,7 +39,7 @@ def test_summary_passes_over_nan_and_keeps_infinity():
 def test_thinned_steps_keep_their_ends_and_their_order(count, most):
     steps = np.arange(count, dtype=np.int64) * 3
 
-    kept = thin(steps, most)
+    kept = downsample(steps, most)
 
     assert len(kept) == min(count, most)
     assert (np.diff(kept) > 0).all()

@@ -6,7 +6,7 @@ import msgspec
 
 from tests.services.agent import Agent, frame, vector
 from tests.services.polling import eventually
-from wire import AlertWord, Command, FramesReceipt, RunEnd, SpecRevision
+from wire import AlertNotice, Command, FramesReceipt, RunEnd, SpecRevision
 
 
 async def commands(agent: Agent) -> list[Command]:
@@ -102,7 +102,7 @@ async def test_a_run_that_has_ended_is_asked_for_no_burst(agent: Agent):
     assert (answer.status_code, answer.json()["error"]["field"]) == (409, "run_id")
 
 
-async def told(agent: Agent, **health: object) -> list[AlertWord]:
+async def told(agent: Agent, **health: object) -> list[AlertNotice]:
     """The alerts that a heartbeat is told of."""
     receipt = await agent.send([], wants_alerts=True, **health)
     return [one.alert for one in receipt.commands if one.alert is not None]

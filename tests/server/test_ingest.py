@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.ingest.durable import advance
+from server.ingest.ack_watermark import advance
 from tests.services.agent import Agent, frame
 from tests.services.polling import eventually
 

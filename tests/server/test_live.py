@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from server.live.mailbox import Mailbox
-from server.live.messages import FrameNews
+from server.events import FrameEvent
+from server.live.queue import ConflatingQueue
 from tests.services.agent import LAYOUT, Agent, frame, vector
 from tests.services.serving import listening
 from tests.services.vectors import from_f32
@@ -138,11 +138,11 @@ async def test_page_of_another_site_is_refused(live: Live):
 
 
 async def test_box_of_a_slow_page_holds_one_frame_of_a_run():
-    box = Mailbox(frozenset({"r"}), None)
+    queue = ConflatingQueue(frozenset({"r"}), None)
     for step in range(100):
-        box.put_frame(FrameNews("r", step, 0.0, "", b"", skipped=2))
+        queue.put_frame(FrameEvent("r", step, 0.0, "", b"", skipped=2))
 
-    ((mail, skipped),) = await box.take(0.0)
+    ((message, skipped),) = await queue.take(0.0)
 
-    assert isinstance(mail, FrameNews)
-    assert (mail.step, skipped) == (99, 99 + 200)
+    assert isinstance(message, FrameEvent)
+    assert (message.step, skipped) == (99, 99 + 200)

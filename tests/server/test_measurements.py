@@ -11,27 +11,27 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 
 from server.app import create_app
-from server.profiles import packing
-from server.profiles.packing import pack_some
 from server.settings import Settings
+from server.storage import compaction
+from server.storage.compaction import compact_some
 from server.tables import blocks, frames
 from tests.services.agent import LAYOUT, N_LAYERS, Agent, frame, vector
 from tests.services.polling import eventually
 from tests.services.serving import running
 from tests.services.vectors import from_f32
-from wire import Layout, Series
+from wire import ABSENT, Layout, Series, is_absent
 
 SERIES = "decoder/stream/variance"
 
 
 async def _settle(agent: Agent, seq: int) -> None:
     """Wait until every frame up to `seq` is durable and judged."""
-    parts = agent.client._transport.app.state.parts  # type: ignore[attr-defined]
+    state = agent.client._transport.app.state.server  # type: ignore[attr-defined]
 
     async def marks() -> list[tuple[int, int]]:
         from server.tables import marks as table
 
-        async with parts.database.reading() as session:
+        async with state.database.reading() as session:
             query = select(table.c.durable, table.c.diagnosed)
             return [tuple(row) for row in (await session.execute(query)).all()]
 
@@ -55,12 +55,12 @@ def _numbered(count: int) -> list[tuple[int, int]]:
 
 
 async def _count(app: FastAPI, table) -> int:
-    async with app.state.parts.database.reading() as session:
+    async with app.state.server.database.reading() as session:
         return (await session.execute(select(func.count()).select_from(table))).scalar_one()
 
 
 async def _pack_all(app: FastAPI) -> None:
-    while await pack_some(app.state.parts):
+    while await compact_some(app.state.server):
         pass
 
 
@@ -124,9 +124,9 @@ async def test_packer_that_dies_midway_loses_and_repeats_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
-        dying.setattr(packing, "_remove", die)
+        dying.setattr(compaction, "_remove_frames", die)
         with pytest.raises(KeyboardInterrupt):
-            await pack_some(app.state.parts)
+            await compact_some(app.state.server)
     assert await _count(app, frames) == 100
 
     await _pack_all(app)
@@ -177,6 +177,23 @@ async def test_nan_and_infinity_reach_every_read(agent: Agent):
     assert np.array(table[SERIES][0].as_py(), np.float32).view(np.uint32).tolist() == expected
     run = await agent.get()
     assert (run["last_loss"], run["status"]) == ("Infinity", "diverged")
+
+
+async def test_what_a_step_does_not_have_is_absent_in_every_read(agent: Agent):
+    frames = [
+        frame(seq, values=vector(seq, loss=float(ABSENT) if seq > 1 else 2.0)) for seq in (1, 2)
+    ]
+    await agent.send(frames)
+    await _settle(agent, 2)
+
+    profile = await agent.get("/profile")
+    scalars = await agent.get("/scalars", series="/loss/value")
+    table = (await agent.client.get(agent.path("/export?format=csv"))).text
+
+    assert "loss" not in profile["scalars"]
+    assert is_absent(from_f32(scalars["values_f32"]["/loss/value"])).tolist() == [False, True]
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["/loss/value"] for row in rows] == ["2.0", ""]
 
 
 async def test_history_is_thinned_evenly_and_keeps_both_ends(agent: Agent):

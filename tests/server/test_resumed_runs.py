@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.app import create_app
-from server.profiles.packing import pack_some
-from server.runs.rewinds import Reached, advance, superseded
+from server.runs.rewinds import Progress, advance, superseded
 from server.settings import Settings
+from server.storage.compaction import compact_some
 from tests.services.agent import Agent, frame, vector
 from tests.services.polling import eventually
 from tests.services.serving import running
@@ -101,8 +101,8 @@ async def test_blocks_leave_out_what_was_superseded(settings: Settings):
         fresh = await first_layers(agent, shown)
 
         async def moved() -> float:
-            await pack_some(app.state.parts)
-            return app.state.parts.metrics.frames_packed._value.get()
+            await compact_some(app.state.server)
+            return app.state.server.metrics.frames_packed._value.get()
 
         await eventually(moved, lambda count: count >= 148)
         rows = await first_layers(agent, shown)
@@ -131,19 +131,19 @@ def visible(steps: list[int]) -> set[int]:
 @given(st.lists(st.integers(0, 12), max_size=30), st.integers(0, 30))
 def test_rewinds_hide_exactly_what_later_frames_supersede(steps: list[int], cut: int):
     frames = numbered(steps)
-    reached = advance(advance(Reached(0, -1), frames[:cut]), frames[cut:])
+    progress = advance(advance(Progress(0, -1), frames[:cut]), frames[cut:])
 
     shown = {
         one.seq
         for one in frames
-        if not any(one.seq < back.seq and one.step >= back.step for back in reached.rewinds)
+        if not any(one.seq < back.seq and one.step >= back.step for back in progress.rewinds)
     }
     assert shown == visible(steps)
 
 
 @given(st.lists(st.integers(0, 12), max_size=30))
 def test_superseded_ranges_ascend_and_do_not_touch_what_is_new(steps: list[int]):
-    ranges = superseded(advance(Reached(0, -1), numbered(steps)))
+    ranges = superseded(advance(Progress(0, -1), numbered(steps)))
 
     assert all(first <= last for first, last in ranges)
     assert all(one[1] < other[0] for one, other in pairwise(ranges))

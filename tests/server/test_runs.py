@@ -7,12 +7,13 @@ import httpx
 import pytest
 
 from server.app import create_app
+from server.diagnosis.watchdog import mark_silent
 from server.runs.status import status_of
-from server.runs.watchdog import mark_silent
 from server.settings import Settings
 from tests.services.agent import LAYOUT, Agent, frame, vector
 from tests.services.polling import eventually
 from tests.services.serving import running
+from wire import ABSENT
 
 
 @dataclass
@@ -40,8 +41,9 @@ async def timed(settings: Settings, clock: Watch) -> AsyncIterator[Agent]:
         yield agent
 
 
-def _parts(agent: Agent):
-    return agent.client._transport.app.state.parts  # type: ignore[attr-defined]
+async def _mark_silent(agent: Agent) -> list[str]:
+    state = agent.client._transport.app.state  # type: ignore[attr-defined]
+    return await mark_silent(state.server, state.notifier)
 
 
 async def _status(agent: Agent) -> str:
@@ -73,7 +75,7 @@ def test_status_follows_from_what_is_known(ended, diverged, diverging, silent_s,
 
 async def test_silent_run_is_out_of_contact_until_its_next_frame(timed: Agent, clock: Watch):
     clock.now += 60.0
-    assert await mark_silent(_parts(timed)) == []
+    assert await _mark_silent(timed) == []
 
     clock.now += 0.5
     await eventually(lambda: _status(timed), lambda status: status == "lost_contact")
@@ -88,7 +90,7 @@ async def test_heartbeat_keeps_a_run_in_contact(timed: Agent, clock: Watch):
     await eventually(timed.get, lambda run: run["last_seen"] == clock.now)
     clock.now += 50.0
 
-    assert await mark_silent(_parts(timed)) == []
+    assert await _mark_silent(timed) == []
     assert await _status(timed) == "running"
 
 
@@ -99,7 +101,7 @@ async def test_ended_run_stays_ended(timed: Agent, clock: Watch, status: str):
     clock.now += 1e6
 
     assert answer.status_code == 204
-    assert await mark_silent(_parts(timed)) == []
+    assert await _mark_silent(timed) == []
     run = await timed.get()
     assert (run["status"], run["end_reason"]) == (status, "out of memory")
 
@@ -125,6 +127,18 @@ async def test_loss_that_turns_nan_is_divergence_and_one_never_known_is_not(agen
 
     await eventually(lambda: _status(agent), lambda status: status == "diverged")
     assert (await agent.get())["last_loss"] == "NaN"
+
+
+async def test_a_loss_given_now_and_then_is_no_divergence(agent: Agent):
+    losses = [2.0 if seq % 5 == 1 else float(ABSENT) for seq in range(1, 15)]
+    await agent.send(
+        [frame(seq, values=vector(seq, loss=loss)) for seq, loss in enumerate(losses, 1)]
+    )
+
+    run = await eventually(agent.get, lambda run: run["frames"] == 14)
+
+    assert run["status"] == "running"
+    assert run["last_loss"] == 2.0
 
 
 async def test_sparkline_of_a_long_run_stays_within_60_points(agent: Agent):

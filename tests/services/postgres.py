@@ -35,10 +35,17 @@ class Postgres:
         self._bin = bin_folder()
         self._has_template = False
         self.port = free_port()
+        try:
+            self._initialise()
+            self._process = self._start()
+        except BaseException:
+            remove(self._folder)
+            raise
+
+    def _initialise(self) -> None:
         data = str(self._folder / "data")
         initdb = [f"{self._bin}/initdb", "-D", data, "-A", "trust", "-U", USER, "-E", "UTF8", "-N"]
         subprocess.run(as_user(USER, initdb), check=True, capture_output=True, cwd="/")
-        self._process = self._start()
 
     def _start(self) -> Process:
         settings = {

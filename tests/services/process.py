@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -11,16 +12,24 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
+PORTS = range(15_000, 32_000)
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on at this moment.
+
+    It lies below the ports that the system gives to outgoing connections, one of which might
+    otherwise take it before the test does.
+    """
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def answers(port: int) -> bool:
@@ -30,12 +39,12 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until(claim: Callable[[], bool], what: str) -> None:
+def wait_until(claim: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
     """Poll until the claim holds; fail at the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while not claim():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} within {DEADLINE_S} s")
+            raise TimeoutError(f"{what} within {deadline_s} s")
         time.sleep(0.02)
 
 
@@ -71,15 +80,19 @@ class Process:
         """Whether it still runs."""
         return self._child.poll() is None
 
-    def wait_for_port(self, port: int) -> None:
-        """Wait until it accepts connections; fail with its log if it ends first."""
+    def wait_for_port(self, port: int, deadline_s: float = DEADLINE_S) -> None:
+        """Wait until it accepts connections; if it never does, end it and fail with its log."""
 
         def ready() -> bool:
             if not self.alive():
                 raise RuntimeError(f"ended at its start:\n{self._log.read_text()[-2000:]}")
             return answers(port)
 
-        wait_until(ready, f"port {port} answers")
+        try:
+            wait_until(ready, f"port {port} answers", deadline_s)
+        except BaseException:
+            self.kill()
+            raise
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it and whatever it started, and wait."""

@@ -15,7 +15,11 @@ class Redis:
     def __init__(self) -> None:
         self._folder = folder_of(USER)
         self.port = free_port()
-        self._process = self._start()
+        try:
+            self._process = self._start()
+        except BaseException:
+            remove(self._folder)
+            raise
 
     @property
     def url(self) -> str:

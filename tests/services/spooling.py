@@ -18,11 +18,13 @@ class SpoolingAgent:
 
     Attributes:
         acknowledged: the highest mark that the server has ever answered.
+        limit: the last frame to be sent yet; once it is acknowledged, its batch is sent again and
+            again, so that the traffic does not end before what is to meet it.
     """
 
     def __init__(self, agent: Agent, total: int) -> None:
         self.agent = agent
-        self.total = total
+        self.total = self.limit = total
         self.acknowledged = 0
         self.failures = 0
         self._progress = asyncio.Event()
@@ -42,9 +44,10 @@ class SpoolingAgent:
             self._progress.set()
 
     async def _send(self, mark: int) -> int:
-        last = min(mark + FRAMES_A_BATCH, self.total)
-        frames = [frame(seq) for seq in range(mark + 1, last + 1)]
-        answer = await self.agent.post(batch(frames, oldest=mark + 1))
+        last = min(mark + FRAMES_A_BATCH, self.limit)
+        first = min(mark + 1, last - FRAMES_A_BATCH + 1)
+        frames = [frame(seq) for seq in range(first, last + 1)]
+        answer = await self.agent.post(batch(frames, oldest=first))
         if answer.status_code != 200:
             assert answer.status_code >= 500, answer.text
             self.failures += 1

@@ -1,4 +1,4 @@
-"""One process of a job of two, run by `test_ranks`: trains on its part of each batch.
+"""One process of a job of two, run by `test_multi_process`: trains on its part of each batch.
 
 Where both processes work on the same sequences (``tensor``, ``sequence``, ``pipeline``) a batch
 goes to both whole. ``-bare`` behind a kind leaves the agent out.
@@ -46,8 +46,8 @@ from trainer_agent.description import Architecture
 from trainer_agent.description.read.recognition import Recognition
 from trainer_agent.description.spec.model_spec import over_all_processes
 from trainer_agent.description.spec.weight_sums import weight_sums
-from trainer_agent.distributed import reducer as group
-from wire import AlertWord, Command
+from trainer_agent.distributed import agreement, collective, rendezvous, spec_exchange
+from wire import AlertNotice, Command
 
 WORLD, STEPS = 2, 12
 PROCESSES = {"grid": 4, "grid-sequence": 4, "sums": 4}  # of kinds that take more than two
@@ -61,7 +61,7 @@ SPLIT["v_shaped"] = SPLIT["interleaved"]
 PIPELINES = tuple(SPLIT)
 SPLIT |= dict.fromkeys(("asked", "asked-fixed", "uneven", "staged_burst"), SPLIT["pipeline"])
 LAYERS = {kind: stages[-1].stop for kind, stages in SPLIT.items()}
-HELD = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3)), "v_shaped": ((0, 3), (1, 2))}
+STAGES = {"interleaved": ((0, 2), (1, 3)), "looped": ((0, 2), (1, 3)), "v_shaped": ((0, 3), (1, 2))}
 CHECKPOINTING = {"looped": False}
 SCHEDULES = {
     "interleaved": ScheduleInterleaved1F1B,
@@ -79,8 +79,10 @@ LONGER = {
     "burst-fixed": 40,
     "stop-apart": 40,
 }
+PATIENCE_S = 60.0
+IMPATIENT = ("alone", "slow-server", "stop-apart")  # whom some never answer
 EVERYTHING = {"sites": "all", "quantities": "all"}
-HEARD: list[AlertWord] = []  # by the function that some kinds act on alerts with
+ALERTS: list[AlertNotice] = []  # given to the function that some kinds act on alerts with
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"overhead": 0.05},
     "burst": {"overhead": 0.05},
@@ -88,15 +90,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "stop": {"overhead": 1.0, "on_alert": "stop"},
     "stop-fixed": {"every": 1, "on_alert": "stop"},
     "burst-fixed": {"every": 3},
-    "stop-apart": {"every": 3, "on_alert": ["stop", HEARD.append]},
-    "alone": {"on_alert": ["stop", HEARD.append], **EVERYTHING},
+    "stop-apart": {"every": 3, "on_alert": ["stop", ALERTS.append]},
+    "alone": {"on_alert": ["stop", ALERTS.append], **EVERYTHING},
     "slow-server": {"overhead": 1.0},
     "asked": {"overhead": 1.0},
     "asked-fixed": {"every": 1},
     "fsdp-asked": {"every": 1},
 }
-ALERT = AlertWord("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
-SAID = {
+ALERT = AlertNotice("rank_collapse", "critical", "Rank collapse", "r is 1", 1, "decoder", "stream")
+COMMANDS = {
     "burst": Command(id="b", kind="burst", steps=6),
     "staged_burst": Command(id="b", kind="burst", steps=6, layers=(2,)),
     "stop": Command(id="a", kind="alert", alert=ALERT),
@@ -130,11 +132,11 @@ def wrapped(kind: str, model: SmallGPT) -> nn.Module:
     return sharded(model, **({"mp_policy": halves} if kind == "fsdp-halves" else {}))
 
 
-def sharded(model: SmallGPT, **given: Any) -> nn.Module:
-    """Every block a unit of its own."""
+def sharded(model: SmallGPT, **options: Any) -> nn.Module:
+    """Fully sharded, every block a unit of its own."""
     for block in model.blocks:
-        fully_shard(block, **given)
-    return fully_shard(model, **given)
+        fully_shard(block, **options)
+    return fully_shard(model, **options)
 
 
 def split_matrices(model: SmallGPT, mesh: DeviceMesh) -> SmallGPT:
@@ -172,14 +174,14 @@ def split_sequences(model: SmallGPT, mesh: DeviceMesh) -> SmallGPT:
 class Stage(nn.Module):
     """Some blocks of a `SmallGPT`, with the embeddings before or norm and head behind them."""
 
-    def __init__(self, model: SmallGPT, held: range, *, first: bool) -> None:
+    def __init__(self, model: SmallGPT, numbers: range, *, first: bool) -> None:
         super().__init__()
-        self.first, self.last = first, held.stop == len(model.blocks)
+        self.first, self.last = first, numbers.stop == len(model.blocks)
         self.reentrant = model.reentrant
-        self.blocks = nn.ModuleDict({str(n): model.blocks[n] for n in held})
-        outside = ["tokens", "positions"] if self.first else []
-        outside += ["norm", "head"] if self.last else []
-        self.rest = nn.ModuleDict({name: getattr(model, name) for name in outside})
+        self.blocks = nn.ModuleDict({str(n): model.blocks[n] for n in numbers})
+        names = ["tokens", "positions"] if self.first else []
+        names += ["norm", "head"] if self.last else []
+        self.rest = nn.ModuleDict({name: getattr(model, name) for name in names})
 
     def forward(self, x: Tensor) -> Tensor:
         if self.first:
@@ -191,29 +193,29 @@ class Stage(nn.Module):
 
 def staged(kind: str, rank: int) -> nn.Module:
     """What this process holds of a pipeline: one stage, or a list of them."""
-    whole = built(layers=LAYERS[kind], checkpointing=CHECKPOINTING.get(kind))[0]
+    model = built(layers=LAYERS[kind], checkpointing=CHECKPOINTING.get(kind))[0]
     if kind == "uneven":
-        whole.blocks[-1].heads *= 2
-    if kind not in HELD:
-        return Stage(whole, SPLIT[kind][rank], first=rank == 0)
+        model.blocks[-1].heads *= 2
+    if kind not in STAGES:
+        return Stage(model, SPLIT[kind][rank], first=rank == 0)
     return nn.ModuleList(
-        Stage(whole, SPLIT[kind][stage], first=stage == 0) for stage in HELD[kind][rank]
+        Stage(model, SPLIT[kind][stage], first=stage == 0) for stage in STAGES[kind][rank]
     )
 
 
-def whole_weights(model: nn.Module) -> dict[str, np.ndarray]:
+def full_weights(model: nn.Module) -> dict[str, np.ndarray]:
     """Every parameter, gathered where it is sharded."""
-    whole: dict[str, np.ndarray] = {}
+    weights: dict[str, np.ndarray] = {}
     for name, parameter in model.named_parameters():
         value: Any = parameter.detach()
         value = value.full_tensor() if hasattr(value, "full_tensor") else value
-        whole[name.removeprefix("module.")] = value.numpy()
-    return whole
+        weights[name.removeprefix("module.")] = value.numpy()
+    return weights
 
 
 def slow_down() -> None:
     """A server that takes a second to answer, where processes give up after half of that."""
-    group.DECISION_TIMEOUT_S = 0.5
+    agreement.TIMEOUT_S = 0.5
     send = RecordingTransport.send
 
     def later(*args: Any) -> Any:
@@ -221,6 +223,13 @@ def slow_down() -> None:
         return send(*args)
 
     RecordingTransport.send = later  # type: ignore[method-assign]
+
+
+def be_patient() -> None:
+    """A process that is late because the machine is busy is none that will never come."""
+    for module in (agreement, spec_exchange):
+        module.TIMEOUT_S = PATIENCE_S
+    rendezvous.BARRIER_TIMEOUT_S = PATIENCE_S
 
 
 def main(kind: str, rank: int, port: int, folder: Path) -> None:
@@ -236,26 +245,29 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
     in_stages = kind in SPLIT
     model = staged(kind, rank) if in_stages else wrapped(kind, built()[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    given: dict[str, Any] = dict(OPTIONS.get(kind, EVERYTHING))
+    options: dict[str, Any] = dict(OPTIONS.get(kind, EVERYTHING))
     if in_stages:
-        held = HELD[kind][rank] if kind in HELD else rank
-        given |= {"pipeline": (held, len(SPLIT[kind])), **STAGED}
+        local = STAGES[kind][rank] if kind in STAGES else rank
+        options |= {"pipeline": (local, len(SPLIT[kind])), **STAGED}
     agent, transport = None, RecordingTransport()
+    if kind not in IMPATIENT:
+        be_patient()
     if kind == "slow-server":
         slow_down()
     if kind == "stop-apart":
-        group.COLLECTIVE_TIMEOUT_S = 1.0
+        collective.TIMEOUT_S = 1.0
     if watched and (not kind.endswith("alone") or rank == 0):
-        agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **given)
+        agent, transport = recorded(model, folder / f"spool-{rank}", optimizer=optimizer, **options)
     run = pipelined(kind, model, rank) if in_stages else partial(backward_of, kind, model, rank)
     for step in range(LONGER.get(kind, STEPS)):
-        # To one that turns out to be alone before it can know that.
-        said_at = 0 if kind == "alone" else 5
-        if step == said_at and rank == 0 and agent is not None and kind in SAID:
-            agent._obey(SAID[kind])  # as the sender does with what the server answers
+        # A process that is watched alone learns that at the end of step 0.
+        command_step = 0 if kind == "alone" else 5
+        if step == command_step and rank == 0 and agent is not None and kind in COMMANDS:
+            # As the sender does with what the server answers.
+            agent._parts.dispatcher.dispatch(COMMANDS[kind])
         if step == 12 and rank == 1 and agent is not None and kind == "stop-apart":
-            # Here it has heard of the word, and taken it nowhere.
-            agent._ranks.part(RuntimeError("on its own"))
+            # Its command is announced by now, and not yet scheduled.
+            agent._parts.processes.detach(RuntimeError("on its own"))
         optimizer.zero_grad()
         loss = run(batch(step, size=4))
         if not in_stages and kind not in ("tensor", "sequence", "grid", "grid-sequence"):
@@ -267,8 +279,8 @@ def main(kind: str, rank: int, port: int, folder: Path) -> None:
                 break
     if agent is not None:
         agent.close(30.0)
-    told = {"last_step": np.array(step), "heard": np.array(len(HEARD))}
-    np.savez(folder / f"weights-{rank}.npz", **told, **whole_weights(model))
+    results = {"last_step": np.array(step), "alerts": np.array(len(ALERTS))}
+    np.savez(folder / f"weights-{rank}.npz", **results, **full_weights(model))
     keep(transport, folder / f"frames-{rank}.npz")
     distributed.destroy_process_group()
     # A gloo group that torch destroys right after a collective may wait for itself for ever.
@@ -286,22 +298,24 @@ def backward_of(kind: str, model: nn.Module, rank: int, ids: Tensor) -> Tensor:
 
 def pipelined(kind: str, model: nn.Module, rank: int) -> Callable[[Tensor], Tensor | None]:
     """Runs a batch through all stages, as two micro-batches."""
-    held = zip(HELD[kind][rank], model, strict=True) if kind in HELD else [(rank, model)]
+    modules = zip(STAGES[kind][rank], model, strict=True) if kind in STAGES else [(rank, model)]
     stages = [
         PipelineStage(module, number, len(SPLIT[kind]), torch.device("cpu"))
-        for number, module in held
+        for number, module in modules
     ]
-    how: dict[str, Any] = {"n_microbatches": 2, "loss_fn": loss_of_logits}
-    one = kind not in HELD
-    schedule = ScheduleGPipe(stages[0], **how) if one else SCHEDULES[kind](stages, **how)
+    options: dict[str, Any] = {"n_microbatches": 2, "loss_fn": loss_of_logits}
+    if kind in STAGES:
+        schedule = SCHEDULES[kind](stages, **options)
+    else:
+        schedule = ScheduleGPipe(stages[0], **options)
 
-    def through(way: Callable[..., Any], ids: Tensor) -> Tensor | None:
-        given = [ids[:, :-1]] if stages[0].is_first else []
+    def through(method: Callable[..., Any], ids: Tensor) -> Tensor | None:
+        inputs = [ids[:, :-1]] if stages[0].is_first else []
         if not stages[-1].is_last:
-            way(*given)
+            method(*inputs)
             return None
         losses: list[Tensor] = []
-        way(*given, target=ids[:, 1:], losses=losses)
+        method(*inputs, target=ids[:, 1:], losses=losses)
         return torch.stack(losses).mean()
 
     def run(ids: Tensor) -> Tensor | None:
@@ -323,12 +337,12 @@ def describe_in_parts(_kind: str, rank: int, port: int, folder: Path) -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=50)).eval()
     ids = torch.randint(50, (2, 8))
-    whole = describe(model, {"input_ids": ids, "labels": ids})
+    full = describe(model, {"input_ids": ids, "labels": ids})
     for block in model.transformer.h:
         fully_shard(block)
     parts = describe(fully_shard(model), {"input_ids": ids, "labels": ids})
     if rank == 0:
-        for name, spec in (("whole", whole), ("parts", parts)):
+        for name, spec in (("full", full), ("parts", parts)):
             (folder / name).write_text(json.dumps(spec_to_json(spec)))
     distributed.destroy_process_group()
 
@@ -376,11 +390,11 @@ def sum_in_parts(_kind: str, rank: int, port: int, folder: Path) -> None:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     slices = [("weight", ((start, start + 7),), 0) for start in (0, 7, 14)]
     slices += [("weight", ((1, 3), (4, 5)), 1), ("bias", ((2, 9),), 0), ("bias", (), 0)]
-    whole = weight_sums(dict(linear.named_parameters()), slices)
+    full = weight_sums(dict(linear.named_parameters()), slices)
     fully_shard(parallelize_module(linear, mesh["tensor"], ColwiseParallel()), mesh=mesh["data"])
     parts = weight_sums(dict(linear.named_parameters()), slices).added_up(over_all_processes)
     if rank == 0:
-        np.savez(folder / "sums.npz", whole=whole.rows, parts=parts.rows)
+        np.savez(folder / "sums.npz", full=full.rows, parts=parts.rows)
     distributed.destroy_process_group()
 
 
@@ -388,15 +402,15 @@ def keep(transport: RecordingTransport, target: Path) -> None:
     """Leave what was sent: the first frame by series, the second as well, the description."""
     if not transport.frames:
         return
-    layouts = {one.layout.hash: one.layout for one in transport.declarations}
-    found: dict[str, np.ndarray] = {}
-    for at, before in ((0, ""), (1, "second|")):
+    layouts = {layout.hash: layout for layout in (d.layout for d in transport.declarations)}
+    values: dict[str, np.ndarray] = {}
+    for at, prefix in ((0, ""), (1, "second|")):
         for key in layouts[transport.frames[at].layout].slices:
-            found[before + key.replace("/", "|")] = transport.series(key, at=at)
+            values[prefix + key.replace("/", "|")] = transport.series(key, at=at)
     steps = np.array([frame.step for frame in transport.frames])
     reason = np.array(transport.health.first_failure)
     health = transport.health
-    said = {
+    notes = {
         "burst": np.array([health.burst, health.burst_note]),
         "dropped": np.array(health.dropped_sites),
     }
@@ -406,6 +420,6 @@ def keep(transport: RecordingTransport, target: Path) -> None:
         if transport.holds("/burst_layers/value", at)
         and transport.series("/burst_layers/value", at)[0] > 0
     ]
-    np.savez(target, steps=steps, reason=reason, closer=np.array(closer), **said, **found)
-    specs = [{"step": one.step, "spec": one.spec} for one in transport.revisions]
+    np.savez(target, steps=steps, reason=reason, closer=np.array(closer), **notes, **values)
+    specs = [{"step": revision.step, "spec": revision.spec} for revision in transport.revisions]
     target.with_suffix(".json").write_text(json.dumps(specs))

@@ -1,4 +1,4 @@
-"""A real HTTP server that keeps what agents send, as docs/api.md says, and can be made to fail."""
+"""An HTTP server that stores what agents send, as docs/api.md says, and fails on demand."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def refusal(status: int, field_name: str, message: str = "not like this") -> Ans
 
 @dataclass
 class Store:
-    """What the server knows; outlives the server.
+    """What the server has stored; outlives the server.
 
     Attributes:
         commits: whether frames become durable at once; else only `commit` makes them so.
         faults: answers to give instead, first come first served, by kind of request.
-        accepts: a frame's judge; returns why it is refused, or "".
+        accepts: returns why a frame is refused, "" where it is not.
     """
 
     layouts: dict[str, set[str]] = field(default_factory=dict)
@@ -63,14 +63,14 @@ class Store:
             assert self.changed.wait_for(lambda: claim(self), timeout_s), "it never came true"
 
     def seqs(self, run_id: str, rank: int = 0) -> list[int]:
-        """Numbers of the frames kept."""
+        """Numbers of the frames stored."""
         return sorted(self.frames.get((run_id, rank), {}))
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:
         """Answer a request to the API."""
-        found = re.fullmatch(r"/api/v1/runs/(\w+)(?:/(\w+))?", path)
-        assert found, path
-        run_id, kind = found[1], found[2] or "declare"
+        match = re.fullmatch(r"/api/v1/runs/(\w+)(?:/(\w+))?", path)
+        assert match, path
+        run_id, kind = match[1], match[2] or "declare"
         if self.faults.get(kind):
             return self.faults[kind].pop(0)
         return getattr(self, f"_{kind}")(run_id, body)
@@ -79,7 +79,7 @@ class Store:
         declaration = msgspec.json.decode(body, type=RunDeclaration)
         self.declarations.append(declaration)
         self.layouts.setdefault(run_id, set()).add(declaration.layout.hash)
-        durable = {str(rank): mark for (run, rank), mark in self.durable.items() if run == run_id}
+        durable = {str(rank): seq for (run, rank), seq in self.durable.items() if run == run_id}
         return 200, msgspec.json.encode(RunReceipt(run_id, durable, f"/runs/{run_id}"))
 
     def _spec(self, run_id: str, body: bytes) -> Answer:
@@ -97,26 +97,26 @@ class Store:
             return refusal(422, error.field, str(error))
         if run_id not in self.layouts:
             return refusal(404, "run_id")
-        kept = self.frames.setdefault((run_id, batch.rank), {})
+        stored = self.frames.setdefault((run_id, batch.rank), {})
         for index, frame in enumerate(batch.frames):
             if frame.layout not in self.layouts[run_id]:
                 return refusal(409, f"frames[{index}].layout")
             if self.accepts(frame):
                 return refusal(422, f"frames[{index}].values", self.accepts(frame))
-        duplicates = sum(frame.seq in kept for frame in batch.frames)
-        self.order += [frame.seq for frame in batch.frames if frame.seq not in kept]
-        kept |= {frame.seq: frame for frame in batch.frames}
+        duplicates = sum(frame.seq in stored for frame in batch.frames)
+        self.order += [frame.seq for frame in batch.frames if frame.seq not in stored]
+        stored |= {frame.seq: frame for frame in batch.frames}
         self.healths.append(batch.health)
         self._advance(run_id, batch.rank, batch.oldest)
-        mark = self.durable[run_id, batch.rank]
-        receipt = FramesReceipt(mark, len(batch.frames) - duplicates, duplicates)
+        watermark = self.durable[run_id, batch.rank]
+        receipt = FramesReceipt(watermark, len(batch.frames) - duplicates, duplicates)
         return 200, msgspec.json.encode(receipt)
 
     def _advance(self, run_id: str, rank: int, oldest: int) -> None:
-        mark = max(self.durable.get((run_id, rank), 0), oldest - 1)
-        while self.commits and mark + 1 in self.frames[run_id, rank]:
-            mark += 1
-        self.durable[run_id, rank] = mark
+        watermark = max(self.durable.get((run_id, rank), 0), oldest - 1)
+        while self.commits and watermark + 1 in self.frames[run_id, rank]:
+            watermark += 1
+        self.durable[run_id, rank] = watermark
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of, train_step
-from trainer_agent.capture import recorder
+from trainer_agent.capture.statistics import tensor_sums
 
 
 def weights_after(
@@ -73,7 +73,7 @@ def test_a_failing_statistic_is_logged_once_counted_and_given_up(
 
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer)
-    monkeypatch.setattr(recorder, "moment_row", broken)
+    monkeypatch.setattr(tensor_sums, "moment_row", broken)
 
     with caplog.at_level(logging.WARNING, logger="evenkeel"):
         for step in range(12):

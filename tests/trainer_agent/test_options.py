@@ -10,7 +10,7 @@ import torch
 
 import trainer_agent
 from tests.trainer_agent.small_gpt import built
-from trainer_agent.options import WatchError
+from trainer_agent.errors import WatchError
 
 BAD = {
     "project": "",

@@ -14,7 +14,7 @@ from tests.trainer_agent.delivery.test_arrival import watched
 from tests.trainer_agent.receiving_server import Store, serving
 from trainer_agent import Agent
 from trainer_agent.delivery.spool import Spool
-from trainer_agent.options import WatchError
+from trainer_agent.errors import WatchError
 
 HEX = "0123456789abcdef" * 2
 
@@ -56,7 +56,7 @@ def test_what_the_dead_process_left_arrives_before_the_resumed_steps(tmp_path: P
         first = watched(url, tmp_path, resume=HEX)
         train(first, *range(4))
         assert not first.close(timeout_s=0.1)
-        first._sender._thread.join()
+        first._parts.sender._thread.join()
         store.frames.clear()
         store.order.clear()
         store.commits = True
@@ -85,7 +85,7 @@ def test_a_run_that_has_begun_does_not_become_another(
 
     assert agent.run_id == own
     assert "before the first step" in caplog.text
-    assert agent._guard.failures == 1
+    assert agent._parts.guard.failures == 1
 
 
 def test_auto_means_the_run_of_this_project_and_name(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_run_resumed_late_is_described_once(tmp_path: Path) -> None:
         for _ in range(4):
             agent.step(loss=1.0)
 
-        assert agent._description._again_at > 5000
+        assert agent._parts.describer._again_at > 5000
         agent.close()
 
 

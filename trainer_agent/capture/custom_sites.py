@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from trainer_agent.errors import WatchError
 from trainer_agent.model.plan import NORM_INPUTS, Plan
 from trainer_agent.model.sites import CustomSite
-from trainer_agent.options import WatchError
 
-TAKEN = frozenset({
+RESERVED = frozenset({
     "stream", "stream_gradient", "attention", "feed_forward", "attention_logits", "weights",
     "weight_gradients", "updates", "log_z", "agent", *NORM_INPUTS,
 })  # fmt: skip
@@ -23,8 +23,8 @@ def custom_sites(
 ) -> tuple[CustomSite, ...]:
     """The modules that each pattern names; ``*`` stands for one part of a path.
 
-    ``"blocks.*.mlp.act"`` is a site over depth, one module a block; ``"embed"`` is one of its own.
-    Where it is not `required`, as in a stage of a pipeline, a site may have no module here.
+    ``"blocks.*.mlp.act"`` is a site over depth, one module a block; ``"embed"`` is a site of one
+    module. Where it is not `required`, as in a stage of a pipeline, a site may have no module.
 
     Raises:
         WatchError: for a name that cannot be used, or a pattern that fits no module or several
@@ -36,11 +36,15 @@ def custom_sites(
             f"{type(patterns).__name__} is no mapping",
             fix='give {"activation": "blocks.*.mlp.act"}',
         )
-    return tuple(_site(model, plan, *named, required=required) for named in patterns.items())
+    return tuple(_site(model, plan, *item, required=required) for item in patterns.items())
 
 
 def _site(model: nn.Module, plan: Plan, name: str, pattern: str, *, required: bool) -> CustomSite:
-    if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]{0,63}", name) or name in TAKEN:
+    if (
+        not isinstance(name, str)
+        or not re.fullmatch("[a-z][a-z0-9_]{0,63}", name)
+        or name in RESERVED
+    ):
         raise WatchError(
             ARGUMENT,
             f"{name!r} cannot name a site",
@@ -68,5 +72,7 @@ def _site(model: nn.Module, plan: Plan, name: str, pattern: str, *, required: bo
                     f"{name}: {pattern!r} fits several modules of one block",
                     fix="write a pattern that fits one of them, and a site for each other",
                 )
-            return CustomSite(name, stack.name, tuple(next(iter(one), None) for one in by_block))
+            return CustomSite(
+                name, stack.name, tuple(next(iter(block), None) for block in by_block)
+            )
     return CustomSite(name, "", tuple(paths))

@@ -1,4 +1,4 @@
-"""Keeps the agent's own failures out of the training job."""
+"""Keeps failures of the agent out of the training job."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ FAILURE_LIMIT = 10
 
 
 class Guard:
-    """Logs the first failure of the agent, counts the rest, and lets none out.
+    """Logs the first failure of the agent, counts the others, and lets none out.
 
     ``with guard.at("stream decoder/3"):`` swallows every `Exception` of its body.
-    KeyboardInterrupt and SystemExit are the job's and pass.
+    KeyboardInterrupt and SystemExit are the job's: they pass.
 
     Attributes:
         failures: failures swallowed since the start.
@@ -25,9 +25,9 @@ class Guard:
         self.first_failure = ""
         self._by_place: dict[str, int] = {}
 
-    def at(self, place: str) -> _Watched:
+    def at(self, place: str) -> _GuardedBlock:
         """A context that swallows failures and counts them against `place`."""
-        return _Watched(self, place)
+        return _GuardedBlock(self, place)
 
     def gave_up(self, place: str) -> bool:
         """Whether `place` failed so often that it should not be tried again."""
@@ -46,7 +46,7 @@ class Guard:
             )
 
 
-class _Watched:
+class _GuardedBlock:
     __slots__ = ("_guard", "_place")
 
     def __init__(self, guard: Guard, place: str) -> None:

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from trainer_agent.capture.recorder import Recorder
 
+ModuleHook = Callable[[nn.Module, Any, Any], None]
+# Where `torch.nn.Module.compile` keeps the compiled call.
+_SLOT = "_compiled_call_impl"
+
 
 class Hook:
     """A hook that a copied or pickled model loses.
@@ -31,11 +35,11 @@ class BeforeModel(Hook):
         self._recorder, self._begin = recorder, begin
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Announce a forward pass; inside a compiled one, note what it was given."""
+        """Announce a forward pass; of a compiled one, note its arguments instead."""
         if not torch.compiler.is_compiling():
             self._begin(module, args, kwargs)
         elif self._recorder.wants(module) and all(map(_is_plain, (*args, *kwargs.values()))):
-            self._recorder.given = (args, kwargs)
+            self._recorder.note_arguments(args, kwargs)
 
 
 def _is_plain(value: Any) -> bool:
@@ -62,7 +66,7 @@ class BeforeBlock(Hook):
         self._recorder, self._stack, self._index = recorder, stack, index
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Note where the model is; count the stream where it starts."""
+        """Note which block runs; count the stream where it starts."""
         recorder = self._recorder
         if not recorder.active:
             return
@@ -96,8 +100,8 @@ class AfterBlock(Hook):
 class AfterBranch(Hook):
     """Forward hook of the module whose output a branch adds to the stream.
 
-    Where it is compiled with a block, the layer it stands for is a tensor, not a number, so that
-    the code serves all blocks.
+    Inside a compiled block the layer is a tensor, not a number: torch compiles a number into the
+    code, and would compile the block once for each layer.
     """
 
     def __init__(self, recorder: Recorder, stack: str, site: str, index: int) -> None:
@@ -124,30 +128,65 @@ class BeforeNorm(AfterBranch):
         super().__call__(module, (), (*args, *kwargs.values()))
 
 
-class AfterHead(Hook):
+class AfterLMHead(Hook):
     """Forward hook of the module that makes the final logits."""
 
-    def __init__(self, recorder: Recorder, mark: str) -> None:
-        self._recorder, self._mark = recorder, mark
+    def __init__(self, recorder: Recorder, suffix: str) -> None:
+        self._recorder, self._suffix = recorder, suffix
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
         """Count log Z."""
         if self._recorder.wants(module):
             logits = first_stream(output)
             if logits is not None:
-                self._recorder.final_logits(self._mark, logits)
+                self._recorder.final_logits(self._suffix, logits)
 
 
-class Moment(Hook):
-    """Forward hook or pre-hook that announces a moment of the forward pass."""
+class Notify(Hook):
+    """Forward hook or pre-hook that calls a function, without what the module was given."""
 
-    def __init__(self, announce: Callable[[], None]) -> None:
-        self._announce = announce
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
 
-    def __call__(self, *_given: Any) -> None:
-        """Announce it, unless it is being compiled."""
+    def __call__(self, *_arguments: Any) -> None:
+        """Call it, unless the module is being compiled."""
         if not torch.compiler.is_compiling():
-            self._announce()
+            self._call()
+
+
+class CompiledCall:
+    """Replaces the compiled call that ``module.compile()`` has set.
+
+    A hook of the block itself would be compiled into its code together with the layer it stands
+    for, and torch would compile that code once a layer instead of once, or give up.
+    """
+
+    def __init__(self, module: nn.Module, before: ModuleHook, after: ModuleHook) -> None:
+        self._module, self._before, self._after = module, before, after
+        self._call: Callable[..., Any] = vars(module)[_SLOT]
+        vars(module)[_SLOT] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the hooks around the compiled call."""
+        self._before(self._module, args, kwargs)
+        output = self._call(*args, **kwargs)
+        self._after(self._module, args, output)
+        return output
+
+    def remove(self) -> None:
+        """Put the compiled call back, unless somebody has put another there."""
+        if vars(self._module).get(_SLOT) is self:
+            vars(self._module)[_SLOT] = self._call
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is compiled by itself, in place or as a module around it."""
+    return is_compiled_in_place(module) or type(module).__name__ == "OptimizedModule"
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Whether ``module.compile()`` was called; its own hooks are compiled with it."""
+    return vars(module).get(_SLOT) is not None
 
 
 def first_stream(values: Any) -> Tensor | None:

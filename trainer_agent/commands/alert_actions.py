@@ -8,23 +8,28 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer_agent.capture.guard import Guard
-from trainer_agent.options import WatchError
-from wire import AlertWord
+from trainer_agent.errors import WatchError
+from wire import AlertNotice
 
 logger = logging.getLogger("evenkeel")
 NAMED = ("stop", "checkpoint", "skip_step")
 
-Action = str | Callable[[AlertWord], object]
+Action = str | Callable[[AlertNotice], object]
 
 
-def read_actions(given: Action | Sequence[Action] | None) -> tuple[Action, ...]:
+def read_actions(argument: Action | Sequence[Action] | None) -> tuple[Action, ...]:
     """The actions as a tuple.
 
     Raises:
         WatchError: for one that is neither a name nor callable.
     """
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    actions: tuple[Any, ...] = () if given is None else tuple(given) if several else (given,)  # type: ignore[arg-type]
+    actions: tuple[Any, ...]
+    if argument is None:
+        actions = ()
+    elif isinstance(argument, Sequence) and not isinstance(argument, str):
+        actions = tuple(argument)
+    else:
+        actions = (argument,)
     for action in actions:
         if action not in NAMED and not callable(action):
             raise WatchError(
@@ -36,56 +41,66 @@ def read_actions(given: Action | Sequence[Action] | None) -> tuple[Action, ...]:
 
 
 class AlertActions:
-    """Acts on the alerts that the server tells of, in the training thread, at a step's end.
+    """Acts on the server's alerts, in the training thread, at a step's end.
 
-    Functions hear of every alert. ``"stop"`` and ``"checkpoint"`` raise flags for the loop, on
-    critical alerts alone.
-
-    Attributes:
-        should_stop: whether the loop is asked to stop.
-        should_save: whether it is asked to save a checkpoint.
-        reason: the alert that asked for it, in words.
+    Functions are called with every alert. ``"stop"`` and ``"checkpoint"`` raise flags for the
+    loop, on critical alerts alone.
     """
 
     def __init__(self, actions: tuple[Action, ...], guard: Guard) -> None:
-        self.should_stop = self.should_save = False
-        self.reason = ""
+        self._should_stop = self._should_save = False
+        self._reason = ""
         self._actions, self._guard = actions, guard
-        self._heard: deque[tuple[AlertWord, bool]] = deque()
+        self._alerts: deque[tuple[AlertNotice, bool]] = deque()
 
     @property
-    def wants(self) -> bool:
-        """Whether alerts are to be told at all."""
+    def should_stop(self) -> bool:
+        """Whether the loop is asked to stop."""
+        return self._should_stop
+
+    @property
+    def should_save(self) -> bool:
+        """Whether the loop is asked to save a checkpoint."""
+        return self._should_save
+
+    @property
+    def reason(self) -> str:
+        """The alert that raised a flag, in words; "" where none did."""
+        return self._reason
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether the server is to send alerts at all."""
         return bool(set(self._actions) - {"skip_step"})
 
     @property
     def waiting(self) -> bool:
         """Whether there are alerts that nothing has been done about."""
-        return bool(self._heard)
+        return bool(self._alerts)
 
-    def hear(self, alert: AlertWord, *, flags: bool = True) -> None:
-        """Take an alert; called from any thread.
-
-        Without `flags` functions alone hear of it: a process that stops while the others go on
-        would leave them waiting for ever.
-        """
-        self._heard.append((alert, flags))
+    def add(self, alert: AlertNotice, *, flags: bool) -> None:
+        """Take an alert; called from any thread. Without `flags` only functions are called."""
+        self._alerts.append((alert, flags))
 
     def act(self) -> None:
-        """Do what is to be done about the alerts heard; a function's failure is counted."""
-        while self._heard:
-            alert, flags = self._heard.popleft()
+        """Do what is to be done about new alerts; a function's failure is counted."""
+        while self._alerts:
+            alert, flags = self._alerts.popleft()
             for action in self._actions:
                 with self._guard.at("on_alert"):
                     self._do(action, alert, flags=flags)
 
-    def _do(self, action: Action, alert: AlertWord, *, flags: bool) -> None:
+    def saved(self) -> None:
+        """The loop saves a checkpoint: ask for none until the next alert."""
+        self._should_save = False
+
+    def _do(self, action: Action, alert: AlertNotice, *, flags: bool) -> None:
         if not isinstance(action, str):
             action(alert)
         elif not flags:
             logger.warning("evenkeel does not ask one process of several to %s", action)
         elif alert.severity == "critical" and action != "skip_step":
-            self.should_stop |= action == "stop"
-            self.should_save |= action == "checkpoint"
-            self.reason = f"{alert.title}: {alert.message}"
-            logger.warning("evenkeel asks the job to %s: %s", action, self.reason)
+            self._should_stop |= action == "stop"
+            self._should_save |= action == "checkpoint"
+            self._reason = f"{alert.title}: {alert.message}"
+            logger.warning("evenkeel asks the job to %s: %s", action, self._reason)

@@ -1,4 +1,4 @@
-"""The folder of spools: one per live agent, and what dead ones left behind."""
+"""The folder of spools: one of each live agent, and those that dead agents left behind."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ except ImportError:  # no POSIX locks here: spools of dead jobs then stay where 
     fcntl = None  # type: ignore[assignment]
 
 ORPHANS_LIMIT_BYTES = 512 * 1024 * 1024
-# POSIX locks do not exclude the process that holds them, so that must be remembered.
-_held: dict[Path, IO[bytes]] = {}
+# A POSIX lock does not exclude the process that holds it, so the process keeps account itself.
+_locks: dict[Path, IO[bytes]] = {}
 
 
-def open_own(folder: Path, *, server: str, run_id: str, rank: int, limit_bytes: int) -> Spool:
+def open_spool(folder: Path, *, server: str, run_id: str, rank: int, limit_bytes: int) -> Spool:
     """A locked spool for this process, with what an earlier process of the same run left."""
     path = folder / f"{run_id}-{rank}-{os.getpid()}.spool"
-    while path in _held:  # an agent that was closed in haste may still be at it
+    while path in _locks:  # an agent that was closed in haste may still be at it
         path = path.with_stem(f"{path.stem}-again")
     _lock(path)
     spool = Spool(path, limit_bytes=limit_bytes)
-    messages.keep_origin(spool, server=server, run_id=run_id, rank=rank)
-    for left in folder.glob(f"{run_id}-{rank}-*.spool"):
-        # The run's frames must arrive in their order: these before this process' own.
-        if fcntl is not None and left not in _held and _lock(left):
-            _take_over(spool, Spool(left, limit_bytes=limit_bytes), server)
-    messages.forget_end(spool)  # the run goes on
+    messages.put_origin(spool, server=server, run_id=run_id, rank=rank)
+    for orphan in folder.glob(f"{run_id}-{rank}-*.spool"):
+        # The run's frames must arrive in their order: these before this process's.
+        if fcntl is not None and orphan not in _locks and _lock(orphan):
+            _merge(spool, Spool(orphan, limit_bytes=limit_bytes), server)
+    messages.drop_end(spool)  # the run goes on
     return spool
 
 
-def _take_over(spool: Spool, left: Spool, server: str) -> None:
-    belongs = messages.origin(left)
-    if belongs is None or belongs[0] != server:
-        leave(left)
+def _merge(spool: Spool, orphan: Spool, server: str) -> None:
+    origin = messages.origin(orphan)
+    if origin is None or origin[0] != server:
+        release(orphan)
         return
-    spool.take_over(left)
-    remove(left)
+    spool.adopt(orphan)
+    remove(orphan)
 
 
 def adopt_orphans(folder: Path, *, server: str, limit_bytes: int) -> Iterator[Spool]:
@@ -51,26 +51,26 @@ def adopt_orphans(folder: Path, *, server: str, limit_bytes: int) -> Iterator[Sp
     Orphans of any server past `ORPHANS_LIMIT_BYTES` in all are removed: a machine whose jobs
     never reach a server must not fill its disk.
     """
-    total = 0
+    total_bytes = 0
     for path in sorted(folder.glob("*.spool"), key=_modified, reverse=True):
-        if fcntl is None or path in _held or not _lock(path):
+        if fcntl is None or path in _locks or not _lock(path):
             continue
-        if not path.exists():  # its owner has just delivered and removed it
+        if not path.exists():  # its owner delivered and removed it before it gave up the lock
             _unlock(path)
             continue
-        total += path.stat().st_size
+        total_bytes += path.stat().st_size
         spool = Spool(path, limit_bytes=limit_bytes)
-        belongs = messages.origin(spool)
-        if belongs is None or total > ORPHANS_LIMIT_BYTES:
+        origin = messages.origin(spool)
+        if origin is None or total_bytes > ORPHANS_LIMIT_BYTES:
             remove(spool)
-        elif belongs[0] == server:
+        elif origin[0] == server:
             yield spool
         else:
-            leave(spool)
+            release(spool)
 
 
-def leave(spool: Spool) -> None:
-    """Close a spool for whoever finds it next."""
+def release(spool: Spool) -> None:
+    """Close a spool and leave it for the next agent."""
     spool.close()
     _unlock(spool.path)
 
@@ -78,13 +78,14 @@ def leave(spool: Spool) -> None:
 def remove(spool: Spool) -> None:
     """Delete a spool whose content is delivered."""
     spool.delete()
+    # Before the lock is given up, or a lock file that another process has just taken would go.
     _lock_path(spool.path).unlink(missing_ok=True)
     _unlock(spool.path)
 
 
-def forget_inherited() -> None:
-    """After a fork: what the parent holds is the parent's."""
-    _held.clear()
+def forget_parent_locks() -> None:
+    """Forget, after a fork, the locks of the parent: a child inherits none of them."""
+    _locks.clear()
 
 
 def _modified(path: Path) -> float:
@@ -103,11 +104,11 @@ def _lock(path: Path) -> bool:
     except OSError:
         lock.close()
         return False
-    _held[path] = lock
+    _locks[path] = lock
     return True
 
 
 def _unlock(path: Path) -> None:
-    lock = _held.pop(path, None)
+    lock = _locks.pop(path, None)
     if lock is not None:
         lock.close()

@@ -184,11 +184,11 @@ def _course(model: nn.Module, stack: StackParts, x: Mixture, seq_len: int) -> Co
 
 def _block(x: Mixture, parts: BlockParts, weights: _Weights, seq_len: int) -> Mixture:
     attention, layer = weights.projections(parts.attention), parts.feed_forward
-    before = weights.gain(parts.attention_norm, len(x.rest))
+    before = weights.gain(parts.attention_norm, len(x.within))
     reading = directions.normed(x, before) if parts.placement == "pre" else directions.read(x)
     branch = directions.attend(reading, attention, seq_len)
     x = _after(x, branch, parts.attention_residual, before, parts.placement)
-    before = weights.gain(parts.feed_forward_norm, len(x.rest))
+    before = weights.gain(parts.feed_forward_norm, len(x.within))
     reading = directions.normed(x, before) if parts.placement == "pre" else directions.read(x)
     up, down = weights.dense(layer.up), weights.dense(layer.down)
     branch = directions.feed_forward(reading, up, down, layer.activation, layer.p_drop)

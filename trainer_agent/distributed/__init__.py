@@ -1,21 +1,17 @@
-"""Several processes of one job, measured as one."""
+"""The processes of a job, measured as one run."""
 
-from trainer_agent.distributed.agreement import Hearing
-from trainer_agent.distributed.follower import Follower
-from trainer_agent.distributed.payload import Agreement, Outline, Share
-from trainer_agent.distributed.pipeline import Stages
-from trainer_agent.distributed.reducer import Ranks, all_able, join, several, whole
+from trainer_agent.distributed.background import ReduceOnlySender
+from trainer_agent.distributed.multi_process import MultiProcess, join
+from trainer_agent.distributed.payload import SampleHeader
+from trainer_agent.distributed.processes import Processes, StepOutcome
+from trainer_agent.distributed.single_process import SingleProcess
 
 __all__ = [
-    "Agreement",
-    "Follower",
-    "Hearing",
-    "Outline",
-    "Ranks",
-    "Share",
-    "Stages",
-    "all_able",
+    "MultiProcess",
+    "Processes",
+    "ReduceOnlySender",
+    "SampleHeader",
+    "SingleProcess",
+    "StepOutcome",
     "join",
-    "several",
-    "whole",
 ]

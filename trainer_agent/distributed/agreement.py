@@ -1,77 +1,139 @@
-"""When a process takes what was agreed with a sample: at the end of the same step in all."""
+"""What all processes agreed on with a sample, and at the end of which step each applies it."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import dataclass
 
-from trainer_agent.distributed import reducer as group
-from trainer_agent.distributed.payload import Agreement
-from trainer_agent.distributed.reducer import Ranks
+from trainer_agent.capture.guard import Guard
+from trainer_agent.distributed.broadcast import CommandBroadcast
+from trainer_agent.distributed.membership import Membership
 
-# With a budget the interval is agreed on, too, and samples are far apart.
-HEARD_AFTER_SAMPLES = 2
-# An agreement is there within milliseconds, and steps take milliseconds at least. Counted in steps
-# and not in samples: a burst takes one a step where the interval is a thousand.
-HEARD_AFTER_STEPS = 16
+# With a budget the interval is agreed on as well, and samples are far apart.
+DELAY_SAMPLES = 2
+# A reduction takes milliseconds, and a step takes milliseconds at least. The delay counts steps
+# and not samples: a burst samples every step where the interval is a thousand.
+DELAY_STEPS = 16
+TIMEOUT_S = 5.0
 
 
-class Hearing:
-    """Takes agreements and the words they bring. Belongs to the training thread.
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What the reduction of a sample tells all processes.
 
-    With a budget two samples later; with a fixed interval where the sample lies 16 steps or 16
-    samples back. Both follow from the numbers of sampled steps, which are the same in all.
-    With a fixed interval training waits at most 5 seconds in all, should agreements be late, and
-    then goes on without words, still measured together.
+    Attributes:
+        every: the interval in steps that rank 0's budget asks for, 0 where it is fixed.
+        n_commands: how many commands rank 0 had published by then.
     """
 
-    def __init__(self, ranks: Ranks, *, fixed: bool) -> None:
-        self._ranks, self._fixed = ranks, fixed
-        self._steps: deque[int] = deque()  # sampled, and what was agreed with them not taken yet
+    every: int
+    n_commands: int
+
+
+class AgreementLog:
+    """Agreements by sample number, from 0: written in the background, taken by training.
+
+    Attributes:
+        open: whether agreements are retained until the training thread takes them.
+    """
+
+    def __init__(self, membership: Membership, guard: Guard) -> None:
+        self.open = True
+        self._membership, self._guard = membership, guard
+        self._agreements: dict[int, Agreement] = {}
+        self._appended = 0
+
+    def append(self, agreement: Agreement) -> None:
+        """Retain the agreement of the next sample; in the background thread."""
+        with self._membership.changed:
+            if self.open:
+                self._agreements[self._appended] = agreement
+            self._appended += 1
+            self._membership.changed.notify_all()
+
+    def take(self, sample: int, timeout_s: float) -> Agreement | None:
+        """The agreement of a sample; None where it does not come in time, or never."""
+
+        def settled() -> bool:
+            return sample in self._agreements or not self._membership.active
+
+        with self._membership.changed:
+            self._membership.changed.wait_for(settled, timeout_s)
+            return self._agreements.pop(sample, None)
+
+    def close(self, error: Exception) -> None:
+        """Retain no further agreement; samples are still reduced."""
+        with self._membership.changed:
+            self.open = False
+            self._agreements.clear()
+        self._guard.note("ranks", error)
+
+
+class AgreementSchedule:
+    """Takes agreements and schedules the commands they announce. Runs in the training thread.
+
+    With a budget an agreement is taken two samples later. With a fixed interval it is taken once
+    its sample lies 16 steps or 16 samples back. Either follows from the numbers of the sampled
+    steps alone, which are the same in all processes.
+
+    With a fixed interval training waits 5 seconds in all for late agreements. Then the process
+    goes on without commands, and its samples are still reduced. With a budget it cannot go on so,
+    because its interval would no longer be that of the others: it detaches.
+    """
+
+    def __init__(
+        self,
+        log: AgreementLog,
+        commands: CommandBroadcast,
+        membership: Membership,
+        *,
+        fixed_interval: bool,
+    ) -> None:
+        self._log, self._commands, self._membership = log, commands, membership
+        self._fixed_interval = fixed_interval
+        self._waiting_steps: deque[int] = deque()  # sampled, and their agreements not yet taken
         self._taken = 0
-        self._patience_s = group.DECISION_TIMEOUT_S
+        self._timeout_s = TIMEOUT_S
 
-    def step_over(self, step: int, *, sampled: bool) -> Agreement | None:
-        """Take what is to be taken at the end of this step; the last agreement, if any.
-
-        What it says and the words that are due after it hold in all processes.
-        """
-        ranks, words = self._ranks, self._ranks.words
-        agreement = self._newest(step) if sampled and ranks.together else None
+    def end_step(self, step: int, *, sampled: bool) -> Agreement | None:
+        """Take what is due at the end of this step; returns the latest agreement taken."""
+        membership, commands = self._membership, self._commands
+        agreement = self._latest(step) if sampled and membership.active else None
         try:
             if agreement is not None:
-                words.take(agreement.words, step)
-            if not (ranks.together and ranks.listening):
-                words.leave()
-        except Exception as error:  # the store is gone, and so is the job that it belongs to
-            words.end()
-            ranks.part(error)
+                commands.schedule(agreement.n_commands, step)
+            if not (membership.active and self._log.open):
+                commands.leave()
+        except Exception as error:  # the store is gone, and with it the job that it belongs to
+            commands.close()
+            membership.detach(error)
         return agreement
 
-    def _newest(self, step: int) -> Agreement | None:
-        self._steps.append(step)
-        newest = None
-        while self._may_take(step) and self._ranks.listening:
-            self._steps.popleft()
-            newest = self._next() or newest
-        return newest
+    def _latest(self, step: int) -> Agreement | None:
+        self._waiting_steps.append(step)
+        latest = None
+        while self._is_due(step) and self._log.open:
+            self._waiting_steps.popleft()
+            latest = self._next() or latest
+        return latest
 
-    def _may_take(self, step: int) -> bool:
-        if not self._fixed:
-            return len(self._steps) > HEARD_AFTER_SAMPLES
-        if not self._steps:
+    def _is_due(self, step: int) -> bool:
+        if not self._fixed_interval:
+            return len(self._waiting_steps) > DELAY_SAMPLES
+        if not self._waiting_steps:
             return False
-        # A job may number its steps as it likes, even backwards: then samples are counted.
-        far = abs(step - self._steps[0]) >= HEARD_AFTER_STEPS
-        return far or len(self._steps) > HEARD_AFTER_STEPS
+        # A job numbers its steps as it likes, even all alike: then the samples are counted.
+        distant = abs(step - self._waiting_steps[0]) >= DELAY_STEPS
+        return distant or len(self._waiting_steps) > DELAY_STEPS
 
     def _next(self) -> Agreement | None:
         began = time.perf_counter()
-        agreement = self._ranks.agreed_with(self._taken, self._patience_s)
+        agreement = self._log.take(self._taken, self._timeout_s)
         self._taken += 1
-        if self._fixed:
-            self._patience_s -= time.perf_counter() - began
-        if agreement is None and self._ranks.together:
+        if self._fixed_interval:
+            self._timeout_s -= time.perf_counter() - began
+        if agreement is None and self._membership.active:
             late = TimeoutError("the other processes are too late")
-            (self._ranks.listen_no_more if self._fixed else self._ranks.part)(late)
+            (self._log.close if self._fixed_interval else self._membership.detach)(late)
         return agreement

@@ -1,4 +1,4 @@
-"""What rank 0 tells all processes of a job, which all of them do at one step, or none does."""
+"""Commands of rank 0 that every process of a job applies at the end of the same step."""
 
 from __future__ import annotations
 
@@ -9,86 +9,95 @@ from typing import Any
 NEVER = b"never"
 
 
-class Words:
-    """Rank 0's words, in order, and which of them are taken.
+class CommandBroadcast:
+    """An ordered log of rank 0's commands, each applied by all processes or by none.
 
-    Processes learn with a sample how many words there are, and take them at the end of a later
-    one. A process that cannot, because it was set apart or is too late, must not be the only one:
-    so whoever first wants to take a word, or to take none any more, lays that down in the job's
-    store, and it holds for all. The store is asked where there is a word, and once at the end.
+    The reduction of a sample carries the number of commands published so far. At the end of a
+    later step, the same in all processes, each process schedules those commands for that step.
+    The first process to do so writes the step to the job's store by compare-and-set. A process
+    that stops listening writes `NEVER` instead. Whichever comes first holds for all processes;
+    the others read it. So the store is asked once for each command, and once at the end.
 
     Attributes:
-        over: whether no word is taken any more.
+        closed: whether no further command is applied.
     """
 
     def __init__(self, store: Any) -> None:
-        self.over = False
+        self.closed = False
         self._store = store
-        self._said: list[bytes] = []
-        self._read = 0
-        self._due: deque[tuple[int, bytes]] = deque()
+        self._published: list[bytes] = []
+        self._resolved = 0
+        self._scheduled: deque[tuple[int, bytes]] = deque()
         self._lock = threading.Lock()
 
     @property
-    def said(self) -> int:
-        """How many words this process has said: none where it is not rank 0."""
-        return len(self._said)
+    def published(self) -> int:
+        """How many commands this process has published: 0 where it is not rank 0."""
+        return len(self._published)
 
     @property
-    def promised(self) -> bool:
-        """Whether a word that others have taken waits here for the step they took it at."""
-        return bool(self._due)
+    def pending(self) -> bool:
+        """Whether a command is scheduled for the end of a step to come."""
+        return bool(self._scheduled)
 
-    def say(self, word: bytes) -> bool:
-        """Tell all processes something, with the next sample; False where it is too late for that.
+    def publish(self, command: bytes) -> bool:
+        """Publish a command with the next sample; False where no process would apply it.
 
-        Called by rank 0, in any one thread.
+        Called by rank 0, always from the same thread.
         """
-        self._store.set(f"word/{self.said}", word)
-        with self._lock:  # or it could be said after `lost` was asked, and nobody would do it
-            if self.over:
+        self._store.set(_command_key(self.published), command)
+        # Without the lock a command could be published after `undelivered` was asked for the
+        # last time, and nobody would ever hear of it.
+        with self._lock:
+            if self.closed:
                 return False
-            self._said.append(word)
+            self._published.append(command)
         return True
 
-    def take(self, count: int, step: int) -> None:
-        """Take the words before number `count`, at the end of this step, as all do."""
-        while self._read < count and not self.over:
-            self._settle(str(step).encode())
+    def schedule(self, count: int, step: int) -> None:
+        """Schedule the first `count` commands for the end of this step, as all processes do."""
+        while self._resolved < count and not self.closed:
+            self._resolve(str(step).encode())
 
     def leave(self) -> None:
-        """Take no more words but those that others have taken, now or at a step to come.
+        """Apply no command but those that other processes have scheduled.
 
-        Others may be some steps ahead: the host of a GPU does not wait for the other hosts.
+        Their step may still be to come: the host of a GPU runs ahead of the other hosts.
         """
-        while not self.over:
-            self._settle(NEVER)
+        while not self.closed:
+            self._resolve(NEVER)
 
     def due(self, step: int) -> list[bytes]:
-        """The words to be obeyed at the end of this step."""
+        """The commands to apply at the end of this step; each is given once."""
         due = []
-        while self._due and self._due[0][0] <= step:
-            due.append(self._due.popleft()[1])
+        while self._scheduled and self._scheduled[0][0] <= step:
+            due.append(self._scheduled.popleft()[1])
         return due
 
-    def lost(self) -> list[bytes]:
-        """What this process has said and nobody takes; each word is given once."""
-        if not self.over:
+    def undelivered(self) -> list[bytes]:
+        """Commands of this process that no process applies; each is given once."""
+        if not self.closed:
             return []
         with self._lock:
-            lost, self._read = self._said[self._read :], max(self._read, self.said)
-        return lost
+            commands = self._published[self._resolved :]
+            self._resolved = max(self._resolved, self.published)
+        return commands
 
-    def end(self) -> None:
-        """Take no word any more, whatever others do: for a process that cannot ask them."""
+    def close(self) -> None:
+        """Apply no further command, whatever the others do: for when the store is gone."""
         with self._lock:
-            self.over = True
+            self.closed = True
 
-    def _settle(self, wish: bytes) -> None:
-        """Lay down what happens to the next word, or find what another process has."""
-        settled = self._store.compare_set(f"taken/{self._read}", "", wish.decode())
-        if settled == NEVER:
-            self.end()
+    def _resolve(self, proposal: bytes) -> None:
+        """Write what becomes of the next command, or read what another process has written."""
+        outcome = self._store.compare_set(f"scheduled/{self._resolved}", "", proposal.decode())
+        if outcome == NEVER:
+            self.close()
             return
-        self._due.append((int(settled), self._store.get(f"word/{self._read}")))
-        self._read += 1
+        command = self._store.get(_command_key(self._resolved))
+        self._scheduled.append((int(outcome), command))
+        self._resolved += 1
+
+
+def _command_key(number: int) -> str:
+    return f"command/{number}"

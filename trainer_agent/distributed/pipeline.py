@@ -1,4 +1,4 @@
-"""Pipeline stages: each process holds some of the layers, and the run shows all of them."""
+"""Where the layers of this process stand among those of all stages of a pipeline."""
 
 from __future__ import annotations
 
@@ -7,129 +7,146 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainer_agent.capture.statistics.accumulator import Matrix, Sums
-from trainer_agent.distributed.outlines import StageOutline, common_heads, common_sites
+from trainer_agent.capture.statistics.sums import Matrix, Sums
+from trainer_agent.distributed.stage_layout import (
+    StageLayout,
+    common_heads,
+    common_sites,
+    stack_names,
+)
 from trainer_agent.model.plan import MARK, Place, Plan, StackPlan, mark_of
 
+# Rows of a local array, and the rows of the whole model's that they go to.
 Rows = Sequence[tuple[slice, slice]]
 
 
-class Misfit(RuntimeError):
-    """A stage does not hold the blocks that it said it would."""
+class LayoutMismatch(RuntimeError):
+    """A stage does not hold the blocks that it announced."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
-    """Where this process's layers stand among all of them.
+class PipelineLayout:
+    """All stages of a pipeline, and which of them this process holds.
+
+    A plan or an array is local where it speaks of this process's stages alone, and global where
+    it speaks of the whole model.
 
     Attributes:
-        own: which stages this process holds, from 0, in the order of its chunks.
-        outlines: what every stage holds.
+        local_stages: the stages of this process, from 0, in the order of its chunks.
+        stages: the layout of every stage.
     """
 
-    own: tuple[int, ...]
-    outlines: tuple[StageOutline, ...]
+    local_stages: tuple[int, ...]
+    stages: tuple[StageLayout, ...]
 
     @property
     def blocks(self) -> tuple[Mapping[str, int], ...]:
         """For every stage how many blocks of each stack it holds."""
-        return tuple(one.blocks for one in self.outlines)
+        return tuple(stage.blocks for stage in self.stages)
 
     def check(self, plan: Plan) -> None:
-        """Raise `Misfit` where this process holds other blocks than it has told the others."""
-        for stage in self.own:
-            homes = [(*self._home(stack.name), stack) for stack in plan.stacks]
-            held = {name: len(stack.blocks) for at, name, stack in homes if at == stage}
-            if held != self.outlines[stage].blocks:
-                said = self.outlines[stage].blocks
-                raise Misfit(f"stage {stage} was to hold blocks {said}, and holds {held}")
+        """Raise `LayoutMismatch` where the local plan differs from what was announced."""
+        for number in self.local_stages:
+            located = [(*self._locate(stack.name), len(stack.blocks)) for stack in plan.stacks]
+            blocks = {name: n for stage, name, n in located if stage == number}
+            announced = self.stages[number].blocks
+            if blocks != announced:
+                raise LayoutMismatch(
+                    f"stage {number} was to hold blocks {announced}, and holds {blocks}"
+                )
 
-    def widened(self, plan: Plan) -> Plan:
-        """The plan of the whole model, whose other blocks have no path here."""
+    def global_plan(self, plan: Plan) -> Plan:
+        """The plan of the whole model; blocks of other processes have the path ""."""
         self.check(plan)
-        names = sorted({name for one in self.outlines for name in one.blocks}, reverse=True)
-        wanted = replace(plan.wanted, custom=common_sites(self.outlines))
-        return Plan(tuple(self._whole(name, plan) for name in names), wanted)
-
-    def _whole(self, name: str, plan: Plan) -> StackPlan:
-        n = sum(one.blocks.get(name, 0) for one in self.outlines)
-        blocks = [""] * n
-        for stack in plan.stacks:
-            stage, own = self._home(stack.name)
-            if own == name:
-                first = self._before(stage, name)
-                blocks[first : first + len(stack.blocks)] = stack.blocks
-        n_heads = common_heads(self.outlines, name)
-        return StackPlan(name, tuple(blocks), (None,) * n, (None,) * n, n_heads=n_heads)
-
-    def _home(self, name: str) -> tuple[int, str]:
-        """The stage and the stack that a name in this process's plan speaks of."""
-        mark = mark_of(name)
-        stage = int(mark.removeprefix(MARK)) if mark else self.own[0]
-        return stage, name.removesuffix(mark)
-
-    def _before(self, stage: int, stack: str) -> int:
-        return sum(one.blocks.get(stack, 0) for one in self.outlines[:stage])
+        requested = replace(plan.wanted, custom=common_sites(self.stages))
+        stacks = (self._global_stack(name, plan) for name in stack_names(self.stages))
+        return Plan(tuple(stacks), requested)
 
     def layers_before(self, plan: Plan) -> dict[str, int]:
-        """By stack of this process's plan, how many of its blocks lie in earlier stages."""
-        return {stack.name: self._before(*self._home(stack.name)) for stack in plan.stacks}
+        """By stack of the local plan, how many of its blocks lie in earlier stages."""
+        return {stack.name: self._blocks_before(*self._locate(stack.name)) for stack in plan.stacks}
 
-    def _is_last(self, stage: int, stack: str) -> bool:
-        return not any(one.blocks.get(stack, 0) for one in self.outlines[stage + 1 :])
+    def place(self, plan: Plan, sums: Sums) -> Sums:
+        """The sums of the local plan in the rows of the global one, zero elsewhere.
 
-    def spread(self, plan: Plan, sums: Sums) -> Sums:
-        """This process's sums in the rows of the whole model, zero elsewhere.
-
-        What leaves one stage enters the next: it is counted where it enters.
+        What leaves a stage enters the next one: it is counted where it enters.
         """
-        whole = self.widened(plan)
-        tensors = list(self._rows(plan.places, whole.places))
-        blocks = list(self._rows(plan.logit_places, whole.logit_places))
-        outside = [(slice(plan.logit_rows, None), slice(whole.logit_rows, None))]
-        of_tails = whole.rows if whole.wanted.costly else 0
+        target = self.global_plan(plan)
+        tensors = list(self._rows(plan.places, target.places))
+        blocks = list(self._rows(plan.logit_places, target.logit_places))
+        outside = [(slice(plan.logit_rows, None), slice(target.logit_rows, None))]
+        extra_rows = target.rows if target.wanted.costly else 0
         return replace(
             sums,
-            moments=_placed(sums.moments, tensors, whole.rows),
-            tails=_placed(sums.tails, tensors, of_tails),
-            tail_max=_placed(sums.tail_max, tensors, of_tails),
-            logits=_placed(sums.logits, blocks, whole.logit_rows),
-            logit_max=_placed(sums.logit_max, blocks, whole.logit_rows, empty=-np.inf),
-            heads=_of_heads(sums.heads, plan, whole, blocks),
-            head_max=_of_heads(sums.head_max, plan, whole, blocks, empty=-np.inf),
-            parameters=_placed(sums.parameters, blocks + outside, whole.parameter_rows),
+            moments=_placed(sums.moments, tensors, target.rows),
+            extra=_placed(sums.extra, tensors, extra_rows),
+            extra_max=_placed(sums.extra_max, tensors, extra_rows),
+            logits=_placed(sums.logits, blocks, target.logit_rows),
+            logit_max=_placed(sums.logit_max, blocks, target.logit_rows, empty=-np.inf),
+            heads=_placed_heads(sums.heads, plan, target, blocks),
+            head_max=_placed_heads(sums.head_max, plan, target, blocks, empty=-np.inf),
+            parameters=_placed(sums.parameters, blocks + outside, target.parameter_rows),
         )
 
-    def _rows(self, own: Sequence[Place], whole: Sequence[Place]) -> Iterator[tuple[slice, slice]]:
-        begins = {(place.stack, place.site): place.first for place in whole}
-        for place in own:
-            stage, stack = self._home(place.stack)
-            if (stack, place.site) in begins:  # else stages could not agree on the site
-                blocks = self.outlines[stage].blocks.get(stack, 0)
+    def _global_stack(self, name: str, plan: Plan) -> StackPlan:
+        n = sum(stage.blocks.get(name, 0) for stage in self.stages)
+        blocks = [""] * n
+        for stack in plan.stacks:
+            stage, global_name = self._locate(stack.name)
+            if global_name == name:
+                first = self._blocks_before(stage, name)
+                blocks[first : first + len(stack.blocks)] = stack.blocks
+        n_heads = common_heads(self.stages, name)
+        return StackPlan(name, tuple(blocks), (None,) * n, (None,) * n, n_heads=n_heads)
+
+    def _locate(self, name: str) -> tuple[int, str]:
+        """The stage and the global stack that a stack of the local plan belongs to."""
+        suffix = mark_of(name)
+        stage = int(suffix.removeprefix(MARK)) if suffix else self.local_stages[0]
+        return stage, name.removesuffix(suffix)
+
+    def _blocks_before(self, stage: int, stack: str) -> int:
+        return sum(earlier.blocks.get(stack, 0) for earlier in self.stages[:stage])
+
+    def _is_last(self, stage: int, stack: str) -> bool:
+        return not any(later.blocks.get(stack, 0) for later in self.stages[stage + 1 :])
+
+    def _rows(
+        self, local: Sequence[Place], target: Sequence[Place]
+    ) -> Iterator[tuple[slice, slice]]:
+        starts = {(place.stack, place.site): place.first for place in target}
+        for place in local:
+            stage, stack = self._locate(place.stack)
+            if (stack, place.site) in starts:  # else the stages could not agree on the site
+                blocks = self.stages[stage].blocks.get(stack, 0)
+                # A stream has a row more than there are blocks. All but the last stage leave
+                # theirs to the next stage, whose first row it is.
                 n = place.n if self._is_last(stage, stack) else min(place.n, blocks)
-                first = begins[stack, place.site] + self._rows_before(stage, stack, place.site)
-                yield slice(place.first, place.first + n), slice(first, first + n)
+                start = starts[stack, place.site] + self._rows_before(stage, stack, place.site)
+                yield slice(place.first, place.first + n), slice(start, start + n)
 
     def _rows_before(self, stage: int, stack: str, site: str) -> int:
         if stack:
-            return self._before(stage, stack)
-        return sum(one.custom.get(site, ("", 0))[1] for one in self.outlines[:stage])
+            return self._blocks_before(stage, stack)
+        return sum(earlier.custom.get(site, ("", 0))[1] for earlier in self.stages[:stage])
 
 
-def _placed(own: Matrix, rows: Rows, n: int, empty: float = 0.0) -> Matrix:
-    """Rows of one array at their places among `n`."""
-    found = np.full((n, *own.shape[1:]), empty)
-    for here, there in rows if n else ():
-        found[there] = own[here]
-    return found
+def _placed(array: Matrix, rows: Rows, n: int, empty: float = 0.0) -> Matrix:
+    """The rows of one array at their places among `n`."""
+    placed = np.full((n, *array.shape[1:]), empty)
+    for source, target in rows if n else ():
+        placed[target] = array[source]
+    return placed
 
 
-def _of_heads(own: Matrix, plan: Plan, whole: Plan, rows: Rows, empty: float = 0.0) -> Matrix:
-    """The same of an array that has a row for each head of a block."""
-    columns = own.shape[1:]
-    found = np.full((whole.logit_rows, whole.heads, *columns), empty)
-    held = own.reshape(plan.logit_rows, plan.heads, *columns)
-    n = min(plan.heads, whole.heads)
-    for here, there in rows:
-        found[there, :n] = held[here, :n]
-    return found.reshape(whole.logit_rows * whole.heads, *columns)
+def _placed_heads(
+    array: Matrix, plan: Plan, target: Plan, rows: Rows, empty: float = 0.0
+) -> Matrix:
+    """The same for an array that has a row for each head of a block."""
+    columns = array.shape[1:]
+    placed = np.full((target.logit_rows, target.heads, *columns), empty)
+    by_head = array.reshape(plan.logit_rows, plan.heads, *columns)
+    n = min(plan.heads, target.heads)
+    for source, destination in rows:
+        placed[destination, :n] = by_head[source, :n]
+    return placed.reshape(target.logit_rows * target.heads, *columns)

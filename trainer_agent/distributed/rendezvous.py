@@ -1,4 +1,4 @@
-"""Which processes are watched and what each stage holds, until it is laid down for all of them."""
+"""Which processes are watched and what each stage holds, decided once for all of them."""
 
 from __future__ import annotations
 
@@ -6,90 +6,105 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from trainer_agent.distributed.outlines import outline, read, write
-from trainer_agent.distributed.pipeline import Stages
-from trainer_agent.distributed.store import Board
+from trainer_agent.distributed.membership import SyncError
+from trainer_agent.distributed.pipeline import PipelineLayout
+from trainer_agent.distributed.stage_layout import from_json, stage_layout, to_json
+from trainer_agent.distributed.store import TextStore
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.plan import Plan
 
+BARRIER_TIMEOUT_S = 5.0
+BARRIER_POLL_S = 0.001
 
-class Apart(RuntimeError):
-    """The processes of the job do not measure the same step of the same model."""
 
-
-class Roster:
-    """One process's view of it. `tell` ends with `lay_down`, which comes once.
+class Rendezvous:
+    """Registers this process, announces its stages, and decides with the others.
 
     Attributes:
-        laid_down: whether that has been.
-        complete: whether every process is watched, as it was laid down.
+        decided: whether the decision has been made.
+        complete: whether it says that every process is watched.
     """
 
-    def __init__(self, store: Any, board: Board, size: int) -> None:
-        self._store, self._board, self._size = store, board, size
+    def __init__(self, store: Any, texts: TextStore, size: int) -> None:
+        self._store, self._texts, self._size = store, texts, size
         self._chunks: Sequence[Chunk] = ()
         self._n_stages = 0
-        self.laid_down = self.complete = False
-        self._asked = 0
+        self.decided = self.complete = False
+        self._barriers = 0
 
-    def enter(self, plan: Plan, chunks: Sequence[Chunk], stages: int | None) -> None:
-        """Say that this process is watched, and which layers it holds."""
-        self._chunks, self._n_stages = chunks if stages else (), stages or 0
-        self.tell(plan)
+    def register(self, plan: Plan, chunks: Sequence[Chunk], n_stages: int | None) -> None:
+        """Announce that this process is watched, and which layers it holds.
+
+        `n_stages` is None where every process holds all layers.
+        """
+        self._chunks, self._n_stages = chunks if n_stages else (), n_stages or 0
+        self.announce(plan)
         self._store.add("watched", 1)
 
-    def tell(self, plan: Plan) -> None:
-        """Tell the others what this process's stages hold, as far as it is known by now.
+    def announce(self, plan: Plan) -> None:
+        """Announce what this process's stages hold, as far as it is known by now.
 
-        Once in the first step's forward pass: no process ends that step before all have run it,
-        so that all have told by then, and nobody waits.
+        Called again in the forward pass of the first step. No process ends that step before all
+        have run it, so that the decision at its end finds the announcements of all, and no
+        process waits for it.
         """
-        for chunk in self._chunks if not self.laid_down else ():
-            self._board.pin(f"stage/{chunk.stage}", write([outline(plan, chunk.mark)]))
+        for chunk in self._chunks if not self.decided else ():
+            text = to_json([stage_layout(plan, chunk.mark)])
+            self._texts.put(_stage_key(chunk.stage), text)
 
-    def lay_down(self) -> Stages | None:
-        """What holds for all, None without a pipeline; raises `Apart`.
+    def decide(self) -> PipelineLayout | None:
+        """The stages of all processes, None without a pipeline. Called once.
 
-        Whoever is first lays it down: what others say meanwhile comes too late for everybody.
+        The first process to call it writes the decision for all. Later announcements change
+        nothing.
+
+        Raises:
+            SyncError: where the processes cannot be measured together.
         """
-        self.laid_down = True
-        said = self._store.compare_set("decision", "", self._proposal()).decode()
-        kind, _, rest = said.partition(": ")
-        if kind != "together":
-            raise Apart(rest)
-        own = tuple(chunk.stage for chunk in self._chunks if chunk.stage is not None)
-        held = read(rest)
-        if len(held) != self._n_stages:
-            raise Apart("give watch(pipeline=) with the same number of stages in every process")
+        self.decided = True
+        decision = self._store.compare_set("decision", "", self._proposal()).decode()
+        verdict, _, detail = decision.partition(": ")
+        if verdict != "together":
+            raise SyncError(detail)
+        local = tuple(chunk.stage for chunk in self._chunks if chunk.stage is not None)
+        stages = from_json(detail)
+        if len(stages) != self._n_stages:
+            raise SyncError("give watch(pipeline=) with the same number of stages in every process")
         self.complete = True
-        return Stages(own, held) if own else None
+        return PipelineLayout(local, stages) if local else None
 
-    def ask_all(self, able: bool, timeout_s: float) -> bool:
-        """Whether all processes ask this, and each is able; the same answer in all of them.
+    def all_ready(self, ready: bool) -> bool:
+        """Whether every process comes to this barrier, and each is ready; the same answer in all.
 
-        Waits for the others. Whoever answers first lays the answer down.
+        Waits for the others, 5 seconds at most. The first process that knows the answer writes
+        it for all.
         """
-        self._asked += 1
-        here, said = f"here/{self._asked}", f"said/{self._asked}"
-        everybody = able and self._store.add(here, 1) == self._size
-        if able and not everybody:
-            self._await(said, timeout_s)
-        answer = self._store.compare_set(said, "", "go" if everybody else "no")
-        return bool(answer == b"go")
+        if not self.complete:
+            return False
+        self._barriers += 1
+        arrived, answer = f"arrived/{self._barriers}", f"answer/{self._barriers}"
+        is_last = ready and self._store.add(arrived, 1) == self._size
+        if ready and not is_last:
+            self._wait_for(answer)
+        return bool(self._store.compare_set(answer, "", "go" if is_last else "no") == b"go")
 
-    def _await(self, name: str, timeout_s: float) -> None:
-        # Asked again and again: a wait would hold the connection, which the background thread
-        # needs to meet the others, who may need that to come here.
-        until = time.monotonic() + timeout_s
-        while not self._store.check([name]) and time.monotonic() < until:
-            time.sleep(0.001)
+    def _wait_for(self, key: str) -> None:
+        # Polled: a wait would hold the connection, which the background thread needs for its
+        # rendezvous with processes that may need that to come here.
+        deadline = time.monotonic() + BARRIER_TIMEOUT_S
+        while not self._store.check([key]) and time.monotonic() < deadline:
+            time.sleep(BARRIER_POLL_S)
 
     def _proposal(self) -> str:
         if self._store.add("watched", 0) != self._size:
             return "apart: call watch in every process of the job, not in some"
-        texts = [self._board.read(f"stage/{number}") for number in range(self._n_stages)]
-        held = [one for text in texts if text is not None for one in read(text)]
-        if len(held) < len(texts):
-            some = f"of {len(texts)} stages some are watched by no process"
-            return f"apart: {some}: see watch(pipeline=)"
-        return f"together: {write(held)}"
+        texts = [self._texts.get(_stage_key(number)) for number in range(self._n_stages)]
+        stages = [stage for text in texts if text is not None for stage in from_json(text)]
+        if len(stages) < len(texts):
+            reason = f"of {len(texts)} stages some are watched by no process"
+            return f"apart: {reason}: see watch(pipeline=)"
+        return f"together: {to_json(stages)}"
+
+
+def _stage_key(number: int | None) -> str:
+    return f"stage/{number}"

@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
+from trainer_agent.importing.column_map import ColumnMap
+from trainer_agent.importing.file_checks import cut_off
+from trainer_agent.importing.points import Point, recording_of
+from trainer_agent.importing.recording import Recording, RecordingError
 
-from trainer_agent.importing.naming import Place, Rule, places
-from trainer_agent.importing.recording import Recording, ReplayError, Values, recording
-from wire import Series
-
-Point = tuple[str, int, float, float]  # name, step, seconds since the epoch, value
+# A record lies between its length with a checksum and a checksum of its own.
+LENGTH, CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
+HEADER_BYTES, FOOTER_BYTES = LENGTH.size + CHECKSUM.size, CHECKSUM.size
 
 
-def read_event_files(paths: Sequence[Path], rules: Iterable[Rule]) -> Recording:
+def event_files(folder: Path) -> list[Path]:
+    """The event files in a folder."""
+    return sorted(folder.glob("*tfevents*"))
+
+
+def read_event_files(
+    paths: Sequence[Path], columns: ColumnMap, *, partial: bool = False
+) -> Recording:
     """The scalars of these files; of a step recorded twice, the later value.
 
+    Args:
+        paths: the files of one run, of which a resumed training writes several.
+        columns: says which series their tags belong to.
+        partial: whether a last record that is not whole is left out.
+
     Raises:
-        ReplayError: if TensorBoard is not installed, or the files hold no scalars.
+        RecordingError: if TensorBoard is not installed, a file is cut off, or none has scalars.
     """
-    points = sorted((point for path in paths for point in _points(path)), key=lambda one: one[2])
-    steps = np.unique(np.array([step for _, step, _, _ in points], dtype=np.int64))
-    times = np.full(len(steps), np.nan)
-    where = places(dict.fromkeys(name for name, *_ in points), rules)
-    series = _empty(where.values(), len(steps))
-    rows = np.searchsorted(steps, [step for _, step, _, _ in points])
-    for (name, _, time, value), row in zip(points, rows, strict=True):
-        place = where[name]
-        series[place.key][row, place.layer or 0] = value
-        times[row] = time
-    return recording(steps, times, {_series(key, one): one for key, one in series.items()})
+    for path in paths:
+        if not _is_whole(path) and not partial:
+            raise cut_off(path, "in the midst of a record, as by a killed job")
+    points = sorted(
+        (point for path in paths for point in _points(path)), key=lambda point: point.time
+    )
+    if not points:
+        raise RecordingError(f"{paths[0]} holds no scalars, or is no event file")
+    names = list(dict.fromkeys(point.name for point in points))
+    remarks = tuple(f"no tag fits {rule!r}" for rule in columns.unused(names))
+    return recording_of(paths[0], points, columns, remarks=remarks)
 
 
-def _empty(where: Iterable[Place], steps: int) -> dict[str, Values]:
-    depths: dict[str, int] = {}
-    for place in where:
-        depths[place.key] = max(depths.get(place.key, 1), (place.layer or 0) + 1)
-    return {key: np.full((steps, n), np.nan, np.float32) for key, n in depths.items()}
-
-
-def _series(key: str, values: Values) -> Series:
-    stack, site, quantity = key.split("/")
-    return Series(stack, site, quantity, values.shape[1])
+def _is_whole(path: Path) -> bool:
+    """Whether the file ends with a record: TensorBoard's reader passes over one that is cut."""
+    size = path.stat().st_size
+    position = 0
+    with path.open("rb") as file:
+        while position + HEADER_BYTES <= size:
+            file.seek(position)
+            (length,) = LENGTH.unpack(file.read(LENGTH.size))
+            position += HEADER_BYTES + length + FOOTER_BYTES
+    return position == size
 
 
 def _points(path: Path) -> Iterator[Point]:
@@ -50,11 +64,12 @@ def _points(path: Path) -> Iterator[Point]:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
         from tensorboard.util.tensor_util import make_ndarray
     except ImportError as error:
-        raise ReplayError(
+        raise RecordingError(
             "TensorBoard is not installed, which reads event files; pip install tensorboard"
         ) from error
     for event in EventFileLoader(str(path)).Load():
         for value in event.summary.value:
             if value.metadata.plugin_data.plugin_name == "scalars":
-                number = float(make_ndarray(value.tensor).reshape(-1)[0])
-                yield value.tag, event.step, event.wall_time, number
+                numbers = make_ndarray(value.tensor).reshape(-1)
+                if len(numbers):
+                    yield Point(value.tag, event.step, event.wall_time, float(numbers[0]))

@@ -2,79 +2,96 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer_agent.importing.recording import Recording, ReplayError, Values, recording
+from trainer_agent.importing.recording import Recording, RecordingError, Values, recording
 from wire import Series
 
-OWN = ("step", "time")
+INDEX_COLUMNS = ("step", "time")
+
+
+def is_export_header(names: Sequence[str]) -> bool:
+    """Whether a table with these columns is an export: step, time, then series by their keys."""
+    series = names[len(INDEX_COLUMNS) :]
+    return tuple(names[:2]) == INDEX_COLUMNS and all(name.count("/") >= 2 for name in series)
 
 
 def read_parquet(path: Path) -> Recording:
     """A Parquet export: a column a series, a list where it is over depth.
 
     Raises:
-        ReplayError: if pyarrow is not installed, or the file is no such export.
+        RecordingError: if pyarrow is not installed, or the file is no such export.
     """
     try:
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
         from pyarrow.parquet import read_table
     except ImportError as error:
-        raise ReplayError(
+        raise RecordingError(
             "pyarrow is not installed, which reads Parquet; pip install pyarrow"
         ) from error
     try:
         table = read_table(path)
-    except ArrowInvalid as error:
-        raise ReplayError(f"{path} is no Parquet file: {error}") from error
-    columns = {name: _matrix(table.column(name), table.num_rows) for name in table.column_names}
-    return _recording(path, columns)
+    except (ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecordingError(f"{path} is no whole Parquet file: {reason}; copy it again") from error
+    if not is_export_header(table.column_names):
+        raise RecordingError(
+            f"{path} is no export of evenkeel, whose columns are step, time and series; "
+            "write other tables as CSV"
+        )
+    return _recording(path, {name: _matrix(table.column(name)) for name in table.column_names})
 
 
-def _matrix(column: Any, rows: int) -> NDArray[Any]:
-    flat = column.combine_chunks()
-    values = flat.flatten() if hasattr(flat, "flatten") else flat
-    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(rows, -1)
-
-
-def read_csv(path: Path) -> Recording:
+def recording_of_export(
+    path: Path, head: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]]
+) -> Recording:
     """A CSV export: a column a series, ``key[0]``, ``key[1]``, … where it is over depth.
 
+    Args:
+        path: the file, for its errors.
+        head: names of the columns.
+        lines: number and cells of each line; an empty cell is an absent value.
+
     Raises:
-        ReplayError: if the file is no such export.
+        RecordingError: if a cell is no number, or there are no lines.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            head, *rows = csv.reader(file)
-        table = np.array(rows, dtype=np.float64).reshape(len(rows), len(head))
-    except ValueError as error:
-        raise ReplayError(f"{path} is no export of evenkeel: {error}") from error
+    table = np.empty((len(lines), len(head)))
+    for row, (number, cells) in zip(table, lines, strict=True):
+        for at, cell in enumerate(cells):
+            try:
+                row[at] = float(cell) if cell else np.nan
+            except ValueError as error:
+                raise RecordingError(
+                    f"{path}, line {number}: {cell!r} in {head[at]!r} is no number"
+                ) from error
+    if not np.isfinite(table[:, 0]).all():
+        raise RecordingError(f"{path} has a line without a step")
     columns: dict[str, list[int]] = {}
     for at, name in enumerate(head):
         columns.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(at)
     return _recording(path, {name: table[:, at] for name, at in columns.items()})
 
 
+def _matrix(column: Any) -> NDArray[Any]:
+    flat = column.combine_chunks()
+    values = flat.flatten() if hasattr(flat, "flatten") else flat
+    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), -1)
+
+
 def _recording(path: Path, columns: Mapping[str, NDArray[Any]]) -> Recording:
-    absent = [name for name in OWN if name not in columns]
-    foreign = [name for name in columns if name not in OWN and name.count("/") < 2]
-    if absent or foreign:
-        what = f"has no column {absent[0]!r}" if absent else f"has a column {foreign[0]!r}"
-        raise ReplayError(f"{path} {what}; an export of evenkeel is expected")
     series = {
         _series(name, values.shape[1]): _float32(values)
         for name, values in columns.items()
-        if name not in OWN
+        if name not in INDEX_COLUMNS
     }
     steps = columns["step"][:, 0].astype(np.int64)
-    return recording(steps, columns["time"][:, 0].astype(np.float64), series)
+    return recording(path, steps, columns["time"][:, 0].astype(np.float64), series)
 
 
 def _series(name: str, n: int) -> Series:

@@ -12,17 +12,17 @@ from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent
 from trainer_agent.attach import watch as watch_model
-from trainer_agent.capture.framing import Scalar
+from trainer_agent.capture.statistics.accumulator import Scalar
 from trainer_agent.integrations.step_loss import StepLoss
 
 
 class AcceleratedAgent:
-    """An agent that counts optimizer steps by the accelerator's word. Made by `watch`.
+    """An agent that counts a step where the accelerator synchronizes gradients. Made by `watch`.
 
     It is registered for checkpoints: ``accelerator.load_state`` goes on with their run.
 
     Attributes:
-        agent: the process' own agent.
+        agent: the agent of this process.
     """
 
     def __init__(self, accelerator: Accelerator, agent: Agent) -> None:
@@ -79,18 +79,18 @@ class AcceleratedAgent:
 
 
 def watch(
-    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, **given: Any
+    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, **options: Any
 ) -> AcceleratedAgent:
     """Watch a model that the accelerator has prepared; call it before ``load_state``.
 
     Args:
         accelerator: tells of gradient accumulation, checkpoints and processes.
         model, optimizer: as ``accelerator.prepare`` returned them.
-        given: the other arguments of `trainer_agent.watch`.
+        options: the other arguments of `trainer_agent.watch`.
     """
-    # Accelerate's optimizer is a shell that knows no hooks.
+    # Accelerate wraps the optimizer in a class that calls no step hooks.
     inner = getattr(optimizer, "optimizer", optimizer)
-    agent = watch_model(accelerator.unwrap_model(model), optimizer=inner, **given)
+    agent = watch_model(accelerator.unwrap_model(model), optimizer=inner, **options)
     watched = AcceleratedAgent(accelerator, agent)
     accelerator.register_for_checkpointing(watched)
     return watched

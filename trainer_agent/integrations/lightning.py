@@ -28,38 +28,40 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
     Its state is in Lightning's checkpoints: ``fit(..., ckpt_path=...)`` goes on with their run.
     """
 
-    def __init__(self, *, project: str, run: str, module: str | None = None, **given: Any) -> None:
+    def __init__(
+        self, *, project: str, run: str, module: str | None = None, **options: Any
+    ) -> None:
         """Take the arguments of `trainer_agent.watch`.
 
         Args:
             project, run: how the run is filed and shown.
             module: the attribute of the `LightningModule` that is the transformer, such as
                 ``"model"``; by default the one that holds all the parameters, else the whole.
-            given: anything else `watch` takes.
+            options: anything else `watch` takes.
         """
         super().__init__()
-        self._project, self._run, self._module, self._given = project, run, module, given
+        self._project, self._run, self._module, self._options = project, run, module, options
         self._losses = StepLoss()
         self._gradient_norm: Tensor | None = None
-        self._kept: dict[str, Any] = {}
+        self._saved_state: dict[str, Any] = {}
         self._steps = 0
         self.agent: Agent | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the module, or go on with the run of the checkpoint that was loaded."""
-        # Lightning computes gradients inside the optimizer's step, where the agent's own look
-        # at their norm would come too early; so it is not given the optimizer.
+        # Without the optimizer: Lightning runs the backward pass inside the optimizer's step, so
+        # that the agent's step hook would read the norm of gradients that do not exist yet.
         self.agent = watch(
             _inner(pl_module, self._module),
             project=self._project,
             run=self._run,
-            **{"config": _config(pl_module), **self._given},
+            **{"config": _config(pl_module), **self._options},
         )
         for optimizer in trainer.optimizers:
             self.agent.follow_updates(optimizer)
         self._steps = trainer.global_step
-        if self._kept and trainer.global_step:
-            self.agent.load_state_dict(self._kept)
+        if self._saved_state and trainer.global_step:
+            self.agent.load_state_dict(self._saved_state)
         self._losses.take_sum()
 
     def on_before_optimizer_step(
@@ -89,10 +91,10 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
         if norm is not None:
             scalars["gradient_norm"] = norm
         # Lightning has divided each batch's loss by the number of batches in a step.
-        by_itself = pl_module.automatic_optimization
-        loss = self._losses.take_sum() if by_itself else self._losses.take_mean()
+        automatic = pl_module.automatic_optimization
+        loss = self._losses.take_sum() if automatic else self._losses.take_mean()
         self.agent.step(loss, step=self._steps - 1, **scalars)
-        if trainer.world_size == self.agent.size:  # all raise their flags at the same step
+        if trainer.world_size == self.agent.size:  # else not all would stop at the same step
             self._act(trainer, self.agent)
 
     def _act(self, trainer: Trainer, agent: Agent) -> None:
@@ -113,28 +115,28 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the run."""
-        return self._kept if self.agent is None else self.agent.state_dict()
+        return self._saved_state if self.agent is None else self.agent.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what a checkpoint said until training starts."""
-        self._kept = dict(state_dict)
+        self._saved_state = dict(state_dict)
 
     def _end(self, error: BaseException | None) -> None:
         if self.agent is not None:
-            self._kept = self.agent.state_dict()
+            self._saved_state = self.agent.state_dict()
             self.agent.__exit__(type(error) if error else None, error, None)
             self.agent = None
 
 
-def _inner(module: LightningModule, named: str | None) -> nn.Module:
+def _inner(module: LightningModule, name: str | None) -> nn.Module:
     """The module whose forward pass is the model's: a `LightningModule`'s own may never run."""
-    if named is not None:
-        inner: nn.Module = module.get_submodule(named)
-        return inner
-    holding = [child for child in module.children() if any(True for _ in child.parameters())]
-    direct = any(True for _ in module.parameters(recurse=False))
-    whole: nn.Module = module
-    return holding[0] if len(holding) == 1 and not direct else whole
+    if name is not None:
+        named: nn.Module = module.get_submodule(name)
+        return named
+    children = [child for child in module.children() if any(True for _ in child.parameters())]
+    has_parameters = any(True for _ in module.parameters(recurse=False))
+    inner: nn.Module = children[0] if len(children) == 1 and not has_parameters else module
+    return inner
 
 
 def _learning_rate(trainer: Trainer) -> float:
@@ -145,4 +147,4 @@ def _learning_rate(trainer: Trainer) -> float:
 def _config(module: LightningModule) -> dict[str, Any]:
     """The module's hyperparameters, as far as they are plain."""
     plain = (str, int, float, bool, type(None))
-    return {name: one for name, one in module.hparams.items() if isinstance(one, plain)}
+    return {name: value for name, value in module.hparams.items() if isinstance(value, plain)}

@@ -15,7 +15,7 @@ class StepLoss:
         self._count = 0
 
     def add(self, loss: Any) -> None:
-        """Note one micro-batch; what is no single number is passed over."""
+        """Add one micro-batch; a loss that is no single number is left out."""
         if isinstance(loss, Tensor):
             if loss.numel() != 1:
                 return
@@ -26,12 +26,12 @@ class StepLoss:
         self._count += 1
 
     def take_sum(self) -> Tensor | float | None:
-        """The sum since the last time, or None; for losses that are shares of the step's."""
+        """The sum since the last call, None of nothing; for losses that add up to the step's."""
         total, self._total, self._count = self._total, None, 0
         return total
 
     def take_mean(self) -> Tensor | float | None:
-        """The mean since the last time, or None."""
+        """The mean since the last call, None of nothing."""
         count = self._count
         total = self.take_sum()
         return None if total is None else total / count

@@ -16,7 +16,7 @@ from trainer_agent.agent import Agent
 from trainer_agent.attach import watch
 from trainer_agent.integrations.step_loss import StepLoss
 
-KEPT_AS = "evenkeel"  # in the checkpoint's trainer_state.json
+STATE_KEY = "evenkeel"  # in the checkpoint's trainer_state.json
 
 
 class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
@@ -26,15 +26,15 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
     context, it also ends the run where ``train`` raises and the program goes on.
     """
 
-    def __init__(self, *, project: str, run: str | None = None, **given: Any) -> None:
+    def __init__(self, *, project: str, run: str | None = None, **options: Any) -> None:
         """Take the arguments of `trainer_agent.watch`.
 
         Args:
             project: how the run is filed.
             run: its name; default the Trainer's ``run_name``, else its output folder's.
-            given: anything else `watch` takes.
+            options: anything else `watch` takes.
         """
-        self._project, self._run, self._given = project, run, given
+        self._project, self._run, self._options = project, run, options
         self._losses = _ForwardLosses()
         self._logged: float | None = None
         self.agent: Agent | None = None
@@ -50,15 +50,15 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
             model,
             project=self._project,
             run=self._run or getattr(args, "run_name", None) or Path(args.output_dir).name,
-            # Accelerate's optimizer is a shell that knows no hooks.
+            # Accelerate wraps the optimizer in a class that calls no step hooks.
             optimizer=getattr(optimizer, "optimizer", optimizer),
-            **{"config": _config(args), **self._given},
+            **{"config": _config(args), **self._options},
         )
-        kept = state.stateful_callbacks.get(KEPT_AS) if state.global_step else None
-        if kept is not None:
-            self.agent.load_state_dict(kept)
-        state.stateful_callbacks[KEPT_AS] = self.agent.state_dict()
-        self._losses.listen(model)
+        saved = state.stateful_callbacks.get(STATE_KEY) if state.global_step else None
+        if saved is not None:
+            self.agent.load_state_dict(saved)
+        state.stateful_callbacks[STATE_KEY] = self.agent.state_dict()
+        self._losses.attach(model)
         self._logged = None
 
     def on_step_end(
@@ -69,16 +69,16 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
             loss = self._losses.take(args)
             # A loss that is not the model's own is seen in the Trainer's log alone.
             self.agent.step(self._logged if loss is None else loss, step=state.global_step - 1)
-            if args.world_size == self.agent.size:  # all raise their flags at the same step
+            if args.world_size == self.agent.size:  # else not all would stop at the same step
                 control.should_training_stop |= self.agent.should_stop
                 control.should_save |= self.agent.should_save
-            self._keep(state, control)
+            self._save_state(state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Be ready for a checkpoint."""
-        self._keep(state, control)
+        self._save_state(state, control)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -103,12 +103,12 @@ class EvenkeelCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._end(error)
 
-    def _keep(self, state: TrainerState, control: TrainerControl) -> None:
+    def _save_state(self, state: TrainerState, control: TrainerControl) -> None:
         if self.agent is not None and control.should_save:
-            state.stateful_callbacks[KEPT_AS] = self.agent.state_dict()
+            state.stateful_callbacks[STATE_KEY] = self.agent.state_dict()
 
     def _end(self, error: BaseException | None) -> None:
-        self._losses.stop()
+        self._losses.detach()
         if self.agent is not None:
             self.agent.__exit__(type(error) if error else None, error, None)
             self.agent = None
@@ -119,32 +119,33 @@ class _ForwardLosses:
 
     def __init__(self) -> None:
         self._losses = StepLoss()
-        self._shares = False
+        self._are_summands = False
         self._handle: RemovableHandle | None = None
 
-    def listen(self, model: nn.Module) -> None:
-        """Hear a model; what was heard before is forgotten."""
+    def attach(self, model: nn.Module) -> None:
+        """Collect the losses of a model, from none."""
         self._losses.take_sum()
-        self._handle = model.register_forward_hook(self._note, with_kwargs=True)
+        self._handle = model.register_forward_hook(self._collect, with_kwargs=True)
 
-    def stop(self) -> None:
-        """Hear no more."""
+    def detach(self) -> None:
+        """Collect no more losses."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
     def take(self, args: TrainingArguments) -> Any:
-        """The loss of the step that is over, as the Trainer reckons it; None if not seen."""
-        if not self._shares:
+        """The loss of the step that is over, as the Trainer computes it; None if not seen."""
+        if not self._are_summands:
             return self._losses.take_mean()
         loss = self._losses.take_sum()
-        alone = not getattr(args, "average_tokens_across_devices", False)
-        return loss if alone or loss is None else loss * args.world_size
+        # Divided by the tokens of all devices, and the agent takes the mean over them.
+        over_devices = getattr(args, "average_tokens_across_devices", False)
+        return loss * args.world_size if over_devices and loss is not None else loss
 
-    def _note(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def _collect(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if model.training and torch.is_grad_enabled():  # neither evaluation nor description
-            # Told how many tokens the whole step holds, a model returns its share of the loss.
-            self._shares = kwargs.get("num_items_in_batch") is not None
+            # A model that is given the tokens of the step divides by them: its losses add up.
+            self._are_summands = kwargs.get("num_items_in_batch") is not None
             first = output[0] if isinstance(output, tuple) else None
             self._losses.add(output.get("loss") if isinstance(output, dict) else first)
 

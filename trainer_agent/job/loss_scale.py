@@ -13,26 +13,22 @@ logger = logging.getLogger("evenkeel")
 
 
 class LossScale:
-    """Knows the scale that the gradients of the running step carry.
-
-    Attributes:
-        known: whether there is a scaler.
-    """
+    """Knows the scale that the gradients of the running step carry."""
 
     def __init__(self, scaler: Any = None) -> None:
         self._scaler = scaler
-        self._sought = False
+        self._searched = False
         self._in_force: Tensor | None = None
 
     @property
-    def known(self) -> bool:
-        """Whether there is a scaler."""
+    def has_scaler(self) -> bool:
+        """Whether there is a scaler, given or found."""
         return self._scaler is not None
 
     def note(self, *, half: bool) -> None:
         """A backward pass has begun; `half`: with float16 in it, so that a scaler is likely."""
-        if self._scaler is None and half and not self._sought:
-            self._sought = True
+        if self._scaler is None and half and not self._searched:
+            self._searched = True
             self._scaler = _only_scaler()
         scale = getattr(self._scaler, "_scale", None)
         # A copy on the device: by the end of the step the scaler may have changed its own.
@@ -52,8 +48,8 @@ def _only_scaler() -> Any:
     """The process's one scaler in use; None where there are several: `watch` must be told."""
     kind = torch.amp.GradScaler
     # By type, not isinstance: that would ask objects of other libraries for their class.
-    found = [one for one in gc.get_objects() if issubclass(type(one), kind) and one.is_enabled()]
-    used = [one for one in found if getattr(one, "_scale", None) is not None]
+    scalers = [x for x in gc.get_objects() if issubclass(type(x), kind) and x.is_enabled()]
+    used = [scaler for scaler in scalers if getattr(scaler, "_scale", None) is not None]
     if len(used) > 1:
         logger.warning(
             "evenkeel sees %d gradient scalers and shows gradients as scaled: "

@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer_agent.capture.hook_manager import Probe
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.hook_manager import HookManager
+from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.capture.statistics import accumulator as columns
-from trainer_agent.job.gradient_norm import is_partial, local, shards_of
-from trainer_agent.job.update_hooks import UpdateHooks
+from trainer_agent.capture.statistics import columns
+from trainer_agent.model.dtensor import is_partial, local, shards_of
 from trainer_agent.model.plan import Plan
 
 # Values of one tensor that are kept over an update, to see what it changed.
 SAMPLED_VALUES = 4096
 SECOND_MOMENT = "exp_avg_sq"  # as Adam and its kin name it
+Look = Callable[[Optimizer], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,83 +35,102 @@ class _Before:
     stands_for: float
 
 
-class ParameterView:
-    """Sums over the parameters of each block, and of the rest, around optimizers' steps.
+class ParameterReader:
+    """Sums over the parameters of each block, and of the others, around optimizers' steps.
 
     Weights and gradients as the optimizer finds them: after clipping, without a scaler's scale.
-    The update is seen on evenly spread values, at most 4,096 of a tensor. Several updates in one
+    The update is read on evenly spread values, at most 4,096 of a tensor. Several updates in one
     step are counted together.
 
-    Of sharded parameters each process sees its part; of replicated ones all see the same. A part
+    Of sharded parameters each process has its part; of replicated ones all have the same. A part
     counts once for every shard, so that over all processes every value counts equally often.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer | None, probe: Probe, recorder: Recorder
+        self,
+        model: nn.Module,
+        hooks: HookManager,
+        recorder: Recorder,
+        guard: Guard,
+        account: OverheadAccount,
     ) -> None:
-        self._probe, self._recorder = probe, recorder
-        self._names = {id(one): name for name, one in model.named_parameters()}
-        self._known: tuple[Plan, dict[int, int]] | None = None
+        self._hooks, self._recorder, self._guard, self._account = hooks, recorder, guard, account
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._rows: tuple[Plan, dict[int, int]] | None = None
         self._before: list[_Before] = []
         self._constants: dict[tuple[torch.device, tuple[float, ...]], Tensor] = {}
-        self._hooks: list[UpdateHooks] = []
-        if optimizer is not None:
-            self.follow(optimizer)
+        self._update_hooks: list[UpdateHooks] = []
 
-    def follow(self, optimizer: Optimizer) -> None:
-        """Look at the updates of this optimizer, too."""
-        looks = self._update_begins, self._update_ends
-        self._hooks.append(UpdateHooks(optimizer, *looks, wanted=lambda: self._recorder.active))
+    def attach(self, optimizer: Optimizer) -> None:
+        """Read the updates of this optimizer, too."""
+        hooks = UpdateHooks(
+            optimizer,
+            self._before_update,
+            self._after_update,
+            enabled=lambda: self._recorder.active,
+        )
+        self._update_hooks.append(hooks)
 
     def remove(self) -> None:
         """Take the hooks away."""
-        for hooks in self._hooks:
+        for hooks in self._update_hooks:
             hooks.remove()
 
-    def _update_begins(self, optimizer: Optimizer) -> None:
-        self._look(lambda plan: self._note_before(plan, optimizer))
+    def _before_update(self, optimizer: Optimizer) -> None:
+        self._read(lambda plan: self._add_weights(plan, optimizer))
 
-    def _update_ends(self, optimizer: Optimizer) -> None:
-        self._look(lambda plan: self._note_after(plan, optimizer))
+    def _after_update(self, optimizer: Optimizer) -> None:
+        self._read(lambda plan: self._add_update(plan, optimizer))
         self._before = []
 
-    def _look(self, look: Callable[[Plan], None]) -> None:
+    def _read(self, read: Callable[[Plan], None]) -> None:
         started = time.perf_counter()
-        with self._recorder.guard.at("parameters"), torch.no_grad():
-            look(self._probe.plan)
-        self._recorder.spend("parameters", started)
+        with self._guard.at("parameters"), torch.no_grad():
+            read(self._hooks.plan)
+        self._account.charge("parameters", started)
 
-    def _note_before(self, plan: Plan, optimizer: Optimizer) -> None:
-        held = _held(optimizer)
+    def _add_weights(self, plan: Plan, optimizer: Optimizer) -> None:
+        parameters = _parameters(optimizer)
         if "weights" in plan.wanted.sites:
-            self._add(plan, held, held, columns.WEIGHTS, order=2)
-            given = [one for one in held if _is_whole(one.grad)]
-            gradients = [one.grad for one in given if one.grad is not None]
-            self._add(plan, given, gradients, columns.GRADIENTS, order=2, scale=_scale(optimizer))
+            self._add(plan, parameters, parameters, columns.WEIGHTS, order=2)
+            trained = [parameter for parameter in parameters if _is_readable(parameter.grad)]
+            gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+            scale = _scale(optimizer)
+            self._add(plan, trained, gradients, columns.GRADIENTS, order=2, scale=scale)
         if "updates" in plan.wanted.sites:
             self._before = [
-                _Before(one, self._row(plan, one), _some(one).clone(), _count(one))
-                for one in held
-                if one.grad is not None
+                _Before(
+                    parameter,
+                    self._row(plan, parameter),
+                    _sampled_values(parameter).clone(),
+                    _count(parameter),
+                )
+                for parameter in parameters
+                if parameter.grad is not None
             ]
 
-    def _note_after(self, plan: Plan, optimizer: Optimizer) -> None:
+    def _add_update(self, plan: Plan, optimizer: Optimizer) -> None:
         if "updates" not in plan.wanted.sites:
             return
-        kept = [one for one in _held(optimizer) if SECOND_MOMENT in optimizer.state.get(one, ())]
-        moments = [optimizer.state[one][SECOND_MOMENT] for one in kept]
-        self._add(plan, kept, moments, columns.SECOND_MOMENTS, order=1)
+        parameters = [
+            parameter
+            for parameter in _parameters(optimizer)
+            if SECOND_MOMENT in optimizer.state.get(parameter, ())
+        ]
+        moments = [optimizer.state[parameter][SECOND_MOMENT] for parameter in parameters]
+        self._add(plan, parameters, moments, columns.SECOND_MOMENTS, order=1)
         if self._before:
-            self._note_changes()
+            self._add_changes()
 
-    def _note_changes(self) -> None:
-        before = [one.values for one in self._before]
-        changed = torch._foreach_sub([_some(one.parameter) for one in self._before], before)
-        rows = [one.row for one in self._before]
-        shares = tuple(one.stands_for / max(one.values.numel(), 1) for one in self._before)
-        for column, tensors in ((columns.CHANGED_SQUARES, before), (columns.CHANGES, changed)):
+    def _add_changes(self) -> None:
+        before = [item.values for item in self._before]
+        after = [_sampled_values(item.parameter) for item in self._before]
+        changes = torch._foreach_sub(after, before)
+        rows = [item.row for item in self._before]
+        weights = tuple(item.stands_for / max(item.values.numel(), 1) for item in self._before)
+        for column, tensors in ((columns.CHANGED_SQUARES, before), (columns.CHANGES, changes)):
             squares = _norms(tensors, 2).square()
-            self._scatter(column, rows, squares * self._constant(shares, squares.device))
+            self._scatter(column, rows, squares * self._constant(weights, squares.device))
 
     def _add(
         self,
@@ -125,31 +147,89 @@ class ParameterView:
             return
         sums = _norms(tensors, order)
         sums = sums if scale is None else sums / scale.to(sums.device)
-        rows = [self._row(plan, one) for one in parameters]
+        rows = [self._row(plan, parameter) for parameter in parameters]
         counts = tuple(map(_count, tensors))
         self._scatter(column, rows, self._constant(counts, sums.device))
         sums = sums.square() if order == 2 else sums
-        shards = tuple(float(shards_of(one)) for one in tensors)
+        shards = tuple(float(shards_of(tensor)) for tensor in tensors)
         if set(shards) != {1.0}:
             sums *= self._constant(shards, sums.device)
         self._scatter(column + 1, rows, sums)
 
     def _scatter(self, column: int, rows: Sequence[int], values: Tensor) -> None:
-        held = self._recorder.accumulator.parameters
-        at = self._constant(tuple(map(float, rows)), held.device).long()
-        held[:, column].index_add_(0, at, values.to(held))
+        accumulator = self._recorder.accumulator
+        index = self._constant(tuple(map(float, rows)), accumulator.device).long()
+        accumulator.add_parameters(column, index, values)
 
     def _constant(self, values: tuple[float, ...], device: torch.device) -> Tensor:
         """Numbers on the device; brought there once, because that waits."""
-        known = self._constants.get((device, values))
-        if known is None:
-            known = self._constants[device, values] = torch.tensor(values, device=device)
-        return known
+        constant = self._constants.get((device, values))
+        if constant is None:
+            constant = self._constants[device, values] = torch.tensor(values, device=device)
+        return constant
 
     def _row(self, plan: Plan, parameter: Tensor) -> int:
-        if self._known is None or self._known[0] is not plan:
-            self._known = plan, _rows(plan, self._names)
-        return self._known[1].get(id(parameter), plan.parameter_rows - 1)
+        if self._rows is None or self._rows[0] is not plan:
+            self._rows = plan, _rows(plan, self._names)
+        return self._rows[1].get(id(parameter), plan.parameter_rows - 1)
+
+
+class UpdateHooks:
+    """Calls back with an optimizer's gradients, and again once it has updated.
+
+    A closure passed to ``step``, as Lightning and LBFGS do it, computes the gradients inside:
+    there the first call follows the closure's first call, whatever else it does, clipping too.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, before: Look, after: Look, *, enabled: Callable[[], bool]
+    ) -> None:
+        """Set the hooks; an optimizer without hooks is never read.
+
+        Args:
+            optimizer: whose updates are read.
+            before, after: called around an update; they must not raise.
+            enabled: asked as a step begins.
+        """
+        self._before, self._after, self._enabled = before, after, enabled
+        registers = [
+            (getattr(optimizer, "register_step_pre_hook", None), self._step_begins),
+            (getattr(optimizer, "register_step_post_hook", None), self._step_ends),
+        ]
+        self._handles = [register(hook) for register, hook in registers if register is not None]
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _step_begins(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._enabled():
+            return None
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._wrapped(optimizer, kwargs["closure"])}
+        if len(args) > 1 and callable(args[1]):  # the first is the optimizer
+            return (args[0], self._wrapped(optimizer, args[1]), *args[2:]), kwargs
+        self._before(optimizer)
+        return None
+
+    def _wrapped(self, optimizer: Optimizer, closure: Callable[..., Any]) -> Callable[..., Any]:
+        """The closure, with a look at the optimizer after its first call."""
+        pending = [self._before]
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            loss = closure(*args, **kwargs)
+            while pending:
+                pending.pop()(optimizer)
+            return loss
+
+        return run
+
+    def _step_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        if self._enabled():
+            self._after(optimizer)
 
 
 def _rows(plan: Plan, names: dict[int, str]) -> dict[int, int]:
@@ -159,40 +239,42 @@ def _rows(plan: Plan, names: dict[int, str]) -> dict[int, int]:
         for stack, place in zip(plan.stacks, plan.logit_places, strict=True)
         for index, path in enumerate(stack.blocks)
     }
-    found = {}
+    rows = {}
     for identity, name in names.items():
         parents = name.split(".")
         paths = (".".join(parents[:end]) for end in range(len(parents) - 1, 0, -1))
         row = next((blocks[path] for path in paths if path in blocks), None)
         if row is not None:
-            found[identity] = row
-    return found
+            rows[identity] = row
+    return rows
 
 
-def _held(optimizer: Optimizer) -> list[Tensor]:
-    return [one for group in optimizer.param_groups for one in group["params"] if one.numel()]
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    # Sharding leaves empty parts in some processes.
+    return [p for group in optimizer.param_groups for p in group["params"] if p.numel()]
 
 
 def _count(tensor: Tensor) -> float:
     return float(local(tensor).numel() * shards_of(tensor))
 
 
-def _is_whole(gradient: Tensor | None) -> bool:
+def _is_readable(gradient: Tensor | None) -> bool:
     return gradient is not None and not gradient.is_sparse and not is_partial(gradient)
 
 
 def _norms(tensors: Sequence[Tensor], order: int) -> Tensor:
-    """Norms of so many tensors, in float32 and on one device."""
-    found = torch._foreach_norm([local(one) for one in tensors], order, dtype=torch.float32)
-    return torch.stack([one.to(found[0].device) for one in found])
+    """Norms of the tensors, (n,), in float32 and on one device."""
+    parts = [local(tensor) for tensor in tensors]
+    norms = torch._foreach_norm(parts, order, dtype=torch.float32)
+    return torch.stack([norm.to(norms[0].device) for norm in norms])
 
 
-def _some(parameter: Tensor) -> Tensor:
+def _sampled_values(parameter: Tensor) -> Tensor:
     flat = local(parameter).detach().reshape(-1)
     return flat[:: max(1, -(-len(flat) // SAMPLED_VALUES))]
 
 
 def _scale(optimizer: Optimizer) -> Tensor | None:
-    """What the gradients still carry, where an optimizer divides by it itself."""
+    """The scale that the gradients still carry, where an optimizer divides by it itself."""
     scale = getattr(optimizer, "grad_scale", None)
     return scale if isinstance(scale, Tensor) else None

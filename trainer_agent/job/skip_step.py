@@ -17,20 +17,16 @@ NORM_FACTOR = 20.0
 NORM_SAMPLES = 32
 
 
-class StepGuard:
+class UpdateSkipper:
     """Takes the gradients away before an update that would do harm, so that it changes nothing.
 
     A step is skipped when the norm of its gradients is not finite, or more than 20 times the
     median of the last 32 norms. The norm is brought to the host before every update: the one
     thing in evenkeel that makes a job wait for its device. Processes decide alike, as far as
     they hold the same gradients; sharded ones (FSDP, tensor parallelism) are left alone.
-
-    Attributes:
-        skipped: updates skipped so far.
     """
 
     def __init__(self, optimizer: Optimizer, guard: Guard) -> None:
-        self.skipped = 0
         self._guard = guard
         self._norms: deque[float] = deque(maxlen=NORM_SAMPLES)
         self._handle = optimizer.register_step_pre_hook(self._before_update)
@@ -41,15 +37,15 @@ class StepGuard:
 
     def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         with self._guard.at("skip_step"):
-            held = [one for group in optimizer.param_groups for one in group["params"]]
-            if any(hasattr(one, "full_tensor") for one in held):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            # Of sharded parameters each process has another norm, and would decide by itself.
+            if any(hasattr(parameter, "full_tensor") for parameter in parameters):
                 return
             norm = gradient_norm(optimizer)
             if norm is None or not self._is_broken(float(norm)):
                 return
-            for parameter in held:
+            for parameter in parameters:
                 parameter.grad = None
-            self.skipped += 1
 
     def _is_broken(self, norm: float) -> bool:
         if not isfinite(norm):
@@ -57,5 +53,6 @@ class StepGuard:
         full = len(self._norms) == NORM_SAMPLES
         if full and norm > NORM_FACTOR * median(self._norms):
             return True
+        # A norm that is skipped stays out of the median, or a run of bad ones would become usual.
         self._norms.append(norm)
         return False

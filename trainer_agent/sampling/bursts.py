@@ -22,49 +22,50 @@ class Bursts:
     and in jobs of several processes, which cut a burst to what is affordable before it begins.
 
     Attributes:
-        taken: id of the last burst that was begun or refused, "" before the first.
+        last_id: id of the last burst that was begun or refused, "" before the first.
         left: steps that the running burst still has.
         note: how the last burst ended early, or why it was refused; else "".
         layers: the layers it is about, or None for all.
     """
 
     def __init__(self, *, overhead: float | None) -> None:
-        self.taken, self.left, self.note = "", 0, ""
+        self.last_id, self.left, self.note = "", 0, ""
         self.layers: frozenset[int] | None = None
         self._overhead = overhead
-        self._asked: Command | None = None
+        self._requested: Command | None = None
         self._began = time.perf_counter()
         self._spent_s = self._last_s = 0.0
         self._steps = 0
 
     @property
     def waiting(self) -> bool:
-        """Whether a burst is asked for and not yet begun."""
-        return self._asked is not None
+        """Whether a burst is requested and not yet begun."""
+        return self._requested is not None
 
-    def ask(self, command: Command) -> None:
+    def request(self, command: Command) -> None:
         """Begin a burst with the next step; called from any thread."""
-        self._asked = command
+        self._requested = command
 
-    def refuse(self, command: Command, why: str) -> None:
-        """Take no burst, and say why."""
-        self.taken, self.note = command.id, f"no burst: {why}"
+    def refuse(self, command: Command, reason: str) -> None:
+        """Begin no burst, and say why."""
+        self.last_id, self.note = command.id, f"no burst: {reason}"
 
     def affordable(self, steps: int, overhead: float, cost_s: float) -> int:
         """How many of `steps` the bound allows at this cost a sample."""
         left_s = overhead * (time.perf_counter() - self._began) + GRACE_S - self._spent_s
         return max(0, min(steps, MAX_STEPS, int(left_s / max(cost_s, 1e-9))))
 
-    def spent(self, cost_s: float) -> None:
+    def charge(self, cost_s: float) -> None:
         """Note what a sample took that was taken for a burst alone."""
         self._last_s = cost_s
         self._spent_s += cost_s
 
     def wants_next(self) -> bool:
         """Whether the step that comes next belongs to a burst; asked once a step."""
-        asked, self._asked = self._asked, None
-        if asked is not None and asked.id != self.taken:
-            self._begin(asked)
+        requested, self._requested = self._requested, None
+        # The server repeats a command until it hears of its end.
+        if requested is not None and requested.id != self.last_id:
+            self._begin(requested)
         if not self.left:
             return False
         if self._overhead is not None and self._spent_s + self._last_s > self._granted_s():
@@ -76,10 +77,10 @@ class Bursts:
         self.left -= 1
         return True
 
-    def _begin(self, asked: Command) -> None:
-        self.taken, self.note = asked.id, ""
-        self._steps = self.left = max(0, min(asked.steps, MAX_STEPS))
-        self.layers = frozenset(asked.layers) or None
+    def _begin(self, command: Command) -> None:
+        self.last_id, self.note = command.id, ""
+        self._steps = self.left = max(0, min(command.steps, MAX_STEPS))
+        self.layers = frozenset(command.layers) or None
 
     def _granted_s(self) -> float:
         return (self._overhead or 0.0) * (time.perf_counter() - self._began) + GRACE_S

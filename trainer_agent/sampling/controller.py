@@ -1,133 +1,98 @@
-"""Which step is sampled next, and what that has cost: budget, fixed interval, bursts, ranks."""
+"""Which step is sampled next: by the interval, for a burst, or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-
-import msgspec
-
-from trainer_agent.capture.hook_manager import Probe
+from trainer_agent.capture.hook_manager import HookManager
 from trainer_agent.capture.recorder import Recorder
-from trainer_agent.distributed import Agreement, Hearing, Ranks
+from trainer_agent.distributed import Processes
 from trainer_agent.options import Options
 from trainer_agent.sampling.bursts import Bursts
-from trainer_agent.sampling.device_clock import DeviceClock
-from trainer_agent.sampling.overhead import SpendingClock
+from trainer_agent.sampling.overhead import DeviceClock, OverheadMeter
 from trainer_agent.sampling.sampler import Sampler
-from wire import Command
 
 
-class Pacing:
+class SamplingController:
     """Keeps a job's sampling within its budget. Every method belongs to the training thread.
 
     Attributes:
         sampler: decides by interval.
         bursts: what the server asks for beyond it.
-        clock: how the job's time splits.
-        own: whether the step that runs is sampled by interval, not for a burst alone.
-        on_word: told of what rank 0 has told all processes, in each at the end of the same step.
-        on_lost: told, on rank 0, of what it has told them and none of them does.
     """
 
     def __init__(
-        self, options: Options, probe: Probe, recorder: Recorder, ranks: Ranks | None
+        self,
+        options: Options,
+        hooks: HookManager,
+        recorder: Recorder,
+        meter: OverheadMeter,
+        processes: Processes,
     ) -> None:
-        self._probe, self._recorder, self._ranks = probe, recorder, ranks
-        self._hearing = None if ranks is None else Hearing(ranks, fixed=options.every is not None)
+        self._hooks, self._recorder = hooks, recorder
+        self._meter, self._processes = meter, processes
+        self._overhead = options.overhead
         self.sampler = Sampler(options.every, options.overhead)
-        alone = ranks is None
-        self.bursts = Bursts(overhead=options.overhead if alone and options.every is None else None)
-        self._grant = options.overhead
-        self.clock, self._device_clock = SpendingClock(recorder), DeviceClock()
-        self.own = True
-        self._last_s = 0.0
-        self._told: set[str] = set()
-        self.on_word: Callable[[Command], None] = lambda _command: None
-        self.on_lost: Callable[[Command], None] = lambda _command: None
+        # Processes that ended a burst by their own clocks would sample different steps.
+        bounded = processes.size == 1 and options.every is None
+        self.bursts = Bursts(overhead=options.overhead if bounded else None)
+        self._device_clock = DeviceClock()
+        self._by_interval = True
+        self._layers: frozenset[int] | None = None
+        self._cost_s = 0.0
 
-    def steps_over(self, steps: int, ended: float) -> None:
-        """Note that so many steps have passed since the last call."""
-        self.sampler.steps_over(steps, *self.clock.step_over(ended))
+    def end_steps(self, steps: int, ended: float) -> None:
+        """Count steps; the last of them ended then."""
+        self.sampler.end_steps(steps, *self._meter.end_step(ended))
 
-    def next_step(self, step: int, ended: float, *, sampled: bool) -> bool:
+    def next_step(
+        self, step: int, cost_s: float, agreed_every: int | None, *, sampled: bool
+    ) -> bool:
         """Whether step number `step`, the next to run, is sampled.
 
         Args:
             step: its number.
-            ended: when the one before it ended.
-            sampled: whether that one was.
+            cost_s: what the agent took for the step before it, if that was sampled.
+            agreed_every: the interval that the processes have agreed on, or None.
+            sampled: whether the step before it was.
         """
-        cost_s = self.clock.work_over(ended)
-        agreement = self._agreement(step - 1, sampled=sampled)
-        if sampled and self.own:
-            self._choose_interval(cost_s, agreement)
+        if sampled and self._by_interval:
+            self._choose_interval(cost_s, agreed_every)
         elif sampled:
-            self.bursts.spent(cost_s)
-        self.own = self.sampler.sampled(step)
+            self.bursts.charge(cost_s)
+        self._by_interval = self.sampler.is_sampled(step)
         in_burst = self.bursts.wants_next()
-        wanted = self.own or in_burst
-        self._recorder.only = None if self.own else self.bursts.layers
+        sample_next = self._by_interval or in_burst
+        layers = None if self._by_interval else self.bursts.layers
+        if layers != self._layers:
+            self._count_layers(layers)
         if self._recorder.accumulator.device.type == "cuda":
-            self._device_clock.step_over(sampled=sampled, next_sampled=wanted)
-        return wanted
+            self._device_clock.end_step(sampled=sampled, next_sampled=sample_next)
+        return sample_next
 
     def burst_layers(self) -> dict[str, float]:
         """How many layers a burst is about, for its frames: 0 for all of them."""
-        return {} if self.own else {"burst_layers": float(len(self.bursts.layers or ()))}
+        return {} if self._by_interval else {"burst_layers": float(len(self.bursts.layers or ()))}
 
-    def tell_all(self, command: Command) -> bool:
-        """Have all processes of a job obey at the same step; False where they agree on nothing.
+    def affordable(self, steps: int) -> int:
+        """How many of a burst's steps a budget allows; called from any thread."""
+        if self.sampler.fixed:
+            return steps
+        return self.bursts.affordable(steps, self._overhead, self._cost_s)
 
-        Called by rank 0, in any thread. A burst is cut to what a budget allows: no process
-        could end it earlier than the others.
-        """
-        if self._ranks is None or not self._ranks.together:
-            return False
-        if command.id in self._told:
-            return True
-        if command.kind == "burst" and not self.sampler.fixed:
-            steps = self.bursts.affordable(command.steps, self._grant, self._last_s)
-            command = msgspec.structs.replace(command, steps=steps)
-        if not self._ranks.words.say(msgspec.json.encode(command)):
-            return False
-        self._told.add(command.id)
-        return True
+    def proposed_interval(self) -> int:
+        """The interval to agree on with other processes, 0 where it is fixed."""
+        return 0 if self.sampler.fixed else self.sampler.affordable_interval()
 
-    def leave(self) -> None:
-        """Keep the other processes from doing anything more that this one would miss."""
-        # The process that keeps the job's store may have ended before: nothing is to be missed.
-        with suppress(Exception):
-            if self._ranks is not None:
-                self._ranks.words.leave()
+    def _count_layers(self, layers: frozenset[int] | None) -> None:
+        self._layers = layers
+        self._recorder.count_layers(layers, self._processes.layers_before(self._hooks.plan))
 
-    @property
-    def over(self) -> bool:
-        """Whether this process measures no more and owes the others nothing."""
-        ranks = self._ranks
-        return ranks is not None and not (ranks.together or ranks.rank == 0 or self.promised)
-
-    @property
-    def promised(self) -> bool:
-        """Whether the others have done what this process is to do at a step that comes."""
-        return self._ranks is not None and self._ranks.words.promised
-
-    def _agreement(self, step: int, *, sampled: bool) -> Agreement | None:
-        """What was agreed some samples ago; what rank 0 has said with it is done now."""
-        if self._ranks is None or self._hearing is None:
-            return None
-        agreement = self._hearing.step_over(step, sampled=sampled)
-        for word in self._ranks.words.due(step):
-            self.on_word(msgspec.json.decode(word, type=Command))
-        for word in self._ranks.words.lost():
-            self.on_lost(msgspec.json.decode(word, type=Command))
-        return agreement
-
-    def _choose_interval(self, cost_s: float, agreement: Agreement | None) -> None:
-        cost_s = self._last_s = max(cost_s, self._device_clock.extra_s())
-        if self._ranks is not None and self._ranks.together and not self.sampler.fixed:
-            self.sampler.sample_over(cost_s, agreement.every if agreement else self.sampler.every)
+    def _choose_interval(self, cost_s: float, agreed_every: int | None) -> None:
+        # On a GPU the training thread's time says little: the sums run on the device.
+        cost_s = self._cost_s = max(cost_s, self._device_clock.extra_s())
+        if self._processes.synchronized and not self.sampler.fixed:
+            every = self.sampler.every if agreed_every is None else agreed_every
+            self.sampler.end_sample(cost_s, every)
             return
-        self.sampler.sample_over(cost_s)
-        if self.sampler.impatient and self._probe.drop_costliest_site():
-            self.sampler.cheaper()
+        self.sampler.end_sample(cost_s)
+        if self.sampler.too_costly and self._hooks.drop_costliest_site():
+            self.sampler.forget_costs()

@@ -9,8 +9,8 @@ import numpy as np
 
 from server.alerts.rules.depth import Span, longest_run, number
 from server.alerts.rules.finding import Advice, Finding
-from server.alerts.rules.memory import REFERENCES, Memory
 from server.alerts.rules.observation import Floats, Observation
+from server.alerts.rules.running_stats import REFERENCES, RunningStats
 
 LARGE = 100.0  # where qk-clip acts in published runs; a healthy run here passed 50
 HUGE = 300.0
@@ -23,32 +23,33 @@ ADVICE = Advice(
 )
 
 
-def attention_logit_growth(observation: Observation, memory: Memory) -> list[Finding]:
+def attention_logit_growth(observation: Observation, stats: RunningStats) -> list[Finding]:
     """The largest logit of a block passes 100 and three times its own start."""
     return [
         finding
-        for stack, logits, start in _with_start(observation, memory, "max")
+        for stack, logits, start in _with_start(observation, stats, "max")
         for finding in _large(observation, stack, logits, start)
     ]
 
 
-def attention_entropy_collapse(observation: Observation, memory: Memory) -> list[Finding]:
+def attention_entropy_collapse(observation: Observation, stats: RunningStats) -> list[Finding]:
     """The entropy of a block's attention falls under a tenth of its own start."""
     return [
         finding
-        for stack, entropy, start in _with_start(observation, memory, "entropy")
+        for stack, entropy, start in _with_start(observation, stats, "entropy")
         for finding in _concentrated(observation, stack, entropy, start)
     ]
 
 
 def _with_start(
-    observation: Observation, memory: Memory, quantity: Literal["max", "entropy"]
+    observation: Observation, stats: RunningStats, quantity: Literal["max", "entropy"]
 ) -> Iterator[tuple[str, Floats, Floats]]:
     """Stacks with the quantity now and at the run's start; none before the start is known."""
-    for stack, reference in memory.references.items():
+    for stack, reference in stats.references.items():
         now = observation.series(stack, "attention_logits", quantity)
         start = reference.logit_max if quantity == "max" else reference.entropy
-        if now is not None and now.shape == start.shape and memory.samples >= REFERENCES:
+        # The reference is a mean that still moves during the first samples.
+        if now is not None and now.shape == start.shape and stats.samples >= REFERENCES:
             yield stack, now, start
 
 

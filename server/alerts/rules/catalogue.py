@@ -1,4 +1,4 @@
-"""Every rule, with how long it must hold to be said and how long to be clear to be over."""
+"""Every rule, with how long it must hold before an alert opens, and be clear before it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from server.alerts.rules.finding import Finding
 from server.alerts.rules.gradient import exploding_gradient, vanishing_gradient
 from server.alerts.rules.learning import not_learning
 from server.alerts.rules.loss import loss_divergence, loss_spike
-from server.alerts.rules.memory import Memory
 from server.alerts.rules.nonfinite import nonfinite
 from server.alerts.rules.numerics import (
     dead_units,
@@ -21,10 +20,11 @@ from server.alerts.rules.numerics import (
     update_size,
 )
 from server.alerts.rules.observation import Observation
+from server.alerts.rules.running_stats import RunningStats
 from server.alerts.rules.telemetry import agent_health
 
 # None means "not judged at this step", which neither holds nor clears.
-Check = Callable[[Observation, Memory], list[Finding] | None]
+Check = Callable[[Observation, RunningStats], list[Finding] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Rule:
     clears_after: int
 
 
-def _speaks(_observation: Observation, _memory: Memory) -> list[Finding]:
-    """A frame is contact: it ends `lost_contact`, which opens outside the frames."""
+def _in_contact(_observation: Observation, _stats: RunningStats) -> list[Finding]:
+    """No finding: `lost_contact` is opened by the watchdog, and a frame resolves it."""
     return []
 
 
@@ -65,5 +65,5 @@ RULES: tuple[Rule, ...] = (
     Rule("format_overflow", format_overflow, opens_after=5, clears_after=20),
     Rule("dead_units", dead_units, opens_after=20, clears_after=20),
     Rule("agent_health", agent_health, opens_after=1, clears_after=20),
-    Rule("lost_contact", _speaks, opens_after=1, clears_after=1),
+    Rule("lost_contact", _in_contact, opens_after=1, clears_after=1),
 )

@@ -11,8 +11,8 @@ from server.alerts.rules.advice import advice_for
 from server.alerts.rules.depth import Span, closeness, longest_run, number
 from server.alerts.rules.finding import Finding
 from server.alerts.rules.gradient import relative_gradient
-from server.alerts.rules.memory import Memory
 from server.alerts.rules.observation import Observation, StackFacts
+from server.alerts.rules.running_stats import RunningStats
 
 COLLAPSED = 1e-3  # 1 − correlation; healthy runs here came no nearer than 5·10^-3
 SHARE = 0.25  # of the layers
@@ -42,14 +42,14 @@ def collapse_of(observation: Observation, stack: str, facts: StackFacts) -> Coll
     return Collapse(span, worst, float(correlation[worst]), _predicted(facts, worst))
 
 
-def rank_collapse(observation: Observation, _memory: Memory) -> list[Finding]:
+def rank_collapse(observation: Observation, _stats: RunningStats) -> list[Finding]:
     """Token correlation within 10^-3 of one over a quarter of the depth."""
-    found = []
+    findings = []
     for stack, facts in observation.stacks.items():
         collapse = collapse_of(observation, stack, facts)
         if collapse is not None:
-            found.append(_finding(observation, stack, facts, collapse))
-    return found
+            findings.append(_finding(observation, stack, facts, collapse))
+    return findings
 
 
 def _finding(
@@ -74,6 +74,7 @@ def _finding(
         measured=collapse.correlation,
         predicted=collapse.predicted,
         unit="correlation",
+        # More layers are worse, and so are powers of ten of gradient, where it is cut off.
         badness=len(collapse.span) + min(12.0, -np.log10(max(left, 1e-12))) * cut_off,
     )
 

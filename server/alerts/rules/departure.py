@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from server.alerts.rules.depth import Span, longest_run, number
 from server.alerts.rules.finding import Advice, Finding
-from server.alerts.rules.memory import EARLY, Memory
 from server.alerts.rules.observation import Expected, Floats, Observation, StackFacts
+from server.alerts.rules.running_stats import EARLY, RunningStats
 
 FRESH_STEPS = 2  # weights older than this have learned: the prediction is context only
 FACTOR = 1.5  # beyond the band and beyond this factor; the theory's own worst layer is near 1.15
@@ -35,36 +35,37 @@ class _Curve:
     gap: Floats  # how far, 0 = on the prediction
 
 
-def departs_from_prediction(observation: Observation, memory: Memory) -> list[Finding] | None:
-    """Outside the band in neighbouring layers in all of the first sampled steps.
+def departs_from_prediction(observation: Observation, stats: RunningStats) -> list[Finding] | None:
+    """Neighbouring layers lie outside the band in all of the first sampled steps.
 
     Judged once, as soon as the prediction is there and the first steps are past; None (not
     judged) at every other step, and for a run that starts from trained weights. The theory speaks
     of random weights: later, a departure is what learning does.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     judged = False
     for stack, facts in observation.stacks.items():
         expected = facts.at_start
         if expected is None or not facts.untrained:
             continue
-        fresh = [one for one in memory.early if 0 <= one.step - expected.step <= FRESH_STEPS]
+        fresh = [early for early in stats.early if 0 <= early.step - expected.step <= FRESH_STEPS]
         if fresh and (len(fresh) == EARLY or observation.step > fresh[-1].step):
             judged = True
-            found += _departures(fresh, stack, facts, expected)
-    return found if judged else None
+            findings += _departures(fresh, stack, facts, expected)
+    return findings if judged else None
 
 
 def _departures(
     fresh: list[Observation], stack: str, facts: StackFacts, expected: Expected
 ) -> list[Finding]:
-    found = []
-    for curves in zip(*(_curves(one, stack, expected) for one in fresh), strict=False):
+    findings = []
+    # Not strict: a run may change its layout between these steps.
+    for curves in zip(*(_curves(early, stack, expected) for early in fresh), strict=False):
         always = np.logical_and.reduce([curve.departs for curve in curves])
         span = longest_run(always)
         if span is not None and len(span) >= LAYERS:
-            found.append(_finding(fresh[-1], stack, facts, curves[-1], span))
-    return found
+            findings.append(_finding(fresh[-1], stack, facts, curves[-1], span))
+    return findings
 
 
 def _curves(observation: Observation, stack: str, expected: Expected) -> list[_Curve]:

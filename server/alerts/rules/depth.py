@@ -26,10 +26,12 @@ class Span:
 
 def longest_run(holds: NDArray[np.bool_]) -> Span | None:
     """The longest run of neighbours where `holds`; the deepest of equals; None where none does."""
+    # Padded with False, so that a run at either end has both its edges.
     edges = np.flatnonzero(np.diff(np.concatenate(([False], holds, [False])).astype(np.int8)))
     if not len(edges):
         return None
     firsts, ends = edges[::2], edges[1::2]
+    # argmax takes the first of equals: reversed, the deepest.
     best = len(firsts) - 1 - int(np.argmax((ends - firsts)[::-1]))
     return Span(int(firsts[best]), int(ends[best]) - 1)
 

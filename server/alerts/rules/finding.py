@@ -1,4 +1,4 @@
-"""What a rule says: one sentence with numbers, where it holds, and what to do."""
+"""What a rule finds: one sentence with numbers, where it holds, and what to do."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Finding:
     Attributes:
         rule: the rule's name.
         severity: how bad it is.
-        title: a few words.
+        title: a short heading.
         message: plain sentences with the layers, the site, measured and predicted.
         advice: what to do.
         step: the optimizer step judged.
-        stack, site, quantity: the series; a stack of ``""`` is the whole model.
+        stack, site, quantity: the series; a stack of ``""`` is the complete model.
         first_layer, last_layer: where, inclusive; None for a quantity without depth.
         measured: the worst value; may be NaN or Inf.
         predicted: theory's value at that place; None where it makes none.

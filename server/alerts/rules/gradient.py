@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from server.alerts.rules.advice import CLIP, advice_for
 from server.alerts.rules.depth import longest_run, number
 from server.alerts.rules.finding import Finding
-from server.alerts.rules.memory import Memory
 from server.alerts.rules.observation import Floats, Observation, StackFacts
+from server.alerts.rules.running_stats import RunningStats
 
 VANISHED = 1e-3  # of the top's gradient variance; healthy runs here stayed above 7·10^-3
 BEYOND = 100.0  # and at least this factor away from the prediction
@@ -31,33 +31,35 @@ def relative_gradient(observation: Observation, stack: str) -> Floats | None:
     return relative
 
 
-def vanishing_gradient(observation: Observation, _memory: Memory) -> list[Finding]:
+def vanishing_gradient(observation: Observation, _stats: RunningStats) -> list[Finding]:
     """Less than a thousandth of the top's gradient variance is left, and theory expects more."""
-    found = []
+    findings = []
     for stack, facts in observation.stacks.items():
         relative = relative_gradient(observation, stack)
         if relative is not None:
             span = longest_run(_below(relative, facts))
             if span is not None:
                 worst = span.first + int(np.nanargmin(relative[span.first : span.last + 1]))
-                place = _Place(stack, span.first, span.last, worst, float(relative[worst]))
-                found.append(_vanishing(observation, facts, place))
-    return found
+                extent = _Extent(stack, span.first, span.last, worst, float(relative[worst]))
+                findings.append(_vanishing(observation, facts, extent))
+    return findings
 
 
-def exploding_gradient(observation: Observation, memory: Memory) -> list[Finding]:
+def exploding_gradient(observation: Observation, stats: RunningStats) -> list[Finding]:
     """The gradient grows towards the input beyond its kind, or its norm leaves its past."""
-    found = [
+    findings = [
         finding
         for stack, facts in observation.stacks.items()
         if (finding := _exploding(observation, stack, facts)) is not None
     ]
-    norm = _norm(observation, memory)
-    return [*found, norm] if norm is not None else found
+    norm = _norm(observation, stats)
+    return [*findings, norm] if norm is not None else findings
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Extent:
+    """The layers concerned, and the worst of them with its value relative to the top."""
+
     stack: str
     first: int
     last: int
@@ -68,6 +70,7 @@ class _Place:
 def _below(relative: Floats, facts: StackFacts) -> NDArray[np.bool_]:
     expected = _expected(facts, len(relative))
     low = relative < VANISHED
+    # Negated, so that a layer without a prediction (NaN) is still judged.
     return low if expected is None else low & ~(relative > expected / BEYOND)
 
 
@@ -84,29 +87,29 @@ def _at(facts: StackFacts, layer: int, length: int) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _vanishing(observation: Observation, facts: StackFacts, place: _Place) -> Finding:
-    predicted = _at(facts, place.worst, facts.n_layers + 1)
+def _vanishing(observation: Observation, facts: StackFacts, extent: _Extent) -> Finding:
+    predicted = _at(facts, extent.worst, facts.n_layers + 1)
     return Finding(
         rule="vanishing_gradient",
         severity="warning",
         title="The gradient vanishes on its way down",
         message=(
-            f"At step {observation.step} the gradient of the {place.stack}'s residual stream at "
-            f"layer {place.worst} has {number(place.measured)} of the top's variance"
-            f"{_where_predicted(predicted)}; layers {place.first}–{place.last} learn next to "
-            f"nothing. {_rate(facts, place)}"
+            f"At step {observation.step} the gradient of the {extent.stack}'s residual stream at "
+            f"layer {extent.worst} has {number(extent.measured)} of the top's variance"
+            f"{_where_predicted(predicted)}; layers {extent.first}–{extent.last} learn next to "
+            f"nothing. {_rate(facts, extent)}"
         ).rstrip(),
         advice=advice_for(facts),
         step=observation.step,
-        stack=place.stack,
+        stack=extent.stack,
         site="stream_gradient",
         quantity="variance",
-        first_layer=place.first,
-        last_layer=place.last,
-        measured=place.measured,
+        first_layer=extent.first,
+        last_layer=extent.last,
+        measured=extent.measured,
         predicted=predicted,
         unit="relative to the top",
-        badness=float(min(40.0, -np.log10(max(place.measured, 1e-40)))),
+        badness=float(min(40.0, -np.log10(max(extent.measured, 1e-40)))),
     )
 
 
@@ -124,7 +127,7 @@ def _exploding(observation: Observation, stack: str, facts: StackFacts) -> Findi
     span = longest_run(relative >= limit)
     if span is None or normal:
         return None
-    place = _Place(stack, span.first, span.last, worst, value)
+    extent = _Extent(stack, span.first, span.last, worst, value)
     return Finding(
         rule="exploding_gradient",
         severity="warning",
@@ -132,15 +135,15 @@ def _exploding(observation: Observation, stack: str, facts: StackFacts) -> Findi
         message=(
             f"At step {observation.step} the gradient of the {stack}'s residual stream at layer "
             f"{worst} has {number(value)} times the top's variance{_where_predicted(predicted)}. "
-            f"{_rate(facts, place)}"
+            f"{_rate(facts, extent)}"
         ).rstrip(),
         advice=advice_for(facts),
         step=observation.step,
         stack=stack,
         site="stream_gradient",
         quantity="variance",
-        first_layer=place.first,
-        last_layer=place.last,
+        first_layer=extent.first,
+        last_layer=extent.last,
         measured=value,
         predicted=predicted,
         unit="relative to the top",
@@ -148,8 +151,8 @@ def _exploding(observation: Observation, stack: str, facts: StackFacts) -> Findi
     )
 
 
-def _norm(observation: Observation, memory: Memory) -> Finding | None:
-    norm, past = observation.scalar("gradient_norm"), memory.norms[-NORM_SAMPLES - 1 : -1]
+def _norm(observation: Observation, stats: RunningStats) -> Finding | None:
+    norm, past = observation.scalar("gradient_norm"), stats.norms[-NORM_SAMPLES - 1 : -1]
     if not np.isfinite(norm) or len(past) < NORM_SAMPLES or norm <= NORM_FACTOR * median(past):
         return None
     return Finding(
@@ -174,12 +177,12 @@ def _where_predicted(predicted: float | None) -> str:
     return "" if predicted is None else f" (predicted at initialisation: {number(predicted)})"
 
 
-def _rate(facts: StackFacts, place: _Place) -> str:
-    """Post-LN changes the gradient by a constant factor per layer: say it and where it leads."""
-    layers = facts.n_layers - place.worst
-    if facts.placement != "post" or not 0 < place.measured < np.inf or layers < 1:
+def _rate(facts: StackFacts, extent: _Extent) -> str:
+    """The constant factor a layer by which Post-LN changes the gradient, and what it adds up to."""
+    layers = facts.n_layers - extent.worst
+    if facts.placement != "post" or not 0 < extent.measured < np.inf or layers < 1:
         return ""
-    factor = np.float64(place.measured) ** (1 / layers)  # overflows to Inf, where a float raises
+    factor = np.float64(extent.measured) ** (1 / layers)  # overflows to Inf, where a float raises
     return (
         f"In Post-LN this factor compounds: {factor:.2f} per layer is "
         f"{number(float(factor**facts.n_layers))} over {facts.n_layers} layers."

@@ -1,4 +1,4 @@
-"""The loss sits still, and the layers say why."""
+"""The loss is flat, and the layers show the cause."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from server.alerts.rules.collapse import Collapse, collapse_of
 from server.alerts.rules.depth import closeness, number
 from server.alerts.rules.finding import Finding
 from server.alerts.rules.gradient import VANISHED, relative_gradient
-from server.alerts.rules.memory import LOSSES, Memory
 from server.alerts.rules.observation import Observation, StackFacts
+from server.alerts.rules.running_stats import LOSSES, RunningStats
 
 FLAT = 0.03  # fall of the median from the first half of the window to the second, of the first
 
 
-def not_learning(observation: Observation, memory: Memory) -> list[Finding]:
+def not_learning(observation: Observation, stats: RunningStats) -> list[Finding]:
     """A flat loss together with its cause: a collapsed stream or a gradient that never arrives.
 
-    A flat loss alone is how healthy training ends, so without a cause this says nothing.
+    A flat loss alone is how healthy training ends, so that it is no finding without a cause.
     """
-    fall = _fall(memory.losses)
+    fall = _fall(stats.losses)  # None until the window is full
     if fall is None or fall > FLAT:
         return []
-    found = []
+    findings = []
     for stack, facts in observation.stacks.items():
         collapse = collapse_of(observation, stack, facts)
         gradient = relative_gradient(observation, stack)
         left = float(gradient[0]) if gradient is not None else float("nan")
         if collapse is not None or left < VANISHED:
-            found.append(
-                _finding(observation, memory, stack, facts=facts, collapse=collapse, left=left)
+            findings.append(
+                _finding(observation, stats, stack, facts=facts, collapse=collapse, left=left)
             )
-    return found
+    return findings
 
 
 def _fall(losses: tuple[float, ...]) -> float | None:
@@ -44,14 +44,14 @@ def _fall(losses: tuple[float, ...]) -> float | None:
 
 def _finding(
     observation: Observation,
-    memory: Memory,
+    stats: RunningStats,
     stack: str,
     *,
     facts: StackFacts,
     collapse: Collapse | None,
     left: float,
 ) -> Finding:
-    now = median(memory.losses[LOSSES // 2 :])
+    now = median(stats.losses[LOSSES // 2 :])
     return Finding(
         rule="not_learning",
         severity="critical",

@@ -6,8 +6,8 @@ from math import isfinite
 from statistics import median
 
 from server.alerts.rules.finding import Advice, Finding, Severity
-from server.alerts.rules.memory import Memory, noise
 from server.alerts.rules.observation import Observation
+from server.alerts.rules.running_stats import RunningStats, noise
 
 RISE = 0.2  # of the best smoothed loss
 LOST = 0.5  # of the best smoothed loss: critical
@@ -25,15 +25,15 @@ SPIKE_ADVICE = Advice(
 )
 
 
-def loss_divergence(observation: Observation, memory: Memory) -> list[Finding]:
+def loss_divergence(observation: Observation, stats: RunningStats) -> list[Finding]:
     """The smoothed loss stands above its best by 20 % and by six times its noise."""
-    smoothed, best = memory.smoothed_loss, memory.best_loss
+    smoothed, best = stats.smoothed_loss, stats.best_loss
     if not (isfinite(smoothed) and isfinite(best)):
         return []
     rise = smoothed - best
-    if rise <= max(RISE * abs(best), SIGMAS * memory.best_noise):
+    if rise <= max(RISE * abs(best), SIGMAS * stats.best_noise):
         return []
-    all_lost = smoothed >= memory.first_loss
+    all_lost = smoothed >= stats.first_loss
     severity: Severity = "critical" if all_lost or rise >= LOST * abs(best) else "warning"
     return [
         Finding(
@@ -43,7 +43,7 @@ def loss_divergence(observation: Observation, memory: Memory) -> list[Finding]:
             message=(
                 f"At step {observation.step} the loss, as the median of five sampled steps, is "
                 f"{smoothed:.3f}: {rise:.3f} above its best of {best:.3f}"
-                + (f", and no better than the first loss of {memory.first_loss:.3f}." * all_lost)
+                + (f", and no better than the first loss of {stats.first_loss:.3f}." * all_lost)
                 + "." * (not all_lost)
             ),
             advice=LOWER_RATE,
@@ -57,9 +57,9 @@ def loss_divergence(observation: Observation, memory: Memory) -> list[Finding]:
     ]
 
 
-def loss_spike(observation: Observation, memory: Memory) -> list[Finding]:
+def loss_spike(observation: Observation, stats: RunningStats) -> list[Finding]:
     """One loss stands above the median of the last 32 by 30 % and by six times their noise."""
-    loss, past = observation.scalar("loss"), memory.losses[-SPIKE_WINDOW - 1 : -1]
+    loss, past = observation.scalar("loss"), stats.losses[-SPIKE_WINDOW - 1 : -1]
     if not isfinite(loss) or len(past) < SPIKE_WINDOW:
         return []
     usual = median(past)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from server.alerts.rules.depth import Span, longest_run
 from server.alerts.rules.finding import Advice, Finding
-from server.alerts.rules.memory import Memory
 from server.alerts.rules.observation import Floats, Observation
+from server.alerts.rules.running_stats import RunningStats
 
 RULE = "nonfinite"
 ADVICE = Advice(
@@ -20,10 +20,13 @@ ADVICE = Advice(
 SITES = {"stream": "residual stream", "stream_gradient": "gradient of the residual stream"}
 
 
-def nonfinite(observation: Observation, memory: Memory) -> list[Finding]:
+def nonfinite(observation: Observation, stats: RunningStats) -> list[Finding]:
     """Critical on the first NaN or Inf, naming where on its way the signal broke first."""
-    found = [_in_stream(observation, stack, site) for stack in observation.stacks for site in SITES]
-    return [one for one in [*found, _in_loss(observation, memory)] if one is not None]
+    streams = [
+        _in_stream(observation, stack, site) for stack in observation.stacks for site in SITES
+    ]
+    findings = [*streams, _in_loss(observation, stats)]
+    return [finding for finding in findings if finding is not None]
 
 
 def _in_stream(observation: Observation, stack: str, site: str) -> Finding | None:
@@ -31,7 +34,7 @@ def _in_stream(observation: Observation, stack: str, site: str) -> Finding | Non
     variance = observation.series(stack, site, "variance")
     if share is None or variance is None or share.shape != variance.shape:
         return None
-    # A NaN variance alone means "not seen"; an infinite one overflowed float32.
+    # A NaN variance alone means "not measured"; an infinite one overflowed float32.
     broken = (share > 0) | np.isinf(variance)
     if not broken.any():
         return None
@@ -80,17 +83,18 @@ def _name(value: float) -> str:
     return "NaN" if isnan(value) else "Inf" if value > 0 else "-Inf"
 
 
-def _in_loss(observation: Observation, memory: Memory) -> Finding | None:
+def _in_loss(observation: Observation, stats: RunningStats) -> Finding | None:
     loss = observation.scalar("loss")
-    # NaN also means "not given to agent.step": it is news only after a loss was known.
-    if np.isfinite(loss) or not (isinf(loss) or memory.losses):
+    # From an older agent a NaN also means "not given": it says something only after a finite loss.
+    unknown = "/loss/value" in observation.absent or not (isinf(loss) or stats.losses)
+    if np.isfinite(loss) or unknown:
         return None
     return Finding(
         rule=RULE,
         severity="critical",
         title=f"The loss is {_name(loss)}",
         message=f"At step {observation.step} the loss is {_name(loss)}"
-        + (f"; the last finite one was {memory.losses[-1]:.3f}." if memory.losses else "."),
+        + (f"; the last finite one was {stats.losses[-1]:.3f}." if stats.losses else "."),
         advice=ADVICE,
         step=observation.step,
         site="loss",

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from server.alerts.rules.depth import longest_run, number
 from server.alerts.rules.finding import Advice, Finding, Severity
-from server.alerts.rules.memory import Memory
 from server.alerts.rules.observation import Floats, Observation
+from server.alerts.rules.running_stats import RunningStats
 
 LARGE_UPDATE = 0.03  # of the weights; a healthy run at a 33 times higher rate reached 0.02
 LARGE_LOG_Z = 30.0  # healthy runs here stayed under 9; ln of 256,000 words is 12.5
@@ -31,9 +31,9 @@ DYING = Advice(
 )
 
 
-def update_size(observation: Observation, _memory: Memory) -> list[Finding]:
+def update_size(observation: Observation, _stats: RunningStats) -> list[Finding]:
     """A step changes a block's weights by at least 3 % of their size."""
-    found = []
+    findings = []
     for stack, _, ratio in _measured(observation, "ratio", site="updates"):
         holds = ratio >= LARGE_UPDATE
         if holds.any():
@@ -43,12 +43,12 @@ def update_size(observation: Observation, _memory: Memory) -> list[Finding]:
                 f"{number(100 * float(ratio[worst]))} % of their size; 0.1 % is usual, and healthy "
                 "runs stay under 2 %."
             )
-            where = stack, "updates", "ratio"
-            found.append(
+            series = stack, "updates", "ratio"
+            findings.append(
                 _over_depth(
                     observation,
                     "update_size",
-                    where,
+                    series,
                     holds=holds,
                     values=ratio,
                     text=text,
@@ -56,12 +56,13 @@ def update_size(observation: Observation, _memory: Memory) -> list[Finding]:
                     severity="warning",
                 )
             )
-    return found
+    return findings
 
 
-def log_z_growth(observation: Observation, _memory: Memory) -> list[Finding]:
+def log_z_growth(observation: Observation, _stats: RunningStats) -> list[Finding]:
     """The final logits' log Z, as its root mean square, is at least 30."""
     squares = observation.series("", "log_z", "mean_square")
+    # Of the mean of squares, since log Z drifts to either side.
     size = float(np.sqrt(squares[0])) if squares is not None and len(squares) else float("nan")
     if not LARGE_LOG_Z <= size < float("inf"):
         return []
@@ -83,9 +84,9 @@ def log_z_growth(observation: Observation, _memory: Memory) -> list[Finding]:
     ]
 
 
-def format_overflow(observation: Observation, _memory: Memory) -> list[Finding]:
+def format_overflow(observation: Observation, _stats: RunningStats) -> list[Finding]:
     """Some values are too large for float16; information, since the job may not use it."""
-    found = []
+    findings = []
     for stack, site, share in _measured(observation, "fp16_overflow"):
         holds = share > 0
         if holds.any():
@@ -94,12 +95,12 @@ def format_overflow(observation: Observation, _memory: Memory) -> list[Finding]:
                 f"{number(float(share[worst]))} of the values of the {stack}'s "
                 f"{site.replace('_', ' ')} at layer {worst} are too large for float16 (65,504)."
             )
-            where = stack, site, "fp16_overflow"
-            found.append(
+            series = stack, site, "fp16_overflow"
+            findings.append(
                 _over_depth(
                     observation,
                     "format_overflow",
-                    where,
+                    series,
                     holds=holds,
                     values=share,
                     text=text,
@@ -107,12 +108,12 @@ def format_overflow(observation: Observation, _memory: Memory) -> list[Finding]:
                     severity="info",
                 )
             )
-    return found
+    return findings
 
 
-def dead_units(observation: Observation, _memory: Memory) -> list[Finding]:
+def dead_units(observation: Observation, _stats: RunningStats) -> list[Finding]:
     """At least 99 % of a site's values are exactly zero."""
-    found = []
+    findings = []
     for stack, site, share in _measured(observation, "zeros"):
         holds = share >= DEAD
         if holds.any() and not site.endswith("gradient"):  # padding has no gradient, rightly
@@ -121,12 +122,12 @@ def dead_units(observation: Observation, _memory: Memory) -> list[Finding]:
                 f"{float(share[worst]):.1%} of the values of the {stack}'s "
                 f"{site.replace('_', ' ')} at layer {worst} are exactly zero."
             )
-            where = stack, site, "zeros"
-            found.append(
+            series = stack, site, "zeros"
+            findings.append(
                 _over_depth(
                     observation,
                     "dead_units",
-                    where,
+                    series,
                     holds=holds,
                     values=share,
                     text=text,
@@ -134,23 +135,24 @@ def dead_units(observation: Observation, _memory: Memory) -> list[Finding]:
                     severity="info",
                 )
             )
-    return found
+    return findings
 
 
 def _measured(
     observation: Observation, quantity: str, *, site: str | None = None
 ) -> Iterator[tuple[str, str, Floats]]:
-    """Series over depth of a quantity, where any value is known, with their stack and site."""
+    """(stack, site, values) of each series of this quantity over depth that has any value."""
     for key, values in observation.values.items():
-        stack, place, name = key.split("/", 2)
-        if stack and name == quantity and site in (None, place) and not np.isnan(values).all():
-            yield stack, place, values
+        stack, series_site, name = key.split("/", 2)
+        matches = stack and name == quantity and site in (None, series_site)
+        if matches and not np.isnan(values).all():
+            yield stack, series_site, values
 
 
 def _over_depth(
     observation: Observation,
     rule: str,
-    where: tuple[str, str, str],
+    series: tuple[str, str, str],
     *,
     holds: NDArray[np.bool_],
     values: Floats,
@@ -160,7 +162,7 @@ def _over_depth(
 ) -> Finding:
     span = longest_run(holds)
     worst = float(np.nanmax(values))
-    stack, site, quantity = where
+    stack, site, quantity = series
     return Finding(
         rule=rule,
         severity=severity,

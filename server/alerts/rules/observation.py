@@ -1,4 +1,4 @@
-"""What the rules look at: one sampled step's values, and what is known of the model."""
+"""What the rules look at: one sampled step's values, and theory's curves for the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dslm import ModelSpec, Placement, Prediction, Stack, StackPrediction
-from wire import Health, Layout
+from wire import Health, Layout, is_absent
 
 Floats = NDArray[np.float64]
 
@@ -20,8 +20,8 @@ NORM_MOVED = 1e-4  # variance of gains or biases that a few steps do not reach, 
 class Expected:
     """Theory's curves for one stack, N+1 values each, from the weights of one step.
 
-    Gradient variances are relative to the top. NaN where nothing is predicted. `gradient` holds
-    only as far as the gradient entering at the top was seen: its bounds are NaN where it was not.
+    Gradient variances are relative to the top. NaN where nothing is predicted. The bounds of
+    `gradient` are NaN where the gradient that enters at the top was not measured.
     """
 
     step: int
@@ -43,7 +43,7 @@ class StackFacts:
     Attributes:
         n_layers: blocks.
         placement: where the norms stand; None where the blocks are not understood.
-        beta: the smallest residual branch scale found; 1 in an unscaled model.
+        beta: the smallest residual branch scale; 1 in an unscaled model.
         untrained: whether the norms of the first revision are as they are initialised. Trained
             weights have structure, and theory speaks of random ones.
         expected: the curves from each revision of the weights, ascending by step; the
@@ -69,18 +69,20 @@ class Observation:
     Attributes:
         step: optimizer step.
         values: every series of the frame, by its key ``stack/site/quantity``.
-        stacks: what is known of each stack; empty while the model is not described.
-        health: the agent's own counters, where known.
+        stacks: by name; a stack that is not described has its depth alone.
+        health: the agent's counters, or None.
+        absent: keys of scalars that this step does not have, such as a loss that was not given.
     """
 
     step: int
     values: Mapping[str, Floats]
     stacks: Mapping[str, StackFacts] = field(default_factory=dict)
     health: Health | None = None
+    absent: frozenset[str] = frozenset()
 
     @property
     def partial(self) -> bool:
-        """Whether a burst looked at some layers alone: of the others nothing follows."""
+        """Whether a burst measured some layers alone: of the others nothing follows."""
         return self.scalar("burst_layers") > 0
 
     def series(self, stack: str, site: str, quantity: str) -> Floats | None:
@@ -88,9 +90,9 @@ class Observation:
         return self.values.get(f"{stack}/{site}/{quantity}")
 
     def scalar(self, site: str) -> float:
-        """A quantity of the whole model, such as ``"loss"``; NaN where it is unknown."""
-        found = self.values.get(f"/{site}/value")
-        return float(found[0]) if found is not None and len(found) else float("nan")
+        """A quantity of the complete model, such as ``"loss"``; NaN where it is unknown."""
+        values = self.values.get(f"/{site}/value")
+        return float(values[0]) if values is not None and len(values) else float("nan")
 
 
 def observe(
@@ -103,16 +105,27 @@ def observe(
 ) -> Observation:
     """One frame as the rules see it; `values` is the frame's vector, (layout.size,).
 
-    A stack that is not described is still judged, by what its own values say.
+    A stack that is not described is judged by its measured values alone.
     """
     wide = values.astype(np.float64)
-    series = {key: wide[where] for key, where in layout.slices.items()}
-    seen = {
-        one.stack: StackFacts(n_layers=one.n - 1)
-        for one in layout
-        if (one.site, one.quantity) == ("stream", "variance")
+    by_key = {key: wide[columns] for key, columns in layout.slices.items()}
+    undescribed = {
+        series.stack: StackFacts(n_layers=series.n - 1)
+        for series in layout
+        if (series.site, series.quantity) == ("stream", "variance")
     }
-    return Observation(step=step, values=series, stacks={**seen, **stacks}, health=health)
+    absent = [
+        series.key
+        for series in layout
+        if not series.stack and is_absent(values[layout.slices[series.key]]).all()
+    ]
+    return Observation(
+        step=step,
+        values=by_key,
+        stacks={**undescribed, **stacks},
+        health=health,
+        absent=frozenset(absent),
+    )
 
 
 def facts(spec: ModelSpec, predictions: Mapping[int, Prediction]) -> dict[str, StackFacts]:
@@ -159,14 +172,14 @@ def _untrained(stack: Stack) -> bool:
         if block is not None
         for norm in (block.attention_norm, block.feed_forward_norm)
     ]
-    return all(max(one.gain_var, one.bias_var) <= NORM_MOVED for one in norms)
+    return all(max(norm.gain_var, norm.bias_var) <= NORM_MOVED for norm in norms)
 
 
 def _expected(step: int, stack: Stack, prediction: StackPrediction) -> Expected:
     forward, backward = prediction.forward, prediction.backward
-    # Without a look at the top's gradient theory assumes independent tokens there: fit for a
-    # message, too weak for a judgement.
-    seen = 1.0 if stack.top_gradient_kernel is not None else float("nan")
+    # Where the top's gradient is not measured, theory assumes independent tokens there: good
+    # enough for a message, too weak for a judgement.
+    measured = 1.0 if stack.top_gradient_kernel is not None else float("nan")
     return Expected(
         step=step,
         variance=forward.variance,
@@ -176,6 +189,6 @@ def _expected(step: int, stack: Stack, prediction: StackPrediction) -> Expected:
         correlation_low=forward.correlation_low,
         correlation_high=forward.correlation_high,
         gradient=backward.variance,
-        gradient_low=backward.variance_low * seen,
-        gradient_high=backward.variance_high * seen,
+        gradient_low=backward.variance_low * measured,
+        gradient_high=backward.variance_high * measured,
     )

@@ -1,12 +1,12 @@
-"""What the agent says of itself: data it lost, hooks that never fired, failures it guarded."""
+"""The agent's own health: data it lost, hooks that never fired, failures it guarded."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from server.alerts.rules.finding import Advice, Finding
-from server.alerts.rules.memory import Memory
 from server.alerts.rules.observation import Observation
+from server.alerts.rules.running_stats import RunningStats
 from wire import Health
 
 SETTLED = 3  # sampled steps; a hook fires on the first or not at all
@@ -27,22 +27,22 @@ DROPPED = Advice(
 FAILED = Advice("Training goes on untouched. The reason names the layer to look at.")
 
 
-def agent_health(observation: Observation, memory: Memory) -> list[Finding]:
+def agent_health(observation: Observation, stats: RunningStats) -> list[Finding]:
     """Frames lost and failures guarded since the last sampled step, and silent hooks."""
     health = observation.health
     if health is None:
         return []
-    found = [
-        _dropped(observation, health.dropped, memory.lost[0]),
-        _failures(observation, health, memory.lost[1]),
+    findings = [
+        _dropped(observation, health.dropped, stats.lost[0]),
+        _failures(observation, health, stats.lost[1]),
     ]
-    if memory.samples > SETTLED:
-        found.append(_silent(observation, health))
-    return [one for one in found if one is not None]
+    if stats.samples > SETTLED:
+        findings.append(_silent(observation, health))
+    return [finding for finding in findings if finding is not None]
 
 
 def silence(step: int, seconds: float) -> Finding:
-    """A run that should be speaking and has not for so many seconds."""
+    """The finding of a run that should send frames and has not for so many seconds."""
     return Finding(
         rule="lost_contact",
         severity="warning",
@@ -73,8 +73,8 @@ def _failures(observation: Observation, health: Health, new: int) -> Finding | N
     if new <= 0:
         return None
     text = f"The agent guarded {health.failures} failures; the first: {health.first_failure}."
-    found = _finding(observation, text, FAILED, site="guard", value=health.failures)
-    return replace(found, severity="info")
+    finding = _finding(observation, text, FAILED, site="guard", value=health.failures)
+    return replace(finding, severity="info")  # training was not touched
 
 
 def _silent(observation: Observation, health: Health) -> Finding | None:

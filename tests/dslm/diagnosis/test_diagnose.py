@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import dslm
-from dslm.diagnosis.deeper import coarse
-from dslm.diagnosis.sharpness import effective_keys, keys_seen, largest_scores
+from dslm.diagnosis.depth_sweep import coarse
+from dslm.diagnosis.score_scale import effective_keys, largest_scores, visible_keys
 from tests.dslm.specs import block, kernel, spec_of, stack, with_input
 
 
@@ -127,10 +127,10 @@ def test_effective_keys_match_a_softmax_of_normal_scores(std: float) -> None:
 def test_keys_seen_are_those_under_the_mask() -> None:
     causal = block().attention
 
-    assert keys_seen(causal, 8) == 4.5
-    assert keys_seen(replace(causal, window=2), 8) == pytest.approx(15 / 8)
-    assert keys_seen(replace(causal, causal=False), 8) == 8
-    assert keys_seen(replace(causal, causal=False, window=1), 8) == pytest.approx(22 / 8)
+    assert visible_keys(causal, 8) == 4.5
+    assert visible_keys(replace(causal, window=2), 8) == pytest.approx(15 / 8)
+    assert visible_keys(replace(causal, causal=False), 8) == 8
+    assert visible_keys(replace(causal, causal=False, window=1), 8) == pytest.approx(22 / 8)
 
 
 def test_coarse_positions_change_a_prediction_by_less_than_three_percent() -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.alerts.lifecycle import Event, Track, advance
-from server.alerts.rules import Expected, Key, Memory, Observation, StackFacts, evaluate
+from server.alerts.lifecycle import Track, Transition, advance
+from server.alerts.rules import Expected, Key, Observation, RunningStats, StackFacts, evaluate
+from server.alerts.rules.observation import observe
+from wire import Layout, Series
 
 RUNS = Path(__file__).with_name("runs.npz")
 STACK = "decoder"
@@ -27,8 +29,10 @@ class Run:
         return len(self.values["/loss/value"])
 
     def observation(self, step: int) -> Observation:
-        at = {key: vectors[step].astype(np.float64) for key, vectors in self.values.items()}
-        return Observation(step=step, values=at, stacks={STACK: self.facts})
+        rows = {key: vectors[step] for key, vectors in self.values.items()}
+        layout = Layout(tuple(Series(*key.split("/", 2), len(row)) for key, row in rows.items()))
+        values = np.concatenate(list(rows.values())).astype(np.float32)
+        return observe(step=step, layout=layout, values=values, stacks={STACK: self.facts})
 
     def observations(self) -> Iterator[Observation]:
         return (self.observation(step) for step in range(len(self)))
@@ -41,17 +45,17 @@ class Run:
 class Diagnosis:
     """The rules and their lifecycle over a stream of observations."""
 
-    memory: Memory
+    stats: RunningStats
     tracks: dict[Key, Track]
-    events: list[Event]
+    events: list[Transition]
 
     def see(self, observation: Observation) -> None:
-        verdict = evaluate(observation, self.memory)
+        verdict = evaluate(observation, self.stats)
         self.tracks, events = advance(self.tracks, verdict)
-        self.memory = verdict.memory
+        self.stats = verdict.stats
         self.events += events
 
-    def opened(self, rule: str) -> list[Event]:
+    def opened(self, rule: str) -> list[Transition]:
         return [one for one in self.events if one.kind == "opened" and one.key.rule == rule]
 
     def loud(self) -> list[str]:
@@ -88,13 +92,13 @@ def _run(name: str, arrays: dict[str, np.ndarray]) -> Run:
 
 @pytest.fixture
 def diagnosis() -> Diagnosis:
-    return Diagnosis(Memory(), {}, [])
+    return Diagnosis(RunningStats(), {}, [])
 
 
 @pytest.fixture
 def diagnose() -> Callable[[Run], Diagnosis]:
     def judge(run: Run) -> Diagnosis:
-        diagnosis = Diagnosis(Memory(), {}, [])
+        diagnosis = Diagnosis(RunningStats(), {}, [])
         for observation in run.observations():
             diagnosis.see(observation)
         return diagnosis

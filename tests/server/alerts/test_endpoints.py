@@ -6,7 +6,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient
 
 from server.alerts import service
-from server.alerts.service import Watch
+from server.alerts.service import AlertState
 from server.app import create_app
 from server.settings import Settings
 from server.tables import runs as run_table
@@ -23,12 +23,12 @@ FIELDS = {
 async def client(tmp_path, runs, run_row):
     app = create_app(Settings(data_dir=tmp_path))
     async with app.router.lifespan_context(app):
-        async with app.state.parts.database.writing() as session:
+        async with app.state.server.database.writing() as session:
             await session.execute(run_table.insert(), [run_row(RUN)])
             await service.diagnose(
                 session,
                 run_id=RUN,
-                watch=Watch(),
+                alert_state=AlertState(),
                 observations=list(runs["post-ln 24"].observations()),
                 now=1.0,
             )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.alerts.lifecycle import Track, advance
-from server.alerts.rules import Advice, Finding, Memory, Verdict
+from server.alerts.rules import Advice, Finding, RunningStats, Verdict
 
 OPENS, CLEARS = 5, 20  # rank_collapse
 
@@ -31,7 +31,7 @@ def play(pattern, tracks=None):
     for step, found in enumerate(pattern):
         judged = frozenset() if found == "unjudged" else frozenset({"rank_collapse"})
         findings = (found(step),) if callable(found) else ()
-        verdict = Verdict(findings, judged, Memory(step=step))
+        verdict = Verdict(findings, judged, RunningStats(step=step))
         tracks, new = advance(tracks, verdict)
         events += [(event.kind, event.step) for event in new]
     return events
@@ -75,7 +75,7 @@ def test_a_more_severe_finding_escalates_at_once_and_once():
 def test_a_lasting_alert_keeps_its_last_step_current():
     events = play([finding] * (OPENS + 40))
 
-    assert [kind for kind, _ in events] == ["opened", "seen", "seen"]
+    assert [kind for kind, _ in events] == ["opened", "persisted", "persisted"]
 
 
 def test_a_milder_finding_never_takes_back_what_was_told():
@@ -84,7 +84,7 @@ def test_a_milder_finding_never_takes_back_what_was_told():
 
     events = play([critical] * OPENS + [finding] * 40 + [critical])
 
-    assert {kind for kind, _ in events} == {"opened", "seen"}
+    assert {kind for kind, _ in events} == {"opened", "persisted"}
 
 
 def test_a_much_worse_value_is_told_again():

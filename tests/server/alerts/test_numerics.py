@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.alerts.rules import Memory, Observation
+from server.alerts.rules import Observation, RunningStats
 from server.alerts.rules.numerics import dead_units, format_overflow, log_z_growth, update_size
 
-NOTHING = Memory()
+NOTHING = RunningStats()
 
 
 def observed(**series: list[float]) -> Observation:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from server.alerts.rules import Observation, StackFacts
-from wire import Health
+from wire import ABSENT, Health
 
 STACK = "decoder"
 JUMP = 60  # step of the learning rate's jump in its run
@@ -150,6 +150,15 @@ def test_nan_clears_no_alert(runs, diagnose):
 
 def test_a_loss_never_given_is_no_alert(runs, diagnose):
     run = runs["pre-ln 24"].with_series("/loss/value", lambda losses: np.full_like(losses, np.nan))
+
+    assert diagnose(run).loud() == []
+
+
+def test_a_loss_given_now_and_then_is_no_alert(runs, diagnose):
+    def every_tenth(losses):
+        return np.where(np.arange(len(losses))[:, None] % 10 == 0, losses, ABSENT)
+
+    run = runs["pre-ln 24"].with_series("/loss/value", every_tenth)
 
     assert diagnose(run).loud() == []
 

@@ -7,7 +7,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from server.alerts.lifecycle import advance
-from server.alerts.rules import Expected, Memory, Observation, StackFacts, evaluate
+from server.alerts.rules import Expected, Observation, RunningStats, StackFacts, evaluate
 
 LAYERS = 6
 # Shrinking values as wild as these takes minutes and says no more than the failure itself.
@@ -56,14 +56,14 @@ def stacks(draw):
 @given(st.data())
 @settings(max_examples=60, deadline=None, phases=PHASES)
 def test_rules_answer_whatever_is_measured_and_open_each_key_once(data):
-    memory, tracks, standing = Memory(), {}, set()
+    stats, tracks, standing = RunningStats(), {}, set()
     known = data.draw(stacks())
     for values in data.draw(st.lists(measured(), max_size=3)):
         for repeat in range(7):  # long enough for a rule that must hold for five samples
-            step = memory.step + 1
-            verdict = evaluate(Observation(step=step, values=values, stacks=known), memory)
+            step = stats.step + 1
+            verdict = evaluate(Observation(step=step, values=values, stacks=known), stats)
             tracks, events = advance(tracks, verdict)
-            memory = verdict.memory
+            stats = verdict.stats
             assert len({one.key for one in events}) == len(events), repeat
             for event in events:
                 if event.kind == "opened":
@@ -78,7 +78,7 @@ def test_rules_answer_whatever_is_measured_and_open_each_key_once(data):
 @given(measured(), stacks())
 @settings(max_examples=100, deadline=None)
 def test_findings_name_layers_in_order_and_inside_the_stack(values, known):
-    verdict = evaluate(Observation(step=0, values=values, stacks=known), Memory())
+    verdict = evaluate(Observation(step=0, values=values, stacks=known), RunningStats())
 
     for finding in verdict.findings:
         if finding.first_layer is not None:
@@ -91,10 +91,10 @@ def test_findings_name_layers_in_order_and_inside_the_stack(values, known):
 @settings(max_examples=50, deadline=None)
 def test_a_step_seen_again_changes_nothing(values, known):
     observation = Observation(step=3, values=values, stacks=known)
-    memory = evaluate(observation, Memory()).memory
+    stats = evaluate(observation, RunningStats()).stats
 
-    again = evaluate(observation, memory)
+    again = evaluate(observation, stats)
 
     assert again.findings == ()
     assert again.judged == frozenset()
-    assert again.memory is memory
+    assert again.stats is stats

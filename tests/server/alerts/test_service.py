@@ -9,7 +9,7 @@ import pytest
 
 from server.alerts import service
 from server.alerts.repository import AlertFilter
-from server.alerts.service import Watch
+from server.alerts.service import AlertState
 from server.database import connect
 from server.errors import NotFound
 from server.tables import metadata
@@ -29,12 +29,12 @@ async def database(tmp_path, run_row):
     await found.close()
 
 
-async def judge(database, observations, watch=None, now=100.0):
+async def judge(database, observations, alert_state=None, now=100.0):
     async with database.writing() as session:
         return await service.diagnose(
             session,
             run_id=RUN,
-            watch=watch or Watch(),
+            alert_state=alert_state or AlertState(),
             observations=list(observations),
             now=now,
         )
@@ -58,9 +58,9 @@ async def test_a_failing_run_is_stored_with_all_that_an_alert_says(database, run
 
 
 async def test_frame_by_frame_stores_what_one_batch_stores(database, runs):
-    watch = Watch()
+    alert_state = AlertState()
     for observation in runs["post-ln 24"].observations():
-        watch = (await judge(database, [observation], watch)).watch
+        alert_state = (await judge(database, [observation], alert_state)).alert_state
     step_by_step = await stored(database)
 
     rules = [one.rule for one in step_by_step]
@@ -72,7 +72,7 @@ async def test_a_restart_in_the_middle_repeats_no_alert(database, runs):
     observations = list(runs["post-ln 24"].observations())
     await judge(database, observations[:30])
 
-    outcome = await judge(database, observations[30:], watch=Watch())
+    outcome = await judge(database, observations[30:], alert_state=AlertState())
 
     rules = [one.rule for one in await stored(database)]
     assert len(rules) == len(set(rules))
@@ -81,10 +81,10 @@ async def test_a_restart_in_the_middle_repeats_no_alert(database, runs):
 
 async def test_frames_judged_again_after_a_crash_change_nothing(database, runs):
     observations = list(runs["post-ln 24"].observations())
-    watch = (await judge(database, observations)).watch
+    alert_state = (await judge(database, observations)).alert_state
     before = await stored(database)
 
-    outcome = await judge(database, observations[-5:], watch)
+    outcome = await judge(database, observations[-5:], alert_state)
 
     assert outcome.changed == ()
     assert await stored(database) == before
@@ -92,15 +92,15 @@ async def test_frames_judged_again_after_a_crash_change_nothing(database, runs):
 
 async def test_a_rolled_back_transaction_leaves_the_watch_as_it_was(database, runs):
     observations = list(runs["post-ln 24"].observations())
-    watch = Watch()
+    alert_state = AlertState()
     with pytest.raises(RuntimeError):
         async with database.writing() as session:
             await service.diagnose(
-                session, run_id=RUN, watch=watch, observations=observations, now=1.0
+                session, run_id=RUN, alert_state=alert_state, observations=observations, now=1.0
             )
             raise RuntimeError("the commit fails")
 
-    outcome = await judge(database, observations, watch)
+    outcome = await judge(database, observations, alert_state)
 
     assert "rank_collapse" in [one.rule for one in outcome.to_notify]
 
@@ -112,7 +112,7 @@ async def test_an_acknowledged_alert_stays_one_and_is_not_announced_again(databa
     assert opened.severity == "warning"
     await service.acknowledge(database, opened.id, project=None)
 
-    second = await judge(database, observations[16:], first.watch)
+    second = await judge(database, observations[16:], first.alert_state)
 
     (alert,) = [one for one in await stored(database) if one.rule == "rank_collapse"]
     assert (alert.status, alert.severity) == ("acknowledged", "critical")
@@ -124,7 +124,7 @@ async def test_an_alert_that_clears_is_resolved_and_told_to_pages_only(database,
     first = await judge(database, failing.observations())
     later = [_at(healthy, 30 + i, len(failing) + i) for i in range(25)]
 
-    outcome = await judge(database, later, first.watch)
+    outcome = await judge(database, later, first.alert_state)
 
     ended = [one.rule for one in outcome.changed if one.status == "resolved"]
     assert sorted(ended) == ["rank_collapse", "vanishing_gradient"]
@@ -167,9 +167,11 @@ async def test_silence_is_told_once_and_ended_by_the_next_frame(database, runs):
 
 
 async def test_alerts_are_listed_page_by_page_newest_first(database, runs):
-    watch = Watch()
+    alert_state = AlertState()
     for now, observation in enumerate(runs["pre-ln 12, rate × 300"].observations()):
-        watch = (await judge(database, [observation], watch, now=float(now))).watch
+        alert_state = (
+            await judge(database, [observation], alert_state, now=float(now))
+        ).alert_state
     everything = await stored(database)
 
     pages, cursor = [], None

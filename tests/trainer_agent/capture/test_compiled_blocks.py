@@ -63,7 +63,7 @@ def run(
     for step in range(4):
         agent.step(loss=train_step(model, optimizer, batch(step)))
     agent.close()
-    assert agent._guard.failures == 0
+    assert agent._parts.guard.failures == 0
     return transport, model
 
 
@@ -108,7 +108,7 @@ def test_parts_of_blocks_share_their_graph_too(tmp_path: Path) -> None:
             loss_of(model(batch(step)[:, :-1]), batch(step)[:, 1:]).backward()
             agent.step()
         agent.close()
-        assert agent._guard.failures == 0
+        assert agent._parts.guard.failures == 0
         found.append(transport.series("decoder/attention/variance"))
 
     assert counters["graph_break"] == {}

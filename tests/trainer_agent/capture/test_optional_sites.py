@@ -23,12 +23,14 @@ from tests.trainer_agent.small_gpt import (
     train_step,
 )
 from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics.finalise import frame_values
-from trainer_agent.capture.statistics.log_z import head_of, log_z_sums
+from trainer_agent.capture.statistics.logits import log_z_sums
+from trainer_agent.errors import WatchError
+from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import Plan, StackPlan, settled
 from trainer_agent.model.sites import CustomSite, Wanted
-from trainer_agent.options import WatchError
 
 
 def kept(modules: dict[str, nn.Module], *, inputs: bool = False) -> dict[str, list[Tensor]]:
@@ -69,8 +71,8 @@ def test_norm_inputs_are_what_the_norms_are_given(tmp_path: Path):
 def test_a_norms_input_that_is_the_stream_is_taken_once_unless_it_was_changed():
     stack = StackPlan("decoder", ("0",), (None,), (None,))
     plan = Plan((stack,), Wanted(("kurtosis", "effective_rank"), ("norm_inputs",)))
-    recorder = Recorder(Guard())
-    recorder.follow(plan, torch.device("cpu"))
+    guard = Guard()
+    recorder = Recorder(plan, torch.device("cpu"), guard, OverheadAccount())
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
 
     recorder.stream("decoder", 0, x)
@@ -78,7 +80,7 @@ def test_a_norms_input_that_is_the_stream_is_taken_once_unless_it_was_changed():
     x.mul_(0.5)
     recorder.branch("decoder", "feed_forward_norm_input", 0, x)
 
-    assert recorder.guard.failures == 0
+    assert guard.failures == 0
     found = frame_values(plan, recorder.accumulator.take()(), [])
     places = plan.layout([]).slices
     stream, same, halved = (
@@ -137,7 +139,7 @@ def test_a_model_without_a_head_of_its_own_has_no_log_z(tmp_path: Path):
     agent.step()
     agent.close()
 
-    assert head_of(model, ()) is None
+    assert lm_head_of(model, ()) is None
     assert np.isnan(transport.series("/log_z/mean")).all()
     assert transport.health.failures == 0
 

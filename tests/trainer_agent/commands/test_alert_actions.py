@@ -13,16 +13,16 @@ from tests.trainer_agent.small_gpt import batch, built, loss_of, train_step
 from trainer_agent import watch
 from trainer_agent.agent import Agent
 from trainer_agent.commands.alert_actions import read_actions
-from trainer_agent.options import WatchError
-from wire import AlertWord, Command
+from trainer_agent.errors import WatchError
+from wire import AlertNotice, Command
 
-CRITICAL = AlertWord("nonfinite", "critical", "NaN in the stream", "At step 3 …", 3)
-WARNING = AlertWord("loss_divergence", "warning", "The loss is rising", "At step 4 …", 4)
+CRITICAL = AlertNotice("nonfinite", "critical", "NaN in the stream", "At step 3 …", 3)
+WARNING = AlertNotice("loss_divergence", "warning", "The loss is rising", "At step 4 …", 4)
 
 
-def tell(agent: Agent, *alerts: AlertWord) -> None:
+def tell(agent: Agent, *alerts: AlertNotice) -> None:
     for number, alert in enumerate(alerts):
-        agent._obey(Command(f"{number}", "alert", alert=alert))
+        agent._parts.dispatcher.dispatch(Command(f"{number}", "alert", alert=alert))
 
 
 def test_by_default_a_job_is_told_of_no_alert_and_does_nothing(tmp_path: Path):
@@ -37,7 +37,7 @@ def test_by_default_a_job_is_told_of_no_alert_and_does_nothing(tmp_path: Path):
 
 
 def test_a_function_hears_every_alert_at_the_end_of_a_step(tmp_path: Path):
-    heard: list[AlertWord] = []
+    heard: list[AlertNotice] = []
     model, _ = built()
     agent, transport = recorded(model, tmp_path, on_alert=heard.append)
 
@@ -51,7 +51,7 @@ def test_a_function_hears_every_alert_at_the_end_of_a_step(tmp_path: Path):
 
 
 def test_an_alert_is_acted_on_in_the_middle_of_a_long_interval(tmp_path: Path):
-    heard: list[AlertWord] = []
+    heard: list[AlertNotice] = []
     model, _ = built()
     agent, _ = recorded(model, tmp_path, every=10_000, on_alert=heard.append)
 
@@ -65,7 +65,7 @@ def test_an_alert_is_acted_on_in_the_middle_of_a_long_interval(tmp_path: Path):
 
 
 def test_a_function_that_fails_harms_nothing_and_is_counted(tmp_path: Path):
-    def broken(alert: AlertWord) -> None:
+    def broken(alert: AlertNotice) -> None:
         raise RuntimeError("no such pager")
 
     model, _ = built()

@@ -19,24 +19,24 @@ from tests.trainer_agent.receiving_server import Store, refusal, serving
 from tests.trainer_agent.recording import RecordingTransport
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from trainer_agent import Agent
-from trainer_agent.delivery.exporter import Pace
 from trainer_agent.delivery.http_transport import HttpTransport
+from trainer_agent.delivery.intervals import ExportIntervals
 from trainer_agent.options import SPOOL_LIMIT_BYTES, read_options
 from wire import FrameBatch, FramesReceipt
 
-QUICK = Pace(
+QUICK = ExportIntervals(
     flush_s=0.005,
-    ask_s=0.02,
+    poll_s=0.02,
     heartbeat_s=0.05,
     resend_s=0.3,
     backoff_s=0.01,
-    longest_backoff_s=0.05,
+    max_backoff_s=0.05,
     refused_s=0.1,
 )
 
 
-def asked(url: str, folder: Path) -> dict[str, Any]:
-    """What `watch` is asked to do here."""
+def arguments(url: str, folder: Path) -> dict[str, Any]:
+    """Arguments of `watch`."""
     return {
         "project": "p",
         "run": "r",
@@ -51,15 +51,15 @@ def asked(url: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def watched(url: str, folder: Path, **given: Any) -> Agent:
-    """An agent on a model too small to matter, in a hurry."""
-    options = read_options(**{**asked(url, folder), **given})
+def watched(url: str, folder: Path, **changed: Any) -> Agent:
+    """An agent on a model too small to matter, with short intervals."""
+    options = read_options(**{**arguments(url, folder), **changed})
     return Agent(
         torch.nn.Linear(2, 2),
         options,
         optimizer=None,
         transport=lambda: HttpTransport(url, options.key),
-        pace=QUICK,
+        intervals=QUICK,
     )
 
 
@@ -120,7 +120,7 @@ def test_frames_that_never_became_durable_are_sent_to_the_next_server(tmp_path: 
         assert agent.close()
 
     assert fresh.seqs(agent.run_id) == list(range(1, 11))
-    assert agent._sender.resent == 10
+    assert agent._parts.sender.resent == 10
 
 
 class Counting(RecordingTransport):
@@ -133,18 +133,18 @@ class Counting(RecordingTransport):
         return super().send(run_id, batch)
 
 
-def recorded(transport: RecordingTransport, folder: Path, pace: Pace) -> Agent:
+def recorded(transport: RecordingTransport, folder: Path, intervals: ExportIntervals) -> Agent:
     """An agent whose frames stay in this process."""
-    options = read_options(**asked("http://127.0.0.1:9", folder))
+    options = read_options(**arguments("http://127.0.0.1:9", folder))
     model = torch.nn.Linear(2, 2)
-    return Agent(model, options, optimizer=None, transport=lambda: transport, pace=pace)
+    return Agent(model, options, optimizer=None, transport=lambda: transport, intervals=intervals)
 
 
 def test_frames_that_come_in_soon_after_each_other_are_sent_together(tmp_path: Path) -> None:
     transport, tick = Counting(), threading.Event()
-    agent = recorded(transport, tmp_path, Pace(flush_s=3600.0))
+    agent = recorded(transport, tmp_path, ExportIntervals(flush_s=3600.0))
     agent.step(loss=0)
-    assert agent._sender.settle(20.0)
+    assert agent._parts.sender.settle(20.0)
 
     for step in range(1, 40):
         agent.step(loss=step)
@@ -155,14 +155,16 @@ def test_frames_that_come_in_soon_after_each_other_are_sent_together(tmp_path: P
     assert transport.requests <= 3  # the first, what came while it was sent, and the rest
 
 
-def test_whoever_waits_for_the_disk_or_the_end_does_not_wait_for_the_pace(tmp_path: Path) -> None:
+def test_whoever_waits_for_the_disk_or_the_end_does_not_wait_for_the_interval(
+    tmp_path: Path,
+) -> None:
     hours, transport = 3600.0, RecordingTransport()
-    agent = recorded(transport, tmp_path, Pace(flush_s=hours, heartbeat_s=hours))
+    agent = recorded(transport, tmp_path, ExportIntervals(flush_s=hours, heartbeat_s=hours))
 
     agent.step(loss=0)
-    assert agent._sender.settle(20.0)
+    assert agent._parts.sender.settle(20.0)
     agent.step(loss=1)
-    assert agent._sender.settle(20.0)
+    assert agent._parts.sender.settle(20.0)
     agent.step(loss=2)
     assert agent.close(20.0)
 
@@ -232,7 +234,7 @@ def test_what_a_full_spool_drops_is_counted_and_what_it_kept_arrives(tmp_path: P
     for step in range(900):
         agent.step(loss=step, **{f"metric_{i}": i for i in range(40)})
         if step % 300 == 299:
-            assert agent._sender.settle(20.0)
+            assert agent._parts.sender.settle(20.0)
     with serving(store, port=int(url.rpartition(":")[2])):
         assert agent.close()
 
@@ -263,7 +265,7 @@ def test_close_keeps_to_its_timeout_when_the_server_hangs(tmp_path: Path) -> Non
             raise ConnectionError("gone")
 
     agent = watched("http://127.0.0.1:9", tmp_path)
-    agent._sender._make_transport = lambda: Hanging("http://127.0.0.1:9", None)
+    agent._parts.sender._make_transport = lambda: Hanging("http://127.0.0.1:9", None)
     agent.step(loss=1)
     assert asked.wait(20)
 
@@ -271,7 +273,7 @@ def test_close_keeps_to_its_timeout_when_the_server_hangs(tmp_path: Path) -> Non
 
     assert not arrived
     assert not release.is_set()  # close returned while the server was still hanging
-    thread = agent._sender._thread
+    thread = agent._parts.sender._thread
     release.set()
     assert thread is not None
     thread.join(20)
@@ -286,7 +288,7 @@ from tests.trainer_agent.delivery.test_arrival import watched, wait_for
 agent = watched(sys.argv[1], Path(sys.argv[2]))
 for step in range(20):
     agent.step(loss=step)
-wait_for(lambda: agent._sender._last_seq == 20)
+wait_for(lambda: agent._parts.sender.last_seq == 20)
 print(agent.run_id, flush=True)
 {ending}
 """

@@ -22,22 +22,22 @@ def frame(seq: int, n: int = 4) -> Frame:
 
 
 def seqs(spool: Spool) -> list[int]:
-    return [one.seq for one in spool.read(after=0, max_frames=1000, max_bytes=1 << 30)]
+    return [stored.seq for stored in spool.read(after=0, max_frames=1000, max_bytes=1 << 30)]
 
 
 def test_frames_survive_closing_and_opening(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "a.spool", limit_bytes=1 << 20)
-    kept = frame(1, n=3)
-    kept_nan = Frame.pack(
+    finite = frame(1, n=3)
+    not_finite = Frame.pack(
         seq=2, step=2, time=0.5, layout="l", values=np.array([np.nan, np.inf], dtype=np.float32)
     )
-    spool.append(kept)
-    spool.append(kept_nan)
+    spool.append(finite)
+    spool.append(not_finite)
     spool.close()
 
     again = Spool(tmp_path / "a.spool", limit_bytes=1 << 20)
 
-    assert again.read(after=0, max_frames=9, max_bytes=1 << 20) == [kept, kept_nan]
+    assert again.read(after=0, max_frames=9, max_bytes=1 << 20) == [finite, not_finite]
     assert again.last_seq == 2
     again.close()
 
@@ -50,11 +50,11 @@ def test_what_is_durable_leaves_the_file_with_the_next_write(tmp_path: Path) -> 
 
     spool.append(frame(4))
 
-    found = Spool(tmp_path / "a.spool", limit_bytes=1 << 20)  # as after kill -9
-    assert seqs(found) == [3, 4]
-    assert found.size_bytes == spool.size_bytes
-    for one in (spool, found):
-        one.close()
+    reopened = Spool(tmp_path / "a.spool", limit_bytes=1 << 20)  # as after kill -9
+    assert seqs(reopened) == [3, 4]
+    assert reopened.size_bytes == spool.size_bytes
+    spool.close()
+    reopened.close()
 
 
 def test_a_full_spool_drops_the_oldest_and_says_how_many(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_reading_stops_at_a_bound_but_gives_at_least_one(tmp_path: Path) -> None
         spool.append(frame(seq, n=100))
 
     assert len(spool.read(after=0, max_frames=2, max_bytes=1 << 20)) == 2
-    assert [one.seq for one in spool.read(after=2, max_frames=9, max_bytes=1)] == [3]
+    assert [stored.seq for stored in spool.read(after=2, max_frames=9, max_bytes=1)] == [3]
     spool.close()
 
 
@@ -88,37 +88,37 @@ def test_deleting_leaves_nothing_in_the_folder(tmp_path: Path) -> None:
 
 
 class SpoolAgainstDict(RuleBasedStateMachine):
-    """Any order of appending, dropping and setting aside leaves what a dict would hold."""
+    """Any order of appending and dropping leaves what a dict would hold."""
 
     def __init__(self) -> None:
         super().__init__()
         self.spool = Spool(Path(":memory:"), limit_bytes=3000)
-        self.held: dict[int, int] = {}
+        self.expected: dict[int, int] = {}
         self.next = 1
 
     @rule(n=st.integers(0, 200))
     def append(self, n: int) -> None:
         dropped = self.spool.append(frame(self.next, n))
-        self.held[self.next] = n
-        for seq in sorted(self.held)[:dropped]:
-            del self.held[seq]
+        self.expected[self.next] = n
+        for seq in sorted(self.expected)[:dropped]:
+            del self.expected[seq]
         self.next += 1
 
     @rule(back=st.integers(0, 6))
     def drop_to(self, back: int) -> None:
-        mark = self.next - 1 - back
-        self.spool.drop_to(mark)
-        self.held = {seq: n for seq, n in self.held.items() if seq > mark}
+        watermark = self.next - 1 - back
+        self.spool.drop_to(watermark)
+        self.expected = {seq: n for seq, n in self.expected.items() if seq > watermark}
 
     @rule(back=st.integers(1, 6))
-    def set_aside(self, back: int) -> None:
-        self.spool.set_aside(self.next - back)
-        self.held.pop(self.next - back, None)
+    def drop(self, back: int) -> None:
+        self.spool.drop(self.next - back)
+        self.expected.pop(self.next - back, None)
 
     @invariant()
     def holds_what_a_dict_holds(self) -> None:
-        assert seqs(self.spool) == sorted(self.held)
-        assert self.spool.oldest == min(self.held, default=0)
+        assert seqs(self.spool) == sorted(self.expected)
+        assert self.spool.oldest == min(self.expected, default=0)
         assert self.spool.size_bytes <= 3000
 
     def teardown(self) -> None:
@@ -133,10 +133,12 @@ TestSpoolAgainstDict.settings = settings(max_examples=25, stateful_step_count=20
 def test_notes_are_found_by_prefix_in_the_order_of_their_names(notes: dict[str, bytes]) -> None:
     spool = Spool(Path(":memory:"), limit_bytes=1 << 20)
     for name, body in notes.items():
-        spool.note(f"kind:{name}", body)
-    spool.note("other", b"")
+        spool.put_message(f"kind:{name}", body)
+    spool.put_message("other", b"")
 
-    assert list(spool.notes("kind:").values()) == [notes[n] for n in sorted(notes, key=str.encode)]
+    assert list(spool.messages("kind:").values()) == [
+        notes[n] for n in sorted(notes, key=str.encode)
+    ]
     spool.close()
 
 
@@ -145,7 +147,7 @@ def test_orphans_of_any_server_are_bounded_and_the_newest_kept(
 ) -> None:
     for age, name in enumerate(("new", "middle", "old")):
         spool = Spool(tmp_path / f"{name}.spool", limit_bytes=1 << 20)
-        messages.keep_origin(
+        messages.put_origin(
             spool, server="http://here" if age else "http://there", run_id="r", rank=0
         )
         spool.close()
@@ -156,17 +158,17 @@ def test_orphans_of_any_server_are_bounded_and_the_newest_kept(
 
     assert [spool.path.stem for spool in adopted] == ["middle"]
     for spool in adopted:
-        spool_folder.leave(spool)
+        spool_folder.release(spool)
     assert sorted(path.stem for path in tmp_path.glob("*.spool")) == ["middle", "new"]
 
 
 def test_a_spool_that_is_in_use_is_no_orphan(tmp_path: Path) -> None:
-    own = spool_folder.open_own(
+    in_use = spool_folder.open_spool(
         tmp_path, server="http://here", run_id="r", rank=0, limit_bytes=1 << 20
     )
 
     adopted = list(spool_folder.adopt_orphans(tmp_path, server="http://here", limit_bytes=1))
 
     assert adopted == []
-    spool_folder.remove(own)
+    spool_folder.remove(in_use)
     assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ from tests.trainer_agent.description.home_made import (
 from tests.trainer_agent.recording import recorded
 from trainer_agent import Hint
 from trainer_agent.description.hints import HintError
-from trainer_agent.options import WatchError
+from trainer_agent.errors import WatchError
 
 WIDE = 128
 

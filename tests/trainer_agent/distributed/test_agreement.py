@@ -1,62 +1,91 @@
-"""Before a pass that gathers parameters: all processes are there and able, or none takes it."""
+"""At the end of which step a process applies what the reduction of a sample has told it."""
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
-from torch import distributed
+from torch.distributed import HashStore
 
 from trainer_agent.capture.guard import Guard
-from trainer_agent.distributed import reducer as group
-from trainer_agent.distributed.reducer import Ranks
-from trainer_agent.distributed.rendezvous import Roster
-from trainer_agent.model.plan import Plan
+from trainer_agent.distributed import MultiProcess, agreement
+from trainer_agent.distributed.agreement import DELAY_STEPS, Agreement
 
 
-def answers(able: list[bool], late: frozenset[int] = frozenset(), asked: int = 1) -> set[bool]:
-    """What processes hear that come to ask, some of them after the others have given up."""
-    store, given_up = distributed.HashStore(), threading.Event()
-    ranks = [Ranks(store, rank, len(able), Guard()) for rank in range(len(able))]
-    for one in ranks:
-        one._store.add("watched", 1)
-    with ThreadPoolExecutor(len(able)) as pool:
-        list(pool.map(lambda one: one.decide(Plan(())), ranks))
-
-        def ask(rank: int) -> bool:
-            if rank in late:
-                assert given_up.wait(10)
-            said = [ranks[rank].all_able(able=able[rank]) for _ in range(asked)][-1]
-            if rank not in late:
-                given_up.set()
-            return said
-
-        return set(pool.map(ask, range(len(able))))
+def job(*, fixed_interval: bool) -> tuple[MultiProcess, MultiProcess]:
+    """Two processes of a job, in one."""
+    store = HashStore()
+    first, second = (
+        MultiProcess(store, rank, 2, Guard(), fixed_interval=fixed_interval) for rank in (0, 1)
+    )
+    return first, second
 
 
-def test_all_go_when_all_are_able():
-    assert answers([True, True, True]) == {True}
+def append(process: MultiProcess, *counts: int) -> None:
+    """Agreements of as many samples, as the background thread appends them."""
+    for n_commands in counts:
+        process.agreements.append(Agreement(every=0, n_commands=n_commands))
 
 
-def test_asking_again_is_a_question_of_its_own():
-    assert answers([True, True], asked=3) == {True}
+@pytest.mark.parametrize("every", [1, 3, 8, 100])
+def test_with_a_fixed_interval_a_command_is_applied_16_steps_after_its_sample(every: int):
+    processes = job(fixed_interval=True)
+    processes[0].broadcast(b"stop")
+    expected = every * -(-DELAY_STEPS // every)
+
+    for process in processes:
+        applied = []
+        append(process, *[1] * 100)
+        for step in range(0, expected + 1, every):
+            applied += [step] * len(process.end_step(step, sampled=True).due)
+        assert applied == [expected]
 
 
-@pytest.mark.parametrize("unable", [0, 1, 2])
-def test_nobody_goes_when_one_is_not_able(unable):
-    assert answers([rank != unable for rank in range(3)]) == {False}
+def test_samples_are_counted_where_a_job_numbers_its_steps_all_alike(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(agreement, "TIMEOUT_S", 0.0)
+    process, _ = job(fixed_interval=True)
+    for _ in range(100):
+        append(process, 0)
+        process.end_step(5, sampled=True)
+
+    untaken = range(100 - DELAY_STEPS, 100)
+    assert process.agreements.take(99 - DELAY_STEPS, timeout_s=0.0) is None
+    assert all(process.agreements.take(sample, timeout_s=0.0) is not None for sample in untaken)
 
 
-def test_nobody_goes_when_one_is_too_late(monkeypatch):
-    monkeypatch.setattr(group, "DECISION_TIMEOUT_S", 0.05)
+@pytest.mark.parametrize("late_first", [True, False])
+def test_a_process_too_late_for_a_command_is_not_left_out(
+    late_first: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(agreement, "TIMEOUT_S", 0.0)
+    processes = job(fixed_interval=True)
+    processes[0].broadcast(b"stop")
+    append(processes[0], 1)  # and process 1 does not have it yet
 
-    assert answers([True, True], late=frozenset({1})) == {False}
+    due: dict[int, list[bytes]] = {0: [], 1: []}
+    for step in range(0, DELAY_STEPS + 1, 4):
+        for process in reversed(processes) if late_first else processes:
+            due[process.rank] += process.end_step(step, sampled=True).due
+
+    expected = [] if late_first else [b"stop"]
+    assert due == {0: expected, 1: expected}
+    append(processes[1], 1, 1, 1)
+    assert processes[1].synchronized  # its samples are still reduced
+    assert processes[1].agreements.take(0, timeout_s=0.0) is None  # nothing piles up
 
 
-def test_processes_that_are_not_all_watched_do_not_wait(monkeypatch):
-    monkeypatch.setattr(Roster, "_await", lambda *_: pytest.fail("it waits for the others"))
-    lonely = Ranks(distributed.HashStore(), 0, 2, Guard())
-    lonely.decide(Plan(()))
+def test_with_a_budget_a_late_process_detaches_and_applies_what_the_others_do(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(agreement, "TIMEOUT_S", 0.0)
+    processes = job(fixed_interval=False)
+    processes[0].broadcast(b"stop")
+    append(processes[0], 1)
 
-    assert lonely.all_able(able=True) is False
+    due = [
+        [process.end_step(step, sampled=True).due for step in (0, 1, 2)][-1]
+        for process in processes
+    ]
+
+    assert [process.synchronized for process in processes] == [True, False]
+    assert due == [[b"stop"], [b"stop"]]

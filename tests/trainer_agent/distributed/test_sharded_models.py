@@ -12,7 +12,7 @@ import pytest
 
 import dslm
 from tests.trainer_agent import distributed_job
-from tests.trainer_agent.distributed.test_reducer import sent
+from tests.trainer_agent.distributed.test_multi_process import sent
 from tests.trainer_agent.jobs import run_job
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, train_step
@@ -22,7 +22,7 @@ KINDS = ["fsdp", "fsdp-halves", "tensor", "sequence", "grid", "grid-sequence"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a job of several processes sent."""
     folder = tmp_path_factory.mktemp(request.param)
     run_job(request.param, folder)
@@ -43,41 +43,41 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     agent, transport = recorded(model, folder, optimizer=optimizer, sites="norm_inputs")
     for step in range(2):
         if step == 1:
-            whole = describe(copy.deepcopy(model), batch(0, size=4)[:, :-1])
+            full = describe(copy.deepcopy(model), batch(0, size=4)[:, :-1])
         loss = train_step(model, optimizer, batch(step, size=4))
         agent.step(loss=loss)
     agent.close()
-    return whole, transport
+    return full, transport
 
 
-def test_weights_of_all_parts_make_the_whole_models(found: Any, alone: Any) -> None:
-    kind, _, described = found
+def test_weights_of_all_parts_make_the_whole_models(job: Any, alone: Any) -> None:
+    kind, _, described = job
     spec = dslm.spec_from_json(described)
 
     assert spec.missing == ()
-    for mine, whole in zip(
-        spec.stacks["decoder"].blocks, alone[0].stacks["decoder"].blocks, strict=True
-    ):
+    blocks, expected_blocks = spec.stacks["decoder"].blocks, alone[0].stacks["decoder"].blocks
+    for block, expected in zip(blocks, expected_blocks, strict=True):
         for part in ("query", "key", "value", "output"):
-            assert_alike(getattr(mine.attention, part), getattr(whole.attention, part))
-        assert_alike(mine.feed_forward.up, whole.feed_forward.up)
-        assert_alike(mine.feed_forward.down, whole.feed_forward.down)
+            assert_alike(getattr(block.attention, part), getattr(expected.attention, part))
+        assert_alike(block.feed_forward.up, expected.feed_forward.up)
+        assert_alike(block.feed_forward.down, expected.feed_forward.down)
         # Gradients of bfloat16 may have the other sign: a step of 1e-3 up instead of down.
-        gain = pytest.approx(whole.attention_norm.gain_mean, abs=5e-4 if "halves" in kind else 1e-5)
-        assert mine.attention_norm.gain_mean == gain
-        assert mine.attention.n_heads == whole.attention.n_heads
-        assert mine.placement == whole.placement
+        tolerance = 5e-4 if "halves" in kind else 1e-5
+        gain = pytest.approx(expected.attention_norm.gain_mean, abs=tolerance)
+        assert block.attention_norm.gain_mean == gain
+        assert block.attention.n_heads == expected.attention.n_heads
+        assert block.placement == expected.placement
 
 
-def assert_alike(mine: dslm.Linear, whole: dslm.Linear) -> None:
+def assert_alike(linear: dslm.Linear, expected: dslm.Linear) -> None:
     # Clipping, and the sign of gradients near zero, make Adam's first step differ a little.
-    assert (mine.d_in, mine.d_out) == (whole.d_in, whole.d_out)
-    assert mine.weight_var == pytest.approx(whole.weight_var, rel=2e-3)
-    assert mine.bias_var == pytest.approx(whole.bias_var, rel=2e-2)
+    assert (linear.d_in, linear.d_out) == (expected.d_in, expected.d_out)
+    assert linear.weight_var == pytest.approx(expected.weight_var, rel=2e-3)
+    assert linear.bias_var == pytest.approx(expected.bias_var, rel=2e-2)
 
 
-def test_a_prediction_follows_for_sequences_of_full_length(found: Any) -> None:
-    _, _, described = found
+def test_a_prediction_follows_for_sequences_of_full_length(job: Any) -> None:
+    _, _, described = job
 
     stack = dslm.predict(dslm.spec_from_json(described)).stacks["decoder"]
 
@@ -90,14 +90,14 @@ def test_a_prediction_follows_for_sequences_of_full_length(found: Any) -> None:
 @pytest.mark.parametrize("site", ["attention", "feed_forward"])
 @pytest.mark.parametrize("what", ["", "_norm_input"])
 def test_branches_are_measured_from_the_second_sample_on(
-    found: Any, alone: Any, site: str, what: str
+    job: Any, alone: Any, site: str, what: str
 ) -> None:
-    kind, seen, _ = found
+    kind, sent_values, _ = job
 
     key = f"decoder/{site}{what}/variance"
-    assert np.isnan(seen[key]).all()
+    assert np.isnan(sent_values[key]).all()
     rel = 2e-2 if kind == "fsdp-halves" else 2e-3
-    assert seen[f"second/{key}"] == pytest.approx(alone[1].series(key), rel=rel)
+    assert sent_values[f"second/{key}"] == pytest.approx(alone[1].series(key), rel=rel)
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "sequence", "grid", "grid-sequence"])
@@ -111,18 +111,20 @@ def test_weights_are_bit_identical_with_and_without_the_agent(kind: str, tmp_pat
     assert all(np.array_equal(watched[name], bare[name]) for name in bare.files)
 
 
-def test_a_job_that_is_watched_in_part_is_told_so_and_goes_on(tmp_path: Path) -> None:
+def test_a_job_that_is_watched_in_part_says_so_and_goes_on(tmp_path: Path) -> None:
     run_job("fsdp-alone", tmp_path)
 
-    assert "sharded parameters" in {one["what"] for one in description_in(tmp_path)["missing"]}
+    assert "sharded parameters" in {
+        missing["what"] for missing in description_in(tmp_path)["missing"]
+    }
 
 
 def test_gpt2_describes_itself_in_parts_as_it_does_whole(tmp_path: Path) -> None:
     run_job("gpt2", tmp_path, distributed_job.describe_in_parts)
 
-    whole, parts = (json.loads((tmp_path / name).read_text()) for name in ("whole", "parts"))
+    full, parts = (json.loads((tmp_path / name).read_text()) for name in ("full", "parts"))
     assert parts["missing"] == [] and parts["stacks"]["decoder"]["head"] is not None
-    assert_close(parts, whole)
+    assert_close(parts, full)
 
 
 def test_heads_that_lie_over_processes_are_read_as_all_of_them(tmp_path: Path) -> None:
@@ -137,20 +139,20 @@ def test_sums_of_slices_are_those_of_the_whole_matrix(tmp_path: Path) -> None:
     run_job("sums", tmp_path, distributed_job.sum_in_parts)
 
     sums = np.load(tmp_path / "sums.npz")
-    np.testing.assert_allclose(sums["parts"], sums["whole"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sums["parts"], sums["full"], rtol=1e-5, atol=1e-6)
 
 
-def assert_close(mine: Any, wanted: Any) -> None:
+def assert_close(part: Any, expected: Any) -> None:
     """Two specs are the same but for the order in which sums were taken."""
-    if isinstance(wanted, dict):
-        assert mine.keys() == wanted.keys()
-        for key, value in wanted.items():
-            assert_close(mine[key], value)
-    elif isinstance(wanted, list):
-        assert len(mine) == len(wanted)
-        for one, other in zip(mine, wanted, strict=True):
-            assert_close(one, other)
-    elif isinstance(wanted, float):
-        assert mine == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+    if isinstance(expected, dict):
+        assert part.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_close(part[key], value)
+    elif isinstance(expected, list):
+        assert len(part) == len(expected)
+        for item, other in zip(part, expected, strict=True):
+            assert_close(item, other)
+    elif isinstance(expected, float):
+        assert part == pytest.approx(expected, rel=1e-5, abs=1e-9)
     else:
-        assert mine == wanted
+        assert part == expected

@@ -15,7 +15,7 @@ def the_run(store: Store) -> str:
 
 def series(store: Store, run_id: str, key: str) -> tuple[list[int], np.ndarray]:
     """Steps and values of a run, in the order of its frames."""
-    layouts = {one.layout.hash: one.layout for one in store.declarations}
+    layouts = {layout.hash: layout for layout in (d.layout for d in store.declarations)}
     frames = [store.frames[run_id, 0][seq] for seq in store.seqs(run_id)]
     values = [frame.unpack()[layouts[frame.layout].slices[key]] for frame in frames]
     return [frame.step for frame in frames], np.stack(values)

@@ -11,8 +11,8 @@ from tests.trainer_agent.receiving_server import Store, serving
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
     """What arrives at the server that the environment names."""
-    kept = Store()
-    with serving(kept) as url:
+    store = Store()
+    with serving(store) as url:
         monkeypatch.setenv("EVENKEEL_URL", url)
         monkeypatch.setenv("EVENKEEL_SPOOL_DIR", str(tmp_path / "spool"))
-        yield kept
+        yield store

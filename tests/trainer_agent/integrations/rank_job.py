@@ -1,6 +1,6 @@
 """One process of a job of two under each framework, as a launcher such as torchrun starts it.
 
-Behind ``-asked`` rank 0 hears of a critical alert at an early step, and the job is longer.
+Kinds that end in ``-asked`` are longer, and tell rank 0 of a critical alert at an early step.
 
 python -m tests.trainer_agent.integrations.rank_job KIND FOLDER, with RANK and the like set.
 """
@@ -65,8 +65,8 @@ def lightning(folder: Path, asked: bool) -> tuple[nn.Module, int]:
 
     module, watching = Module(), callback(**actions(asked))
     alarms = [Alarm(watching)] if asked else []
-    given = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
-    job = built(folder, watching, *alarms, **given)
+    two_processes = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
+    job = built(folder, watching, *alarms, **two_processes)
     job.fit(module, batches(LONGER if asked else STEPS))
     return module, job.global_step
 

@@ -18,12 +18,12 @@ from trainer_agent.integrations.accelerate import AcceleratedAgent, watch
 class Job:
     """A loop as Accelerate's users write it."""
 
-    def __init__(self, accumulated: int = 1, **given: Any) -> None:
+    def __init__(self, accumulated: int = 1, **options: Any) -> None:
         self.accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulated)
         model, optimizer = built()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.agent: AcceleratedAgent = watch(
-            self.accelerator, self.model, self.optimizer, project="p", run="r", every=1, **given
+            self.accelerator, self.model, self.optimizer, project="p", run="r", every=1, **options
         )
 
     def train(self, batches: range) -> list[float]:
@@ -68,12 +68,12 @@ def test_the_prepared_optimizer_tells_rate_and_gradients(store: Store) -> None:
 def test_a_loaded_checkpoint_goes_on_with_its_run(store: Store, tmp_path: Path) -> None:
     first = Job()
     first.train(range(3))
-    first.accelerator.save_state(str(tmp_path / "kept"))
+    first.accelerator.save_state(str(tmp_path / "checkpoint"))
     first.train(range(3, 5))
     first.agent.close()
 
     second = Job()
-    second.accelerator.load_state(str(tmp_path / "kept"))
+    second.accelerator.load_state(str(tmp_path / "checkpoint"))
     second.train(range(3, 6))
     second.agent.close()
 

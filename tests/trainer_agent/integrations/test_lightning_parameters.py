@@ -36,47 +36,49 @@ KEYS = (
 )
 
 
-class Noted(torch.optim.AdamW):
-    """An optimizer that notes, in the midst of its step, what its update finds and leaves."""
+class Observed(torch.optim.AdamW):
+    """An optimizer that records, within its step, weights and gradients around its update."""
 
     def __init__(self, net: nn.Module, parameters: Any) -> None:
         super().__init__(parameters, lr=1e-3)
-        self.net, self.noted = net, defaultdict(list)
+        self.net, self.recorded = net, defaultdict(list)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         with torch.enable_grad():
-            found = closure() if closure is not None else None
+            loss = closure() if closure is not None else None
         blocks = [of_block(self.net, at) for at in range(LAYERS)]
         before = [copies(block) for block in blocks]
-        held = [[p.grad for p in block if p.grad is not None] for block in blocks]
-        self.noted["weights/rms"].append([rms(one) for one in before])
-        self.noted["weight_gradients/rms"].append([rms(one) if one else None for one in held])
+        gradients = [[p.grad for p in block if p.grad is not None] for block in blocks]
+        self.recorded["weights/rms"].append([rms(weights) for weights in before])
+        self.recorded["weight_gradients/rms"].append(
+            [rms(tensors) if tensors else None for tensors in gradients]
+        )
         super().step()
-        self.noted["updates/ratio"].append(
+        self.recorded["updates/ratio"].append(
             [
                 rms([p - o for p, o in zip(block, old, strict=True)]) / rms(old)
                 for block, old in zip(blocks, before, strict=True)
             ]
         )
-        self.noted["updates/second_moment"].append(
+        self.recorded["updates/second_moment"].append(
             [float(torch.cat(list(map(self._moments, block))).mean()) for block in blocks]
         )
-        return found
+        return loss
 
     def _moments(self, parameter: Tensor) -> Tensor:
         return self.state[parameter]["exp_avg_sq"].double().reshape(-1)
 
 
-class Noting(Module):
-    """A module whose optimizer notes its updates."""
+class Observing(Module):
+    """A module whose optimizer records its updates."""
 
-    def configure_optimizers(self) -> Noted:
-        self.optimizer = Noted(self.net, self.net.parameters())
+    def configure_optimizers(self) -> Observed:
+        self.optimizer = Observed(self.net, self.net.parameters())
         return self.optimizer
 
 
-class ByHand(Noting):
+class ByHand(Observing):
     """Manual optimization, of two batches a step."""
 
     def __init__(self) -> None:
@@ -107,44 +109,44 @@ class ByClosure(ByHand):
         optimizer.step(closure=closure)
 
 
-def assert_noted(store: Store, noted: dict[str, list[Any]], steps: int) -> None:
+def assert_recorded(store: Store, recorded: dict[str, list[Any]], steps: int) -> None:
     for key in KEYS:
-        _, found = series(store, the_run(store), f"decoder/{key}")
-        expected = np.array(noted[key])
+        _, measured = series(store, the_run(store), f"decoder/{key}")
+        expected = np.array(recorded[key])
         # differences of float32 weights are good to about 1e-7 / 1e-3 each
-        np.testing.assert_allclose(found, expected, rtol=2e-4, err_msg=key)
+        np.testing.assert_allclose(measured, expected, rtol=2e-4, err_msg=key)
         assert len(expected) == steps, key
 
 
 @pytest.mark.parametrize(
-    ("module", "steps", "given"),
+    ("module", "steps", "options"),
     [
-        (Noting, 6, {}),
-        (Noting, 6, {"gradient_clip_val": 0.1}),
-        (Noting, 2, {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1}),
-        (Noting, 6, {"precision": "bf16-mixed", "gradient_clip_val": 0.1}),
+        (Observing, 6, {}),
+        (Observing, 6, {"gradient_clip_val": 0.1}),
+        (Observing, 2, {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1}),
+        (Observing, 6, {"precision": "bf16-mixed", "gradient_clip_val": 0.1}),
         (ByHand, 3, {}),
         (ByClosure, 6, {}),
     ],
     ids=["plain", "clipped", "accumulated", "bf16", "manual", "closure"],
 )
 def test_weights_and_updates_are_those_of_the_optimizer(
-    module: type[Noting], steps: int, given: dict[str, Any], tmp_path: Path, store: Store
+    module: type[Observing], steps: int, options: dict[str, Any], tmp_path: Path, store: Store
 ) -> None:
     job = module()
-    trainer(tmp_path, callback(sites=SITES), **given).fit(job, batches())
+    trainer(tmp_path, callback(sites=SITES), **options).fit(job, batches())
 
-    assert_noted(store, job.optimizer.noted, steps)
+    assert_recorded(store, job.optimizer.recorded, steps)
     assert store.healths[-1].first_failure == ""
 
 
 def test_gradients_under_a_scaler_are_those_without_its_scale(tmp_path: Path, store: Store) -> None:
-    job = Noting()
+    job = Observing()
     scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
-    given = {"plugins": [scaled], "gradient_clip_val": 0.1}
-    trainer(tmp_path, callback(sites=SITES), **given).fit(job, batches())
+    options = {"plugins": [scaled], "gradient_clip_val": 0.1}
+    trainer(tmp_path, callback(sites=SITES), **options).fit(job, batches())
 
-    assert_noted(store, job.optimizer.noted, 6)
+    assert_recorded(store, job.optimizer.recorded, 6)
     assert store.healths[-1].first_failure == ""
 
 
@@ -164,11 +166,11 @@ class Two(Module):
             optimizer.step()
         return loss
 
-    def configure_optimizers(self) -> list[Noted]:
+    def configure_optimizers(self) -> list[Observed]:
         first = of_block(self.net, 0)
-        known = set(map(id, first))
-        rest = [p for p in self.net.parameters() if id(p) not in known]
-        self.made = [torch.optim.AdamW(first, lr=1e-2), torch.optim.SGD(rest, lr=1e-1)]
+        first_ids = set(map(id, first))
+        others = [p for p in self.net.parameters() if id(p) not in first_ids]
+        self.made = [torch.optim.AdamW(first, lr=1e-2), torch.optim.SGD(others, lr=1e-1)]
         self.old = {name: p.detach().clone() for name, p in self.net.named_parameters()}
         return self.made
 
@@ -182,11 +184,11 @@ def test_several_optimizers_show_the_updates_of_all(tmp_path: Path, store: Store
         new = dict(job.net.named_parameters())
         return rms([new[n] - job.old[n] for n in names]) / rms([job.old[n] for n in names])
 
-    _, found = series(store, the_run(store), "decoder/updates/ratio")
-    assert found[0] == pytest.approx([ratio(at) for at in range(LAYERS)], rel=2e-4)
-    _, found = series(store, the_run(store), "decoder/weights/rms")
+    _, ratios = series(store, the_run(store), "decoder/updates/ratio")
+    assert ratios[0] == pytest.approx([ratio(at) for at in range(LAYERS)], rel=2e-4)
+    _, sizes = series(store, the_run(store), "decoder/weights/rms")
     old = [[v for n, v in job.old.items() if n.startswith(f"blocks.{at}.")] for at in range(LAYERS)]
-    assert found[0] == pytest.approx([rms(one) for one in old], rel=1e-5)
+    assert sizes[0] == pytest.approx([rms(weights) for weights in old], rel=1e-5)
     _, moments = series(store, the_run(store), "decoder/updates/second_moment")
     assert np.isfinite(moments[0]).tolist() == [True, False, False]  # SGD keeps none
 
@@ -207,5 +209,5 @@ def test_weights_are_bit_identical_with_and_without_the_callback(
     trainer(tmp_path, callback(sites="all", quantities="all")).fit(watched, batches())
 
     assert the_run(store)
-    for mine, other in zip(watched.parameters(), plain.parameters(), strict=True):
-        assert mine.equal(other)
+    for weights, expected in zip(watched.parameters(), plain.parameters(), strict=True):
+        assert weights.equal(expected)

@@ -19,7 +19,7 @@ from trainer_agent.job.gradient_norm import gradient_norm
 lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 
 from trainer_agent.integrations.lightning import EvenkeelCallback  # noqa: E402
-from wire import AlertWord, Command  # noqa: E402
+from wire import AlertNotice, Command  # noqa: E402
 
 # Lightning warns of workers, loggers and intervals that a small test does without.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -58,16 +58,16 @@ def batches(count: int = 6) -> DataLoader[Tensor]:
     return DataLoader([batch(number) for number in range(count)], batch_size=None)
 
 
-def trainer(folder: Path, *callbacks: Any, **given: Any) -> Any:
+def trainer(folder: Path, *callbacks: Any, **options: Any) -> Any:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     plain = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "max_epochs": 1}
     return lightning.Trainer(
-        default_root_dir=folder, callbacks=list(callbacks), **(quiet | plain | given)
+        default_root_dir=folder, callbacks=list(callbacks), **(quiet | plain | options)
     )
 
 
-def callback(**given: Any) -> EvenkeelCallback:
-    return EvenkeelCallback(project="p", run="r", every=1, **given)
+def callback(**options: Any) -> EvenkeelCallback:
+    return EvenkeelCallback(project="p", run="r", every=1, **options)
 
 
 def test_each_step_arrives_with_its_loss_rate_and_gradients(tmp_path: Path, store: Store) -> None:
@@ -106,10 +106,10 @@ def test_accumulated_batches_are_one_step_of_their_mean_loss(tmp_path: Path, sto
 def test_fitting_from_a_checkpoint_goes_on_with_its_run(tmp_path: Path, store: Store) -> None:
     first = trainer(tmp_path, callback(), max_steps=3, max_epochs=-1)
     first.fit(Module(), batches())
-    first.save_checkpoint(tmp_path / "kept.ckpt")
+    first.save_checkpoint(tmp_path / "saved.ckpt")
 
     second = trainer(tmp_path, callback(), max_steps=5, max_epochs=-1)
-    second.fit(Module(), batches(), ckpt_path=tmp_path / "kept.ckpt")
+    second.fit(Module(), batches(), ckpt_path=tmp_path / "saved.ckpt")
 
     steps, _ = series(store, the_run(store), "/loss/value")
     assert steps == [0, 1, 2, 3, 4]
@@ -152,8 +152,8 @@ class Alarm(lightning.Callback):
 
     def on_train_batch_start(self, trainer: Any, module: Any, ids: Tensor, index: int) -> None:
         if index == 2 and trainer.global_rank == 0 and self._watching.agent is not None:
-            word = AlertWord("nonfinite", "critical", "NaN", "At step 2 ...", 2)
-            self._watching.agent._obey(Command("a", "alert", alert=word))
+            word = AlertNotice("nonfinite", "critical", "NaN", "At step 2 ...", 2)
+            self._watching.agent._parts.dispatcher.dispatch(Command("a", "alert", alert=word))
 
 
 def test_a_critical_alert_saves_and_stops_where_that_was_asked_for(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.services.process import free_port
 from tests.trainer_agent.integrations.arrivals import series, the_run
 from tests.trainer_agent.integrations.rank_job import LONGER, STEPS
 from tests.trainer_agent.receiving_server import Store
@@ -19,27 +19,32 @@ WORLD = 2
 
 
 def run(kind: str, folder: Path) -> None:
-    """Start both processes and wait for them; AssertionError with what they said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = []
-    for rank in map(str, range(WORLD)):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "MASTER_PORT": port}
-        told |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
-        told |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
-        command = [sys.executable, "-m", "tests.trainer_agent.integrations.rank_job", kind]
-        ranks.append(
-            subprocess.Popen(
-                [*command, str(folder)],
-                env=os.environ | told | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    said = [rank.communicate(timeout=150)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * WORLD, "\n".join(said)
+    """Start both processes and wait for them; AssertionError with what they printed."""
+    port = str(free_port())
+    ranks: list[subprocess.Popen[str]] = []
+    try:
+        ranks += [started(kind, folder, rank, port) for rank in range(WORLD)]
+        outputs = [rank.communicate(timeout=150)[0] for rank in ranks]
+    finally:  # one that fails leaves the other waiting for it
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+    assert [rank.returncode for rank in ranks] == [0] * WORLD, "\n".join(outputs)
+
+
+def started(kind: str, folder: Path, rank: int, port: str) -> subprocess.Popen[str]:
+    """One process of the job."""
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "MASTER_PORT": port}
+    place |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
+    place |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
+    command = [sys.executable, "-m", "tests.trainer_agent.integrations.rank_job", kind]
+    return subprocess.Popen(
+        [*command, str(folder)],
+        env=os.environ | place | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("kind", ["accelerate", "trainer", "lightning"])

@@ -22,7 +22,7 @@ from transformers import (
 from tests.trainer_agent.integrations.arrivals import series, the_run
 from tests.trainer_agent.receiving_server import Store
 from trainer_agent.integrations.transformers import EvenkeelCallback
-from wire import AlertWord, Command
+from wire import AlertNotice, Command
 
 LAYERS, SEQ, VOCAB = 2, 8, 32
 # Trainer's data loader wants pinned memory wherever torch knows of an accelerator.
@@ -43,7 +43,7 @@ class Tokens(Dataset[dict[str, Tensor]]):
         return {"input_ids": self.ids[index], "labels": self.labels[index]}
 
 
-def trainer(folder: Path, *callbacks: TrainerCallback, **given: Any) -> Trainer:
+def trainer(folder: Path, *callbacks: TrainerCallback, **options: Any) -> Trainer:
     torch.manual_seed(0)
     # Without dropout, evaluation between steps leaves their random numbers alone.
     sizes = {"n_layer": LAYERS, "n_embd": 16, "n_head": 2, "vocab_size": VOCAB, "n_positions": SEQ}
@@ -58,8 +58,8 @@ def trainer(folder: Path, *callbacks: TrainerCallback, **given: Any) -> Trainer:
         "disable_tqdm": True,
         "seed": 0,
     }
-    loss = {"compute_loss_func": given.pop("compute_loss_func", None)}
-    arguments = TrainingArguments(output_dir=str(folder / "out"), **(defaults | given))
+    loss = {"compute_loss_func": options.pop("compute_loss_func", None)}
+    arguments = TrainingArguments(output_dir=str(folder / "out"), **(defaults | options))
     model = GPT2LMHeadModel(config)
     data = {"train_dataset": Tokens(), "eval_dataset": Tokens(4)}
     return Trainer(model=model, args=arguments, callbacks=list(callbacks), **data, **loss)
@@ -109,7 +109,9 @@ def test_evaluation_between_steps_changes_nothing(tmp_path: Path, store: Store) 
         job = trainer(tmp_path / str(steps), EvenkeelCallback(project="p", every=1), **strategy)
         job.train()
 
-    first, second = (series(store, one, "decoder/stream/variance")[1] for one in store.layouts)
+    first, second = (
+        series(store, run_id, "decoder/stream/variance")[1] for run_id in store.layouts
+    )
     assert np.array_equal(first, second)
 
 
@@ -173,8 +175,8 @@ class Alarm(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         at = state.global_step == self._step and state.is_world_process_zero
         if at and self._watching.agent is not None:
-            word = AlertWord("nonfinite", "critical", "NaN", "At step 1 ...", 1)
-            self._watching.agent._obey(Command("a", "alert", alert=word))
+            word = AlertNotice("nonfinite", "critical", "NaN", "At step 1 ...", 1)
+            self._watching.agent._parts.dispatcher.dispatch(Command("a", "alert", alert=word))
 
 
 def test_a_critical_alert_saves_and_stops_where_that_was_asked_for(

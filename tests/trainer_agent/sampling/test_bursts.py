@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.trainer_agent.recording import recorded
+from tests.trainer_agent.sampling.stepped_clock import SteppedClock
 from tests.trainer_agent.small_gpt import LAYERS, batch, built, train_step
 from trainer_agent.agent import Agent
-from trainer_agent.sampling import bursts
 from trainer_agent.sampling.bursts import Bursts
 from wire import Command
 
@@ -29,7 +28,7 @@ def test_a_burst_samples_every_step_and_then_the_interval_holds_again(tmp_path: 
     agent, transport = recorded(model, tmp_path, every=20)
 
     run(agent, model, optimizer, range(5))
-    agent._obey(burst(6))
+    agent._parts.dispatcher.dispatch(burst(6))
     run(agent, model, optimizer, range(5, 45))
     agent.close()
 
@@ -47,14 +46,14 @@ def test_a_burst_of_named_layers_measures_those_alone(tmp_path: Path):
     agent, transport = recorded(model, tmp_path, every=50)
 
     run(agent, model, optimizer, range(2))
-    agent._obey(burst(3, 1))
+    agent._parts.dispatcher.dispatch(burst(3, 1))
     run(agent, model, optimizer, range(2, 6))
     agent.close()
 
     assert [frame.step for frame in transport.frames] == [0, 3, 4, 5]
     for site, n in (("stream", LAYERS + 1), ("stream_gradient", LAYERS + 1), ("attention", LAYERS)):
-        seen = np.isfinite(transport.series(f"decoder/{site}/variance"))
-        assert seen.tolist() == [at == 1 for at in range(n)], site
+        measured = np.isfinite(transport.series(f"decoder/{site}/variance"))
+        assert measured.tolist() == [at == 1 for at in range(n)], site
     assert transport.series("/burst_layers/value") == [1.0]
     assert np.isfinite(transport.series("decoder/stream/variance", at=0)).all()
 
@@ -67,66 +66,65 @@ def test_a_burst_changes_no_weight(tmp_path: Path):
     agent, _ = recorded(model, tmp_path, every=50)
 
     run(agent, model, optimizer, range(2))
-    agent._obey(burst(3, 0, 2))
+    agent._parts.dispatcher.dispatch(burst(3, 0, 2))
     run(agent, model, optimizer, range(2, 6))
     agent.close()
 
-    for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
-        assert mine.equal(other)
+    for watched, bare in zip(model.parameters(), plain.parameters(), strict=True):
+        assert watched.equal(bare)
 
 
 def test_a_command_that_is_repeated_is_one_burst():
-    asked = Bursts(overhead=None)
-    asked.ask(burst(2))
-    began = [asked.wants_next() for _ in range(2)]
-    asked.ask(burst(2))
+    bursts = Bursts(overhead=None)
+    bursts.request(burst(2))
+    sampled = [bursts.wants_next() for _ in range(2)]
+    bursts.request(burst(2))
 
-    assert began == [True, True] and not asked.wants_next()
+    assert sampled == [True, True] and not bursts.wants_next()
 
 
 def test_a_burst_has_at_most_256_steps():
-    asked = Bursts(overhead=None)
-    asked.ask(burst(10**9))
+    bursts = Bursts(overhead=None)
+    bursts.request(burst(10**9))
 
-    assert sum(asked.wants_next() for _ in range(1000)) == 256
+    assert sum(bursts.wants_next() for _ in range(1000)) == 256
 
 
-def test_a_burst_ends_where_it_would_cost_more_than_bursts_may(monkeypatch: pytest.MonkeyPatch):
-    now = [0.0]
-    monkeypatch.setattr(bursts.time, "perf_counter", lambda: now[0])
-    asked = Bursts(overhead=0.01)
+def test_a_burst_ends_where_it_would_cost_more_than_bursts_may(clock: SteppedClock):
+    bursts = Bursts(overhead=0.01)
     taken = 0
     for name in "ab":
-        asked.ask(burst(200, name=name))
-        while asked.wants_next():
+        bursts.request(burst(200, name=name))
+        while bursts.wants_next():
             taken += 1
-            asked.spent(0.5)
-        now[0] = 100.0
+            bursts.charge(0.5)
+        clock.now_s += 100.0
 
     # One second of grace holds two samples of 0.5 s; 1 % of 100 s holds two more.
     assert taken == 4
-    assert "ended after 2 of 200 steps" in asked.note
+    assert "ended after 2 of 200 steps" in bursts.note
 
 
 def test_a_burst_of_several_processes_is_cut_to_what_bursts_may_cost():
-    asked = Bursts(overhead=None)
+    bursts = Bursts(overhead=None)
 
     # One second of grace holds two samples of 0.4 s, whatever the budget has granted since.
-    assert asked.affordable(200, 1e-9, 0.4) == 2
-    assert asked.affordable(200, 1e-9, 0.0) == 200
-    assert asked.affordable(10**6, 1.0, 0.0) == 256
+    assert bursts.affordable(200, 1e-9, 0.4) == 2
+    assert bursts.affordable(200, 1e-9, 0.0) == 200
+    assert bursts.affordable(10**6, 1.0, 0.0) == 256
 
 
-def test_a_burst_is_paid_back_by_sampling_less(tmp_path: Path):
+def test_a_burst_is_paid_back_by_sampling_less(clock: SteppedClock, tmp_path: Path):
+    clock.tick_s = 0.0001  # training takes no time at all: every sample exceeds the budget
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, overhead=0.01)
 
     run(agent, model, optimizer, range(12))
-    agent._obey(burst(10))
-    before = agent._pacing.sampler.every
+    agent._parts.dispatcher.dispatch(burst(10))
+    before = agent._parts.controller.sampler.every
     run(agent, model, optimizer, range(12, 26))
     agent.close()
 
     assert sum(1 for frame in transport.frames if frame.step >= 12) >= 10
-    assert agent._pacing.sampler._balance_s < 0
-    assert agent._pacing.sampler.every >= before
+    assert agent._parts.controller.sampler._balance_s < 0
+    assert agent._parts.controller.sampler.every >= before

@@ -13,13 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer_agent.recording import recorded
+from tests.trainer_agent.sampling.stepped_clock import SteppedClock
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.overhead_account import BACKGROUND, BACKGROUND_ONCE, OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.model.plan import Plan
-from trainer_agent.sampling.device_clock import DeviceClock
-from trainer_agent.sampling.overhead import BESIDE, BESIDE_ONCE, SpendingClock
+from trainer_agent.sampling.overhead import DeviceClock, OverheadMeter
 from trainer_agent.sampling.sampler import FIRST_STEPS, Sampler
+
+
+def metered(device: str) -> tuple[OverheadAccount, OverheadMeter]:
+    """An account and its meter, of a model on this device."""
+    account = OverheadAccount()
+    recorder = Recorder(Plan(()), torch.device(device), Guard(), account)
+    return account, OverheadMeter(account, recorder)
 
 
 def simulate(
@@ -28,13 +36,13 @@ def simulate(
     """Steps sampled, and the agent's share of the time, where nothing varies."""
     sampled, spent, elapsed, pending = [], 0.0, 0.0, start_s
     for step in range(steps):
-        wanted = sampler.sampled(step)
-        length = work_s + pending + cost_s * wanted
-        sampler.steps_over(1, length, length - work_s)
+        is_sampled = sampler.is_sampled(step)
+        length = work_s + pending + cost_s * is_sampled
+        sampler.end_steps(1, length, length - work_s)
         spent, elapsed, pending = spent + length - work_s, elapsed + length, 0.0
-        if wanted:
+        if is_sampled:
             sampled.append(step)
-            sampler.sample_over(cost_s)
+            sampler.end_sample(cost_s)
     return sampled, spent / elapsed
 
 
@@ -76,35 +84,40 @@ def test_the_start_is_paid_back_over_time_without_starving_the_page() -> None:
     assert sampler.every == 10
 
 
-def test_a_sample_a_minute_at_most_makes_the_sampler_impatient() -> None:
+def test_less_than_a_sample_a_minute_is_too_costly_until_samples_cost_less() -> None:
     sampler = Sampler(None, 0.01)
 
     simulate(sampler, 10, work_s=10.0, cost_s=1.0)
 
-    assert sampler.impatient
-    sampler.cheaper()
-    sampler.steps_over(1, 10.0, 0.1)
-    sampler.sample_over(0.1)
-    assert not sampler.impatient
+    assert sampler.too_costly
+    sampler.forget_costs()
+    sampler.end_steps(1, 10.0, 0.1)
+    sampler.end_sample(0.1)
+    assert not sampler.too_costly
 
 
 def test_a_fixed_interval_follows_the_step_numbers() -> None:
     sampler = Sampler(3, 0.01)
 
-    assert [step for step in range(5, 13) if sampler.sampled(step)] == [6, 9, 12]
+    assert [step for step in range(5, 13) if sampler.is_sampled(step)] == [6, 9, 12]
 
 
-def test_by_default_the_first_steps_are_sampled_and_then_fewer(tmp_path: Path) -> None:
+def test_by_default_the_first_steps_are_sampled_and_then_fewer(
+    clock: SteppedClock, tmp_path: Path
+) -> None:
+    clock.tick_s = 0.001
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer, overhead=0.01)
 
     for step in range(60):
+        clock.now_s += 0.1
         agent.step(loss=train_step(model, optimizer, batch(step)))
     agent.close()
 
     steps = [frame.step for frame in transport.frames]
     assert steps[:FIRST_STEPS] == list(range(FIRST_STEPS))
-    assert len(steps) < 12  # three layers of width 16: a sample costs about as much as a step
+    # A sample reads the clock some sixty times: it costs more than half a step.
+    assert len(steps) < 12
     assert transport.health.every > 4
     assert 0 < transport.health.overhead < 1
 
@@ -113,33 +126,29 @@ def test_by_default_the_first_steps_are_sampled_and_then_fewer(tmp_path: Path) -
 def test_the_agents_own_threads_count_where_the_model_is_on_the_cpu(
     device: str, charged: float
 ) -> None:
-    recorder = Recorder(Guard())
-    recorder.follow(Plan(()), torch.device(device))
-    clock = SpendingClock(recorder)
-    began = clock._began
-    clock.step_over(began + 50.0)
-    clock.share_since_frame()
+    _, meter = metered(device)
+    began = meter._began
+    meter.end_step(began + 50.0)
+    meter.share_since_frame()
 
-    clock.charge(3.0, False)  # the thread's start
-    clock.charge(2.0, True)
-    _, spent_s = clock.step_over(began + 100.0)
+    meter.charge_background(3.0, False)  # the thread's start
+    meter.charge_background(2.0, True)
+    _, spent_s = meter.end_step(began + 100.0)
 
     assert spent_s == pytest.approx(5.0 * charged)
-    assert clock.share_since_frame() == pytest.approx(0.1 * charged)
+    assert meter.share_since_frame() == pytest.approx(0.1 * charged)
 
 
-def test_a_sample_costs_its_part_of_what_is_done_for_several_at_a_time() -> None:
-    recorder = Recorder(Guard())
-    recorder.follow(Plan(()), torch.device("cpu"))
-    clock = SpendingClock(recorder)
-    clock.charge(7.0, False)  # does not recur
+def test_a_sample_costs_its_part_of_what_is_done_for_several_at_a_time(clock: SteppedClock) -> None:
+    account, meter = metered("cpu")
+    meter.charge_background(7.0, False)  # does not recur
 
     costs = []
     for sample in range(400):
-        clock.charge(1.0 if sample % 4 == 0 else 0.0, True)
-        recorder.spent_s["stream"] += 0.5
-        clock.share_since_frame()
-        costs.append(clock.work_over(time.perf_counter()))
+        meter.charge_background(1.0 if sample % 4 == 0 else 0.0, True)
+        account.add("stream", 0.5)
+        meter.share_since_frame()
+        costs.append(meter.end_sample(clock.now_s))
 
     assert np.mean(costs[-40:]) == pytest.approx(0.75, abs=0.01)
     assert max(costs[-40:]) < 0.9
@@ -155,11 +164,12 @@ def test_the_senders_work_is_in_the_share_that_a_run_reports(
         agent.step(loss=train_step(model, optimizer, batch(step)))
     agent.close()
 
-    thread_s = agent._recorder.spent_s[BESIDE] + agent._recorder.spent_s[BESIDE_ONCE]
-    assert thread_s > 0
-    alone_s = sum(agent._recorder.spent_s.values()) - thread_s
-    elapsed_s = time.perf_counter() - agent._pacing.clock._began
-    assert agent._pacing.clock.share_since_start() > alone_s / elapsed_s
+    background_s = agent._parts.account.of(BACKGROUND, BACKGROUND_ONCE)
+    assert background_s > 0
+    share = agent._parts.meter.share_since_start()
+    # Read after the share, so that a pause between the two makes this product larger.
+    elapsed_s = time.perf_counter() - agent._parts.meter._began
+    assert share * elapsed_s > agent._parts.account.total() - background_s
 
 
 def test_unsampled_steps_find_no_hook_on_the_blocks(tmp_path: Path) -> None:
@@ -181,9 +191,9 @@ def test_the_costliest_site_goes_first_and_is_named(tmp_path: Path) -> None:
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer)
     agent.step(loss=train_step(model, optimizer, batch(0)))
-    agent._recorder.spent_s["attention_logits"] += 60.0
+    agent._parts.account.add("attention_logits", 60.0)
 
-    assert agent._probe.drop_costliest_site()
+    assert agent._parts.hooks.drop_costliest_site()
     agent.step(loss=train_step(model, optimizer, batch(1)))
     agent.close()
 
@@ -192,7 +202,9 @@ def test_the_costliest_site_goes_first_and_is_named(tmp_path: Path) -> None:
     assert np.isfinite(transport.series("decoder/stream/variance")).all()
 
 
-class Mark:
+class Event:
+    """A CUDA event that was recorded at a time of its own choice."""
+
     def __init__(self, at_ms: float) -> None:
         self.at_ms = at_ms
 
@@ -208,31 +220,31 @@ def test_the_device_clock_compares_sampled_steps_with_the_next(
     sampled_ms: float, extra_s: float
 ) -> None:
     now = [0.0]
-    clock = DeviceClock(mark=lambda: Mark(now[0]))
+    clock = DeviceClock(record=lambda: Event(now[0]))
 
     for step in range(40):
         now[0] += sampled_ms if step % 5 == 0 else 10.0
-        clock.step_over(sampled=step % 5 == 0, next_sampled=step % 5 == 4)
+        clock.end_step(sampled=step % 5 == 0, next_sampled=step % 5 == 4)
 
     assert clock.extra_s() == pytest.approx(extra_s)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 50, None])
 def test_steps_passed_over_together_are_those_not_sampled_one_by_one(every: int | None) -> None:
-    one_by_one, together = Sampler(every, 0.01), Sampler(every, 0.01)  # 9.3 steps a sample
-    sampled, _ = simulate(one_by_one, 2_000, work_s=0.01, cost_s=0.00093)
+    stepwise, jumping = Sampler(every, 0.01), Sampler(every, 0.01)  # 9.3 steps a sample
+    expected, _ = simulate(stepwise, 2_000, work_s=0.01, cost_s=0.00093)
 
-    found, step = [], 0
+    sampled, step = [], 0
     while step < 2_000:
-        passed = max(together.unsampled_from(step), 1)
-        wanted = together.sampled(step)
-        together.steps_over(passed, 0.01 * passed + 0.00093 * wanted, 0.00093 * wanted)
-        if wanted:
-            found.append(step)
-            together.sample_over(0.00093)
+        passed = max(jumping.unsampled_from(step), 1)
+        is_sampled = jumping.is_sampled(step)
+        jumping.end_steps(passed, 0.01 * passed + 0.00093 * is_sampled, 0.00093 * is_sampled)
+        if is_sampled:
+            sampled.append(step)
+            jumping.end_sample(0.00093)
         step += passed
 
-    assert found == sampled
+    assert sampled == expected
 
 
 @pytest.mark.parametrize("numbered", [False, True])

@@ -1,5 +1,5 @@
-"""Attention calls of every kind: how each is seen, and what is sampled of it."""
+"""Attention calls of every kind: how each is intercepted, and what is sampled of it."""
 
-from trainer_agent.capture.attention.interception import AttentionWindow
+from trainer_agent.capture.attention.interception import AttentionInterception
 
-__all__ = ["AttentionWindow"]
+__all__ = ["AttentionInterception"]

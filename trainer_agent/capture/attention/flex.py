@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer_agent.capture.attention.precision import as_multiplied
-from trainer_agent.capture.statistics.logits import MAX_QUERIES, MAX_SEQUENCES, Sampled, evenly
+from trainer_agent.capture.attention.multihead import as_multiplied
+from trainer_agent.capture.statistics.logits import MAX_QUERIES, MAX_SEQUENCES, QuerySample, evenly
 
 _AXES = ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None))
 
@@ -25,7 +25,7 @@ def sampled_flex(  # noqa: PLR0917  the order is torch's
     scale: float | None = None,
     *_more: Any,
     **_options: Any,
-) -> Sampled:
+) -> QuerySample:
     """The scores of some queries with all their keys; takes what `flex_attention` takes.
 
     In the precision of its own reference: float32, float64 for float64.
@@ -38,7 +38,7 @@ def sampled_flex(  # noqa: PLR0917  the order is torch's
         scores = query @ key.transpose(-2, -1)
         scores = scores * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
         scores = _modified(scores, picked, score_mod, getattr(block_mask, "mask_mod", None))
-    return Sampled(query=scores, key=None, mask=None, scale=1.0, future=None)
+    return QuerySample(query=scores, key=None, mask=None, scale=1.0, future=None)
 
 
 def _modified(
@@ -47,14 +47,14 @@ def _modified(
     score_mod: Callable[..., Tensor] | None,
     mask_mod: Callable[..., Tensor] | None,
 ) -> Tensor:
-    # It turns x[i] into an index operation where i is a tensor that vmap took apart.
+    # vmap cannot index by a tensor that it took apart: this turns x[i] into an operator that can.
     from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
-    where = _indices(scores, *picked)
+    indices = _indices(scores, *picked)
     with TransformGetItemToIndex():
-        allowed = None if mask_mod is None else _of_all(mask_mod)(*where)
+        allowed = None if mask_mod is None else _vectorized(mask_mod)(*indices)
         if score_mod is not None:
-            scores = _of_all(score_mod, 0)(scores, *where)
+            scores = _vectorized(score_mod, 0)(scores, *indices)
     return scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
 
 
@@ -66,12 +66,12 @@ def _indices(scores: Tensor, sequences: slice, queries: slice) -> tuple[Tensor, 
         torch.arange(count, device=scores.device) * (step.step or 1) + (step.start or 0)
         for step, count in steps
     ]
-    every = [torch.arange(count, device=scores.device) for count in (heads, keys)]
-    return picked[0], every[0], picked[1], every[1]
+    head, key = (torch.arange(count, device=scores.device) for count in (heads, keys))
+    return picked[0], head, picked[1], key
 
 
-def _of_all(function: Callable[..., Tensor], *scored: int) -> Callable[..., Tensor]:
-    """A function of one score and its place, for all scores: some index by what they are given."""
+def _vectorized(function: Callable[..., Tensor], *scored: int) -> Callable[..., Tensor]:
+    """A function of one score and its indices, for all scores: it may index tensors by them."""
     for axes in _AXES:
         function = torch.vmap(function, in_dims=(*scored, *axes))
     return function

@@ -1,4 +1,4 @@
-"""Attention calls that are torch functions, seen by a mode on torch's stack."""
+"""Attention calls that are torch functions: a mode on torch's stack sees them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from trainer_agent.capture.attention.multihead import sampled_packed
-from trainer_agent.capture.statistics.logits import Sampled, sampled_logits, sampled_scores
+from trainer_agent.capture.attention.multihead import sampled_multihead
+from trainer_agent.capture.statistics.logits import QuerySample, sampled_logits, sampled_scores
 
-Observe = Callable[[Callable[[], Sampled | None]], None]
+Observe = Callable[[Callable[[], QuerySample | None]], None]
 
 
-class AttentionView(TorchFunctionMode):
+class AttentionFunctionMode(TorchFunctionMode):
     """Passes every torch call on unchanged and shows `observe` the logits of attention ones.
 
     Sees `scaled_dot_product_attention` (q and k arrive after rotary embedding and QK-norm),
@@ -26,7 +26,7 @@ class AttentionView(TorchFunctionMode):
     (batch, heads, queries, keys).
 
     Attributes:
-        calls_s: seconds inside the calls themselves, and looking at them.
+        calls_s: seconds inside the calls themselves, and observing them.
     """
 
     def __init__(self, observe: Observe) -> None:
@@ -41,24 +41,26 @@ class AttentionView(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Look, then call."""
+        """Observe, then call."""
         if torch.compiler.is_compiling():  # there is no clock inside a graph
-            return self._look_and_call(func, args, kwargs or {})
+            return self._observe_and_call(func, args, kwargs or {})
         began = time.perf_counter()
-        result = self._look_and_call(func, args, kwargs or {})
+        result = self._observe_and_call(func, args, kwargs or {})
         self.calls_s += time.perf_counter() - began
         return result
 
-    def _look_and_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+    def _observe_and_call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
         if func in _ATTENTION:
-            self._look(func, args, kwargs)
+            self._sample(func, args, kwargs)
         return func(*args, **kwargs)
 
-    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
+    def _sample(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
         if func is functional.scaled_dot_product_attention:
             self._observe(partial(sampled_logits, *args, **kwargs))
         elif func is functional.multi_head_attention_forward:
-            self._observe(partial(sampled_packed, *args, **kwargs))
+            self._observe(partial(sampled_multihead, *args, **kwargs))
         elif isinstance(args[0], Tensor) and args[0].ndim == 4:
             self._observe(partial(sampled_scores, args[0]))
 

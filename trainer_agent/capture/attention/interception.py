@@ -1,4 +1,4 @@
-"""The time in which attention calls are looked for."""
+"""Interception of attention calls while part of a forward pass runs."""
 
 from __future__ import annotations
 
@@ -10,85 +10,86 @@ from typing import Any
 import torch
 from torch import nn, overrides
 
-from trainer_agent.capture.attention.function_mode import AttentionView, Observe
-from trainer_agent.capture.attention.patch_points import Door, doors_of, innermost
+from trainer_agent.capture.attention.function_mode import AttentionFunctionMode, Observe
+from trainer_agent.capture.attention.patch_points import PatchPoint, innermost, patch_points
 
 
-class AttentionWindow:
-    """While open, a torch mode looks on, and functions that it cannot see have stand-ins.
+class AttentionInterception:
+    """Shows `observe` attention calls: a torch function mode sees some, the others are patched.
 
-    While closed nothing of it is left. It closes around functions that torch compiles, so that
-    they are compiled, and found again, as without it.
+    While it is off nothing of it is left. It turns itself off around functions that torch
+    compiles, so that they are compiled, and found again, as without it.
 
-    `charge` is told the seconds that it was open less those inside torch's calls: what it takes
-    torch to ask the mode about each.
+    `charge` is called with the seconds that it was on less those inside torch's calls: what it
+    takes torch to ask the mode about each.
 
     Attributes:
-        is_open: whether it is.
+        is_on: whether it is.
     """
 
     def __init__(self, observe: Observe, charge: Callable[[float], None]) -> None:
         self._observe, self._charge = observe, charge
-        self._mode = AttentionView(observe)
-        self._stand_ins: list[tuple[Door, Any]] = []
-        self.is_open, self._opened = False, 0.0
+        self._mode = AttentionFunctionMode(observe)
+        self._patches: list[tuple[PatchPoint, Any]] = []
+        self.is_on, self._started = False, 0.0
 
-    def look_around(self, model: nn.Module) -> None:
-        """Find the functions that need a stand-in; takes up to 20 ms."""
-        self._stand_ins = [(door, self._stand_in(door)) for door in doors_of(model)]
+    def find_patch_points(self, model: nn.Module) -> None:
+        """Find the functions that must be patched; takes up to 20 ms."""
+        self._patches = [(point, self._wrapper(point)) for point in patch_points(model)]
 
-    def open(self) -> None:
-        """Look from here on, if it did not."""
-        if self.is_open:
+    def start(self) -> None:
+        """Intercept from here on."""
+        if self.is_on:
             return
-        self._opened, self._mode.calls_s = time.perf_counter(), 0.0
-        for door, stand_in in self._stand_ins:
-            door.swap(door.found, stand_in)
+        self._started, self._mode.calls_s = time.perf_counter(), 0.0
+        for point, wrapper in self._patches:
+            point.swap(point.value, wrapper)
         self._mode.__enter__()  # type: ignore[no-untyped-call]
-        self.is_open = True
+        self.is_on = True
 
-    def close(self) -> None:
-        """Look no longer, if it did."""
-        if self.is_open:
-            self.is_open = False
+    def stop(self) -> None:
+        """Intercept nothing from here on."""
+        if self.is_on:
+            self.is_on = False
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            for door, stand_in in self._stand_ins:
-                door.swap(stand_in, door.found)
-            self._charge(time.perf_counter() - self._opened - self._mode.calls_s)
+            for point, wrapper in self._patches:
+                point.swap(wrapper, point.value)
+            self._charge(time.perf_counter() - self._started - self._mode.calls_s)
 
-    def _stand_in(self, door: Door) -> Any:
-        function = door.function
+    def _wrapper(self, point: PatchPoint) -> Any:
+        function = point.function
 
         @wraps(function)
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or not self._is_on_top():
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling() or not self._is_innermost():
                 return function(*args, **kwargs)
-            return self._pass(door, args, kwargs)
+            return self._call(point, args, kwargs)
 
-        # Whoever compiles the stand-in compiles the function itself.
-        stand_in._torchdynamo_orig_callable = innermost(function)  # type: ignore[attr-defined]
-        stand_in._torchdynamo_wrapper_id = id(stand_in)  # type: ignore[attr-defined]
-        return staticmethod(stand_in) if isinstance(door.found, staticmethod) else stand_in
+        # Whoever compiles the wrapper compiles the function itself.
+        wrapper._torchdynamo_orig_callable = innermost(function)  # type: ignore[attr-defined]
+        wrapper._torchdynamo_wrapper_id = id(wrapper)  # type: ignore[attr-defined]
+        return staticmethod(wrapper) if isinstance(point.value, staticmethod) else wrapper
 
-    def _pass(self, door: Door, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call, then look, so that what the mode has seen of the call itself comes first.
+    def _call(self, point: PatchPoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call, then observe, so that what the mode sees of the call itself comes first.
 
-        Where the call raises nobody looks on until the next window.
+        Where the call raises, interception stays off until it is started again.
         """
-        if door.unseen:
-            self.close()
-        result = door.function(*args, **kwargs)
-        if not door.unseen and not self._is_on_top():
+        if point.hides_mode:
+            self.stop()
+        result = point.function(*args, **kwargs)
+        if not point.hides_mode and not self._is_innermost():
             return result
-        self.close()
-        if door.sample is not None:
-            self._observe(partial(door.sample, *args, **kwargs))
-        self.open()
+        self.stop()
+        if point.sample is not None:
+            self._observe(partial(point.sample, *args, **kwargs))
+        self.start()
         return result
 
-    def _is_on_top(self) -> bool:
-        # Not so in another thread, and where the model has a mode of its own: that one's turn.
-        return self.is_open and _top_mode() is self._mode
+    def _is_innermost(self) -> bool:
+        # Not in another thread, nor where the model has entered a mode of its own since: the modes
+        # must be left in the reverse order.
+        return self.is_on and _innermost_mode() is self._mode
 
 
-_top_mode: Callable[[], Any] = overrides._get_current_function_mode
+_innermost_mode: Callable[[], Any] = overrides._get_current_function_mode

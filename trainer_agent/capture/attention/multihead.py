@@ -1,4 +1,4 @@
-"""Logits of `multi_head_attention_forward`, which projects, attends and projects in one call."""
+"""Logits of `multi_head_attention_forward`: projections and attention in one call."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer_agent.capture.attention.precision import as_multiplied
 from trainer_agent.capture.statistics.logits import (
     MAX_QUERIES,
     MAX_SEQUENCES,
-    Sampled,
+    QuerySample,
     evenly,
     future,
 )
@@ -24,13 +23,13 @@ _SIGNATURE = inspect.signature(functional.multi_head_attention_forward)
 
 
 @torch.no_grad()
-def sampled_packed(*args: Any, **kwargs: Any) -> Sampled | None:
+def sampled_multihead(*args: Any, **kwargs: Any) -> QuerySample | None:
     """The scores of some queries with all their keys; takes what the function takes.
 
-    Computed once more, of inputs and weights rounded as the job rounds them; that its keys are
-    rounded again is left out. None where keys are added that are not in `key` (`bias_k`,
-    `add_zero_attn`), are given by the caller, or where a parameter is no plain tensor: a product
-    with a sharded one could be a collective.
+    They are computed once more, from inputs and weights rounded as the job rounds them; the keys
+    are not rounded a second time. None where keys are added that are not in `key` (`bias_k`,
+    `add_zero_attn`) or passed ready-made, and where a parameter is no plain tensor: a product with
+    a sharded one could be a collective.
     """
     call = _read(args, kwargs)
     if not _is_understood(call):
@@ -48,7 +47,7 @@ def sampled_packed(*args: Any, **kwargs: Any) -> Sampled | None:
         scores.masked_fill_(future(queries, key.shape[0], key.device), float("-inf"))
     else:
         _add_masks(scores, call, query.shape[1], queries, sequences)
-    return Sampled(query=scores, key=None, mask=None, scale=1.0, future=None)
+    return QuerySample(query=scores, key=None, mask=None, scale=1.0, future=None)
 
 
 def _scores(q: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,16 +76,15 @@ def _read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
 
 
 def _is_understood(call: SimpleNamespace) -> bool:
-    added = (call.bias_k, call.static_k)
-    given = (call.query, call.key, call.in_proj_weight, call.q_proj_weight, call.in_proj_bias)
-    plain = all(type(one) in {type(None), Tensor, nn.Parameter} for one in given)
-    return plain and not call.add_zero_attn and all(one is None for one in added)
+    tensors = (call.query, call.key, call.in_proj_weight, call.q_proj_weight, call.in_proj_bias)
+    plain = all(type(tensor) in {type(None), Tensor, nn.Parameter} for tensor in tensors)
+    return plain and not call.add_zero_attn and call.bias_k is None and call.static_k is None
 
 
 def _projections(call: SimpleNamespace) -> tuple[tuple[Tensor, Tensor], tuple[Any, Any]]:
     """Weights and biases that make queries and keys."""
-    # Detached: autocast keeps a parameter's cast for the rest of the pass, in older torch also one
-    # made without gradients.
+    # Detached: autocast caches a parameter's cast for the rest of the pass, and older torch caches
+    # one made without gradients, too, which would cut the job's graph.
     if call.use_separate_proj_weight:
         of_query, of_key = call.q_proj_weight.detach(), call.k_proj_weight.detach()
     else:
@@ -115,3 +113,11 @@ def _add(scores: Tensor, mask: Tensor) -> None:
         scores.masked_fill_(mask, float("-inf"))
     else:
         scores += mask
+
+
+def as_multiplied(x: Tensor) -> Tensor:
+    """`x` rounded to what autocast multiplies in, where it is on; as float32, or float64."""
+    if x.dtype == torch.float64:
+        return x
+    kind = x.device.type
+    return (x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x).float()

@@ -1,4 +1,4 @@
-"""Where a model's code looks functions up that no torch mode sees, or that none may see into."""
+"""Where a model's code looks up functions that no torch function mode may or can see."""
 
 from __future__ import annotations
 
@@ -12,76 +12,78 @@ from typing import Any
 from torch import nn
 
 from trainer_agent.capture.attention.flex import sampled_flex
-from trainer_agent.capture.attention.transformers_api import FLEX, sampled_named
-from trainer_agent.capture.statistics.logits import Sampled
+from trainer_agent.capture.attention.transformers_api import FLEX, sampled_transformers
+from trainer_agent.capture.statistics.logits import QuerySample
 
 _FLEX_MODULE = "torch.nn.attention.flex_attention"
 _DYNAMO = "torch._dynamo"
-_INTERFACE_MODULE = "transformers.modeling_utils"
+_TRANSFORMERS_MODULE = "transformers.modeling_utils"
 
-Sample = Callable[..., Sampled | None]
+TakeSample = Callable[..., QuerySample | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class PatchPoint:
     """A name in a namespace, and the function it stands for.
 
     Attributes:
-        holder: a dictionary, or a class.
-        found: what the namespace holds: the function, or a staticmethod of it.
+        namespace: a dictionary, or a class.
+        value: what stands there: the function, or a staticmethod of it.
         sample: what to take of a call, given its arguments; None where it is no attention call.
-        unseen: whether the function must run as if nobody looked: torch compiles for the modes
-            and global functions that it finds, and would compile again.
+        hides_mode: whether the function must run without the mode and the patches: torch compiles
+            for the modes and global functions that it finds, and would compile again.
     """
 
-    holder: dict[str, Any] | type
+    namespace: dict[str, Any] | type
     name: str
-    found: Any
-    sample: Sample | None
-    unseen: bool = True
+    value: Any
+    sample: TakeSample | None
+    hides_mode: bool = True
 
     @property
     def function(self) -> Callable[..., Any]:
         """The function behind it."""
-        return _function(self.found)
+        return _function(self.value)
 
-    def swap(self, out: Any, into: Any) -> None:
-        """Put `into` where `out` is; what somebody else has put there stays."""
-        if isinstance(self.holder, dict):
-            if self.holder.get(self.name) is out:
-                self.holder[self.name] = into
-        elif vars(self.holder).get(self.name) is out:
-            setattr(self.holder, self.name, into)
+    def swap(self, old: Any, new: Any) -> None:
+        """Put `new` where `old` is; what somebody else has put there stays."""
+        if isinstance(self.namespace, dict):
+            if self.namespace.get(self.name) is old:
+                self.namespace[self.name] = new
+        elif vars(self.namespace).get(self.name) is old:
+            setattr(self.namespace, self.name, new)
 
 
-def doors_of(model: nn.Module) -> list[Door]:
-    """The doors that code of this model may go through.
+def patch_points(model: nn.Module) -> list[PatchPoint]:
+    """The patch points that code of this model may look up.
 
-    Found are the globals of every Python module, and attributes of the model's modules and their
-    classes. A function kept elsewhere, in a closure or a list, is not.
+    Searched are the globals of every Python module, and attributes of the model's modules and
+    their classes. A function kept elsewhere, in a closure or a list, is not found.
     """
     flex = getattr(sys.modules.get(_FLEX_MODULE), "flex_attention", None)
-    doors = list(_named())
+    points = list(_in_transformers())
+    # Without dynamo nothing has been compiled: only transformers' functions are left to look for.
     if flex is None and _DYNAMO not in sys.modules:
-        return doors
-    for holder in (*_modules(), *_parts(model)):
-        for name, found in _functions(holder):
-            if flex is not None and innermost(_function(found)) is flex:
-                doors.append(Door(holder, name, found, sampled_flex))
-            elif _is_compiled(_function(found)):
-                doors.append(Door(holder, name, found, None))
-    return doors
+        return points
+    for namespace in (*_modules(), *_parts(model)):
+        for name, value in _functions(namespace):
+            if flex is not None and innermost(_function(value)) is flex:
+                points.append(PatchPoint(namespace, name, value, sampled_flex))
+            elif _is_compiled(_function(value)):
+                points.append(PatchPoint(namespace, name, value, None))
+    return points
 
 
-def _functions(holder: dict[str, Any] | type) -> Iterator[tuple[str, Any]]:
-    names = vars(holder) if isinstance(holder, type) else holder
-    for name, found in list(names.items()):
-        if type(found) in {FunctionType, staticmethod}:
-            yield name, found
+def _functions(namespace: dict[str, Any] | type) -> Iterator[tuple[str, Any]]:
+    names = vars(namespace) if isinstance(namespace, type) else namespace
+    for name, value in list(names.items()):
+        # By type, not isinstance: that would ask objects of other libraries for their class.
+        if type(value) in {FunctionType, staticmethod}:
+            yield name, value
 
 
-def _function(found: Any) -> Callable[..., Any]:
-    function: Callable[..., Any] = found.__func__ if isinstance(found, staticmethod) else found
+def _function(value: Any) -> Callable[..., Any]:
+    function: Callable[..., Any] = value.__func__ if isinstance(value, staticmethod) else value
     return function
 
 
@@ -93,9 +95,9 @@ def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _within(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    # Torch's marks say whose they are, as `functools.wraps` copies them.
-    own = getattr(function, "_torchdynamo_wrapper_id", id(function)) == id(function)
-    return getattr(function, "_torchdynamo_orig_callable", None) if own else None
+    # `functools.wraps` copies torch's attributes: the id says whose they are.
+    is_wrapper = getattr(function, "_torchdynamo_wrapper_id", id(function)) == id(function)
+    return getattr(function, "_torchdynamo_orig_callable", None) if is_wrapper else None
 
 
 def _is_compiled(function: Callable[..., Any]) -> bool:
@@ -104,8 +106,9 @@ def _is_compiled(function: Callable[..., Any]) -> bool:
 
 def _modules() -> Iterator[dict[str, Any]]:
     for name, module in list(sys.modules.items()):
-        ours = name == _FLEX_MODULE or name.partition(".")[0] != "torch"
-        if ours and isinstance(module, ModuleType):
+        # Of torch only where flex_attention itself lives: its own calls are not a model's.
+        searched = name == _FLEX_MODULE or name.partition(".")[0] != "torch"
+        if searched and isinstance(module, ModuleType):
             yield module.__dict__
 
 
@@ -119,15 +122,17 @@ def _parts(model: nn.Module) -> Iterator[dict[str, Any] | type]:
         yield module.__dict__
 
 
-def _named() -> Iterator[Door]:
-    """Attention functions of `transformers`, by name; `sdpa` calls what is seen anyway."""
-    kind: Any = getattr(sys.modules.get(_INTERFACE_MODULE), "AttentionInterface", None)
+def _in_transformers() -> Iterator[PatchPoint]:
+    """Attention functions of `transformers`; its `sdpa` calls what the function mode sees."""
+    kind: Any = getattr(sys.modules.get(_TRANSFORMERS_MODULE), "AttentionInterface", None)
     if kind is None:
         return
-    own = (value for space in _modules() for value in list(space.values()) if type(value) is kind)
-    tables = [kind._global_mapping, *(interface._local_mapping for interface in own)]
-    for table in {id(one): one for one in tables}.values():
+    globals_ = (value for module in _modules() for value in list(module.values()))
+    interfaces = (value for value in globals_ if type(value) is kind)
+    tables = [kind._global_mapping, *(interface._local_mapping for interface in interfaces)]
+    for table in {id(table): table for table in tables}.values():
         for name, function in list(table.items()):
             if name not in {"sdpa", "eager"} and not name.startswith("paged|"):
-                unseen = name == FLEX or _is_compiled(function)
-                yield Door(table, name, function, partial(sampled_named, name), unseen)
+                hides_mode = name == FLEX or _is_compiled(function)
+                sample = partial(sampled_transformers, name)
+                yield PatchPoint(table, name, function, sample, hides_mode)

@@ -12,13 +12,13 @@ from trainer_agent.capture.attention.flex import sampled_flex
 from trainer_agent.capture.statistics.logits import (
     MAX_QUERIES,
     MAX_SEQUENCES,
-    Sampled,
+    QuerySample,
     evenly,
     sampled_logits,
 )
 
 FLEX = "flex_attention"
-# Handed on to every function, and without bearing on the logits.
+# Arguments that the library passes to every function, and that do not change the logits.
 _INERT = frozenset(
     {
         "cache_position",
@@ -38,7 +38,7 @@ _INERT = frozenset(
 )
 
 
-def sampled_named(  # noqa: PLR0917  the order is the library's
+def sampled_transformers(  # noqa: PLR0917  the order is the library's
     name: str,
     module: nn.Module,
     query: Tensor,
@@ -52,14 +52,14 @@ def sampled_named(  # noqa: PLR0917  the order is the library's
     is_causal: bool | None = None,
     position_ids: Tensor | None = None,
     **more: Any,
-) -> Sampled | None:
-    """Some queries and their keys, as the library's conventions have what the function is given.
+) -> QuerySample | None:
+    """Some queries and their keys, by the library's conventions on the arguments.
 
-    None where an argument is given whose meaning is not known. The conventions: a mask of 4 axes
-    says all; without one attention looks back where `is_causal` or the module says so, and no
-    farther than `sliding_window`; flash attention takes both beside a mask of padding.
+    A mask of 4 axes says all; without one attention looks back where `is_causal` or the module
+    says so, and no farther than `sliding_window`; flash attention takes both beside a mask of
+    padding. None where an argument is passed whose meaning is not among them.
     """
-    if unnamed or query.ndim != 4 or _is_beyond(more):
+    if unnamed or query.ndim != 4 or _has_unread(more):
         return None
     if name == FLEX and not isinstance(attention_mask, Tensor):
         cap = None if softcap is None else _capped(softcap)
@@ -80,7 +80,7 @@ def sampled_named(  # noqa: PLR0917  the order is the library's
     return replace(call, scale=scale, cap=softcap)
 
 
-def _is_beyond(more: dict[str, Any]) -> bool:
+def _has_unread(more: dict[str, Any]) -> bool:
     return any(
         value is not None and value is not False and name not in _INERT
         for name, value in more.items()
@@ -93,7 +93,7 @@ def _capped(cap: float) -> Any:
 
 def _plain(
     query: Tensor, key: Tensor, mask: Tensor | None, *, causal: bool, window: int | None
-) -> Sampled | None:
+) -> QuerySample | None:
     if mask is not None:
         if mask.ndim != 4:
             return None
@@ -113,15 +113,15 @@ def _flash(
     window: int | None,
     padding: Tensor | None = None,
     packed: Tensor | None = None,
-) -> Sampled | None:
+) -> QuerySample | None:
     """Masks are built of the sampled queries alone; a padded query is none, and sees no key."""
     if query.shape[-2] != key.shape[-2]:
         return None
     if padding is not None and padding.shape != (query.shape[0], key.shape[-2]):
         return None
     queries = evenly(query.shape[-2], MAX_QUERIES)
-    every = torch.arange(key.shape[-2], device=key.device)
-    back = every[queries, None] - every
+    positions = torch.arange(key.shape[-2], device=key.device)
+    back = positions[queries, None] - positions
     allowed = (back >= 0 if causal else torch.ones_like(back, dtype=torch.bool))[None, None]
     if window is not None:
         allowed = allowed & (back.abs() < window)

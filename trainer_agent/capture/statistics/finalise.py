@@ -8,10 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer_agent.capture.statistics import accumulator as columns
-from trainer_agent.capture.statistics import extra as tails
-from trainer_agent.capture.statistics import moments
-from trainer_agent.capture.statistics.accumulator import Matrix, Sums
+from trainer_agent.capture.statistics import columns
+from trainer_agent.capture.statistics.sums import Matrix, Sums
 from trainer_agent.model.plan import Place, Plan
 
 Vector = NDArray[np.float64]
@@ -19,15 +17,15 @@ Vector = NDArray[np.float64]
 
 def frame_values(plan: Plan, sums: Sums, scalars: Sequence[float]) -> NDArray[np.float32]:
     """Values in the order of ``plan.layout(...)``; `scalars` ends with the overhead."""
-    known: dict[tuple[str, bool], Mapping[str, Vector]] = {}
+    statistics: dict[tuple[str, bool], Mapping[str, Vector]] = {}
     parts: list[Vector] = []
     for place, quantity in plan.series:
         # All tensors at once, and so on: small arrays cost by their number, not by their size.
-        alike = place.kind if place.kind in ("tensor", "logits") else place.site
-        key = alike, place.kind == "parameters" and not place.stack
-        if key not in known:
-            known[key] = _KINDS[place.kind](plan, place, sums)
-        parts.append(known[key][quantity][place.first : place.first + place.n])
+        table = place.kind if place.kind in ("tensor", "logits") else place.site
+        key = table, place.kind == "parameters" and not place.stack
+        if key not in statistics:
+            statistics[key] = _KINDS[place.kind](plan, place, sums)
+        parts.append(statistics[key][quantity][place.first : place.first + place.n])
     parts.append(np.array(scalars, dtype=np.float64))
     with np.errstate(over="ignore"):
         return np.concatenate(parts).astype(np.float32)
@@ -48,26 +46,26 @@ def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
 
     Shares lost to a number format stay as they are: they speak of the tensors the job computes.
     """
-    divisors = np.ones(moments.COLUMNS)
-    divisors[moments.SUM] = scale
-    divisors[[moments.SQUARES, moments.PAIR_PRODUCTS]] = scale**2
-    powers = np.ones(tails.COLUMNS)
-    powers[tails.CUBES], powers[tails.FOURTHS] = scale**3, scale**4
-    rows, beyond, largest = sums.moments.copy(), sums.tails.copy(), sums.tail_max.copy()
+    divisors = np.ones(columns.COLUMNS)
+    divisors[columns.SUM] = scale
+    divisors[[columns.SQUARES, columns.PAIR_PRODUCTS]] = scale**2
+    powers = np.ones(columns.EXTRA_COLUMNS)
+    powers[columns.CUBES], powers[columns.FOURTHS] = scale**3, scale**4
+    rows, extra, largest = sums.moments.copy(), sums.extra.copy(), sums.extra_max.copy()
     for place in plan.places:
         if place.site == "stream_gradient":
-            mine = slice(place.first, place.first + place.n)
-            rows[mine] /= divisors
-            beyond[mine] /= powers
-            largest[mine] /= scale
-    return replace(sums, moments=rows, tails=beyond, tail_max=largest)
+            gradients = slice(place.first, place.first + place.n)
+            rows[gradients] /= divisors
+            extra[gradients] /= powers
+            largest[gradients] /= scale
+    return replace(sums, moments=rows, extra=extra, extra_max=largest)
 
 
 def _tensors(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
-    found = statistics(sums.moments)
-    if len(sums.tails):
-        found |= tail_statistics(sums.moments, sums.tails, sums.tail_max)
-    return found
+    statistics = moment_statistics(sums.moments)
+    if len(sums.extra):
+        statistics |= extra_statistics(sums.moments, sums.extra, sums.extra_max)
+    return statistics
 
 
 def _logits(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
@@ -81,8 +79,8 @@ def _head(plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
 
 
 def _parameters(_plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
-    whole = sums.parameters.sum(0, keepdims=True)
-    return parameter_statistics(place.site, sums.parameters if place.stack else whole)
+    total = sums.parameters.sum(0, keepdims=True)
+    return parameter_statistics(place.site, sums.parameters if place.stack else total)
 
 
 def _log_z(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
@@ -98,17 +96,17 @@ _KINDS: Mapping[str, Callable[[Plan, Place, Sums], Mapping[str, Vector]]] = {
 }
 
 
-def statistics(rows: NDArray[np.float64]) -> dict[str, Vector]:
-    """Mean, variance, token correlation and share of non-finite values, NaN where unseen."""
+def moment_statistics(rows: Matrix) -> dict[str, Vector]:
+    """Mean, variance, token correlation and share of non-finite values; NaN without a count."""
     with np.errstate(all="ignore"):
-        count = rows[:, moments.COUNT]
-        mean = rows[:, moments.SUM] / count
+        count = rows[:, columns.COUNT]
+        mean = rows[:, columns.SUM] / count
         # Rounding may leave a constant tensor a hair below zero; NaN stays NaN.
-        variance = np.maximum(rows[:, moments.SQUARES] / count - mean**2, 0.0)
-        covariance = rows[:, moments.PAIR_PRODUCTS] / rows[:, moments.PAIRS] - mean**2
+        variance = np.maximum(rows[:, columns.SQUARES] / count - mean**2, 0.0)
+        covariance = rows[:, columns.PAIR_PRODUCTS] / rows[:, columns.PAIRS] - mean**2
         correlation = covariance / variance
-        nonfinite = rows[:, moments.NONFINITE] / count
-        rms = np.sqrt(rows[:, moments.SQUARES] / count)
+        nonfinite = rows[:, columns.NONFINITE] / count
+        rms = np.sqrt(rows[:, columns.SQUARES] / count)
     return {
         "mean": mean,
         "variance": variance,
@@ -118,21 +116,22 @@ def statistics(rows: NDArray[np.float64]) -> dict[str, Vector]:
     }
 
 
-def tail_statistics(rows: Matrix, beyond: Matrix, largest: Vector) -> dict[str, Vector]:
-    r"""Largest value, kurtosis, token ranks and shares, NaN where unseen.
+def extra_statistics(rows: Matrix, extra: Matrix, largest: Vector) -> dict[str, Vector]:
+    r"""Largest value, kurtosis, token ranks and shares, NaN where nothing was counted.
 
     Kurtosis is :math:`E[(x - \mu)^4] / \sigma^4`: 3 for a Gaussian.
     """
     with np.errstate(all="ignore"):
-        count = rows[:, moments.COUNT]
-        mean, second = rows[:, moments.SUM] / count, rows[:, moments.SQUARES] / count
-        third, fourth = beyond[:, tails.CUBES] / count, beyond[:, tails.FOURTHS] / count
+        count = rows[:, columns.COUNT]
+        mean, second = rows[:, columns.SUM] / count, rows[:, columns.SQUARES] / count
+        third, fourth = extra[:, columns.CUBES] / count, extra[:, columns.FOURTHS] / count
         central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
         kurtosis = central / (second - mean**2) ** 2
-        shares = {name: beyond[:, at] / count for name, at in tails.RANGE_COLUMNS.items()}
-        zeros = beyond[:, tails.ZEROS] / count
+        shares = {name: extra[:, at] / count for name, at in columns.RANGE_COLUMNS.items()}
+        zeros = extra[:, columns.ZEROS] / count
         ranks = {
-            name: beyond[:, at] / beyond[:, tails.RANKED] for name, at in tails.RANK_COLUMNS.items()
+            name: extra[:, at] / extra[:, columns.RANKED]
+            for name, at in columns.RANK_COLUMNS.items()
         }
     return {
         "absmax": np.where(count > 0, largest, np.nan),
@@ -159,7 +158,7 @@ def parameter_statistics(site: str, rows: Matrix) -> dict[str, Vector]:
 
 
 def log_z_statistics(rows: Matrix) -> dict[str, Vector]:
-    """Mean of log Z and of its square over the sampled tokens, NaN where unseen."""
+    """Mean of log Z and of its square over the sampled tokens; NaN without a count."""
     with np.errstate(all="ignore"):
         count = rows[:, columns.LOG_Z_COUNT]
         return {
@@ -168,8 +167,8 @@ def log_z_statistics(rows: Matrix) -> dict[str, Vector]:
         }
 
 
-def logit_statistics(rows: NDArray[np.float64], largest: Vector) -> dict[str, Vector]:
-    """Maximum, variance and mean entropy in nats of attention logits, NaN where unseen."""
+def logit_statistics(rows: Matrix, largest: Vector) -> dict[str, Vector]:
+    """Maximum, variance and mean entropy in nats of attention logits; NaN without a count."""
     with np.errstate(all="ignore"):
         count = rows[:, columns.LOGIT_COUNT]
         mean = rows[:, columns.LOGIT_SUM] / count

@@ -7,22 +7,20 @@ processes, add up. The L×L products between tokens are never formed: with
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from trainer_agent.capture.statistics.kernel import kernel
-
-# Columns of a row.
-COUNT, SUM, SQUARES, PAIRS, PAIR_PRODUCTS, NONFINITE = range(6)
-COLUMNS = 6
-
-
-Row = tuple[float, ...] | Tensor
+logger = logging.getLogger("evenkeel")
+# Six numbers that are on the host already, or a tensor (6,) on the device.
+MomentRow = tuple[float, ...] | Tensor
+TritonRow = Callable[[Tensor, Tensor | None], Tensor | None]
 
 
-def moment_row(x: Tensor, mask: Tensor | None = None) -> Row:
+def moment_row(x: Tensor, mask: Tensor | None = None) -> MomentRow:
     """The row of one tensor: six numbers on the host, or (6,), float64 where the device has it.
 
     Args:
@@ -33,7 +31,7 @@ def moment_row(x: Tensor, mask: Tensor | None = None) -> Row:
     if torch.compiler.is_compiling():
         return _on_device(x, mask)
     if x.device.type != "cpu":
-        fused = kernel.row(x, mask) if x.device.type == "cuda" else None
+        fused = triton_moments.row(x, mask) if x.device.type == "cuda" else None
         return _on_device(x, mask) if fused is None else fused
     unmasked = mask is None or bool(mask.all())
     return _on_host(x) if unmasked else _on_device(x, mask)
@@ -54,15 +52,16 @@ def three_axes(x: Tensor) -> Tensor:
     return x.unsqueeze(0) if x.ndim == 2 else x.flatten(1, -2)
 
 
-def _on_host(x: Tensor) -> Row:
-    """Two passes at memory speed, without a mask; exact ones where those do not suffice."""
+def _on_host(x: Tensor) -> MomentRow:
+    """Two passes at memory speed, of a tensor without padding."""
     batch, seq, features = x.shape
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     flat = wide.reshape(-1)
     token_sum = wide.sum(1).reshape(-1)
     total = token_sum.sum().item()
     squares = torch.dot(flat, flat).item()
-    # Where the mean outweighs the spread (or values overflow), float32 sums about zero cancel.
+    # Where the mean outweighs the spread, float32 sums about zero cancel; where values overflow,
+    # they say nothing: both are summed again about the mean, in float64.
     if not math.isfinite(squares) or total * total > squares * flat.numel() / 2:
         return _on_device(x, None, working=torch.float64)
     pair_products = torch.dot(token_sum, token_sum).item() - squares
@@ -75,20 +74,20 @@ def _on_device(x: Tensor, mask: Tensor | None, working: torch.dtype | None = Non
     final = torch.float32 if x.device.type == "mps" else torch.float64
     wide = x.to(working or (x.dtype if x.dtype == torch.float64 else torch.float32))
     tokens, real = _tokens(x, mask, final)
-    kept = wide if real is None else torch.where(real, wide, 0.0)
+    values = wide if real is None else torch.where(real, wide, 0.0)
     count = tokens.sum() * x.shape[-1]
     # float32 is enough: any shift near the mean removes the cancellation.
-    shift = (kept.sum() / count.clamp(min=1)).to(wide.dtype)
+    shift = (values.sum() / count.clamp(min=1)).to(wide.dtype)
     centred = wide - shift if real is None else torch.where(real, wide - shift, 0.0)
     token_sum = centred.sum(1).to(final)
-    odd = ~torch.isfinite(wide if real is None else kept)
+    nonfinite = ~torch.isfinite(values)
     return _uncentred(
         tokens,
         x.shape[-1],
         shift=shift.to(final),
         token_sum=token_sum,
         squares=centred.square().sum(dtype=final),
-        odd=odd.sum().to(final),
+        nonfinite=nonfinite.sum().to(final),
     )
 
 
@@ -107,7 +106,7 @@ def _uncentred(
     shift: Tensor,
     token_sum: Tensor,
     squares: Tensor,
-    odd: Tensor,
+    nonfinite: Tensor,
 ) -> Tensor:
     """Move sums about `shift` to sums about zero, in the wide type."""
     count = tokens.sum() * features
@@ -123,6 +122,40 @@ def _uncentred(
             squares + 2 * shift * total + count * shift**2,
             pairs,
             products,
-            odd,
+            nonfinite,
         ]
     )
+
+
+class TritonMoments:
+    """Calls `moments_triton`: loads it when first needed, gives it up once it fails."""
+
+    def __init__(self, load: Callable[[], TritonRow]) -> None:
+        self._load = load
+        self._row: TritonRow | None = None
+        self._given_up = False
+
+    def row(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """The row of a CUDA tensor, (6,); None where plain torch has to sum."""
+        if self._given_up:
+            return None
+        try:
+            if self._row is None:
+                self._row = self._load()
+            return self._row(x, mask)
+        except Exception as error:  # no Triton, no C compiler, a device that it does not know
+            self._given_up = True
+            logger.info("evenkeel sums with plain torch, about five passes a tensor: %r", error)
+            return None
+
+
+def _load() -> TritonRow:
+    from trainer_agent.capture.statistics import moments_triton
+
+    def row(x: Tensor, mask: Tensor | None) -> Tensor | None:
+        return moments_triton.triton_row(x, mask) if moments_triton.takes(x) else None
+
+    return row
+
+
+triton_moments = TritonMoments(_load)

@@ -1,8 +1,8 @@
 r"""The row of moment sums in one pass over a CUDA tensor.
 
-Imported only where a tensor lies on such a device, and never without Triton. Three launches: sums
-of each run of tokens about its own first token; those of each feature, moved back to zero in
-float64, with the squares of its token sum; and their total.
+`moments` imports this where a tensor lies on such a device: it needs Triton. Three launches: the
+sums of each run of tokens about the run's first token; the sums of each feature, moved back to
+zero in float64, with the squares of its token sum; and their total.
 
 :math:`\sum_{i \ne j} x_i \cdot x_j = |\sum_i x_i|^2 - \sum_i |x_i|^2` as everywhere, so no value
 is read twice.
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer_agent.capture.statistics.moments import COLUMNS
+from trainer_agent.capture.statistics.columns import COLUMNS
 
 RUN = 256  # tokens summed in float32 before they are moved back
 TOKENS, FEATURES = 16, 128  # of one tile
@@ -30,7 +30,7 @@ def _sum_runs(
     sums,
     squares,
     firsts,
-    odds,
+    nonfinites,
     counts,
     n_tokens,
     n_features,
@@ -53,28 +53,28 @@ def _sum_runs(
     first = tl.where(tl.abs(first) < float("inf"), first, 0.0)
     total = tl.zeros((FEATURES,), tl.float32)
     square = tl.zeros((FEATURES,), tl.float32)
-    odd = tl.zeros((FEATURES,), tl.float32)
+    nonfinite = tl.zeros((FEATURES,), tl.float32)
     count = tl.zeros((TOKENS,), tl.float32)
     for offset in range(0, RUN, TOKENS):
         token = start + offset + tl.arange(0, TOKENS)
-        seen = token < n_tokens
+        valid = token < n_tokens
         if MASKED:
             at = sequence.to(tl.int64) * n_tokens + token
-            seen = seen & (tl.load(real + at, mask=seen, other=0) != 0)
-        both = seen[:, None] & inside[None, :]
+            valid = valid & (tl.load(real + at, mask=valid, other=0) != 0)
+        both = valid[:, None] & inside[None, :]
         at = token[:, None].to(tl.int64) * token_stride + feature[None, :]
         value = tl.load(base + at, mask=both, other=0.0).to(tl.float32)
         centred = tl.where(both, value - first[None, :], 0.0)
         total += tl.sum(centred, 0)
         square += tl.sum(centred * centred, 0)
         finite = tl.abs(value) < float("inf")  # NaN is below nothing
-        odd += tl.sum(tl.where(both & (finite == 0), 1.0, 0.0), 0)
-        count += tl.where(seen, 1.0, 0.0)
+        nonfinite += tl.sum(tl.where(both & (finite == 0), 1.0, 0.0), 0)
+        count += tl.where(valid, 1.0, 0.0)
     row = sequence.to(tl.int64) * n_runs + run
     tl.store(sums + row * n_features + feature, total, mask=inside)
     tl.store(squares + row * n_features + feature, square, mask=inside)
     tl.store(firsts + row * n_features + feature, first, mask=inside)
-    tl.store(odds + row * n_features + feature, odd, mask=inside)
+    tl.store(nonfinites + row * n_features + feature, nonfinite, mask=inside)
     if part == 0:
         tl.store(counts + row, tl.sum(count, 0))
 
@@ -84,7 +84,7 @@ def _sum_features(
     sums,
     squares,
     firsts,
-    odds,
+    nonfinites,
     counts,
     rows,
     n_features,
@@ -97,7 +97,7 @@ def _sum_features(
     inside = feature < n_features
     total = tl.zeros((FEATURES,), tl.float64)
     square = tl.zeros((FEATURES,), tl.float64)
-    odd = tl.zeros((FEATURES,), tl.float64)
+    nonfinite = tl.zeros((FEATURES,), tl.float64)
     tokens = tl.zeros((FEATURES,), tl.float64)
     for run in range(0, n_runs):
         row = sequence.to(tl.int64) * n_runs + run
@@ -105,10 +105,10 @@ def _sum_features(
         n = tl.load(counts + row).to(tl.float64)
         first = tl.load(firsts + at, mask=inside, other=0.0).to(tl.float64)
         about = tl.load(sums + at, mask=inside, other=0.0).to(tl.float64)
-        own = tl.load(squares + at, mask=inside, other=0.0).to(tl.float64)
+        centred_square = tl.load(squares + at, mask=inside, other=0.0).to(tl.float64)
         total += about + n * first
-        square += own + 2.0 * first * about + n * first * first
-        odd += tl.load(odds + at, mask=inside, other=0.0).to(tl.float64)
+        square += centred_square + 2.0 * first * about + n * first * first
+        nonfinite += tl.load(nonfinites + at, mask=inside, other=0.0).to(tl.float64)
         tokens += tl.where(inside, n, 0.0)
     row = rows + (sequence * tl.num_programs(1) + part) * 6
     tl.store(row, tl.sum(tokens, 0))
@@ -116,16 +116,16 @@ def _sum_features(
     tl.store(row + 2, tl.sum(square, 0))
     tl.store(row + 3, tl.sum(tokens * (tokens - 1.0), 0))
     tl.store(row + 4, tl.sum(total * total - square, 0))
-    tl.store(row + 5, tl.sum(odd, 0))
+    tl.store(row + 5, tl.sum(nonfinite, 0))
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: (batch, seq, features), features side by side."""
-    usual = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return usual and x.ndim == 3 and x.stride(2) == 1 and x.numel() > 0
+    """Whether `triton_row` takes this tensor: (batch, seq, features), features side by side."""
+    dtype_fits = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return dtype_fits and x.ndim == 3 and x.stride(2) == 1 and x.numel() > 0
 
 
-def fused_row(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def triton_row(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """The row of `moments.moment_row`, (6,) in float64, with no value brought to the host.
 
     Args:

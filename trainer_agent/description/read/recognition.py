@@ -23,8 +23,8 @@ from trainer_agent.description.trace.module_calls import Arguments, ModuleCall, 
 from trainer_agent.description.trace.replay import result_of, stream_of, undisturbed
 from trainer_agent.description.trace.tracer import Node, Trace
 from trainer_agent.description.trace.unsharded import unsharded
-from trainer_agent.job.gradient_norm import local
 from trainer_agent.model.blocks import columns
+from trainer_agent.model.dtensor import local
 from trainer_agent.model.unwrap import unwrap
 
 # what reading an unforeseen graph may run into: the model's own pass has not failed

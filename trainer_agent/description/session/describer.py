@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from dslm.spec import Kernel, Missing
 from trainer_agent import description
-from trainer_agent.capture.hook_manager import Begin, End
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.hook_manager import PassListener
 from trainer_agent.capture.hooks import first_stream
-from trainer_agent.capture.recorder import ONCE, Recorder
+from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
+from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import branch_modules, plan_of
 from trainer_agent.description.session.collected import Observations, packed_spec
@@ -25,13 +27,13 @@ from trainer_agent.description.trace.limits import (
     runs_beside_compiled_code,
 )
 from trainer_agent.description.trace.unsharded import holds_shards, is_flat
+from trainer_agent.distributed import Processes
 from trainer_agent.model.plan import NORM_INPUTS, Plan, rows_kept
 from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, BlockParts, Weighed
     from trainer_agent.description.read.recognition import Recognition
-    from trainer_agent.description.spec.weight_sums import Rows
     from trainer_agent.description.trace.module_calls import ModuleCall
 
 FIRST_AGAIN = 50
@@ -67,17 +69,21 @@ COMPILED = Missing("model", "compiled as a whole", COMPILED_WHY)
 
 
 class Watched(Protocol):
-    """What sets the hooks on the model: a probe, or its view of one chunk."""
+    """What sets the hooks on the model: a hook manager, or its view of one chunk."""
 
-    begin: Begin
-    end: End
-    plan: Plan
+    @property
+    def plan(self) -> Plan:
+        """The places measured."""
+        ...
 
-    def follow(self, plan: Plan, *, keep: bool = False) -> None:
+    def subscribe(self, listener: PassListener) -> None:
+        """Tell a listener of the model's sampled steps."""
+
+    def apply(self, plan: Plan, *, keep: bool = False) -> None:
         """Measure the places of `plan` from now on."""
 
-    def unseen(self) -> AbstractContextManager[None]:
-        """Let forward passes of our own go by uncounted."""
+    def paused(self) -> AbstractContextManager[None]:
+        """Let forward passes go by uncounted."""
         ...
 
     def count(self, stack: str, site: str, index: int, x: Tensor) -> None:
@@ -85,7 +91,7 @@ class Watched(Protocol):
 
 
 class SelfDescription:
-    """Makes a `ModelSpec` of the steps it is asked to describe, from what the probe hears of them.
+    """Makes a `ModelSpec` of the steps it is asked to describe, from what the hooks see of them.
 
     The architecture is read once, off the first sampled forward pass of the job's own, while it
     runs; the plan follows it. Weight moments are read before the step's update.
@@ -104,25 +110,28 @@ class SelfDescription:
     def __init__(
         self,
         model: nn.Module,
-        probe: Watched,
+        hooks: Watched,
         recorder: Recorder,
-        hints: Sequence[Hint] = (),
         *,
-        agree: Callable[[bool], bool] = lambda _able: False,
-        add_up: Callable[[Rows], Rows] = lambda rows: rows,
+        guard: Guard,
+        account: OverheadAccount,
+        hints: Sequence[Hint],
+        processes: Processes,
     ) -> None:
         """Describe `model`.
 
         Args:
             model: the user's own, inside wrappers.
-            probe: tells of forward passes, and takes the plan.
-            recorder: tells of inputs and gradients.
+            hooks: tells of forward passes, inputs and gradients, and takes the plan.
+            recorder: knows the arguments of a compiled forward pass.
+            guard: counts what fails.
+            account: is charged for what a description costs.
             hints: what the user says of blocks.
-            agree: asks all processes of the job whether each has read the architecture.
-            add_up: adds up sums over all of them; called in a background thread.
+            processes: agree on the plan, and add up the moments of sharded weights.
         """
-        self._model, self._probe, self._recorder = model, probe, recorder
-        self._hints, self._agree, self._add_up = hints, agree, add_up
+        self._model, self._hooks, self._recorder = model, hooks, recorder
+        self._guard, self._account = guard, account
+        self._hints, self._processes = hints, processes
         self._architecture: Architecture | None = None
         self._failure: Missing | None = None
         self._is_asked = True
@@ -137,9 +146,7 @@ class SelfDescription:
         self._is_split = False
         self._fresh_weights: Weighed | None = None
         self.together = False
-        probe.begin, probe.end = self._begin, self._end
-        recorder.on_input = self._note_input
-        recorder.on_top_gradient = self._note_gradient
+        hooks.subscribe(self)
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Read the architecture off a pass on the user's batch, where one process can by itself.
@@ -149,7 +156,7 @@ class SelfDescription:
         """
         if is_flat(self._model) or holds_shards(self._model):
             return
-        with self._probe.unseen(), self._first_inputs():
+        with self._hooks.paused(), self._first_inputs():
             architecture = description.architecture(self._model, args, kwargs, hints=self._hints)
         if architecture.stacks:
             self._take_plan(architecture)
@@ -173,9 +180,8 @@ class SelfDescription:
 
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
-        if self._is_asked and self._recorder.given is not None:
+        if self._recorder.take_arguments() is not None and self._is_asked:
             self._begin_late()
-        self._recorder.given = None
         if self._must_agree:
             self._settle_together()
         observations, self._observations = self._observations, None
@@ -187,7 +193,8 @@ class SelfDescription:
             return None
         return lambda: self._spec(observations)
 
-    def _begin(self, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def pass_begins(self, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Begin the description, where the step is to be described."""
         if not self._is_asked:
             return
         self._is_asked = False
@@ -206,7 +213,7 @@ class SelfDescription:
         elif self._fresh_weights is None:
             self._observations.notes = (AFTER_THE_STEP,)
         self._weigh()
-        self._recorder.spend(ONCE, started)
+        self._account.charge(ONCE, started)
 
     def _open(self, kwargs: Mapping[str, Any]) -> None:
         """Read the architecture off the pass that now begins, or say why that cannot be."""
@@ -233,12 +240,13 @@ class SelfDescription:
         self._recognition = recognition
         recognition.open()
 
-    def _end(self, output: Any) -> None:
+    def pass_ends(self, output: Any) -> None:
+        """Take what the pass has shown of the architecture."""
         if self._recognition is None:
             return
         started = time.perf_counter()
         recognition, self._recognition = self._recognition, None
-        self._recorder.spent_s[ONCE] += recognition.spent_s
+        self._account.add(ONCE, recognition.spent_s)
         if output is None and sys.exc_info()[0] is not None:
             recognition.close()
             self.forget()  # the pass raised; the job may try another batch
@@ -247,11 +255,11 @@ class SelfDescription:
             self._settle(recognition.finish(output, self._mask))
             self._split_inputs = recognition.split_inputs
         except Exception as error:
-            self._recorder.guard.note("description", error)
+            self._guard.note("description", error)
             what = f"{type(error).__name__}: {error}"
             self._failure = Missing("model", what, "its forward pass could not be followed")
         self._mask = None
-        self._recorder.spend(ONCE, started)
+        self._account.charge(ONCE, started)
 
     def _settle(self, architecture: Architecture) -> None:
         if not architecture.stacks:
@@ -266,7 +274,7 @@ class SelfDescription:
         """Take the plan where every process of the job can."""
         started = time.perf_counter()
         architecture, self._unagreed, self._must_agree = self._unagreed, None, False
-        if not self._agree(architecture is not None) or architecture is None:
+        if not self._processes.all_ready(ready=architecture is not None) or architecture is None:
             self._failure = self._failure or APART
         else:
             self._take_plan(architecture)
@@ -275,7 +283,7 @@ class SelfDescription:
             if self._observations is not None:
                 self._observations.notes = (*self._observations.notes, SHARDED)
         self._split_inputs = {}
-        self._recorder.spend(ONCE, started)
+        self._account.charge(ONCE, started)
 
     def _gather_inputs(self) -> None:
         """Take the kernels of inputs whose sequences lie in parts over the processes."""
@@ -285,11 +293,11 @@ class SelfDescription:
             self._is_split = True
 
     def _take_plan(self, architecture: Architecture) -> None:
-        plan, before = plan_of(architecture), self._probe.plan
+        plan, before = plan_of(architecture), self._hooks.plan
         if not self._recorder.compiled:
-            self._probe.follow(plan, keep=True)
+            self._hooks.apply(plan, keep=True)
             if self._observations is not None:
-                self._observations.rename(rows_kept(before, self._probe.plan).stacks)
+                self._observations.rename(rows_kept(before, self._hooks.plan).stacks)
         else:
             # Other hooks would make torch compile again; the streams are watched already.
             blocks, read = ({s.name: s.blocks for s in p.stacks} for p in (before, plan))
@@ -299,7 +307,7 @@ class SelfDescription:
 
     def _weigh(self) -> None:
         if self._architecture is not None and self._observations is not None:
-            with self._recorder.guard.at("weight moments"):
+            with self._guard.at("weight moments"):
                 fresh, self._fresh_weights = self._fresh_weights, None
                 self._observations.weights = fresh or description.weigh(
                     self._architecture, unwrap(self._model)
@@ -311,7 +319,7 @@ class SelfDescription:
         """Count what hooks would have: they are set where the block's branches are known."""
         places = (
             (stack.name, stack.blocks.index(block))
-            for stack in self._probe.plan.stacks
+            for stack in self._hooks.plan.stacks
             if block in stack.blocks
         )
         stack, index = next(places, ("", 0))
@@ -322,16 +330,16 @@ class SelfDescription:
             if path is None or call is None or not self._model.get_submodule(path).training:
                 continue
             is_input = site in NORM_INPUTS
-            if is_input and "norm_inputs" not in self._probe.plan.wanted.sites:
+            if is_input and "norm_inputs" not in self._hooks.plan.wanted.sites:
                 continue
             args, kwargs = call.args
             x = first_stream((*args, *kwargs.values()) if is_input else call.output)
             if x is not None:
-                self._probe.count(stack, site, index, x)
+                self._hooks.count(stack, site, index, x)
 
     def _fall_back(self, observations: Observations, why: str) -> None:
         """Take input kernels that were made elsewhere, where the step's own were not to be had."""
-        for stack in self._probe.plan.stacks:
+        for stack in self._hooks.plan.stacks:
             if stack.blocks[0] in self._input_kernels:
                 observations.inputs[stack.name], shape = self._input_kernels[stack.blocks[0]]
                 observations.widths[stack.name] = shape[-1]
@@ -352,7 +360,7 @@ class SelfDescription:
 
             return hook
 
-        firsts = [stack.blocks[0] for stack in self._probe.plan.stacks]
+        firsts = [stack.blocks[0] for stack in self._hooks.plan.stacks]
         modules = [(path, self._model.get_submodule(path)) for path in firsts]
         handles = [m.register_forward_pre_hook(note(p), with_kwargs=True) for p, m in modules]
         try:
@@ -364,14 +372,16 @@ class SelfDescription:
             p: (description.kernel(x), x.shape) for p, x in inputs.items() if x.ndim == 3
         }
 
-    def _note_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
+    def stack_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
+        """Take the input kernel of a stack."""
         observations = self._observations
         if observations is not None and stack not in observations.inputs:
             observations.inputs[stack] = description.kernel(x, mask)
             observations.widths[stack] = x.shape[-1]
             observations.batch_size = max(observations.batch_size, x.shape[0])
 
-    def _note_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
+    def top_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
+        """Take the kernel of the gradient at the top of a stack."""
         observations = self._observations
         if observations is not None and stack not in observations.gradients:
             observations.gradients[stack] = description.kernel(g, mask)
@@ -379,7 +389,7 @@ class SelfDescription:
     def _spec(self, observations: Observations) -> dict[str, Any]:
         """The step as the server takes it; in a background thread, in all processes alike."""
         if observations.weights is not None and self.together:
-            observations.weights = observations.weights.added_up(self._add_up)
+            observations.weights = observations.weights.added_up(self._processes.all_reduce)
         n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
         failures = () if self._failure is None else (self._failure,)
-        return packed_spec(self._probe.plan, self._architecture, observations, n_params, failures)
+        return packed_spec(self._hooks.plan, self._architecture, observations, n_params, failures)

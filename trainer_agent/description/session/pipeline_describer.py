@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
-from typing import Any
 
 from torch import Tensor
 
-from trainer_agent.capture.hook_manager import Begin, End, Probe
-from trainer_agent.capture.recorder import Listener, Recorder
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.hook_manager import HookManager, PassListener
+from trainer_agent.capture.overhead_account import OverheadAccount
+from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.session.describer import SelfDescription
-from trainer_agent.distributed import Ranks, Stages
-from trainer_agent.distributed.merge_specs import whole_spec
-from trainer_agent.distributed.store import Board
+from trainer_agent.distributed import Processes, SingleProcess
+from trainer_agent.distributed.spec_exchange import MakeSpec
 from trainer_agent.model.chunks import Chunk, joined
-from trainer_agent.model.plan import Plan, mark_of
-
-# How long rank 0's sender waits for parts that should have come with the same step's sample.
-PATIENCE_S = 5.0
-Packed = dict[str, Any]
-Take = Callable[[], Packed]
+from trainer_agent.model.plan import Plan
 
 
-class ChunkView:
-    """One chunk of what a probe watches, with paths and names as the chunk itself has them.
+class ChunkHooks:
+    """The hooks on one chunk, with paths and names as the chunk itself has them."""
 
-    Attributes:
-        begin: told of the chunk's inputs before every sampled forward pass of it.
-        end: told of its output after each of these.
-        plan: what is measured in the chunk.
-    """
+    def __init__(
+        self,
+        hooks: HookManager,
+        chunk: Chunk,
+        plan: Plan,
+        apply: Callable[[Chunk, Plan], None],
+    ) -> None:
+        self._hooks, self._chunk, self._plan, self._apply = hooks, chunk, plan, apply
 
-    def __init__(self, probe: Probe, plan: Plan, follow: Callable[[ChunkView, Plan], None]) -> None:
-        self.begin: Begin = lambda _args, _kwargs: None
-        self.end: End = lambda _output: None
-        self.plan = plan
-        self._probe, self._follow = probe, follow
+    @property
+    def plan(self) -> Plan:
+        """What is measured in the chunk."""
+        return self._plan
 
-    def follow(self, plan: Plan, *, keep: bool = False) -> None:  # noqa: ARG002  always kept
+    def subscribe(self, listener: PassListener) -> None:
+        """Tell a listener of the chunk's sampled steps."""
+        self._hooks.subscribe(listener, self._chunk)
+
+    def apply(self, plan: Plan, *, keep: bool = False) -> None:  # noqa: ARG002  always kept
         """Measure the places of `plan` in this chunk; raises where others count on other ones."""
-        self._follow(self, plan)
+        self._apply(self._chunk, plan)
+        self._plan = plan
 
     def count(self, stack: str, site: str, index: int, x: Tensor) -> None:
         """Count nothing: a pipeline's first step, in which chunks are read, is left out."""
 
-    def unseen(self) -> AbstractContextManager[None]:
-        """Let forward passes of our own go by uncounted."""
-        return self._probe.unseen()
+    def paused(self) -> AbstractContextManager[None]:
+        """Let forward passes go by uncounted."""
+        return self._hooks.paused()
 
 
 class StagedDescription:
@@ -71,28 +71,34 @@ class StagedDescription:
     def __init__(
         self,
         chunks: Sequence[Chunk],
-        probe: Probe,
+        hooks: HookManager,
         recorder: Recorder,
-        together: Ranks | None,
-        hints: Sequence[Hint] = (),
+        *,
+        guard: Guard,
+        account: OverheadAccount,
+        hints: Sequence[Hint],
+        processes: Processes,
     ) -> None:
-        self._ranks = together
+        self._processes = processes
         self._samples = 0
-        self._chunks, self._probe, self._recorder = chunks, probe, recorder
-        self._views: list[ChunkView] = []
-        self._describers: list[SelfDescription] = []
-        self._inputs: dict[str, Listener] = {}
-        self._gradients: dict[str, Listener] = {}
-        for chunk in chunks:
-            view = ChunkView(probe, plan_by_structure(chunk.module, hints), self._follow)
-            self._views.append(view)
-            self._describers.append(SelfDescription(chunk.module, view, recorder, hints))
-            # Each has just asked the recorder to be told of everything.
-            self._inputs[chunk.mark] = recorder.on_input
-            self._gradients[chunk.mark] = recorder.on_top_gradient
-        probe.begin, probe.end = self._begin, self._end
-        recorder.on_input = lambda *what: _tell(self._inputs, *what)
-        recorder.on_top_gradient = lambda *what: _tell(self._gradients, *what)
+        self._chunks, self._hooks, self._recorder = chunks, hooks, recorder
+        self._chunk_hooks = [
+            ChunkHooks(hooks, chunk, plan_by_structure(chunk.module, hints), self._apply)
+            for chunk in chunks
+        ]
+        self._describers = [
+            SelfDescription(
+                chunk.module,
+                chunk_hooks,
+                recorder,
+                guard=guard,
+                account=account,
+                hints=hints,
+                # No other process holds this chunk, so none has to be ready for its description.
+                processes=SingleProcess(),
+            )
+            for chunk, chunk_hooks in zip(chunks, self._chunk_hooks, strict=True)
+        ]
 
     def ask(self) -> None:
         """Describe the next sampled step."""
@@ -109,65 +115,24 @@ class StagedDescription:
         for describer in self._describers:
             describer.ask_from_time_to_time(step)
 
-    def take(self) -> Take | None:
+    def take(self) -> MakeSpec | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
         self._samples += 1  # the same in all processes, which sample the same steps
         if len(self._describers) > 1:
-            self._recorder.given = None  # which of the compiled chunks was given this is not known
-        takes = {
-            chunk.stage: take
+            self._recorder.take_arguments()  # of which compiled chunk they are is not known
+        specs = {
+            chunk.stage: describer.take()
             for chunk, describer in zip(self._chunks, self._describers, strict=True)
-            if chunk.stage is not None and (take := describer.take()) is not None
+            if chunk.stage is not None
         }
-        ranks = self._ranks
-        if ranks is None or ranks.stages is None or not ranks.together:
-            return next(iter(takes.values()), None) if len(self._describers) == 1 else None
-        if not takes:
-            return None
-        names = [f"part/{self._samples}/{stage}" for stage in range(len(ranks.stages.blocks))]
-        if ranks.rank == 0:
-            return partial(_whole, ranks.board, takes, names, ranks.stages)
-        return partial(_bring, ranks.board, takes, names)
+        return self._processes.gather_specs(self._samples, specs)
 
-    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._views[self._chunks.index(self._probe.running)].begin(args, kwargs)
-
-    def _end(self, output: Any) -> None:
-        self._views[self._chunks.index(self._probe.running)].end(output)
-
-    def _follow(self, view: ChunkView, plan: Plan) -> None:
-        plans = [plan if other is view else other.plan for other in self._views]
-        joined_plan = joined(zip(self._chunks, plans, strict=True))
-        if self._ranks is not None:
-            self._ranks.check(joined_plan)
-        view.plan = plan
-        self._probe.follow(joined_plan, keep=True)
-        if self._ranks is not None:
-            self._ranks.roster.tell(self._probe.plan)
-
-
-def _bring(board: Board, takes: Mapping[int, Take], names: Sequence[str]) -> Packed:
-    """Leave this process's parts for rank 0."""
-    for stage, take in takes.items():
-        board.pin(names[stage], json.dumps(take()))
-    return {}
-
-
-def _whole(board: Board, takes: Mapping[int, Take], names: Sequence[str], stages: Stages) -> Packed:
-    """The description of all stages, in rank 0's sender thread; what does not come is missing."""
-    from dslm import spec_from_json, spec_to_json  # pulls in what no other process needs
-
-    others = [name for stage, name in enumerate(names) if stage not in takes]
-    texts_by_name = board.wait_for(others, PATIENCE_S)
-    board.take_down(names)
-    texts = [
-        json.dumps(takes[stage]()) if stage in takes else texts_by_name.get(name)
-        for stage, name in enumerate(names)
-    ]
-    parts = [None if text is None else spec_from_json(json.loads(text)) for text in texts]
-    return spec_to_json(whole_spec(parts, stages.blocks))
-
-
-def _tell(listeners: Mapping[str, Listener], stack: str, x: Tensor, mask: Tensor | None) -> None:
-    mark = mark_of(stack)
-    listeners[mark](stack.removesuffix(mark), x, mask)
+    def _apply(self, changed: Chunk, plan: Plan) -> None:
+        plans = [
+            plan if chunk is changed else chunk_hooks.plan
+            for chunk, chunk_hooks in zip(self._chunks, self._chunk_hooks, strict=True)
+        ]
+        local_plan = joined(zip(self._chunks, plans, strict=True))
+        self._processes.check(local_plan)
+        self._hooks.apply(local_plan, keep=True)
+        self._processes.announce(self._hooks.plan)

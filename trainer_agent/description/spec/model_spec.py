@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.hooks import RemovableHandle
 
 import dslm.spec as theory
-from dslm.kernels.cells import block_cells
+from dslm.masks.cell_sizes import block_cells
 from dslm.validation import validate
 from trainer_agent.description.hints import Hint, HintError
 from trainer_agent.description.read.head import scalars_of

@@ -19,7 +19,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import HEADS, SEQ, WIDTH, Block, batch, built, loss_of
-from trainer_agent.capture.attention import AttentionWindow
+from trainer_agent.capture.attention import AttentionInterception
 from trainer_agent.capture.attention.flex import sampled_flex
 from trainer_agent.capture.statistics.logits import logits_of
 
@@ -224,43 +224,43 @@ def test_functions_are_back_in_their_places_after_a_pass_that_raised(tmp_path: P
 
 
 def test_a_stand_in_that_is_compiled_leaves_the_function_compiled() -> None:
-    window = AttentionWindow(lambda sample: None, lambda spent_s: None)
-    window.look_around(torch.nn.Identity())
+    interception = AttentionInterception(lambda sample: None, lambda spent_s: None)
+    interception.find_patch_points(torch.nn.Identity())
     plain = flex_attention
 
-    window.open()
+    interception.start()
     stand_in, made = flex_attention, torch.compile(flex_attention, backend="eager")
-    window.close()
+    interception.stop()
 
     assert stand_in is not plain
     assert made._torchdynamo_orig_callable is plain
 
 
 def test_another_compiled_function_runs_with_nobody_looking() -> None:
-    window = AttentionWindow(lambda sample: None, lambda spent_s: None)
-    window.look_around(torch.nn.Identity())
+    interception = AttentionInterception(lambda sample: None, lambda spent_s: None)
+    interception.find_patch_points(torch.nn.Identity())
     torch._dynamo.reset()
     counters.clear()
     x = torch.randn(2, 4)
 
     bare = rotated(x)
-    window.open()
+    interception.start()
     watched = rotated(x)
-    still_open = window.is_open
-    window.close()
+    still_on = interception.is_on
+    interception.stop()
 
-    assert torch.equal(bare, watched) and still_open
+    assert torch.equal(bare, watched) and still_on
     assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_scores_softmaxed_by_hand_beside_flex_are_still_seen() -> None:
     seen: list[Any] = []
-    window = AttentionWindow(seen.append, lambda spent_s: None)
-    window.look_around(torch.nn.Identity())
+    interception = AttentionInterception(seen.append, lambda spent_s: None)
+    interception.find_patch_points(torch.nn.Identity())
 
-    window.open()
+    interception.start()
     compiled(*torch.randn(3, 1, 2, 4, 4).unbind())
     functional.softmax(torch.randn(1, 2, 4, 4), dim=-1)
-    window.close()
+    interception.stop()
 
     assert len(seen) == 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.trainer_agent.recording import RecordingTransport, recorded
-from trainer_agent.capture.attention.function_mode import AttentionView
+from trainer_agent.capture.attention.function_mode import AttentionFunctionMode
 from trainer_agent.capture.statistics.logits import logits_of
 
 WIDTH, HEADS, SEQ, VOCAB = 16, 2, 7, 20
@@ -29,7 +29,7 @@ def seen(call: Any) -> list[Tensor]:
         if call is not None:
             shown.append(logits_of([call])[0])
 
-    with AttentionView(show):
+    with AttentionFunctionMode(show):
         call()
     return shown
 

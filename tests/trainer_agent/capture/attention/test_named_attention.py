@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer_agent.capture.attention.transformers_api import sampled_named
+from trainer_agent.capture.attention.transformers_api import sampled_transformers
 from trainer_agent.capture.statistics.logits import logits_of
 
 SEQ = 8
@@ -46,7 +46,7 @@ def test_flash_attention_has_the_masks_of_its_arguments(kind: str) -> None:
     }[kind]
     full = q @ k.repeat_interleave(2, dim=1).transpose(-2, -1) * 0.4
 
-    call = sampled_named("flash_attention_2", causal_module(), q, k, k, scaling=0.4, **given)
+    call = sampled_transformers("flash_attention_2", causal_module(), q, k, k, scaling=0.4, **given)
 
     assert call is not None
     (logits,) = logits_of([call])
@@ -69,13 +69,13 @@ def test_arguments_that_are_not_understood_leave_the_call_out(
 ) -> None:
     q = torch.randn(2, 4, SEQ, 8)
 
-    assert sampled_named(name, causal_module(), q, q, q, **given) is None
+    assert sampled_transformers(name, causal_module(), q, q, q, **given) is None
 
 
 def test_a_mask_of_four_axes_says_all() -> None:
     q, mask = torch.randn(2, 4, SEQ, 8), torch.rand(2, 1, SEQ, SEQ) > 0.5
 
-    call = sampled_named(
+    call = sampled_transformers(
         "own", causal_module(), q, q, q, mask, scaling=1.0, softcap=2.0, sliding_window=1
     )
 

@@ -26,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.trainer_agent.recording import RecordingTransport, recorded
-from trainer_agent.capture.attention import AttentionWindow
+from trainer_agent.capture.attention import AttentionInterception
 from trainer_agent.capture.statistics.logits import logits_of
 
 WIDTH, HEADS, SEQ, VOCAB, WINDOW, CAP = 32, 4, 8, 60, 3, 0.5
@@ -208,12 +208,12 @@ def test_flex_attention_of_the_library_has_the_logits_of_sdpa_and_compiles_as_of
 
 def test_the_names_stand_for_their_own_functions_after_the_pass(names: dict[str, Any]) -> None:
     before = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
-    window = AttentionWindow(lambda sample: None, lambda spent_s: None)
-    window.look_around(nn.Identity())
+    interception = AttentionInterception(lambda sample: None, lambda spent_s: None)
+    interception.find_patch_points(nn.Identity())
 
-    window.open()
+    interception.start()
     replaced = {name for name in before if ALL_ATTENTION_FUNCTIONS[name] is not before[name]}
-    window.close()
+    interception.stop()
 
     assert {"hand_made", "flash_attention_2", "flex_attention"} <= replaced
     assert "sdpa" not in replaced
@@ -223,13 +223,13 @@ def test_the_names_stand_for_their_own_functions_after_the_pass(names: dict[str,
 def test_a_bound_method_under_a_name_is_called_as_it_is(names: dict[str, Any]) -> None:
     AttentionInterface.register("hand_made", names["hand_made"].__call__)
     seen: list[Any] = []
-    window = AttentionWindow(seen.append, lambda spent_s: None)
-    window.look_around(nn.Identity())
+    interception = AttentionInterception(seen.append, lambda spent_s: None)
+    interception.find_patch_points(nn.Identity())
     q = torch.randn(1, 2, 4, 8)
 
-    window.open()
+    interception.start()
     output, _ = ALL_ATTENTION_FUNCTIONS["hand_made"](nn.Identity(), q, q, q, None, scaling=1.0)
-    window.close()
+    interception.stop()
 
     assert output.shape == (1, 4, 2, 8)
     assert torch.allclose(logits_of([seen[0]()])[0], names["hand_made"].logits[0], atol=1e-6)
@@ -237,13 +237,13 @@ def test_a_bound_method_under_a_name_is_called_as_it_is(names: dict[str, Any]) -
 
 def test_the_library_is_not_imported_to_look_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "transformers.modeling_utils")
-    window = AttentionWindow(lambda sample: None, lambda spent_s: None)
+    interception = AttentionInterception(lambda sample: None, lambda spent_s: None)
     kept = ALL_ATTENTION_FUNCTIONS["flash_attention_2"]
 
-    window.look_around(nn.Identity())
-    window.open()
+    interception.find_patch_points(nn.Identity())
+    interception.start()
     found = ALL_ATTENTION_FUNCTIONS["flash_attention_2"]
-    window.close()
+    interception.stop()
 
     assert "transformers.modeling_utils" not in sys.modules
     assert found is kept

@@ -15,10 +15,9 @@ from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import LAYERS, batch, built, loss_of
 from trainer_agent.capture.statistics import extra as tails
 from trainer_agent.capture.statistics.accumulator import Accumulator
-from trainer_agent.capture.statistics.extra import tail_sums, token_gram
-from trainer_agent.capture.statistics.finalise import statistics, tail_statistics
+from trainer_agent.capture.statistics.extra import extra_sums, rank_sums, token_gram
+from trainer_agent.capture.statistics.finalise import extra_statistics, moment_statistics
 from trainer_agent.capture.statistics.moments import moment_row
-from trainer_agent.capture.statistics.token_rank import rank_sums
 from trainer_agent.model.plan import Plan, StackPlan
 from trainer_agent.model.sites import QUANTITIES, RANGES, Wanted
 
@@ -41,11 +40,11 @@ def measured(batches: list[Tensor], masks: list[Tensor | None] | None = None) ->
     for x, mask in zip(batches, masks or [None] * len(batches), strict=True):
         row = moment_row(x, mask)
         accumulator.add(0, row)
-        accumulator.add_tails(0, *tail_sums(x, mask, row, QUANTITIES))
-        accumulator.note_gram(0, token_gram(x, mask, accumulator.wide))
+        accumulator.add_extra(0, *extra_sums(x, mask, row, QUANTITIES))
+        accumulator.set_gram(0, token_gram(x, mask, accumulator.wide))
     sums = accumulator.take()()
-    found = statistics(sums.moments[:1])
-    found |= tail_statistics(sums.moments[:1], sums.tails[:1], sums.tail_max[:1])
+    found = moment_statistics(sums.moments[:1])
+    found |= extra_statistics(sums.moments[:1], sums.extra[:1], sums.extra_max[:1])
     return {name: float(value[0]) for name, value in found.items()}
 
 

@@ -14,10 +14,14 @@ from torch.nn import functional
 
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, loss_of
-from trainer_agent.capture.attention.function_mode import AttentionView
+from trainer_agent.capture.attention.function_mode import AttentionFunctionMode
 from trainer_agent.capture.statistics.accumulator import Accumulator
-from trainer_agent.capture.statistics.logits import logit_sums, logits_of, sampled_scores
-from trainer_agent.capture.statistics.pending_logits import PendingLogits
+from trainer_agent.capture.statistics.logits import (
+    PendingLogits,
+    logit_sums,
+    logits_of,
+    sampled_scores,
+)
 from trainer_agent.description.read.recognition import Recognition
 from trainer_agent.model.plan import Plan, StackPlan
 
@@ -25,7 +29,7 @@ from trainer_agent.model.plan import Plan, StackPlan
 def seen(call: Any) -> list[Tensor]:
     """Logits the view shows of whatever `call` computes."""
     shown: list[Tensor] = []
-    with AttentionView(lambda sample: shown.append(logits_of([sample()])[0])):
+    with AttentionFunctionMode(lambda sample: shown.append(logits_of([sample()])[0])):
         call()
     return shown
 
@@ -143,13 +147,13 @@ def test_logits_seen_out_of_order_land_on_their_own_rows() -> None:
 def noted_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Torch functions the view looks at from here on."""
     looked_at: list[Any] = []
-    look = AttentionView.__torch_function__
+    look = AttentionFunctionMode.__torch_function__
 
-    def noting(view: AttentionView, func: Any, *rest: Any) -> Any:
+    def noting(view: AttentionFunctionMode, func: Any, *rest: Any) -> Any:
         looked_at.append(func)
         return look(view, func, *rest)
 
-    monkeypatch.setattr(AttentionView, "__torch_function__", noting)
+    monkeypatch.setattr(AttentionFunctionMode, "__torch_function__", noting)
     return looked_at
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer_agent.capture.statistics.finalise import statistics
+from trainer_agent.capture.statistics.finalise import moment_statistics
 from trainer_agent.capture.statistics.moments import _on_device, moment_sums
 
 shapes = st.tuples(st.integers(1, 4), st.integers(2, 9), st.integers(1, 33))
@@ -35,7 +35,7 @@ def defined(x: NDArray[np.float64], mask: NDArray[np.bool_]) -> tuple[float, flo
 
 
 def measured(sums: Tensor) -> tuple[float, float, float]:
-    found = statistics(sums.double().numpy()[None])
+    found = moment_statistics(sums.double().numpy()[None])
     return found["mean"][0], found["variance"][0], found["correlation"][0]
 
 
@@ -104,7 +104,7 @@ def test_nonfinite_is_the_share_of_nan_and_inf_and_the_variance_is_nan(
     x = torch.randn(2, 4, 5)
     x[0, 1, 2], x[1, 3, 0] = float("nan"), float("inf")
 
-    found = statistics(moment_sums(x, mask).numpy()[None])
+    found = moment_statistics(moment_sums(x, mask).numpy()[None])
 
     assert found["nonfinite"][0] == pytest.approx(2 / 40)
     assert np.isnan(found["variance"][0])
@@ -113,7 +113,7 @@ def test_nonfinite_is_the_share_of_nan_and_inf_and_the_variance_is_nan(
 def test_values_whose_squares_overflow_float32_are_finite_and_have_their_variance() -> None:
     x = torch.tensor([[[1e30, -1e30], [2e30, -2e30]]])
 
-    found = statistics(moment_sums(x).numpy()[None])
+    found = moment_statistics(moment_sums(x).numpy()[None])
 
     assert found["nonfinite"][0] == 0
     assert found["variance"][0] == pytest.approx(2.5e60)

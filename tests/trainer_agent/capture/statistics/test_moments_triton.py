@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer_agent.capture.statistics.kernel import Kernel
-from trainer_agent.capture.statistics.moments import moment_sums
+from trainer_agent.capture.statistics.moments import TritonMoments, moment_sums
 
 SHAPES = [(1, 1, 1), (2, 9, 33), (2, 300, 130), (1, 520, 33)]
 
@@ -44,23 +43,23 @@ def assert_alike(found: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_fused_row_is_the_plain_one(fused, device, shape):
+def test_triton_row_is_the_plain_one(fused, device, shape):
     x = draw(shape, 0.3, torch.float32)
 
-    assert_alike(fused.fused_row(x.to(device)), x)
+    assert_alike(fused.triton_row(x.to(device)), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_fused_row_takes_half_precision(fused, device, dtype):
+def test_triton_row_takes_half_precision(fused, device, dtype):
     x = draw((2, 9, 33), 0.3, dtype)
 
-    assert_alike(fused.fused_row(x.to(device)), x)
+    assert_alike(fused.triton_row(x.to(device)), x)
 
 
 def test_large_mean_of_bfloat16_keeps_its_spread(fused, device):
     x = draw((2, 300, 65), 1000.0, torch.bfloat16)
 
-    found = fused.fused_row(x.to(device)).cpu()
+    found = fused.triton_row(x.to(device)).cpu()
 
     variance = float(found[2] / found[0] - (found[1] / found[0]) ** 2)
     # 1e6 squared-mean, in float64 sums of exact bfloat16 differences
@@ -72,7 +71,7 @@ def test_padding_is_left_out_even_where_it_is_nan(fused, device):
     mask = torch.arange(300) < torch.tensor([[300], [10], [257]])
     x[~mask] = float("nan")
 
-    assert_alike(fused.fused_row(x.to(device), mask.to(device)), x, mask)
+    assert_alike(fused.triton_row(x.to(device), mask.to(device)), x, mask)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the interpreter
@@ -80,7 +79,7 @@ def test_nonfinite_values_are_counted(fused, device):
     x = draw((2, 20, 30), 0.0, torch.float32)
     x[0, 3, 4], x[1, 0, 0], x[1, 19, 29] = float("nan"), float("inf"), float("-inf")
 
-    assert float(fused.fused_row(x.to(device))[5]) == 3.0
+    assert float(fused.triton_row(x.to(device))[5]) == 3.0
 
 
 def test_strided_tokens_are_taken_and_strided_features_are_not(fused, device):
@@ -88,7 +87,7 @@ def test_strided_tokens_are_taken_and_strided_features_are_not(fused, device):
     half = wide[:, ::2, 8:40]
 
     assert fused.takes(half)
-    assert_alike(fused.fused_row(half), half.cpu())
+    assert_alike(fused.triton_row(half), half.cpu())
     assert not fused.takes(wide[:, :, ::2])
 
 
@@ -99,7 +98,7 @@ def test_kernel_that_fails_is_given_up_once_and_for_all():
         calls.append(1)
         raise RuntimeError("no compiler")
 
-    kernel = Kernel(load)
+    kernel = TritonMoments(load)
 
     assert [kernel.row(torch.ones(1, 2, 3), None) for _ in range(3)] == [None] * 3
     assert len(calls) == 1
@@ -109,7 +108,7 @@ def test_kernel_that_fails_is_given_up_once_and_for_all():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_tensors_are_summed_by_the_kernel_without_waiting(fused):
     x = draw((4, 512, 1024), 0.3, torch.bfloat16).cuda()
-    fused.fused_row(x)  # compiles
+    fused.triton_row(x)  # compiles
 
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -15,7 +15,7 @@ from tests.trainer_agent.small_gpt import LAYERS, WIDTH, SmallGPT, batch, built,
 from trainer_agent import describe, watch
 from trainer_agent.agent import Agent
 from trainer_agent.description.trace.tracer import Trace
-from trainer_agent.options import WatchError
+from trainer_agent.errors import WatchError
 from wire import Command, FrameBatch, FramesReceipt
 
 BRANCHES = ("attention", "feed_forward", "attention_norm_input", "feed_forward_norm_input")
@@ -87,7 +87,7 @@ def test_the_server_may_ask_for_a_fresh_description(tmp_path: Path) -> None:
     model, optimizer = built()
     transport = AskingTransport()
     agent, _ = recorded(model, tmp_path, optimizer=optimizer)
-    agent._sender._make_transport = lambda: transport
+    agent._parts.sender._make_transport = lambda: transport
 
     for step in range(200):
         agent.step(loss=train_step(model, optimizer, batch(step)))

@@ -16,7 +16,7 @@ from dslm.spec import Block, Kernel, Missing, ModelSpec, Stack
 from tests.trainer_agent.distributed_job import LAYERS, PIPELINES
 from tests.trainer_agent.small_gpt import batch, built, loss_of, train_step
 from trainer_agent import describe
-from trainer_agent.distributed.merge_specs import whole_spec
+from trainer_agent.distributed.merge_specs import merged_spec
 
 
 class Losing(nn.Module):
@@ -120,7 +120,7 @@ def spec(n: int, *, first: float = 1.0) -> ModelSpec:
 
 
 def test_a_stage_that_does_not_come_leaves_its_blocks_open_and_is_named() -> None:
-    whole = whole_spec([spec(2), None, spec(1)], [{"decoder": 2}, {"decoder": 3}, {"decoder": 1}])
+    whole = merged_spec([spec(2), None, spec(1)], [{"decoder": 2}, {"decoder": 3}, {"decoder": 1}])
 
     assert whole.stacks["decoder"].blocks == (None,) * 6
     assert [one.where for one in whole.missing] == ["stage 1"]
@@ -130,7 +130,7 @@ def test_a_stage_that_does_not_come_leaves_its_blocks_open_and_is_named() -> Non
 def test_the_input_is_the_first_stage_s_and_the_top_the_last_one_s() -> None:
     parts = [spec(1, first=2.0), spec(1, first=3.0), spec(1, first=5.0)]
 
-    stack = whole_spec(parts, [{"decoder": 1}] * 3).stacks["decoder"]
+    stack = merged_spec(parts, [{"decoder": 1}] * 3).stacks["decoder"]
 
     assert stack.input_kernel.diagonal == 2.0
     assert stack.top_gradient_kernel is not None and stack.top_gradient_kernel.diagonal == 5.0
@@ -143,7 +143,7 @@ def test_what_a_stage_could_not_read_is_named_with_the_stage() -> None:
     )
     parts = [without_blocks, replace(spec(1), missing=(found,), notes=("odd",))]
 
-    whole = whole_spec(parts, [{}, {"decoder": 1}])
+    whole = merged_spec(parts, [{}, {"decoder": 1}])
 
     assert whole.missing == (replace(found, where="stage 1: blocks.0.attention"),)
     assert whole.notes == ("stage 1: odd",) and whole.n_params == 15

@@ -1,0 +1,1 @@
+"""Random training steps, each run with and without the agent, and everything compared."""

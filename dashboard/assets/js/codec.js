@@ -1,0 +1,22 @@
+/* Values as the API sends them. */
+
+/** @import { ApiNumber } from "./types" */
+
+/**
+ * A field whose name ends in _f32; NaN and Inf arrive unchanged.
+ * @param {string | undefined} text
+ */
+export function decode(text) {
+  const raw = atob(text || "");
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return new Float32Array(bytes.buffer);
+}
+
+/**
+ * A JSON number, where those that are not finite are strings and none is null.
+ * @param {ApiNumber} value
+ */
+export function number(value) {
+  return value === null || value === undefined ? Number.NaN : Number(value);
+}

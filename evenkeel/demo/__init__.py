@@ -1,0 +1,1 @@
+"""``evenkeel demo``: three training jobs beside the server they report to, and their alerts."""

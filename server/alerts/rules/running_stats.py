@@ -1,0 +1,150 @@
+"""Running statistics of a run, as far as the rules need its past: a small frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite
+from statistics import median
+
+import numpy as np
+
+from server.alerts.rules.observation import Floats, Observation
+
+LOSSES = 128  # sampled losses in the window; `not_learning` looks at all of them
+SMOOTHED = 5  # the smoothed loss is the median of this many
+REFERENCES = 10  # sampled steps that make up a stack's early reference
+NOISE_SAMPLES = 32
+EARLY = 3  # sampled steps that wait for a prediction that is still being computed
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Means over a stack's first sampled steps, each (layers,)."""
+
+    samples: int
+    logit_max: Floats
+    entropy: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStats:
+    """The past of one run, as far as rules need it.
+
+    Attributes:
+        step: the last step judged; -1 before the first.
+        samples: how many sampled steps were judged.
+        losses: the last finite sampled losses, oldest first.
+        norms: the last finite gradient norms, oldest first.
+        first_loss: the first finite loss; NaN before it.
+        best_loss: the lowest smoothed loss so far; Inf before it.
+        best_noise: robust standard deviation of single losses when `best_loss` was reached.
+        references: early attention values by stack.
+        early: the run's first sampled steps, until theory's prediction is there to judge them by.
+        early_judged: whether they have been judged.
+        health: dropped frames and failures that the agent last reported; None before it did.
+        lost: how many of each are new at this step.
+    """
+
+    step: int = -1
+    samples: int = 0
+    losses: tuple[float, ...] = ()
+    norms: tuple[float, ...] = ()
+    first_loss: float = float("nan")
+    best_loss: float = inf
+    best_noise: float = 0.0
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    early: tuple[Observation, ...] = ()
+    early_judged: bool = False
+    health: tuple[int, int] | None = None
+    lost: tuple[int, int] = (0, 0)
+
+    @property
+    def smoothed_loss(self) -> float:
+        """Median of the last losses; NaN before there are enough."""
+        return median(self.losses[-SMOOTHED:]) if len(self.losses) >= SMOOTHED else float("nan")
+
+
+def updated(stats: RunningStats, observation: Observation) -> RunningStats:
+    """The stats after one more sampled step."""
+    loss = observation.scalar("loss")
+    losses = _append(stats.losses, loss)
+    health = _health(stats, observation)
+    grown = RunningStats(
+        step=observation.step,
+        samples=stats.samples + 1,
+        losses=losses,
+        norms=_append(stats.norms, observation.scalar("gradient_norm")),
+        first_loss=stats.first_loss if isfinite(stats.first_loss) else loss,
+        best_loss=stats.best_loss,
+        best_noise=stats.best_noise,
+        references=_references(stats, observation),
+        early=_early(stats, observation),
+        early_judged=stats.early_judged,
+        health=health,
+        lost=_new(stats.health, health),
+    )
+    return _improved(grown) if isfinite(loss) else grown
+
+
+def noise(losses: tuple[float, ...]) -> float:
+    """Robust standard deviation of single losses around their trend, from first differences."""
+    if len(losses) < SMOOTHED:
+        return 0.0
+    steps = np.diff(np.asarray(losses[-NOISE_SAMPLES:]))
+    spread = float(np.median(np.abs(steps - np.median(steps))))
+    return 1.4826 * spread / 2**0.5  # a difference of two has twice the variance of one
+
+
+def _improved(stats: RunningStats) -> RunningStats:
+    smoothed = stats.smoothed_loss
+    if not smoothed < stats.best_loss:
+        return stats
+    return replace(stats, best_loss=smoothed, best_noise=noise(stats.losses))
+
+
+def _early(stats: RunningStats, observation: Observation) -> tuple[Observation, ...]:
+    full = stats.early_judged or len(stats.early) >= EARLY
+    return stats.early if full else (*stats.early, observation)
+
+
+def _health(stats: RunningStats, observation: Observation) -> tuple[int, int] | None:
+    health = observation.health
+    return stats.health if health is None else (health.dropped, health.failures)
+
+
+def _new(before: tuple[int, int] | None, now: tuple[int, int] | None) -> tuple[int, int]:
+    # Counters are cumulative: the first report, or the first after a restart, is no increase.
+    return (0, 0) if before is None or now is None else (now[0] - before[0], now[1] - before[1])
+
+
+def _append(past: tuple[float, ...], value: float) -> tuple[float, ...]:
+    return (*past, value)[-LOSSES:] if isfinite(value) else past
+
+
+def _references(stats: RunningStats, observation: Observation) -> Mapping[str, Reference]:
+    if stats.samples >= REFERENCES:
+        return stats.references
+    references = dict(stats.references)
+    for stack in observation.stacks:
+        logit_max = observation.series(stack, "attention_logits", "max")
+        entropy = observation.series(stack, "attention_logits", "entropy")
+        if logit_max is not None and entropy is not None:
+            references[stack] = _averaged(references.get(stack), logit_max, entropy)
+    return references
+
+
+def _averaged(past: Reference | None, logit_max: Floats, entropy: Floats) -> Reference:
+    if past is None or past.logit_max.shape != logit_max.shape:
+        return Reference(1, logit_max, entropy)
+    return Reference(
+        past.samples + 1,
+        _moved(past.logit_max, logit_max, past.samples),
+        _moved(past.entropy, entropy, past.samples),
+    )
+
+
+def _moved(mean: Floats, value: Floats, samples: int) -> Floats:
+    """The mean with one more value; what is not finite on either side gives way to the other."""
+    moved = mean + (value - mean) / (samples + 1)
+    return np.where(np.isfinite(mean) & np.isfinite(value), moved, np.fmin(mean, value))

@@ -1,0 +1,49 @@
+"""Marks running runs whose agent sends nothing any more as out of contact."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.alerts.notifier import Notifier
+from server.alerts.service import Diagnosis, report_silence
+from server.app_state import AppState
+from server.diagnosis.announce import announce
+from server.events import publish_runs
+from server.runs.repository import RunRepository
+from server.runs.rows import RunRow
+
+EVERY_S = 1.0
+
+
+async def watch(state: AppState, notifier: Notifier) -> None:
+    """One look at the running runs, then a pause."""
+    await mark_silent(state, notifier)
+    await asyncio.sleep(EVERY_S)
+
+
+async def mark_silent(state: AppState, notifier: Notifier) -> list[str]:
+    """Set runs out of contact whose agent was silent for too long; returns their ids."""
+    moment = state.clock() - state.settings.lost_contact_s
+    # Read first: a look every second must not take the write lock for nothing.
+    async with state.database.reading() as session:
+        silent = [run.id for run in await RunRepository(session).silent_since(moment)]
+    if not silent:
+        return []
+    async with state.database.writing() as session:
+        runs = await RunRepository(session).get_many(silent)
+        # Checked again under the lock: a frame may have come in between.
+        lost = [run for run in runs if run.status == "running" and run.last_seen < moment]
+        diagnoses = [await _lose(session, run, state.clock()) for run in lost]
+    for diagnosis in diagnoses:
+        await announce(state.bus, notifier, diagnosis)
+    await publish_runs(state.bus, [run.id for run in lost])
+    return [run.id for run in lost]
+
+
+async def _lose(session: AsyncSession, run: RunRow, now: float) -> Diagnosis:
+    await RunRepository(session).change(run.id, status="lost_contact")
+    silent_s = now - run.last_seen
+    step = run.last_step or 0
+    return await report_silence(session, run_id=run.id, step=step, seconds=silent_s, now=now)

@@ -1,0 +1,1 @@
+"""How frames are stored: as they came, then in compressed segments with rollups."""

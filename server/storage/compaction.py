@@ -1,0 +1,115 @@
+"""Compaction: turns finished stretches of frames into segments, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from sqlalchemy import and_, case, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.app_state import AppState
+from server.database import fetch_all
+from server.runs.repository import RunRepository
+from server.storage.rows import CompactionTask, FrameRow, SegmentRow
+from server.storage.segments import leading_layout, segment_row, series_rows
+from server.tables import blocks, chunks, frames, marks, runs
+
+EVERY_S = 5.0
+TASKS_A_TURN = 32
+
+# Durable, so that a resent frame is recognised by the ack watermark alone; and judged, since the
+# rules read frames.
+_settled = case((marks.c.diagnosed < marks.c.durable, marks.c.diagnosed), else_=marks.c.durable)
+
+
+async def compact(state: AppState) -> None:
+    """One turn: compact until nothing is finished, then a pause."""
+    while await compact_some(state):
+        await asyncio.sleep(0)  # between segments, requests are served
+    await asyncio.sleep(EVERY_S)
+
+
+async def compact_some(state: AppState) -> int:
+    """Write at most one segment for each of some ranks; returns how many frames moved."""
+    async with state.database.reading() as session:
+        tasks = await _tasks(session, state)
+    return sum([await _compact(state, task) for task in tasks])
+
+
+async def _tasks(session: AsyncSession, state: AppState) -> list[CompactionTask]:
+    """Ranks with frames for one segment beside one to spare, or whose run has ended."""
+    spare = 2 * state.settings.block_frames
+    quiet = state.clock() - state.settings.lost_contact_s
+    ended = and_(runs.c.ended.is_not(None), marks.c.last_seen < quiet, marks.c.packed < _settled)
+    query = (
+        select(marks.c.run_id, marks.c.rank, marks.c.packed, _settled)
+        .join(runs, runs.c.id == marks.c.run_id)
+        .where(or_(_settled - marks.c.packed >= spare, ended))
+        .limit(TASKS_A_TURN)
+    )
+    return await fetch_all(session, query, CompactionTask)
+
+
+async def _compact(state: AppState, task: CompactionTask) -> int:
+    async with state.database.reading() as session:
+        rows = leading_layout(await _frames(session, task, state.settings.block_frames))
+        layouts = await RunRepository(session).layouts_of(task.run_id)
+    if not rows:
+        # Every frame up to `settled` was given up by the agent: there is nothing to move.
+        async with state.database.writing() as session:
+            await _advance(session, task, task.settled)
+        return 0
+    # Packing holds the loop for milliseconds: it runs in a thread.
+    segment = await asyncio.to_thread(segment_row, rows)
+    series = await asyncio.to_thread(series_rows, rows, layouts[segment.layout])
+    # One transaction: a process that dies on the way leaves the frames as they were.
+    async with state.database.writing() as session:
+        if not await _advance(session, task, segment.last_seq):
+            return 0
+        await session.execute(blocks.insert().values(**msgspec.structs.asdict(segment)))
+        await session.execute(chunks.insert(), series)
+        await _remove_frames(session, segment)
+    state.metrics.frames_packed.inc(segment.n)
+    return segment.n
+
+
+async def _frames(session: AsyncSession, task: CompactionTask, limit: int) -> list[FrameRow]:
+    query = (
+        select(frames)
+        .where(
+            frames.c.run_id == task.run_id,
+            frames.c.rank == task.rank,
+            frames.c.seq > task.packed,
+            frames.c.seq <= task.settled,
+        )
+        .order_by(frames.c.seq)
+        .limit(limit)
+    )
+    return await fetch_all(session, query, FrameRow)
+
+
+async def _advance(session: AsyncSession, task: CompactionTask, seq: int) -> bool:
+    """Note that frames up to `seq` are packed; False if another process has compacted them."""
+    change = (
+        update(marks)
+        .where(
+            marks.c.run_id == task.run_id,
+            marks.c.rank == task.rank,
+            marks.c.packed == task.packed,
+        )
+        .values(packed=seq)
+    )
+    moved: Any = await session.execute(change)
+    return bool(moved.rowcount == 1)
+
+
+async def _remove_frames(session: AsyncSession, segment: SegmentRow) -> None:
+    await session.execute(
+        delete(frames).where(
+            frames.c.run_id == segment.run_id,
+            frames.c.rank == segment.rank,
+            frames.c.seq.between(segment.first_seq, segment.last_seq),
+        )
+    )

@@ -1,0 +1,43 @@
+"""Which tensors of a forward pass have been counted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class _Passes:
+    """The forward passes of one stack: their number, and in which a row was last counted."""
+
+    number: int = 0
+    counted: dict[tuple[str, int], int] = field(default_factory=dict)
+
+
+class ForwardPasses:
+    """Numbers the forward passes of each stack, and of each chunk outside its stacks.
+
+    A name is that of a stack, or the chunk's stage suffix.
+    """
+
+    def __init__(self) -> None:
+        self._passes: defaultdict[str, _Passes] = defaultdict(_Passes)
+
+    def begin(self, name: str) -> None:
+        """A forward pass begins: everything is to be counted anew."""
+        self._passes[name].number += 1
+
+    def adopt(self, other: ForwardPasses, names: Mapping[str, str]) -> None:
+        """Take over what another one has counted, by the names that it has here."""
+        for name, passes in other._passes.items():
+            if name in names:
+                self._passes[names[name]] = passes
+
+    def first_time(self, name: str, site: str, index: int) -> bool:
+        """Whether this pass has not counted the row yet; a checkpoint's recomputation has."""
+        passes = self._passes[name]
+        if passes.counted.get((site, index)) == passes.number:
+            return False
+        passes.counted[site, index] = passes.number
+        return True

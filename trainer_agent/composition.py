@@ -1,0 +1,182 @@
+"""How the parts of an agent are put together: read from top to bottom, each needs those above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import nn
+from torch.optim import Optimizer
+
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.hook_manager import HookManager
+from trainer_agent.capture.model_state import device_of
+from trainer_agent.capture.overhead_account import OverheadAccount
+from trainer_agent.capture.recorder import Recorder
+from trainer_agent.commands.alert_actions import AlertActions
+from trainer_agent.commands.dispatch import Dispatcher
+from trainer_agent.delivery.intervals import ExportIntervals
+from trainer_agent.delivery.sender import Sender
+from trainer_agent.delivery.transport import Transport
+from trainer_agent.description.hints import Hint
+from trainer_agent.description.planning import plan_by_structure
+from trainer_agent.description.session.describer import SelfDescription
+from trainer_agent.description.session.pipeline_describer import StagedDescription
+from trainer_agent.distributed import Processes, ReduceOnlySender, join
+from trainer_agent.health import HealthReport
+from trainer_agent.job.loss_scale import LossScale
+from trainer_agent.job.optimizer import OptimizerReader
+from trainer_agent.job.parameters import ParameterReader
+from trainer_agent.job.skip_step import UpdateSkipper
+from trainer_agent.model.chunks import chunks_of, joined
+from trainer_agent.model.sites import CustomSite, Wanted
+from trainer_agent.model.unwrap import unwrap
+from trainer_agent.options import Options
+from trainer_agent.sampling.controller import SamplingController
+from trainer_agent.sampling.framing import Framing
+from trainer_agent.sampling.overhead import OverheadMeter
+from trainer_agent.sampling.readout import Readout
+
+
+class Removable(Protocol):
+    """A part that has set hooks on the job's objects."""
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts that an `Agent` calls; each is complete.
+
+    Attributes:
+        parameters: None where neither weights nor updates are requested.
+        removables: what has set hooks.
+    """
+
+    guard: Guard
+    account: OverheadAccount
+    recorder: Recorder
+    hooks: HookManager
+    processes: Processes
+    describer: SelfDescription | StagedDescription
+    optimizer: OptimizerReader
+    parameters: ParameterReader | None
+    meter: OverheadMeter
+    controller: SamplingController
+    readout: Readout
+    actions: AlertActions
+    dispatcher: Dispatcher
+    sender: Sender | ReduceOnlySender
+    removables: tuple[Removable, ...]
+
+
+def compose(
+    model: nn.Module,
+    options: Options,
+    *,
+    run_id: str,
+    optimizer: Optimizer | None,
+    scaler: Any,
+    transport: Callable[[], Transport],
+    intervals: ExportIntervals | None,
+    custom: tuple[CustomSite, ...],
+    hints: Sequence[Hint],
+    wake: Callable[[], None],
+) -> Parts:
+    """The parts of the agent of a run. `wake` is `Dispatcher`'s."""
+    guard, account = Guard(), OverheadAccount()
+    inner = unwrap(model)
+    local_stages, n_stages = options.pipeline or (None, None)
+    chunks = chunks_of(model, local_stages)
+    structure = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)
+    plan = replace(structure, wanted=Wanted(options.quantities, options.sites, custom))
+
+    recorder = Recorder(plan, device_of(inner), guard, account)
+    hooks = HookManager(inner, chunks, plan, recorder, guard=guard, account=account)
+    processes = join(
+        guard,
+        inner,
+        plan,
+        chunks,
+        n_stages=n_stages,
+        fixed_interval=options.every is not None,
+        rank=options.rank,
+    )
+    describer: SelfDescription | StagedDescription
+    if options.pipeline is None:
+        describer = SelfDescription(
+            inner,
+            hooks,
+            recorder,
+            guard=guard,
+            account=account,
+            hints=hints,
+            processes=processes,
+        )
+    else:
+        describer = StagedDescription(
+            chunks,
+            hooks,
+            recorder,
+            guard=guard,
+            account=account,
+            hints=hints,
+            processes=processes,
+        )
+
+    scale = LossScale(scaler)
+    staged = options.pipeline is not None
+    optimizer_reader = OptimizerReader(optimizer, scale, recorder, guard, account, staged=staged)
+    parameters = None
+    if plan.parameter_places:
+        parameters = ParameterReader(inner, hooks, recorder, guard, account)
+        if optimizer is not None:
+            parameters.attach(optimizer)
+    skipper = None
+    if "skip_step" in options.on_alert and optimizer is not None:
+        skipper = UpdateSkipper(optimizer, guard)
+    hooked = hooks, optimizer_reader, parameters, skipper
+
+    meter = OverheadMeter(account, recorder)
+    controller = SamplingController(options, hooks, recorder, meter, processes)
+    framing = Framing(options, processes)
+    readout = Readout(
+        hooks, recorder, optimizer_reader, scale, meter, controller, framing, processes
+    )
+
+    actions = AlertActions(options.on_alert, guard)
+    dispatcher = Dispatcher(describer, controller, actions, processes, wake)
+    health = HealthReport(guard, hooks, framing, meter, controller, actions, processes)
+    sender = (
+        Sender(
+            options,
+            run_id,
+            transport=transport,
+            health=health,
+            on_command=dispatcher.dispatch,
+            guard=guard,
+            charge=meter.charge_background,
+            intervals=intervals,
+        )
+        if processes.is_sender
+        else ReduceOnlySender(guard)
+    )
+    return Parts(
+        guard=guard,
+        account=account,
+        recorder=recorder,
+        hooks=hooks,
+        processes=processes,
+        describer=describer,
+        optimizer=optimizer_reader,
+        parameters=parameters,
+        meter=meter,
+        controller=controller,
+        readout=readout,
+        actions=actions,
+        dispatcher=dispatcher,
+        sender=sender,
+        removables=tuple(part for part in hooked if part is not None),
+    )

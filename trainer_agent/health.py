@@ -1,0 +1,43 @@
+"""How the agent of a run is doing, as every request to the server tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.hook_manager import HookManager
+from trainer_agent.commands.alert_actions import AlertActions
+from trainer_agent.distributed import Processes
+from trainer_agent.sampling.controller import SamplingController
+from trainer_agent.sampling.framing import Framing
+from trainer_agent.sampling.overhead import OverheadMeter
+from wire import Health
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """Reads the parts of an agent. The sender calls it, and adds what only it knows."""
+
+    guard: Guard
+    hooks: HookManager
+    framing: Framing
+    meter: OverheadMeter
+    controller: SamplingController
+    actions: AlertActions
+    processes: Processes
+
+    def __call__(self) -> Health:
+        """The agent's health, without the counts of frames dropped and sent again."""
+        bursts = self.controller.bursts
+        return Health(
+            failures=self.guard.failures,
+            first_failure=self.guard.first_failure,
+            silent=self.framing.silent,
+            overhead=self.meter.share_since_start(),
+            every=self.controller.sampler.every,
+            dropped_sites=(*self.hooks.dropped_sites, *self.processes.dropped_sites),
+            burst=bursts.last_id,
+            burst_left=bursts.left,
+            burst_note=bursts.note,
+            wants_alerts=self.actions.subscribed,
+        )

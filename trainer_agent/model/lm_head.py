@@ -1,0 +1,27 @@
+"""The module of a model that makes its final logits."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def lm_head_of(model: nn.Module, blocks: tuple[str, ...]) -> str | None:
+    """Path of the module that makes the final logits, or None where it is no module of its own.
+
+    `transformers` models name it; else it is the linear map outside the blocks that has as many
+    outputs as some embedding has rows.
+    """
+    named = getattr(model, "get_output_embeddings", None)
+    head = named() if callable(named) else None
+    sizes = {one.num_embeddings for one in model.modules() if isinstance(one, nn.Embedding)}
+    path: str
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{block}.") for block in blocks)
+        if module is head or (
+            head is None
+            and isinstance(module, nn.Linear)
+            and module.out_features in sizes
+            and not inside
+        ):
+            return path
+    return None

@@ -1,0 +1,111 @@
+"""From the sums of a sampled step to the values of its frame, in a background thread."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer_agent.capture.statistics.accumulator import SCALE_SLOT
+from trainer_agent.capture.statistics.columns import COUNT
+from trainer_agent.capture.statistics.finalise import frame_values, silent_places, unscaled
+from trainer_agent.capture.statistics.sums import Sums
+from trainer_agent.distributed import Processes, SampleHeader
+from trainer_agent.model.plan import OWN_SCALARS, Plan
+from trainer_agent.options import Options, package_version
+from wire import RunDeclaration
+
+# Numbers of a step by name. None: the number lies among the sums' scalars, in the slot that is its
+# position here.
+Scalars = Mapping[str, float | None]
+
+
+class Framing:
+    """Makes the values of frames, and remembers which layouts and names a run has had.
+
+    Every method but the property belongs to one thread: the sender's, or that in which the
+    processes of a job reduce their samples.
+    """
+
+    def __init__(self, options: Options, processes: Processes) -> None:
+        self._options, self._processes = options, processes
+        self._declarations: dict[tuple[Plan, tuple[str, ...]], RunDeclaration] = {}
+        self._names: dict[str, None] = dict.fromkeys(OWN_SCALARS)
+        self._fired: NDArray[np.bool_] | None = None
+        self._silent: tuple[str, ...] = ()
+        self._started_at = time.time()
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Places whose hooks have never fired."""
+        return self._silent
+
+    def frame_content(
+        self,
+        header: SampleHeader,
+        take: Callable[[], Sums],
+        *,
+        scalars: Scalars,
+        scale: float | None,
+        overhead: float,
+    ) -> tuple[RunDeclaration, NDArray[np.float32]]:
+        """The declaration of a frame's layout, and the frame's values; waits for the device.
+
+        Args:
+            header: of this process's sample.
+            take: its sums, once they are on the host.
+            scalars: numbers of the step, by name.
+            scale: what the gradients were multiplied by, NaN where by nothing; None: it lies
+                among the sums' scalars, in its own slot.
+            overhead: the agent's share of the time since the last frame.
+        """
+        readers = {
+            name: partial(_read, slot, number)
+            for slot, (name, number) in enumerate(scalars.items())
+        }
+        local_sums = partial(_unscaled, header.plan, take, scale)
+        sums, numbers = self._processes.reduce(header, local_sums, readers)
+        plan = self._processes.global_plan(header.plan)
+        self._note_silence(plan, sums)
+        # A layout lists every name that the run has had, in an order that never changes.
+        self._names.update(dict.fromkeys(numbers))
+        values = [numbers.get(name, math.nan) for name in self._names]
+        declaration = self._declaration(plan, tuple(self._names))
+        return declaration, frame_values(plan, sums, [*values, overhead])
+
+    def _note_silence(self, plan: Plan, sums: Sums) -> None:
+        fired = sums.moments[:, COUNT] > 0
+        if self._fired is not None and len(self._fired) == len(fired):
+            fired |= self._fired
+        self._fired = fired
+        self._silent = () if fired.all() else silent_places(plan, fired)
+
+    def _declaration(self, plan: Plan, names: tuple[str, ...]) -> RunDeclaration:
+        declaration = self._declarations.get((plan, names))
+        if declaration is None:
+            options = self._options
+            declaration = RunDeclaration(
+                project=options.project,
+                name=options.run,
+                layout=plan.layout(names).validate(),
+                tags=options.tags,
+                config=dict(options.config),
+                started_at=self._started_at,
+                agent_version=package_version(),
+            )
+            self._declarations[plan, names] = declaration
+        return declaration
+
+
+def _read(slot: int, number: float | None, sums: Sums) -> float:
+    return float(sums.scalars[slot]) if number is None else number
+
+
+def _unscaled(plan: Plan, take: Callable[[], Sums], scale: float | None) -> Sums:
+    sums = take()
+    factor = _read(SCALE_SLOT, scale, sums)
+    return sums if math.isnan(factor) else unscaled(plan, sums, factor)
