@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,6 @@ from trainer_agent.model.plan import Plan, StackPlan
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, Connection, Weighed
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -39,13 +37,9 @@ class Observations:
 
     def rename(self, stacks: dict[str, str]) -> None:
         """Call stacks by other names; what belongs to one that has none is dropped."""
-        self.inputs = _renamed(self.inputs, stacks)
-        self.gradients = _renamed(self.gradients, stacks)
-        self.widths = _renamed(self.widths, stacks)
-
-
-def _renamed(values: dict[str, T], stacks: dict[str, str]) -> dict[str, T]:
-    return {stacks[name]: value for name, value in values.items() if name in stacks}
+        self.inputs = {stacks[name]: x for name, x in self.inputs.items() if name in stacks}
+        self.gradients = {stacks[name]: g for name, g in self.gradients.items() if name in stacks}
+        self.widths = {stacks[name]: n for name, n in self.widths.items() if name in stacks}
 
 
 def packed_spec(
