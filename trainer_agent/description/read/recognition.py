@@ -108,6 +108,11 @@ class Recognition:
         """Seconds taken beside the model's own calls of torch."""
         return self._trace.spent_s
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every block was called and read."""
+        return all(block in self._readings for c in self._columns for block in c.blocks)
+
     def open(self) -> None:
         """Look on from here on."""
         self._calls.attach()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -237,8 +236,13 @@ class SelfDescription:
         recognition = Recognition(
             self._model, self._hints, on_block=None if self.together else self._count_branches
         )
-        self._recognition = recognition
-        recognition.open()
+        try:
+            recognition.open()
+        except Exception as error:
+            recognition.close()
+            self._fail(error)
+        else:
+            self._recognition = recognition
 
     def pass_ends(self, output: Any) -> None:
         """Take what the pass has shown of the architecture."""
@@ -247,19 +251,23 @@ class SelfDescription:
         started = time.perf_counter()
         recognition, self._recognition = self._recognition, None
         self._account.add(ONCE, recognition.spent_s)
-        if output is None and sys.exc_info()[0] is not None:
+        if output is None and not recognition.is_complete:
+            # The pass raised, or was interrupted, which nobody tells of before the next one begins.
             recognition.close()
-            self.forget()  # the pass raised; the job may try another batch
+            self.forget()
             return
         try:
             self._settle(recognition.finish(output, self._mask))
             self._split_inputs = recognition.split_inputs
         except Exception as error:
-            self._guard.note("description", error)
-            what = f"{type(error).__name__}: {error}"
-            self._failure = Missing("model", what, "its forward pass could not be followed")
+            self._fail(error)
         self._mask = None
         self._account.charge(ONCE, started)
+
+    def _fail(self, error: Exception) -> None:
+        self._guard.note("description", error)
+        what = f"{type(error).__name__}: {error}"
+        self._failure = Missing("model", what, "its forward pass could not be followed")
 
     def _settle(self, architecture: Architecture) -> None:
         if not architecture.stacks:

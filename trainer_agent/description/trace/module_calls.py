@@ -71,7 +71,7 @@ class ModuleCalls:
         them may be taken away meanwhile.
         """
         for path, module in self._modules.items():
-            if not path:
+            if not path or isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 continue
             first, last = self._hook(self._first_before, path), self._hook(self._last_before, path)
             add = module.register_forward_pre_hook

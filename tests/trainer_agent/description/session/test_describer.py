@@ -167,6 +167,26 @@ def test_a_pass_that_raises_is_not_described_and_the_next_one_is(tmp_path: Path)
     assert spec.missing == () and None not in spec.stacks["decoder"].blocks
 
 
+def test_a_pass_that_is_interrupted_is_not_described_and_the_next_one_is(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model, _ = built()
+    agent, transport = recorded(model, tmp_path)
+    handle = model.blocks[1].up.register_forward_hook(interrupt)
+
+    with pytest.raises(KeyboardInterrupt):  # of which torch tells no hook
+        loss_of(model, batch(1))
+    handle.remove()
+    loss_of(model, batch(1)).backward()
+    agent.step(loss=1.0)
+    agent.close()
+
+    assert torch.overrides._get_current_function_mode() is None
+    spec = spec_from_json(transport.revisions[0].spec)
+    assert spec.missing == () and None not in spec.stacks["decoder"].blocks
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_model_compiled_as_a_whole_says_how_to_have_it_described(
     tmp_path: Path, in_place: bool
