@@ -59,35 +59,35 @@ class RecordingTransport:
 
     def holds(self, key: str, at: int) -> bool:
         """Whether a frame has a series."""
-        layouts = {one.layout.hash: one.layout for one in self.declarations}
+        layouts = {declaration.layout.hash: declaration.layout for declaration in self.declarations}
         return key in layouts[self.frames[at].layout].slices
 
     def series(self, key: str, at: int = -1) -> np.ndarray:
         """One series of one frame."""
         frame = self.frames[at]
-        layouts = {one.layout.hash: one.layout for one in self.declarations}
+        layouts = {declaration.layout.hash: declaration.layout for declaration in self.declarations}
         return frame.unpack()[layouts[frame.layout].slices[key]]
 
 
-def recorded(model: nn.Module, folder: Path, **given: Any) -> tuple[Agent, RecordingTransport]:
+def recorded(model: nn.Module, folder: Path, **overrides: Any) -> tuple[Agent, RecordingTransport]:
     """An agent on `model` and what it sends."""
     transport = RecordingTransport()
-    optimizer, scaler = given.pop("optimizer", None), given.pop("scaler", None)
+    optimizer, scaler = overrides.pop("optimizer", None), overrides.pop("scaler", None)
     asked: dict[str, Any] = {
         "project": "tests",
         "run": "run",
         "server": "http://127.0.0.1:9",
         "key": None,
-        "every": 1 if "overhead" not in given else None,
+        "every": 1 if "overhead" not in overrides else None,
         "tags": (),
         "config": None,
         "spool_dir": folder,
         "spool_limit_bytes": SPOOL_LIMIT_BYTES,
         "rank": 0,
     }
-    patterns = given.pop("custom_sites", {})
-    actions, hints = read_actions(given.pop("on_alert", None)), given.pop("hints", ())
-    options = replace(read_options(**{**asked, **given}), on_alert=actions)
+    patterns = overrides.pop("custom_sites", {})
+    actions, hints = read_actions(overrides.pop("on_alert", None)), overrides.pop("hints", ())
+    options = replace(read_options(**{**asked, **overrides}), on_alert=actions)
     custom = sites_of(model, options, patterns) if patterns else ()
     agent = Agent(
         model,
