@@ -50,10 +50,14 @@ print("resident", int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 
 def report_import() -> None:
     """CPU and memory that importing the agent adds to torch's, its bytecode being there."""
-    told = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     command = [sys.executable, "-c", IMPORT]
     pairs = [
-        subprocess.run(command, capture_output=True, text=True, check=True, env=told).stdout.split()
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment
+        ).stdout.split()
         for _ in range(6)
     ][1:]  # the first may have to compile
     spent_ms, grown_mib = (statistics.median(float(p[i]) for p in pairs) for i in (0, 1))
@@ -77,5 +81,5 @@ def report_memory(shape: tuple[int, ...], url: str, folder: str) -> None:
 
 
 def _resident(command: list[str]) -> float:
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(told.split("resident")[-1])
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(printed.split("resident")[-1])

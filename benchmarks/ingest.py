@@ -111,7 +111,7 @@ def raw_insert(bodies: list[bytes]) -> float:
         decoded = [decode_batch(body) for body in bodies]
         start = time.perf_counter()
         for batch in decoded:
-            rows = [("r", 0, one.seq, one.step, one.values) for one in batch.frames]
+            rows = [("r", 0, frame.seq, frame.step, frame.values) for frame in batch.frames]
             with database:
                 database.executemany("INSERT INTO f VALUES (?, ?, ?, ?, ?)", rows)
         spent = time.perf_counter() - start
@@ -174,10 +174,10 @@ def server(folder: Path, options: argparse.Namespace) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    given = {"PORT": str(port), "DATA_DIR": str(folder), "HOST": "127.0.0.1"}
-    given |= {"DATABASE_URL": options.database_url} if options.database_url else {}
-    given |= {"REDIS_URL": options.redis_url} if options.redis_url else {}
-    env = os.environ | {f"EVENKEEL_{name}": value for name, value in given.items()}
+    settings = {"PORT": str(port), "DATA_DIR": str(folder), "HOST": "127.0.0.1"}
+    settings |= {"DATABASE_URL": options.database_url} if options.database_url else {}
+    settings |= {"REDIS_URL": options.redis_url} if options.redis_url else {}
+    env = os.environ | {f"EVENKEEL_{name}": value for name, value in settings.items()}
     child = subprocess.Popen([sys.executable, "-c", SERVE], env=env)
     try:
         while socket.socket().connect_ex(("127.0.0.1", port)):

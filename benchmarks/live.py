@@ -46,11 +46,11 @@ RECORD = """() => {
 def main() -> None:
     """Measure and print the table."""
     with tempfile.TemporaryDirectory() as folder, processes(Path(folder)) as url:
-        shown, arrived, ended = asyncio.run(measure(url))
+        drawn, arrived, ended = asyncio.run(measure(url))
     report("message on a bare WebSocket", delays(arrived, ended))
-    report("picture changed in Chromium", delays(shown, ended))
-    floor, seen = (np.percentile(delays(found, ended), 95) for found in (arrived, shown))
-    print(f"p95 of the picture is {seen / floor:.1f} times the floor; the bound is 1 s")
+    report("picture changed in Chromium", delays(drawn, ended))
+    floor, picture = (np.percentile(delays(times, ended), 95) for times in (arrived, drawn))
+    print(f"p95 of the picture is {picture / floor:.1f} times the floor; the bound is 1 s")
 
 
 def report(name: str, seconds: list[float]) -> None:
@@ -60,9 +60,9 @@ def report(name: str, seconds: list[float]) -> None:
     print(f"{name:30} {line}   ({len(seconds)} frames)")
 
 
-def delays(seen: dict[int, float], ended: dict[int, float]) -> list[float]:
+def delays(arrivals: dict[int, float], ended: dict[int, float]) -> list[float]:
     """Seconds from the end of each step to its being seen."""
-    return [seen[step] - ended[step] for step in seen if step in ended]
+    return [arrivals[step] - ended[step] for step in arrivals if step in ended]
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Recipe:
     half_scale: float | None = None  # the middle block's output passes through half precision
     twin: str | None = None  # the healthy run on the same data
     healthy: bool = False
-    kept: int = 0  # steps that --save keeps
+    n_saved: int = 0  # steps that --save keeps
 
 
 def build(recipe: Recipe) -> ByteGPT:
@@ -80,7 +80,7 @@ def _rate(recipe: Recipe, step: int) -> float:
 def _hook(model: ByteGPT, values: Values, recipe: Recipe) -> None:
     n_layers = len(model.blocks)
     note_stream = _stream_recorder(values, n_layers)
-    model.blocks[0].register_forward_pre_hook(lambda _, given: note_stream(0, given[0]))
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: note_stream(0, inputs[0]))
     for index, block in enumerate(model.blocks):
         if recipe.half_scale is not None and index == n_layers // 2:
             block.register_forward_hook(_through_half(recipe.half_scale))
@@ -116,28 +116,28 @@ def _moments(x: Tensor) -> dict[str, float]:
 
 
 def _after(note: Callable[[int, Tensor], None], index: int) -> Callable[..., None]:
-    def hook(_module: nn.Module, _given: object, x: Tensor) -> None:
+    def hook(_module: nn.Module, _inputs: object, x: Tensor) -> None:
         note(index, x)
 
     return hook
 
 
 def _through_half(scale: float) -> Callable[..., Tensor]:
-    def hook(_module: nn.Module, _given: object, x: Tensor) -> Tensor:
+    def hook(_module: nn.Module, _inputs: object, x: Tensor) -> Tensor:
         return (x * scale).half().float() / scale
 
     return hook
 
 
 def _logit_recorder(values: Values, n_layers: int, index: int) -> Callable[..., None]:
-    seen = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril()
+    visible = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril()
 
-    def hook(_module: nn.Module, _given: object, qkv: Tensor) -> None:
+    def hook(_module: nn.Module, _inputs: object, qkv: Tensor) -> None:
         heads = qkv.detach()[:4].unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         logits = heads[0] @ heads[1].transpose(-1, -2) / heads.shape[-1] ** 0.5
-        shares = logits.masked_fill(~seen, -torch.inf).softmax(-1)
+        shares = logits.masked_fill(~visible, -torch.inf).softmax(-1)
         entropy = torch.special.entr(shares).sum(-1).mean()
-        for quantity, value in (("max", logits[..., seen].max()), ("entropy", entropy)):
+        for quantity, value in (("max", logits[..., visible].max()), ("entropy", entropy)):
             key = f"{STACK}/attention_logits/{quantity}"
             values.setdefault(key, np.full(n_layers, np.nan))[index] = value.item()
 

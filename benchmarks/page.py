@@ -121,7 +121,7 @@ def loads(browser: Browser, address: str, rounds: int = 3) -> None:
         cold.append(first)
         warm.append(second)
         context.close()
-    median = lambda times, name: statistics.median(one[name] for one in times) / 1000  # noqa: E731
+    median = lambda times, name: statistics.median(load_times[name] for load_times in times) / 1000  # noqa: E731
     say("first contentful paint, cold", median(cold, "painted"), "s", "1.5 s")
     say("first contentful paint, warm", median(warm, "painted"), "s", "1.5 s")
     say("all charts drawn, cold", median(cold, "drawn"), "s", "4 s")

@@ -71,9 +71,9 @@ def _draw(case: Case, seed: int) -> dict[str, Row]:
         raise SystemExit(f"{case.name}: not understood: {spec.missing[0]}")
     unseen = {name: replace(s, top_gradient_kernel=None) for name, s in spec.stacks.items()}
     predicted = dslm.predict(replace(spec, stacks=unseen)).stacks
-    known = trainer_agent.description.architecture(model, (), batch).stacks
-    streams: dict[str, list[Tensor]] = {s.name: [] for s in known}
-    handles = [h for s in known for h in hooks(model, s.blocks, streams[s.name])]
+    stacks = trainer_agent.description.architecture(model, (), batch).stacks
+    streams: dict[str, list[Tensor]] = {s.name: [] for s in stacks}
+    handles = [h for s in stacks for h in hooks(model, s.blocks, streams[s.name])]
     loss = model(**batch)["loss"]
     for handle in handles:
         handle.remove()

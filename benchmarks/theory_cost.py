@@ -74,11 +74,11 @@ def _peak_mb() -> float:
 
 def cost_apart(family: str, n_layers: int, seq_len: int) -> tuple[float, float, float]:
     """As `cost_here`, in a fresh process of one thread."""
-    command = [sys.executable, "-m", "benchmarks.theory_cost", "--one", family]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.theory_cost", "--row", family]
+    single_threaded = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(n_layers), str(seq_len)],
-        env=one_thread, check=True, capture_output=True, text=True,
+        env=single_threaded, check=True, capture_output=True, text=True,
     )  # fmt: skip
     first, again, peak = map(float, done.stdout.split())
     return first, again, peak
@@ -103,9 +103,9 @@ def report_costs() -> bool:
     return good
 
 
-def differences(one: dslm.StackPrediction, two: dslm.StackPrediction) -> Iterator[str]:
+def differences(coarse: dslm.StackPrediction, fine: dslm.StackPrediction) -> Iterator[str]:
     """Median and worst over layers, for each of the four curves."""
-    for a, b in ((one.forward, two.forward), (one.backward, two.backward)):
+    for a, b in ((coarse.forward, fine.forward), (coarse.backward, fine.backward)):
         relative = np.abs(a.variance / b.variance - 1)
         absolute = np.abs(a.correlation - b.correlation)
         yield from (f"{np.median(v):.1e} / {v.max():.1e}" for v in (relative, absolute))
@@ -127,7 +127,7 @@ def report_differences(seq_len: int, n_layers: int) -> None:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="what a prediction costs")
-    parser.add_argument("--one", nargs=3, metavar=("MODEL", "LAYERS", "L"), help="one row, bare")
+    parser.add_argument("--row", nargs=3, metavar=("MODEL", "LAYERS", "L"), help="one row, bare")
     parser.add_argument("--length", type=int, default=512, help="L of the comparison (512)")
     parser.add_argument("--layers", type=int, default=12, help="layers of the comparison (12)")
     return parser.parse_args(argv)
@@ -135,13 +135,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print both tables; 0 where the costs are within their bounds."""
-    asked = _arguments(argv)
-    if asked.one:
-        family, n_layers, seq_len = asked.one
+    options = _arguments(argv)
+    if options.row:
+        family, n_layers, seq_len = options.row
         print(*cost_here(family, int(n_layers), int(seq_len)))
         return 0
     good = report_costs()
-    report_differences(asked.length, asked.layers)
+    report_differences(options.length, options.layers)
     print("done" if good else "PAST BOUNDS")
     return 0 if good else 1
 

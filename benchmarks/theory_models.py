@@ -38,7 +38,7 @@ class Case:
     name: str
     build: Callable[[], nn.Module]
     batch: str = "zipf"
-    held: Literal["every draw", "nothing"] = "every draw"
+    bound: Literal["every draw", "nothing"] = "every draw"
     draws: int = 3
     size: int = BATCH
     context: int = CONTEXT

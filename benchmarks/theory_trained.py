@@ -63,11 +63,11 @@ def _print(case: Case, model: nn.Module, *, step: int) -> None:
     with torch.no_grad():
         loss = float(model(**batch)["loss"])
     blocks = trainer_agent.description.architecture(model, (), batch).stacks[0].blocks
-    seen = measured(model, blocks, batch)
+    curves = measured(model, blocks, batch)
     for name, predicted in _predictions(model, batch):
-        forward = np.abs(predicted.forward / seen.forward - 1)
-        correlation = np.abs(predicted.correlation - seen.correlation)
-        backward = np.abs(predicted.backward / seen.backward - 1)
+        forward = np.abs(predicted.forward / curves.forward - 1)
+        correlation = np.abs(predicted.correlation - curves.correlation)
+        backward = np.abs(predicted.backward / curves.backward - 1)
         print(
             f"{case.name:6} {step:>4} {loss:>6.3f} {name:22}"
             f" {np.median(forward):>16.3f} {forward.max():>7.3f}"

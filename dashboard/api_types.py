@@ -74,7 +74,7 @@ class RunSummary(Struct, frozen=True):
     id: str
     project: str
     name: str
-    status: str
+    status: str  # no Literal: a status that a newer server adds is no reason to show nothing
     tags: list[str]
     created_at: float
     last_seen: float

@@ -34,17 +34,18 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
     ``/api`` answers with a JSON 404.
     """
     _refuse_unknown_api_paths(app)
+    # Before Dash adds routes of its own for the same paths: the first that matches answers.
     mount_files(app, HERE / "assets")
     pages = Dash(
         "dashboard",
         server=app,
         title="evenkeel",
-        update_title="",
+        update_title="",  # else the browser's tab flickers with every callback
         assets_folder=str(HERE / "assets"),
         assets_path_ignore=["^js$", "^vendor$"],  # the index names their files itself
         index_string=index_html(),
-        suppress_callback_exceptions=True,
-        add_log_handler=False,
+        suppress_callback_exceptions=True,  # pages come and go, and their elements with them
+        add_log_handler=False,  # the server sets up logging
     )
     client = ApiClient(app, url=api_url, credentials=_credentials)
     pages.layout = shell()
@@ -85,7 +86,7 @@ def fingerprinted(name: str) -> str:
 
 
 def shell() -> html.Div:
-    """What stays while pages change: the address, the latest live event, the page's place."""
+    """What stays while pages change: the address, the latest live event, the page's element."""
     return html.Div(
         [
             dcc.Location(id=ids.URL, refresh=False),
@@ -97,6 +98,7 @@ def shell() -> html.Div:
 
 
 def _start_scripts(pages: Dash) -> None:
+    # An import waits for modules that are still on their way; a global might not be set yet.
     pages.clientside_callback(
         f'async (data) => (await import("{MAIN}")).start(data)',
         Output(ids.PAGE_STARTED, "data"),
@@ -105,12 +107,13 @@ def _start_scripts(pages: Dash) -> None:
 
 
 def _credentials() -> Mapping[str, str]:
-    """The visitor's own key or login, so that pages see what their reader may see."""
+    """The visitor's key or login, so that a page shows what its reader may see."""
     sent = dash.callback_context.headers
     return {name: sent[name] for name in FORWARDED if name in sent}
 
 
 def _refuse_unknown_api_paths(app: FastAPI) -> None:
+    # Dash's catch-all would answer a script's misspelt path with a page and status 200.
     async def unknown(path: str) -> JSONResponse:
         error: dict[str, Any] = {
             "code": "not_found",

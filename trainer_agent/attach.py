@@ -23,9 +23,9 @@ from trainer_agent.model.chunks import called_modules, chunks_of, sites_in
 from trainer_agent.model.sites import CustomSite
 from trainer_agent.options import (
     SPOOL_LIMIT_BYTES,
-    GivenPipeline,
     Options,
     Pipeline,
+    PipelineArgument,
     read_options,
 )
 
@@ -47,7 +47,7 @@ def watch(
     spool_limit_bytes: int = SPOOL_LIMIT_BYTES,
     rank: int = 0,
     resume: str | None = None,
-    pipeline: GivenPipeline | None = None,
+    pipeline: PipelineArgument | None = None,
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
     custom_sites: Mapping[str, str] | None = None,
@@ -172,23 +172,24 @@ def sites_of(
     model: nn.Module, options: Options, patterns: Mapping[str, str], hints: Sequence[Hint] = ()
 ) -> tuple[CustomSite, ...]:
     """The modules that `custom_sites` names, in each chunk of the model; raises `WatchError`."""
-    whole = options.pipeline is None
-    found = []
-    for chunk in chunks_of(model, None if options.pipeline is None else options.pipeline[0]):
+    local_stages, _ = options.pipeline or (None, None)
+    sites: list[CustomSite] = []
+    for chunk in chunks_of(model, local_stages):
         plan = plan_by_structure(chunk.module, hints)
-        sites = find_custom_sites(chunk.module, plan, patterns, required=whole)
-        found += list(sites_in(chunk, sites))
-    return tuple(found)
+        required = local_stages is None  # a pipeline's other stages may have the modules
+        in_chunk = find_custom_sites(chunk.module, plan, patterns, required=required)
+        sites += sites_in(chunk, in_chunk)
+    return tuple(sites)
 
 
 def _check_chunks(model: nn.Module, pipeline: Pipeline | None) -> None:
     if pipeline is None:
         return
-    given, found = len(pipeline[0]), len(called_modules(model))
-    if given != found:
+    stages, chunks = len(pipeline[0]), len(called_modules(model))
+    if stages != chunks:
         raise WatchError(
             "pipeline",
-            f"{given} stages are named, and the model is {found} chunks",
+            f"{stages} stages are named, and the model is {chunks} chunks",
             fix="give watch(nn.ModuleList([chunk, ...]), pipeline=([stage, ...], stages)), "
             "one stage for each chunk",
         )

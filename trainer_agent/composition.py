@@ -30,7 +30,7 @@ from trainer_agent.job.optimizer import OptimizerReader
 from trainer_agent.job.parameters import ParameterReader
 from trainer_agent.job.skip_step import UpdateSkipper
 from trainer_agent.model.chunks import chunks_of, joined
-from trainer_agent.model.sites import CustomSite, Wanted
+from trainer_agent.model.sites import CustomSite, RequestedSites
 from trainer_agent.model.unwrap import unwrap
 from trainer_agent.options import Options
 from trainer_agent.sampling.controller import SamplingController
@@ -91,7 +91,7 @@ def compose(
     local_stages, n_stages = options.pipeline or (None, None)
     chunks = chunks_of(model, local_stages)
     structure = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)
-    plan = replace(structure, wanted=Wanted(options.quantities, options.sites, custom))
+    plan = replace(structure, requested=RequestedSites(options.quantities, options.sites, custom))
 
     recorder = Recorder(plan, device_of(inner), guard, account)
     hooks = HookManager(inner, chunks, plan, recorder, guard=guard, account=account)

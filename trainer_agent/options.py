@@ -20,8 +20,8 @@ from trainer_agent.model.sites import GROUPS, QUANTITIES, SITES
 DEFAULT_SERVER = "http://127.0.0.1:8321"
 DEFAULT_OVERHEAD = 0.01
 SPOOL_LIMIT_BYTES = 64 * 1024 * 1024
-# As a caller gives it, and as it is kept: numbers of the stages held here, and how many there are.
-GivenPipeline = tuple[int | Sequence[int], int]
+# Numbers of the stages in this process, and how many there are; as a caller passes it, and checked.
+PipelineArgument = tuple[int | Sequence[int], int]
 Pipeline = tuple[tuple[int, ...], int]
 
 
@@ -71,7 +71,7 @@ def read_options(
     rank: int,
     resume: str | None = None,
     overhead: float | None = None,
-    pipeline: GivenPipeline | None = None,
+    pipeline: PipelineArgument | None = None,
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
 ) -> Options:
@@ -96,8 +96,8 @@ def read_options(
         rank=_require_at_least("rank", rank, 0),
         run_id=_run_id(resume, project, run),
         pipeline=_require_pipeline(pipeline),
-        sites=_require_known("sites", sites, SITES, {"all": SITES}),
-        quantities=_require_known("quantities", quantities, QUANTITIES, GROUPS),
+        sites=_require_choice("sites", sites, SITES, {"all": SITES}),
+        quantities=_require_choice("quantities", quantities, QUANTITIES, GROUPS),
     )
 
 
@@ -125,14 +125,14 @@ def _require_at_least(argument: str, value: int, lowest: int) -> int:
     return value
 
 
-def _require_pipeline(pipeline: GivenPipeline | None) -> Pipeline | None:
+def _require_pipeline(pipeline: PipelineArgument | None) -> Pipeline | None:
     if pipeline is None:
         return None
     try:
-        given, stages = pipeline
-        held = (given,) if isinstance(given, int) else tuple(given)
-        usable = all(0 <= int(stage) == stage < int(stages) == stages for stage in held)
-        usable = usable and 0 < len(held) == len(set(held)) and not isinstance(given, str)
+        argument, stages = pipeline
+        local = (argument,) if isinstance(argument, int) else tuple(argument)
+        usable = all(0 <= int(stage) == stage < int(stages) == stages for stage in local)
+        usable = usable and 0 < len(local) == len(set(local)) and not isinstance(argument, str)
     except (TypeError, ValueError):
         usable = False
     if not usable:
@@ -141,7 +141,7 @@ def _require_pipeline(pipeline: GivenPipeline | None) -> Pipeline | None:
             f"{pipeline!r} is no stage",
             fix="give (stage, stages), such as (0, 4), or ([0, 2], 4) for a ModuleList of chunks",
         )
-    return tuple(int(stage) for stage in held), int(stages)
+    return tuple(int(stage) for stage in local), int(stages)
 
 
 def _require_share(overhead: float | None, every: int | None) -> float:
@@ -159,23 +159,23 @@ def _require_share(overhead: float | None, every: int | None) -> float:
     return float(overhead)
 
 
-def _require_known(
+def _require_choice(
     argument: str,
-    given: Sequence[str] | str,
-    known: tuple[str, ...],
+    value: Sequence[str] | str,
+    choices: tuple[str, ...],
     groups: Mapping[str, tuple[str, ...]],
 ) -> tuple[str, ...]:
-    """Names with groups written out, in the order of `known`."""
-    names = (given,) if isinstance(given, str) else tuple(given)
+    """Names with groups written out, in the order of `choices`."""
+    names = (value,) if isinstance(value, str) else tuple(value)
     for name in names:
-        if name not in known and name not in groups:
+        if name not in choices and name not in groups:
             raise WatchError(
                 argument,
                 f"{name!r} is not measured",
-                fix=f"choose among {', '.join((*groups, *known))}",
+                fix=f"choose among {', '.join((*groups, *choices))}",
             )
-    asked = {one for name in names for one in groups.get(name, (name,))}
-    return tuple(one for one in known if one in asked)
+    chosen = {member for name in names for member in groups.get(name, (name,))}
+    return tuple(choice for choice in choices if choice in chosen)
 
 
 def _require_tags(tags: Sequence[str]) -> tuple[str, ...]:
@@ -197,7 +197,7 @@ def _require_json(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_id(resume: str | None, project: str, run: str) -> str | None:
-    """The id of the run to go on with: given whole, or made of a name that a restart repeats."""
+    """The id of the run to go on with: itself, or the hash of a name that a restart repeats."""
     if resume is not None and (not isinstance(resume, str) or not resume.strip()):
         raise WatchError(
             "resume", f"{resume!r} names no run", fix='give "auto", a run\'s id, or a name for it'

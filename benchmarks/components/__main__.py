@@ -77,8 +77,8 @@ ROWS = {
 
 
 def percentiles(errors: list[Errors], column: str) -> str:
-    found = [e[column] for e in errors if column in e]
-    return "/".join(f"{v:.1f}" for v in np.percentile(found, (50, 90, 99))) if found else "-"
+    values = [e[column] for e in errors if column in e]
+    return "/".join(f"{v:.1f}" for v in np.percentile(values, (50, 90, 99))) if values else "-"
 
 
 def above(ours: str, reference: str) -> bool:
@@ -86,7 +86,7 @@ def above(ours: str, reference: str) -> bool:
     if "-" in (ours, reference):
         return False
     pairs = zip(ours.split("/"), reference.split("/"), strict=True)
-    return any(float(one) > float(other) for one, other in pairs)
+    return any(float(value) > float(limit) for value, limit in pairs)
 
 
 def print_row(name: str, row: Row) -> int:

@@ -22,10 +22,10 @@ def sheet(columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """An empty figure of so many axes, row by row."""
     figure = Figure(figsize=(4.1 * columns, 3.2 * rows), dpi=110, layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for one in axes:
-        one.grid(visible=True, color="#E6E6E6", linewidth=0.8)
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
+    for axis in axes:
+        axis.grid(visible=True, color="#E6E6E6", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
     return figure, list(axes)
 
 
@@ -57,7 +57,7 @@ def save(figure: Figure, name: str) -> None:
     figure.savefig(FOLDER / f"{name}.png", facecolor="white", metadata={"Software": None})
 
 
-def errors(predicted: Floats, seen: Floats) -> str:
+def errors(predicted: Floats, measured: Floats) -> str:
     """Median and worst relative error, as text."""
-    found = 100 * np.abs(np.asarray(predicted) / np.asarray(seen) - 1)
-    return f"median {np.median(found):.1f} %, worst {found.max():.1f} %"
+    percent = 100 * np.abs(np.asarray(predicted) / np.asarray(measured) - 1)
+    return f"median {np.median(percent):.1f} %, worst {percent.max():.1f} %"

@@ -69,29 +69,29 @@ class RecordingTransport:
         return frame.unpack()[layouts[frame.layout].slices[key]]
 
 
-def recorded(model: nn.Module, folder: Path, **overrides: Any) -> tuple[Agent, RecordingTransport]:
+def recorded(model: nn.Module, folder: Path, **options: Any) -> tuple[Agent, RecordingTransport]:
     """An agent on `model` and what it sends."""
     transport = RecordingTransport()
-    optimizer, scaler = overrides.pop("optimizer", None), overrides.pop("scaler", None)
-    asked: dict[str, Any] = {
+    optimizer, scaler = options.pop("optimizer", None), options.pop("scaler", None)
+    defaults: dict[str, Any] = {
         "project": "tests",
         "run": "run",
         "server": "http://127.0.0.1:9",
         "key": None,
-        "every": 1 if "overhead" not in overrides else None,
+        "every": 1 if "overhead" not in options else None,
         "tags": (),
         "config": None,
         "spool_dir": folder,
         "spool_limit_bytes": SPOOL_LIMIT_BYTES,
         "rank": 0,
     }
-    patterns = overrides.pop("custom_sites", {})
-    actions, hints = read_actions(overrides.pop("on_alert", None)), overrides.pop("hints", ())
-    options = replace(read_options(**{**asked, **overrides}), on_alert=actions)
-    custom = sites_of(model, options, patterns) if patterns else ()
+    patterns = options.pop("custom_sites", {})
+    actions, hints = read_actions(options.pop("on_alert", None)), options.pop("hints", ())
+    checked = replace(read_options(**{**defaults, **options}), on_alert=actions)
+    custom = sites_of(model, checked, patterns) if patterns else ()
     agent = Agent(
         model,
-        options,
+        checked,
         optimizer=optimizer,
         scaler=scaler,
         transport=lambda: transport,

@@ -51,7 +51,10 @@ def test_weights_of_a_cuda_job_are_bit_identical(tmp_path):
     finally:
         torch.use_deterministic_algorithms(False)
 
-    assert all(torch.equal(one, other) for one, other in zip(bare, watched, strict=True))
+    assert all(
+        torch.equal(weight, watched_weight)
+        for weight, watched_weight in zip(bare, watched, strict=True)
+    )
 
 
 def test_sampled_step_never_waits_for_the_device(tmp_path):

@@ -17,16 +17,16 @@ from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of
 
 def streams_of(model: SmallGPT) -> list[Tensor]:
     """Filled, as the model runs, with the blocks' outputs, which keep their gradients."""
-    kept: list[Tensor] = []
+    streams: list[Tensor] = []
 
     def keep(_: object, __: object, out: Tensor) -> None:
         if out.requires_grad:  # not in the agent's own pass, which follows the architecture
             out.retain_grad()
-            kept.append(out)
+            streams.append(out)
 
     for block in model.blocks:
         block.register_forward_hook(keep)
-    return kept
+    return streams
 
 
 def variances(tensors: list[Tensor]) -> list[float]:
@@ -48,7 +48,7 @@ def scaled_step(
 def test_bfloat16_streams_and_gradients_equal_a_direct_computation(tmp_path: Path) -> None:
     model, _ = built()
     agent, transport = recorded(model, tmp_path)
-    kept = streams_of(model)
+    streams = streams_of(model)
 
     with torch.autocast("cpu", torch.bfloat16):
         loss = loss_of(model, batch(1))
@@ -56,28 +56,28 @@ def test_bfloat16_streams_and_gradients_equal_a_direct_computation(tmp_path: Pat
     agent.step(loss=loss)
     agent.close()
 
-    assert transport.series("decoder/stream/variance")[1:] == pytest.approx(variances(kept))
-    gradients = variances([x.grad for x in kept if x.grad is not None])
+    assert transport.series("decoder/stream/variance")[1:] == pytest.approx(variances(streams))
+    gradients = variances([x.grad for x in streams if x.grad is not None])
     assert transport.series("decoder/stream_gradient/variance")[1:] == pytest.approx(gradients)
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("passed", [True, False])
 def test_gradients_are_divided_by_the_scale_in_force(
-    tmp_path: Path, told: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, passed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, optimizer = built()
     # Grows after every step: by the end of a step the scaler's own value is the next one.
     scaler = GradScaler("cpu", init_scale=256.0, growth_interval=1)
-    given = {"scaler": scaler} if told else {}
+    options = {"scaler": scaler} if passed else {}
     # Scalers of earlier tests may live on; a job that has one is what is tested here.
     monkeypatch.setattr(gc, "get_objects", lambda: [model, optimizer, scaler])
-    agent, transport = recorded(model, tmp_path, optimizer=optimizer, **given)
-    kept = streams_of(model)
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer, **options)
+    streams = streams_of(model)
 
     agent.step(loss=scaled_step(model, optimizer, scaler, batch(1)))
-    first = variances([x.grad for x in kept[-3:] if x.grad is not None])
+    first = variances([x.grad for x in streams[-3:] if x.grad is not None])
     agent.step(loss=scaled_step(model, optimizer, scaler, batch(2)))
-    second = variances([x.grad for x in kept[-3:] if x.grad is not None])
+    second = variances([x.grad for x in streams[-3:] if x.grad is not None])
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     agent.close()
 
@@ -166,4 +166,7 @@ def weights_after(steps: int, folder: Path | None) -> list[Tensor]:
 def test_weights_under_loss_scaling_are_bit_identical(tmp_path: Path) -> None:
     bare, watched = weights_after(12, None), weights_after(12, tmp_path)
 
-    assert all(torch.equal(one, other) for one, other in zip(bare, watched, strict=True))
+    assert all(
+        torch.equal(weight, watched_weight)
+        for weight, watched_weight in zip(bare, watched, strict=True)
+    )

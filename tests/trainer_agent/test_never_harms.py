@@ -49,7 +49,10 @@ def test_weights_after_50_steps_with_dropout_are_bit_identical(
         checkpointing=checkpointing,
     )
 
-    assert all(torch.equal(one, other) for one, other in zip(bare, watched, strict=True))
+    assert all(
+        torch.equal(weight, watched_weight)
+        for weight, watched_weight in zip(bare, watched, strict=True)
+    )
 
 
 def test_random_states_are_untouched(tmp_path: Path) -> None:
@@ -114,8 +117,8 @@ def test_numbers_are_those_of_the_step_whatever_the_job_does_with_them_afterward
     agent.close()
 
     names = ("loss", "accuracy", "learning_rate")
-    found = [transport.series(f"/{name}/value")[0] for name in names]
-    assert found == pytest.approx([1.5, 0.25, rate])
+    values = [transport.series(f"/{name}/value")[0] for name in names]
+    assert values == pytest.approx([1.5, 0.25, rate])
 
 
 def test_an_exception_in_forward_is_the_jobs_and_leaves_no_mode_behind(tmp_path: Path) -> None:
@@ -185,9 +188,9 @@ def test_two_models_in_one_process_have_a_run_each(tmp_path: Path) -> None:
     agent, transport = recorded(first, tmp_path)
     other_agent, other = recorded(second, tmp_path)
 
-    for model, one in ((first, agent), (second, other_agent)):
+    for model, its_agent in ((first, agent), (second, other_agent)):
         loss_of(model, batch(1)).backward()
-        one.step()
+        its_agent.step()
     agent.close()
     other_agent.close()
 

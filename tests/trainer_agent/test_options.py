@@ -30,10 +30,10 @@ BAD = {
 
 @pytest.mark.parametrize("argument", BAD)
 def test_watch_names_the_argument_and_the_fix(argument: str, tmp_path: Path) -> None:
-    given: dict[str, Any] = {"project": "p", "run": "r", "spool_dir": tmp_path}
+    usable: dict[str, Any] = {"project": "p", "run": "r", "spool_dir": tmp_path}
 
     with pytest.raises(WatchError) as refusal:
-        trainer_agent.watch(built()[0], **{**given, argument: BAD[argument]})
+        trainer_agent.watch(built()[0], **{**usable, argument: BAD[argument]})
 
     assert refusal.value.argument == argument
     assert refusal.value.fix in str(refusal.value)

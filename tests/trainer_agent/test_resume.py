@@ -24,8 +24,8 @@ def train(agent: Agent, *steps: int) -> None:
         agent.step(loss=step, step=step)
 
 
-def run_id(folder: Path, **given: Any) -> str:
-    agent = watched("http://127.0.0.1:9", folder, **given)
+def run_id(folder: Path, **options: Any) -> str:
+    agent = watched("http://127.0.0.1:9", folder, **options)
     agent.close()
     return agent.run_id
 
@@ -44,9 +44,9 @@ def test_a_checkpoint_carries_the_run_and_its_step(tmp_path: Path) -> None:
             second.step(loss=0.0)
         assert second.close()
 
-    kept = store.frames[first.run_id, 0]
+    frames = store.frames[first.run_id, 0]
     assert second.run_id == first.run_id == state["run_id"]
-    assert [kept[seq].step for seq in store.seqs(first.run_id)] == [*range(7), 5, 6, 7]
+    assert [frames[seq].step for seq in store.seqs(first.run_id)] == [*range(7), 5, 6, 7]
     assert len(store.seqs(first.run_id)) == 10
 
 
@@ -64,8 +64,8 @@ def test_what_the_dead_process_left_arrives_before_the_resumed_steps(tmp_path: P
         train(second, 2, 3, 4)
         assert second.close()
 
-    kept = store.frames[HEX, 0]
-    assert [kept[seq].step for seq in store.order] == [0, 1, 2, 3, 2, 3, 4]
+    frames = store.frames[HEX, 0]
+    assert [frames[seq].step for seq in store.order] == [0, 1, 2, 3, 2, 3, 4]
     assert store.ends[HEX].status == "finished"
     assert list(tmp_path.iterdir()) == []
 
@@ -76,14 +76,14 @@ def test_a_run_that_has_begun_does_not_become_another(
     store = Store()
     with serving(store) as url:
         agent = watched(url, tmp_path)
-        own = agent.run_id
+        before = agent.run_id
         agent.step(loss=1.0)
         with caplog.at_level(logging.WARNING, logger="evenkeel"):
             agent.load_state_dict({"run_id": HEX, "step": 9, "last_seq": 9})
             agent.load_state_dict({"nonsense": 1})
         agent.close()
 
-    assert agent.run_id == own
+    assert agent.run_id == before
     assert "before the first step" in caplog.text
     assert agent._parts.guard.failures == 1
 
@@ -97,23 +97,23 @@ def test_auto_means_the_run_of_this_project_and_name(tmp_path: Path) -> None:
 
 def test_the_environment_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENKEEL_RUN_ID", HEX)
-    whole = run_id(tmp_path)
+    by_id = run_id(tmp_path)
     monkeypatch.setenv("EVENKEEL_RUN_ID", "slurm-4711")
-    named = [run_id(tmp_path, run=name) for name in ("a", "b")]
+    by_name = [run_id(tmp_path, run=name) for name in ("a", "b")]
 
-    assert whole == HEX
-    assert named[0] == named[1] != HEX
+    assert by_id == HEX
+    assert by_name[0] == by_name[1] != HEX
 
 
 def test_two_models_of_a_process_do_not_share_a_run(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"project": "p", "run": "r", "resume": HEX, "spool_dir": tmp_path}
+    options: dict[str, Any] = {"project": "p", "run": "r", "resume": HEX, "spool_dir": tmp_path}
     model = torch.nn.Linear(2, 2)
 
-    first = trainer_agent.watch(model, **given)
+    first = trainer_agent.watch(model, **options)
     with pytest.raises(WatchError, match="resume of its own"):
-        trainer_agent.watch(torch.nn.Linear(2, 2), **given)
+        trainer_agent.watch(torch.nn.Linear(2, 2), **options)
     first.close()
-    trainer_agent.watch(model, **given).close()
+    trainer_agent.watch(model, **options).close()
 
 
 def test_a_run_resumed_late_is_described_once(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_checkpoint_waits_until_its_steps_are_on_disk(tmp_path: Path) -> None:
 
     (path,) = tmp_path.glob("*.spool")
     spool = Spool(path, limit_bytes=1 << 20)
-    kept = spool.read(after=0, max_frames=1000, max_bytes=1 << 20)
+    frames = spool.read(after=0, max_frames=1000, max_bytes=1 << 20)
     spool.close()
     agent.close(timeout_s=0.1)
-    assert [frame.step for frame in kept] == list(range(300))
+    assert [frame.step for frame in frames] == list(range(300))
     assert state["last_seq"] == 300

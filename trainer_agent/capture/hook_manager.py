@@ -33,9 +33,11 @@ from trainer_agent.capture.model_state import BlockSlots, device_of, has_compile
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.padding import padding_masks
 from trainer_agent.capture.recorder import Recorder, StreamListener
+from trainer_agent.capture.statistics.accumulator import Scalar
+from trainer_agent.capture.step_loss import StepLoss, returned_loss
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.lm_head import lm_head_of
-from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, mark_of, settled
+from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, settled, stage_suffix
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
 DISPENSABLE = ("attention_logits", "attention", "feed_forward")
@@ -73,12 +75,13 @@ class HookManager:
     ) -> None:
         self._model, self._chunks, self._recorder = model, chunks, recorder
         self._guard, self._account = guard, account
-        self._requested = plan.wanted
+        self._requested = plan.requested
         self._dropped: list[str] = []
         self._listeners: dict[str, PassListener] = {}
         charge = partial(account.add, "attention_logits")
         self._interception = AttentionInterception(recorder.logits, charge)
         self._running: Chunk | None = None
+        self._returned_loss = StepLoss()
         self._may_intercept = self._in_shape_inference = False
         self._handles = HookHandles()
         self._model_handles = [handle for chunk in chunks for handle in self._around(chunk)]
@@ -96,7 +99,7 @@ class HookManager:
 
     def subscribe(self, listener: PassListener, chunk: Chunk | None = None) -> None:
         """Tell a listener of the sampled steps of a chunk, None for the only one."""
-        suffix = self._chunks[0].mark if chunk is None else chunk.mark
+        suffix = self._chunks[0].suffix if chunk is None else chunk.suffix
         self._listeners[suffix] = listener
         self._recorder.subscribe(listener, suffix)
 
@@ -107,7 +110,7 @@ class HookManager:
         """
         self._handles.clear()
         sites = tuple(settled(site, plan.stacks) for site in self._requested.custom)
-        self._plan = plan = replace(plan, wanted=replace(self._requested, custom=sites))
+        self._plan = plan = replace(plan, requested=replace(self._requested, custom=sites))
         self._searches_left = SEARCHED_PASSES
         self._blocks = BlockSlots(plan, self._model)
         self._has_compiled_parts = has_compiled_parts(self._model)
@@ -118,7 +121,7 @@ class HookManager:
             self._recorder.drop_quantities()
         for stack in plan.stacks:
             self._attach(stack)
-        for custom in plan.wanted.custom:
+        for custom in plan.requested.custom:
             self._attach_branches(custom.stack, custom.name, custom.paths)
         if plan.log_z_places:
             self._attach_lm_head()
@@ -175,6 +178,10 @@ class HookManager:
         for handle in self._model_handles:
             handle.remove()
 
+    def take_returned_loss(self) -> Scalar | None:
+        """The mean of the losses that the model's forward returned since the last call, or None."""
+        return self._returned_loss.take_mean()
+
     def _around(self, chunk: Chunk) -> tuple[RemovableHandle, RemovableHandle]:
         before = BeforeModel(self._recorder, partial(self._begin_pass, chunk))
         # Called where the forward raised, too.
@@ -226,7 +233,7 @@ class HookManager:
         blocks = tuple(path for stack in self._plan.stacks for path in stack.blocks)
         path = lm_head_of(self._model, blocks)
         if path is not None and "log_z" not in self._dropped:
-            suffix = next(chunk.mark for chunk in self._chunks if path.startswith(chunk.prefix))
+            suffix = next(chunk.suffix for chunk in self._chunks if path.startswith(chunk.prefix))
             after = AfterLMHead(self._recorder, suffix)
             handle = self._model.get_submodule(path).register_forward_hook(after)
             self._handles.add("/log_z[0]", handle)
@@ -243,13 +250,13 @@ class HookManager:
                 self._in_shape_inference = True
             elif recorder.wants(module):
                 self._keep_up_with_model()
-                if chunk.mark in self._listeners:
-                    self._listeners[chunk.mark].pass_begins(args, kwargs)
+                if chunk.suffix in self._listeners:
+                    self._listeners[chunk.suffix].pass_begins(args, kwargs)
                 self._may_intercept = self._can_intercept()
                 self._search_patch_points()
                 self._account.charge(ONCE, started)
                 started = time.perf_counter()
-                recorder.begin_pass(chunk.mark, padding_masks(kwargs, self._stacks_of(chunk)))
+                recorder.begin_pass(chunk.suffix, padding_masks(kwargs, self._stacks_of(chunk)))
                 self._running = chunk
         self._account.charge("pass", started)
 
@@ -261,13 +268,16 @@ class HookManager:
         chunk, self._running = self._running, None
         if chunk is not None:
             self._may_intercept = False
-            if chunk.mark in self._listeners:
+            self._returned_loss.add(returned_loss(output))
+            if chunk.suffix in self._listeners:
                 with self._guard.at("model output"):
-                    self._listeners[chunk.mark].pass_ends(output)
+                    self._listeners[chunk.suffix].pass_ends(output)
             self._recorder.finish_pass()
 
     def _stacks_of(self, chunk: Chunk) -> list[str]:
-        return [stack.name for stack in self._plan.stacks if mark_of(stack.name) == chunk.mark]
+        return [
+            stack.name for stack in self._plan.stacks if stage_suffix(stack.name) == chunk.suffix
+        ]
 
     def _keep_up_with_model(self) -> None:
         """Set the hooks anew where blocks were compiled, or the model moved, since."""

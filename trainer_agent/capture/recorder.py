@@ -25,7 +25,7 @@ from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.logits import PendingLogits, QuerySample, log_z_sums
 from trainer_agent.capture.statistics.tensor_sums import TensorReduction
 from trainer_agent.model.dtensor import local_part
-from trainer_agent.model.plan import Plan, mark_of, rows_kept
+from trainer_agent.model.plan import Plan, rows_kept, stage_suffix
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 OnTensor = Callable[[str, Tensor, Tensor | None], None]
@@ -78,9 +78,9 @@ class Recorder:
             (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
         }
         # The stack of each chunk whose mask holds outside its stacks.
-        self._last_stacks = {mark_of(stack.name): stack.name for stack in plan.stacks}
-        self._repeats = "norm_inputs" in plan.wanted.sites
-        self._reduction = self._reduction_to(plan.wanted.costly)
+        self._last_stacks = {stage_suffix(stack.name): stack.name for stack in plan.stacks}
+        self._repeats = "norm_inputs" in plan.requested.sites
+        self._reduction = self._reduction_to(plan.requested.costly)
 
     def relabel(self, plan: Plan, device: torch.device) -> None:
         """Go on with the rows of `plan`, and with what was counted of the blocks that it has.
@@ -175,7 +175,7 @@ class Recorder:
         self._ran = True
         if index == 0 and not in_backward():
             self._passes.begin(stack)
-            self._passes.begin(mark_of(stack))
+            self._passes.begin(stage_suffix(stack))
 
     def leave_block(self) -> None:
         """The running block is over: attention calls are nobody's."""
@@ -295,7 +295,7 @@ class Recorder:
     def _tell(
         self, calls: Mapping[str, OnTensor], stack: str, x: Tensor, mask: Tensor | None
     ) -> None:
-        suffix = mark_of(stack)
+        suffix = stage_suffix(stack)
         part = local_part(x.detach())
         if suffix in calls and part is not None:
             mask = mask if part.shape == x.shape else None

@@ -13,10 +13,12 @@ from wire import (
     MEDIA_TYPE,
     FrameBatch,
     FramesReceipt,
+    JsonDecoder,
     RunDeclaration,
     RunEnd,
     RunReceipt,
     SpecRevision,
+    WireError,
     encode_batch,
 )
 
@@ -112,8 +114,8 @@ def _require_success(status: int, answer: bytes, retry_after: str | None) -> byt
 
 def _told(answer: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(answer, type=dict[str, Any])
-    except msgspec.DecodeError:
+        body = JsonDecoder(dict[str, Any]).decode(answer)
+    except WireError:
         return {}
     error = body.get("error")
     return error if isinstance(error, dict) else {}
@@ -121,6 +123,6 @@ def _told(answer: bytes) -> dict[str, Any]:
 
 def _read(answer: bytes, kind: type[_Answer]) -> _Answer:
     try:
-        return msgspec.json.decode(answer, type=kind)
-    except msgspec.DecodeError as error:
+        return JsonDecoder(kind).decode(answer)
+    except WireError as error:
         raise Unreachable(f"an answer that is not evenkeel's: {error}") from error

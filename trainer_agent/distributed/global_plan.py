@@ -33,7 +33,7 @@ class GlobalPlan:
         """
         if layout is not None:
             layout.check(plan)
-            self.dropped_sites = dropped_sites(layout.stages, plan.wanted.sites)
+            self.dropped_sites = dropped_sites(layout.stages, plan.requested.sites)
         self.layout = layout
 
     def check(self, plan: Plan) -> None:

@@ -14,7 +14,7 @@ from trainer_agent.distributed.stage_layout import (
     common_sites,
     stack_names,
 )
-from trainer_agent.model.plan import MARK, Place, Plan, StackPlan, mark_of
+from trainer_agent.model.plan import STAGE_SEPARATOR, Place, Plan, StackPlan, stage_suffix
 
 # Rows of a local array, and the rows of the whole model's that they go to.
 Rows = Sequence[tuple[slice, slice]]
@@ -58,7 +58,7 @@ class PipelineLayout:
     def global_plan(self, plan: Plan) -> Plan:
         """The plan of the whole model; blocks of other processes have the path ""."""
         self.check(plan)
-        requested = replace(plan.wanted, custom=common_sites(self.stages))
+        requested = replace(plan.requested, custom=common_sites(self.stages))
         stacks = (self._global_stack(name, plan) for name in stack_names(self.stages))
         return Plan(tuple(stacks), requested)
 
@@ -75,7 +75,7 @@ class PipelineLayout:
         tensors = list(self._rows(plan.places, target.places))
         blocks = list(self._rows(plan.logit_places, target.logit_places))
         outside = [(slice(plan.logit_rows, None), slice(target.logit_rows, None))]
-        extra_rows = target.rows if target.wanted.costly else 0
+        extra_rows = target.rows if target.requested.costly else 0
         return replace(
             sums,
             moments=_placed(sums.moments, tensors, target.rows),
@@ -101,8 +101,8 @@ class PipelineLayout:
 
     def _locate(self, name: str) -> tuple[int, str]:
         """The stage and the global stack that a stack of the local plan belongs to."""
-        suffix = mark_of(name)
-        stage = int(suffix.removeprefix(MARK)) if suffix else self.local_stages[0]
+        suffix = stage_suffix(name)
+        stage = int(suffix.removeprefix(STAGE_SEPARATOR)) if suffix else self.local_stages[0]
         return stage, name.removesuffix(suffix)
 
     def _blocks_before(self, stage: int, stack: str) -> int:

@@ -49,7 +49,7 @@ class Rendezvous:
         process waits for it.
         """
         for chunk in self._chunks if not self.decided else ():
-            text = to_json([stage_layout(plan, chunk.mark)])
+            text = to_json([stage_layout(plan, chunk.suffix)])
             self._texts.put(_stage_key(chunk.stage), text)
 
     def decide(self) -> PipelineLayout | None:

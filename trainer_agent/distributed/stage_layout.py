@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainer_agent.model.plan import Plan, mark_of
+from trainer_agent.model.plan import Plan, stage_suffix
 from trainer_agent.model.sites import CustomSite
 
 HEADS = "attention_heads"
@@ -29,8 +29,8 @@ class StageLayout:
 
 def stage_layout(plan: Plan, suffix: str = "") -> StageLayout:
     """The layout of one chunk: of the stacks and sites in this process's plan that end so."""
-    stacks = [stack for stack in plan.stacks if mark_of(stack.name) == suffix]
-    custom = [site for site in plan.wanted.custom if mark_of(site.stack) == suffix]
+    stacks = [stack for stack in plan.stacks if stage_suffix(stack.name) == suffix]
+    custom = [site for site in plan.requested.custom if stage_suffix(site.stack) == suffix]
     return StageLayout(
         blocks={stack.name.removesuffix(suffix): len(stack.blocks) for stack in stacks},
         heads={stack.name.removesuffix(suffix): stack.n_heads for stack in stacks},

@@ -193,7 +193,7 @@ def _aliased(names: Iterable[str], taken: Container[str]) -> Mapping[str, str]:
 
 
 def _require_distinct(places: Mapping[str, Place]) -> None:
-    names: dict[Place, str] = {}
+    names: dict[Place, str] = {}  # silently, the second would overwrite the first
     for name, place in places.items():
         if place in names:
             raise RecordingError(

@@ -26,7 +26,7 @@ class Recording:
     Attributes:
         steps: int64 (steps,), ascending.
         times: float64 (steps,), seconds since the epoch.
-        series: float32 (steps, n) each; NaN where a step has no value.
+        series: float32 (steps, n) each; `wire.ABSENT` where a step has no value.
         project, name: how the file's own program filed the run, "" where it does not tell.
         config: the run's settings, as far as the file holds them.
         remarks: what of the file is not in here, each in one line.

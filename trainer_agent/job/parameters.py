@@ -91,13 +91,13 @@ class ParameterReader:
 
     def _add_weights(self, plan: Plan, optimizer: Optimizer) -> None:
         parameters = _parameters(optimizer)
-        if "weights" in plan.wanted.sites:
+        if "weights" in plan.requested.sites:
             self._add(plan, parameters, parameters, columns.WEIGHTS, order=2)
             trained = [parameter for parameter in parameters if _is_readable(parameter.grad)]
             gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
             scale = _scale(optimizer)
             self._add(plan, trained, gradients, columns.GRADIENTS, order=2, scale=scale)
-        if "updates" in plan.wanted.sites:
+        if "updates" in plan.requested.sites:
             self._before = [
                 _Before(
                     parameter,
@@ -110,7 +110,7 @@ class ParameterReader:
             ]
 
     def _add_update(self, plan: Plan, optimizer: Optimizer) -> None:
-        if "updates" not in plan.wanted.sites:
+        if "updates" not in plan.requested.sites:
             return
         parameters = [
             parameter

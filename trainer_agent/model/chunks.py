@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from trainer_agent.model.plan import MARK, Plan, StackPlan
+from trainer_agent.model.plan import STAGE_SEPARATOR, Plan, StackPlan
 from trainer_agent.model.sites import CustomSite
 from trainer_agent.model.unwrap import unwrap
 
@@ -19,13 +19,13 @@ class Chunk:
     Attributes:
         module: the user's own, inside compilation and data-parallel wrappers.
         prefix: what its modules' paths begin with, seen from the watched module.
-        mark: what names of its stacks end with, so that two chunks' stacks keep apart.
+        suffix: what names of its stacks end with, so that two chunks' stacks keep apart.
         stage: which stage of a pipeline it is, or None.
     """
 
     module: nn.Module
     prefix: str = ""
-    mark: str = ""
+    suffix: str = ""
     stage: int | None = None
 
 
@@ -37,11 +37,11 @@ def chunks_of(model: nn.Module, stages: Sequence[int] | None) -> tuple[Chunk, ..
     if stages is None:
         return (Chunk(unwrap(model)),)
     modules = called_modules(model)
-    marks = [f"{MARK}{stage}" for stage in stages] if len(modules) > 1 else [""]
+    suffixes = [f"{STAGE_SEPARATOR}{stage}" for stage in stages] if len(modules) > 1 else [""]
     paths = {id(module): path for path, module in unwrap(model).named_modules()}
     return tuple(
-        Chunk(module, f"{path}." if (path := paths[id(module)]) else "", mark, stage)
-        for module, mark, stage in zip(modules, marks, stages, strict=True)
+        Chunk(module, f"{path}." if (path := paths[id(module)]) else "", suffix, stage)
+        for module, suffix, stage in zip(modules, suffixes, stages, strict=True)
     )
 
 
@@ -52,23 +52,23 @@ def called_modules(model: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def joined(parts: Iterable[tuple[Chunk, Plan]]) -> Plan:
-    """One plan of all chunks, each with stacks of its own; what is wanted is the first's."""
+    """One plan of all chunks, each with stacks of its own; the requested sites are the first's."""
     chunk_plans = list(parts)
     stacks = [_marked(stack, chunk) for chunk, plan in chunk_plans for stack in plan.stacks]
-    return Plan(tuple(stacks), chunk_plans[0][1].wanted)
+    return Plan(tuple(stacks), chunk_plans[0][1].requested)
 
 
 def sites_in(chunk: Chunk, sites: Iterable[CustomSite]) -> Iterator[CustomSite]:
     """Sites of the user's own in one chunk, as `joined` names stacks and paths."""
     for site in sites:
-        yield CustomSite(site.name, site.stack + chunk.mark, _within(chunk, site.paths))
+        yield CustomSite(site.name, site.stack + chunk.suffix, _within(chunk, site.paths))
 
 
 def _marked(stack: StackPlan, chunk: Chunk) -> StackPlan:
     prefix = chunk.prefix
     return replace(
         stack,
-        name=stack.name + chunk.mark,
+        name=stack.name + chunk.suffix,
         blocks=tuple(prefix + path for path in stack.blocks),
         attention=_within(chunk, stack.attention),
         feed_forward=_within(chunk, stack.feed_forward),

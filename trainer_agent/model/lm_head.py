@@ -13,7 +13,9 @@ def lm_head_of(model: nn.Module, blocks: tuple[str, ...]) -> str | None:
     """
     named = getattr(model, "get_output_embeddings", None)
     head = named() if callable(named) else None
-    sizes = {one.num_embeddings for one in model.modules() if isinstance(one, nn.Embedding)}
+    sizes = {
+        module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)
+    }
     path: str
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{block}.") for block in blocks)

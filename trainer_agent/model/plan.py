@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from trainer_agent.model.sites import NOTHING_MORE, QUANTITIES, CustomSite, Wanted
+from trainer_agent.model.sites import DEFAULT_SITES, QUANTITIES, CustomSite, RequestedSites
 from wire import Layout, Series
 
 STREAM_QUANTITIES = ("mean", "variance", "correlation", "nonfinite")
 LOGIT_QUANTITIES = ("max", "variance", "entropy")
 OWN_SCALARS = ("loss", "learning_rate", "gradient_norm")
 # Stands in a stack's name before the number of its stage, where a process holds several.
-MARK = "@"
+STAGE_SEPARATOR = "@"
 
 Kind = Literal["tensor", "logits", "head", "parameters", "log_z"]
 
@@ -68,7 +68,7 @@ class Plan:
     """The places of a whole model."""
 
     stacks: tuple[StackPlan, ...]
-    wanted: Wanted = NOTHING_MORE
+    requested: RequestedSites = DEFAULT_SITES
 
     def __hash__(self) -> int:
         return self._hash
@@ -82,12 +82,12 @@ class Plan:
     def places(self) -> tuple[Place, ...]:
         """Sites measured by `moment_sums`, in the order of their rows."""
         sites = list(_SITES)
-        if "norm_inputs" in self.wanted.sites:
+        if "norm_inputs" in self.requested.sites:
             sites += [(site, 0, MOMENTS) for site in NORM_INPUTS]
-        places = list(_number(self.stacks, sites, self.wanted.quantities))
+        places = list(_number(self.stacks, sites, self.requested.quantities))
         first = sum(place.n for place in places)
-        quantities = _together(MOMENTS, self.wanted.quantities)
-        for custom in (site for site in self.wanted.custom if site.paths):
+        quantities = _together(MOMENTS, self.requested.quantities)
+        for custom in (site for site in self.requested.custom if site.paths):
             places.append(Place(custom.stack, custom.name, first, len(custom.paths), quantities))
             first += len(custom.paths)
         return tuple(places)
@@ -105,8 +105,8 @@ class Plan:
 
     @cached_property
     def head_places(self) -> tuple[Place, ...]:
-        """The same of each head, where that is wanted and the heads are known."""
-        if "attention_heads" not in self.wanted.sites:
+        """The same of each head, where that is requested and the heads are known."""
+        if "attention_heads" not in self.requested.sites:
             return ()
         return tuple(
             Place(
@@ -124,7 +124,7 @@ class Plan:
         """
         places = []
         for site, option, quantities in _PARAMETERS:
-            if option in self.wanted.sites:
+            if option in self.requested.sites:
                 for of in self.logit_places:
                     places.append(Place(of.stack, site, of.first, of.n, quantities, "parameters"))
                 places.append(Place("", site, 0, 1, quantities, "parameters"))
@@ -132,8 +132,8 @@ class Plan:
 
     @cached_property
     def log_z_places(self) -> tuple[Place, ...]:
-        """The final logits, where they are wanted."""
-        requested = "log_z" in self.wanted.sites
+        """The final logits, where they are requested."""
+        requested = "log_z" in self.requested.sites
         return (Place("", "log_z", 0, 1, ("mean", "mean_square"), "log_z"),) if requested else ()
 
     @cached_property
@@ -221,8 +221,8 @@ def rows_kept(before: Plan, after: Plan) -> RowsKept:
     """The rows of stacks with the same blocks in both plans, whatever their names."""
     names = {stack.blocks: stack.name for stack in after.stacks}
     stacks = {s.name: names[s.blocks] for s in before.stacks if s.blocks in names}
-    # What lies in a chunk and outside its stacks goes by the chunk's mark.
-    stacks |= {mark: mark for mark in ("", *(mark_of(s.name) for s in before.stacks))}
+    # What lies in a chunk and outside its stacks goes by the chunk's suffix.
+    stacks |= {suffix: suffix for suffix in ("", *(stage_suffix(s.name) for s in before.stacks))}
     logits = _rows_between(before.logit_places, after.logit_places, stacks)
     # The last row of parameters holds what lies in no block.
     outside = {before.logit_rows: after.logit_rows}
@@ -251,7 +251,7 @@ def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
 
     The model's forward pass may have named it otherwise than its structure did.
     """
-    for stack in stacks if site.stack != mark_of(site.stack) else ():
+    for stack in stacks if site.stack != stage_suffix(site.stack) else ():
         paths = tuple(_inside(block, site.paths) for block in stack.blocks)
         if any(path is not None for path in paths):
             return CustomSite(site.name, stack.name, paths)
@@ -263,13 +263,13 @@ def _inside(block: str, paths: Sequence[str | None]) -> str | None:
     return next(inside, None)
 
 
-def mark_of(stack: str) -> str:
-    """What tells the chunk that a stack is in, "" in a model of one; ``"@2"`` of ``"decoder@2"``.
+def stage_suffix(stack: str) -> str:
+    """The end of a stack's name that tells its chunk: ``"@2"`` of ``"decoder@2"``, "" of most.
 
-    What lies in a chunk and in none of its stacks goes by the mark alone.
+    What lies in a chunk and in none of its stacks goes by the suffix alone.
     """
-    _, mark, stage = stack.partition(MARK)
-    return mark + stage
+    _, separator, stage = stack.partition(STAGE_SEPARATOR)
+    return separator + stage
 
 
 def _number(

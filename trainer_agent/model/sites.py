@@ -43,7 +43,7 @@ class CustomSite:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestedSites:
     """What the user asked for beyond the default.
 
     Attributes:
@@ -62,4 +62,4 @@ class Wanted:
         return frozenset(self.quantities) - FREE
 
 
-NOTHING_MORE = Wanted()
+DEFAULT_SITES = RequestedSites()

@@ -17,7 +17,7 @@ from trainer_agent.capture.statistics.sums import Sums
 from trainer_agent.distributed import Processes, SampleHeader
 from trainer_agent.model.plan import OWN_SCALARS, Plan
 from trainer_agent.options import Options, package_version
-from wire import RunDeclaration
+from wire import ABSENT, RunDeclaration
 
 # Numbers of a step by name. None: the number lies among the sums' scalars, in the slot that is its
 # position here.
@@ -73,7 +73,7 @@ class Framing:
         self._note_silence(plan, sums)
         # A layout lists every name that the run has had, in an order that never changes.
         self._names.update(dict.fromkeys(numbers))
-        values = [numbers.get(name, math.nan) for name in self._names]
+        values = [numbers.get(name, float(ABSENT)) for name in self._names]
         declaration = self._declaration(plan, tuple(self._names))
         return declaration, frame_values(plan, sums, [*values, overhead])
 

@@ -13,6 +13,18 @@ export function decode(text) {
   return new Float32Array(bytes.buffer);
 }
 
+/** The NaN that stands where a step has no value, as `wire/absent.py` defines it. */
+const ABSENT_BITS = 0x7fc0ab5e;
+
+/**
+ * Which values of a decoded field a step has: a NaN that was measured is one.
+ * @param {Float32Array} values
+ */
+export function present(values) {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  return Array.from(bits, (value) => value !== ABSENT_BITS);
+}
+
 /**
  * A JSON number, where those that are not finite are strings and none is null.
  * @param {ApiNumber} value

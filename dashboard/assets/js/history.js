@@ -10,7 +10,7 @@ import {
   MAX_STEPS,
   NAMES,
 } from "./api.js";
-import { decode, number } from "./codec.js";
+import { decode, number, present } from "./codec.js";
 import { QUANTITIES } from "./display.js";
 
 /** @import { FrameMessage, QuantityName, ScalarHistory, SeriesHistory } from "./types" */
@@ -35,7 +35,7 @@ export function floorIndex(steps, step, length = steps.length) {
 
 /**
  * An array of at least `length` values that begins with those of `array`.
- * @template {Float32Array | Float64Array} Numbers
+ * @template {Float32Array | Float64Array | Uint8Array} Numbers
  * @param {Numbers} array
  * @param {number} length
  * @returns {Numbers}
@@ -50,7 +50,7 @@ function grown(array, length) {
 
 /**
  * Drops every second row of `width` values, in place.
- * @param {Float32Array | Float64Array} array
+ * @param {Float32Array | Float64Array | Uint8Array} array
  * @param {number} rows
  * @param {number} width
  */
@@ -79,20 +79,27 @@ function unmeasured(error) {
   throw error;
 }
 
-/** Loss and learning rate over steps. */
+/** Loss and learning rate over steps; `hasLoss` is 0 at the steps that were given no loss. */
 class ScalarSteps {
   length = 0;
   steps = new Float64Array(0);
   loss = new Float32Array(0);
+  hasLoss = new Uint8Array(0);
   learningRate = new Float32Array(0);
 
   get last() {
     return this.length ? this.steps[this.length - 1] : -1;
   }
 
+  /** The steps that have a loss, and their losses. */
+  losses() {
+    const at = Array.from({ length: this.length }, (_, i) => i).filter((i) => this.hasLoss[i]);
+    return { steps: at.map((i) => this.steps[i]), values: at.map((i) => this.loss[i]) };
+  }
+
   /**
    * @param {number} step
-   * @param {number} loss
+   * @param {number | null} loss
    * @param {number} learningRate
    */
   add(step, loss, learningRate) {
@@ -100,16 +107,18 @@ class ScalarSteps {
     const at = this.length;
     this.steps = grown(this.steps, at + 1);
     this.loss = grown(this.loss, at + 1);
+    this.hasLoss = grown(this.hasLoss, at + 1);
     this.learningRate = grown(this.learningRate, at + 1);
     this.steps[at] = step;
-    this.loss[at] = loss;
+    this.loss[at] = loss ?? Number.NaN;
+    this.hasLoss[at] = loss === null ? 0 : 1;
     this.learningRate[at] = learningRate;
     this.length = at + 1;
     if (this.length > CAPACITY) this.thin();
   }
 
   thin() {
-    for (const array of [this.steps, this.loss, this.learningRate]) {
+    for (const array of [this.steps, this.loss, this.hasLoss, this.learningRate]) {
       dropEverySecond(array, this.length, 1);
     }
     this.length >>= 1;
@@ -163,9 +172,10 @@ export class RunHistory {
   /** @param {ScalarHistory} answer */
   addScalars(answer) {
     const loss = decode(answer.values_f32[LOSS]);
+    const hasLoss = present(loss);
     const rate = decode(answer.values_f32[LEARNING_RATE]);
     answer.steps.forEach((step, i) => {
-      this.scalars.add(step, loss[i], i < rate.length ? rate[i] : Number.NaN);
+      this.scalars.add(step, hasLoss[i] ? loss[i] : null, i < rate.length ? rate[i] : Number.NaN);
     });
   }
 
@@ -227,7 +237,8 @@ export class RunHistory {
    */
   addFrame(message) {
     const { loss, learning_rate } = message.scalars;
-    this.scalars.add(message.step, number(loss), number(learning_rate));
+    const lossOrNone = loss === undefined || loss === null ? null : number(loss);
+    this.scalars.add(message.step, lossOrNone, number(learning_rate));
     const rows = NAMES.map((name) => {
       const packed = message.series_f32[`${this.stack}/${QUANTITIES[name].series}`];
       return packed === undefined ? null : decode(packed);

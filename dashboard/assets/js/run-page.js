@@ -294,10 +294,11 @@ export class RunPage {
 
   /** The latest step and loss at the head of the run page. */
   writeReadings() {
-    const { length, last, loss } = this.histories.list[0].scalars;
-    if (this.data.page !== "run" || !length) return;
-    setProps("run-last-step", { children: formatCount(last) });
-    setProps("run-last-loss", { children: formatLoss(loss[length - 1]) });
+    const { scalars } = this.histories.list[0];
+    if (this.data.page !== "run" || !scalars.length) return;
+    setProps("run-last-step", { children: formatCount(scalars.last) });
+    const loss = scalars.losses().values.at(-1);
+    if (loss !== undefined) setProps("run-last-loss", { children: formatLoss(loss) });
   }
 
   /** @param {string} run */

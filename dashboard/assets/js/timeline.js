@@ -77,14 +77,14 @@ export class ScalarChart {
     const traces = [];
     histories.forEach(({ scalars }, i) => {
       const steps = scalars.steps.slice(0, scalars.length);
-      const loss = scalars.loss.slice(0, scalars.length);
-      const height = loss
+      const losses = scalars.losses();
+      const height = losses.values
         .filter(Number.isFinite)
         .reduce((top, value) => Math.max(top, value), -Infinity);
-      const broken = steps.filter((_, at) => !Number.isFinite(loss[at]));
-      x.push(steps, broken, steps);
+      const broken = losses.steps.filter((_, at) => !Number.isFinite(losses.values[at]));
+      x.push(losses.steps, broken, steps);
       y.push(
-        loss,
+        losses.values,
         broken.map(() => (Number.isFinite(height) ? height : 1)),
         scalars.learningRate.slice(0, scalars.length),
       );

@@ -11,6 +11,7 @@ export class RunServer {
     this.width = width;
     this.gradient = gradient;
     this.steps = [];
+    this.losses = null; // base64 of the steps' losses; null: each is its step
     this.requests = [];
     globalThis.fetch = async (url) => this.respond(new URL(url, "http://server"));
   }
@@ -26,7 +27,10 @@ export class RunServer {
     const steps = this.steps.filter((step) => step > Number(searchParams.get("after")));
     return {
       steps,
-      values_f32: { "/loss/value": packed(steps), "/learning_rate/value": packed(steps) },
+      values_f32: {
+        "/loss/value": this.losses ?? packed(steps),
+        "/learning_rate/value": packed(steps),
+      },
     };
   }
 

@@ -95,3 +95,21 @@ test("only a history that was thinned is refined", async () => {
 
   assert.equal((await history.refined()).length, 400);
 });
+
+test("a loss that a step was not given is no point, and a loss of NaN is one", async () => {
+  const server = new RunServer();
+  const history = new RunHistory("run", "decoder");
+  const bits = Uint32Array.from([0x40000000, 0x7fc0ab5e, 0x7fc00000]); // 2, absent, NaN
+  server.steps = [0, 1, 2];
+  server.losses = Buffer.from(bits.buffer).toString("base64");
+  await history.load();
+  const frame = server.frame(3);
+  delete frame.scalars.loss;
+  history.addFrame(frame);
+
+  const losses = history.scalars.losses();
+
+  assert.deepEqual(losses.steps, [0, 2]);
+  assert.deepEqual(losses.values, [2, Number.NaN]);
+  assert.equal(history.scalars.last, 3);
+});

@@ -82,8 +82,8 @@ def test_all_blocks_share_one_graph_and_give_the_same_numbers(
             for quantity in QUANTITIES:
                 if f"decoder/{site}/{quantity}" in plain.declarations[0].layout.slices:
                     key = f"decoder/{site}/{quantity}"
-                    found, wanted = compiled.series(key, at=at), plain.series(key, at=at)
-                    np.testing.assert_allclose(found, wanted, rtol=2e-4, err_msg=key)
+                    values, expected = compiled.series(key, at=at), plain.series(key, at=at)
+                    np.testing.assert_allclose(values, expected, rtol=2e-4, err_msg=key)
 
 
 @pytest.mark.parametrize("compiles", [in_place, around])
@@ -96,7 +96,7 @@ def test_steps_that_are_not_sampled_take_one_graph_more(compiles: Compile, tmp_p
 
 
 def test_parts_of_blocks_share_their_graph_too(tmp_path: Path) -> None:
-    found = []
+    variances = []
     for compiles in (False, True):
         torch.manual_seed(0)
         model = ByteGPT(Sizes(layers=LAYERS, width=16, heads=2, context=8), "pre")
@@ -109,11 +109,11 @@ def test_parts_of_blocks_share_their_graph_too(tmp_path: Path) -> None:
             agent.step()
         agent.close()
         assert agent._parts.guard.failures == 0
-        found.append(transport.series("decoder/attention/variance"))
+        variances.append(transport.series("decoder/attention/variance"))
 
     assert counters["graph_break"] == {}
     assert counters["stats"]["unique_graphs"] == 1
-    np.testing.assert_allclose(found[1], found[0], rtol=2e-4)
+    np.testing.assert_allclose(variances[1], variances[0], rtol=2e-4)
 
 
 def test_a_closed_agent_leaves_the_compiled_call_as_it_was(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def direct(model: SmallGPT, batches: list[Tensor], **kwargs: Any) -> dict[str, n
     model.zero_grad()
     for handle in handles:
         handle.remove()
-    values = [torch.cat(one).detach().double() for one in streams]
-    gradients = [torch.cat([x.grad for x in one]).double() for one in streams]
+    values = [torch.cat(passes).detach().double() for passes in streams]
+    gradients = [torch.cat([x.grad for x in passes]).double() for passes in streams]
     return {
         "decoder/stream/mean": np.array([float(x.mean()) for x in values]),
         "decoder/stream/variance": np.array([float(x.var(correction=0)) for x in values]),

@@ -30,25 +30,29 @@ from trainer_agent.capture.statistics.logits import log_z_sums
 from trainer_agent.errors import WatchError
 from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import Plan, StackPlan, settled
-from trainer_agent.model.sites import CustomSite, Wanted
+from trainer_agent.model.sites import CustomSite, RequestedSites
 
 
-def kept(modules: dict[str, nn.Module], *, inputs: bool = False) -> dict[str, list[Tensor]]:
-    """What modules are given, or give, from now on, while gradients are on."""
-    found: dict[str, list[Tensor]] = {name: [] for name in modules}
+def recorded_tensors(
+    modules: dict[str, nn.Module], *, inputs: bool = False
+) -> dict[str, list[Tensor]]:
+    """Inputs or outputs of modules from now on, while gradients are on."""
+    tensors: dict[str, list[Tensor]] = {name: [] for name in modules}
     for name, module in modules.items():
 
         def keep(_: object, args: tuple[Tensor, ...], out: Tensor, name: str = name) -> None:
             if torch.is_grad_enabled():
-                found[name].append((args[0] if inputs else out).detach().double())
+                tensors[name].append((args[0] if inputs else out).detach().double())
 
         module.register_forward_hook(keep)
-    return found
+    return tensors
 
 
 def test_norm_inputs_are_what_the_norms_are_given(tmp_path: Path):
     model, _ = built()
-    seen = kept({"one": model.blocks[1].norm_1, "two": model.blocks[1].norm_2}, inputs=True)
+    inputs = recorded_tensors(
+        {"one": model.blocks[1].norm_1, "two": model.blocks[1].norm_2}, inputs=True
+    )
     agent, transport = recorded(model, tmp_path, sites="norm_inputs", quantities="absmax")
 
     for seed in (1, 2):
@@ -57,10 +61,10 @@ def test_norm_inputs_are_what_the_norms_are_given(tmp_path: Path):
     agent.close()
 
     for name, site in (("one", "attention_norm_input"), ("two", "feed_forward_norm_input")):
-        x = torch.cat(seen[name])
-        found = transport.series(f"decoder/{site}/variance")
-        assert len(found) == LAYERS
-        assert found[1] == pytest.approx(float(x.var(correction=0)), rel=1e-5)
+        x = torch.cat(inputs[name])
+        variance = transport.series(f"decoder/{site}/variance")
+        assert len(variance) == LAYERS
+        assert variance[1] == pytest.approx(float(x.var(correction=0)), rel=1e-5)
         assert transport.series(f"decoder/{site}/mean")[1] == pytest.approx(
             float(x.mean()), rel=1e-4
         )
@@ -70,7 +74,7 @@ def test_norm_inputs_are_what_the_norms_are_given(tmp_path: Path):
 
 def test_a_norms_input_that_is_the_stream_is_taken_once_unless_it_was_changed():
     stack = StackPlan("decoder", ("0",), (None,), (None,))
-    plan = Plan((stack,), Wanted(("kurtosis", "effective_rank"), ("norm_inputs",)))
+    plan = Plan((stack,), RequestedSites(("kurtosis", "effective_rank"), ("norm_inputs",)))
     guard = Guard()
     recorder = Recorder(plan, torch.device("cpu"), guard, OverheadAccount())
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
@@ -81,20 +85,20 @@ def test_a_norms_input_that_is_the_stream_is_taken_once_unless_it_was_changed():
     recorder.branch("decoder", "feed_forward_norm_input", 0, x)
 
     assert guard.failures == 0
-    found = frame_values(plan, recorder.accumulator.take()(), [])
+    values = frame_values(plan, recorder.accumulator.take()(), [])
     places = plan.layout([]).slices
     stream, same, halved = (
-        found[places[f"decoder/{site}/variance"]][0]
+        values[places[f"decoder/{site}/variance"]][0]
         for site in ("stream", "attention_norm_input", "feed_forward_norm_input")
     )
     assert same == stream == pytest.approx(float(x.double().var(correction=0)) * 4, rel=1e-5)
     assert halved == pytest.approx(stream / 4, rel=1e-6)
-    assert found[places["decoder/attention_norm_input/kurtosis"]] > 0
+    assert values[places["decoder/attention_norm_input/kurtosis"]] > 0
 
 
 def test_log_z_is_that_of_the_heads_output_without_padding(tmp_path: Path):
     model, _ = built()
-    seen = kept({"head": model.head})
+    outputs = recorded_tensors({"head": model.head})
     mask = torch.ones(3, SEQ, dtype=torch.long)
     mask[1:, SEQ // 2 :] = 0
     agent, transport = recorded(model, tmp_path, sites=["log_z"])
@@ -104,7 +108,7 @@ def test_log_z_is_that_of_the_heads_output_without_padding(tmp_path: Path):
     agent.step()
     agent.close()
 
-    padded, plain = (torch.logsumexp(x, -1) for x in seen["head"])
+    padded, plain = (torch.logsumexp(x, -1) for x in outputs["head"])
     log_z = torch.cat([padded[mask.bool()], plain.flatten()])
     assert transport.series("/log_z/mean")[0] == pytest.approx(float(log_z.mean()), rel=1e-6)
     expected = float(log_z.square().mean())
@@ -117,10 +121,12 @@ def test_log_z_samples_at_most_256_tokens():
     count, total, squares = log_z_sums(logits).tolist()
 
     stride = math.ceil(1200 / 256)
-    some = torch.logsumexp(logits.double(), -1).flatten()[::stride]
-    assert count == len(some) == 240
+    sampled = torch.logsumexp(logits.double(), -1).flatten()[::stride]
+    assert count == len(sampled) == 240
     # log-sum-exp is taken in float32
-    assert (total, squares) == pytest.approx((float(some.sum()), float((some**2).sum())), rel=1e-6)
+    assert (total, squares) == pytest.approx(
+        (float(sampled.sum()), float((sampled**2).sum())), rel=1e-6
+    )
 
 
 def test_a_model_without_a_head_of_its_own_has_no_log_z(tmp_path: Path):
@@ -159,7 +165,7 @@ def test_each_heads_logits_equal_a_direct_computation(tmp_path: Path):
     model, _ = built()
     with torch.no_grad():
         model.blocks[1].qkv.weight *= 8  # heads that differ
-    seen = kept(dict(enumerate(model.blocks)), inputs=True)  # type: ignore[arg-type]
+    inputs = recorded_tensors(dict(enumerate(model.blocks)), inputs=True)  # type: ignore[arg-type]
     agent, transport = recorded(model, tmp_path, sites="attention_heads")
 
     for seed in (1, 2):
@@ -168,36 +174,36 @@ def test_each_heads_logits_equal_a_direct_computation(tmp_path: Path):
     agent.close()
 
     for layer, block in enumerate(model.blocks):
-        logits = torch.cat([attention(block, x.float()) for x in seen[layer]])  # type: ignore[index]
+        logits = torch.cat([attention(block, x.float()) for x in inputs[layer]])  # type: ignore[index]
         for head in range(HEADS):
-            mine = logits[:, head]
-            allowed = mine[torch.isfinite(mine)]
-            weights = torch.softmax(mine, -1)
+            head_logits = logits[:, head]
+            allowed = head_logits[torch.isfinite(head_logits)]
+            weights = torch.softmax(head_logits, -1)
             entropy = -(weights * weights.log()).nan_to_num().sum(-1).mean()
             expected = {"max": allowed.max(), "variance": allowed.var(correction=0)}
             expected["entropy"] = entropy
             for quantity, value in expected.items():
-                found = transport.series(f"decoder/attention_head_{head}/{quantity}")[layer]
-                assert found == pytest.approx(float(value), rel=1e-5), (layer, head, quantity)
+                measured = transport.series(f"decoder/attention_head_{head}/{quantity}")[layer]
+                assert measured == pytest.approx(float(value), rel=1e-5), (layer, head, quantity)
 
 
 def test_all_heads_together_are_what_they_are_by_default(tmp_path: Path):
-    found = []
+    series = []
     for sites in ((), ("attention_heads",)):
         model, optimizer = built()
         agent, transport = recorded(model, tmp_path / str(len(sites)), sites=sites)
         agent.step(loss=train_step(model, optimizer, batch(1)))
         agent.close()
-        found.append(
+        series.append(
             [transport.series(f"decoder/attention_logits/{q}") for q in ("max", "entropy")]
         )
 
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+    np.testing.assert_allclose(series[0], series[1], rtol=1e-6)
 
 
 def test_a_custom_site_is_measured_over_depth(tmp_path: Path):
     model, _ = built()
-    seen = kept({"up": model.blocks[2].up, "tokens": model.tokens})
+    outputs = recorded_tensors({"up": model.blocks[2].up, "tokens": model.tokens})
     agent, transport = recorded(
         model,
         tmp_path,
@@ -210,7 +216,7 @@ def test_a_custom_site_is_measured_over_depth(tmp_path: Path):
     agent.step()
     agent.close()
 
-    hidden, embedding = (torch.cat(seen[name]) for name in ("up", "tokens"))
+    hidden, embedding = (torch.cat(outputs[name]) for name in ("up", "tokens"))
     assert len(transport.series("decoder/hidden/variance")) == LAYERS
     assert transport.series("decoder/hidden/variance")[2] == pytest.approx(
         float(hidden.var(correction=0)), rel=1e-5
@@ -256,14 +262,14 @@ def test_watching_everything_changes_no_weight(tmp_path: Path):
     agent.close()
 
     assert transport.health.failures == 0 and transport.health.silent == ()
-    for mine, other in zip(watched.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(mine, other)
+    for weight, plain_weight in zip(watched.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(weight, plain_weight)
 
 
 # torch.compile looks at a block's input in a way that torch itself warns of.
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_compiled_model_gives_the_same_numbers_of_everything(tmp_path: Path):
-    found: list[dict[str, np.ndarray]] = []
+    numbers: list[dict[str, np.ndarray]] = []
     for compiled in (False, True):
         model, _ = built()
         folder = tmp_path / str(compiled)
@@ -275,16 +281,16 @@ def test_a_compiled_model_gives_the_same_numbers_of_everything(tmp_path: Path):
         assert transport.health.failures == 0
         # Modules of branches are found by a pass that is not compiled, which this model never has.
         sites = ("stream", "stream_gradient", "log_z")
-        keys = {one.key for one in transport.declarations[-1].layout if one.site in sites}
+        keys = {series.key for series in transport.declarations[-1].layout if series.site in sites}
         # A norm's gradient has a mean of zero but for rounding.
         keys -= {"decoder/stream_gradient/mean"}
-        found.append({key: transport.series(key) for key in keys})
+        numbers.append({key: transport.series(key) for key in keys})
 
-    for key, eager in found[0].items():
+    for key, eager in numbers[0].items():
         largest = np.nanmax(np.abs(eager), initial=0.0)
         # sums in float32 about another centre
         np.testing.assert_allclose(
-            found[1][key], eager, rtol=1e-4, atol=1e-4 * largest, err_msg=key
+            numbers[1][key], eager, rtol=1e-4, atol=1e-4 * largest, err_msg=key
         )
 
 

@@ -151,10 +151,10 @@ def test_after_close_nothing_is_skipped(tmp_path: Path):
     assert all(bool(p.isnan().any()) for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("given", ["explode", 3, ["stop", "explode"]])
-def test_an_action_that_is_none_is_refused(given: Any):
+@pytest.mark.parametrize("argument", ["explode", 3, ["stop", "explode"]])
+def test_an_action_that_is_none_is_refused(argument: Any):
     with pytest.raises(WatchError, match="on_alert") as refused:
-        read_actions(given)
+        read_actions(argument)
 
     assert "stop" in refused.value.fix
 

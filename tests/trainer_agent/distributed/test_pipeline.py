@@ -16,7 +16,7 @@ from trainer_agent.distributed.pipeline import LayoutMismatch, PipelineLayout
 from trainer_agent.distributed.stage_layout import StageLayout, stage_layout
 from trainer_agent.errors import WatchError
 from trainer_agent.model.plan import Plan, StackPlan
-from trainer_agent.model.sites import Wanted
+from trainer_agent.model.sites import RequestedSites
 
 
 def stages_of(*blocks: int) -> tuple[StageLayout, ...]:
@@ -76,8 +76,8 @@ def test_two_chunks_of_a_process_stand_each_at_its_place():
 
 def test_a_stage_without_blocks_brings_as_many_rows_as_the_others():
     layout = PipelineLayout((0,), stages_of(0, 2))
-    requested = Wanted(quantities=("kurtosis",), sites=("weights",))
-    embeddings, blocks = Plan((), requested), replace(plan(2), wanted=requested)
+    requested = RequestedSites(quantities=("kurtosis",), sites=("weights",))
+    embeddings, blocks = Plan((), requested), replace(plan(2), requested=requested)
 
     without_blocks = layout.place(embeddings, sums(embeddings, 1.0))
     with_blocks = replace(layout, local_stages=(1,)).place(blocks, sums(blocks, 1.0))
@@ -89,7 +89,7 @@ def test_a_stage_without_blocks_brings_as_many_rows_as_the_others():
 
 def test_heads_of_a_stage_stand_in_the_rows_of_its_blocks():
     (stack,) = plan(1).stacks
-    local = Plan((replace(stack, n_heads=2),), Wanted(sites=("attention_heads",)))
+    local = Plan((replace(stack, n_heads=2),), RequestedSites(sites=("attention_heads",)))
     stages = stage_layout(local), StageLayout({"decoder": 2}, {"decoder": 2})
 
     placed = PipelineLayout((0,), stages).place(local, sums(local, 1.0))

@@ -15,7 +15,7 @@ from trainer_agent.job.parameters import SAMPLED_VALUES
 
 
 def rms(tensors: list[Tensor]) -> float:
-    flat = torch.cat([one.detach().double().reshape(-1) for one in tensors])
+    flat = torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors])
     return float(flat.square().mean().sqrt())
 
 
@@ -24,14 +24,14 @@ def of_block(model: nn.Module, index: int) -> list[nn.Parameter]:
 
 
 def copies(parameters: list[nn.Parameter]) -> list[Tensor]:
-    return [one.detach().clone() for one in parameters]
+    return [parameter.detach().clone() for parameter in parameters]
 
 
 def test_weights_and_gradients_are_those_the_optimizer_finds(tmp_path: Path):
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer, sites="weights")
     before = [copies(of_block(model, index)) for index in range(LAYERS)]
-    whole = copies(list(model.parameters()))
+    all_before = copies(list(model.parameters()))
 
     for seed in (1, 2):  # one step of two micro-batches
         (loss_of(model, batch(seed)) / 2).backward()
@@ -40,14 +40,16 @@ def test_weights_and_gradients_are_those_the_optimizer_finds(tmp_path: Path):
     agent.step()
     agent.close()
 
-    found = transport.series("decoder/weights/rms")
-    assert found == pytest.approx([rms(one) for one in before], rel=1e-6)
+    measured = transport.series("decoder/weights/rms")
+    assert measured == pytest.approx([rms(tensors) for tensors in before], rel=1e-6)
     gradients = [[p.grad for p in of_block(model, index)] for index in range(LAYERS)]
-    found = transport.series("decoder/weight_gradients/rms")
-    assert found == pytest.approx([rms(one) for one in gradients], rel=1e-5)
-    assert transport.series("/weights/rms")[0] == pytest.approx(rms(whole), rel=1e-6)
-    every = [p.grad for p in model.parameters()]
-    assert transport.series("/weight_gradients/rms")[0] == pytest.approx(rms(every), rel=1e-5)
+    measured = transport.series("decoder/weight_gradients/rms")
+    assert measured == pytest.approx([rms(tensors) for tensors in gradients], rel=1e-5)
+    assert transport.series("/weights/rms")[0] == pytest.approx(rms(all_before), rel=1e-6)
+    all_gradients = [p.grad for p in model.parameters()]
+    assert transport.series("/weight_gradients/rms")[0] == pytest.approx(
+        rms(all_gradients), rel=1e-5
+    )
 
 
 def test_updates_and_second_moments_are_what_the_step_did(tmp_path: Path):
@@ -55,7 +57,7 @@ def test_updates_and_second_moments_are_what_the_step_did(tmp_path: Path):
     train_step(model, optimizer, batch(0))
     agent, transport = recorded(model, tmp_path, optimizer=optimizer, sites=["updates"])
     before = [copies(of_block(model, index)) for index in range(LAYERS)]
-    whole = copies(list(model.parameters()))
+    all_before = copies(list(model.parameters()))
 
     agent.step(loss=train_step(model, optimizer, batch(1)))
     agent.close()
@@ -67,7 +69,7 @@ def test_updates_and_second_moments_are_what_the_step_did(tmp_path: Path):
     # differences of float32 weights are good to about 1e-7 / 1e-3 each
     assert transport.series("decoder/updates/ratio") == pytest.approx(expected, rel=1e-4)
     assert transport.series("/updates/ratio")[0] == pytest.approx(
-        ratio(list(model.parameters()), whole), rel=1e-4
+        ratio(list(model.parameters()), all_before), rel=1e-4
     )
     moments = [
         torch.cat(
@@ -75,8 +77,8 @@ def test_updates_and_second_moments_are_what_the_step_did(tmp_path: Path):
         )
         for at in range(LAYERS)
     ]
-    found = transport.series("decoder/updates/second_moment")
-    assert found == pytest.approx([float(one.mean()) for one in moments], rel=1e-5)
+    measured = transport.series("decoder/updates/second_moment")
+    assert measured == pytest.approx([float(moment.mean()) for moment in moments], rel=1e-5)
 
 
 def test_updates_of_large_tensors_are_seen_on_evenly_spread_values(tmp_path: Path):
@@ -159,8 +161,8 @@ def test_gradients_that_a_closure_computes_inside_the_step_are_seen(by_name: boo
 
     assert len(calls) > 1 and transport.health.failures == 0
     assert transport.series("/weights/rms")[0] == pytest.approx(rms(old), rel=1e-6)
-    found = transport.series("/weight_gradients/rms")[0]
-    assert found == pytest.approx(rms(calls[0]), rel=1e-5)  # as it finds them first
+    measured = transport.series("/weight_gradients/rms")[0]
+    assert measured == pytest.approx(rms(calls[0]), rel=1e-5)  # as it finds them first
     new = list(model.parameters())
     ratio = rms([n - o for n, o in zip(new, old, strict=True)]) / rms(old)
     assert transport.series("/updates/ratio")[0] == pytest.approx(ratio, rel=1e-3)

@@ -338,7 +338,7 @@ class SelfDescription:
             if path is None or call is None or not self._model.get_submodule(path).training:
                 continue
             is_input = site in NORM_INPUTS
-            if is_input and "norm_inputs" not in self._hooks.plan.wanted.sites:
+            if is_input and "norm_inputs" not in self._hooks.plan.requested.sites:
                 continue
             args, kwargs = call.args
             x = first_stream((*args, *kwargs.values()) if is_input else call.output)

@@ -64,7 +64,7 @@ LOOK_UPS: dict[str, Callable[[Any], Any]] = {
     "global": lambda _: flex_attention,
     "compiled global": lambda _: compiled,
     "module attribute": lambda _: flex_module.flex_attention,
-    "instance attribute": lambda block: block.held,
+    "instance attribute": lambda block: block.function,
     "class attribute": lambda _: FlexBlock.shared,
     "closure": hidden(compiled),
 }
@@ -74,16 +74,16 @@ def flex_model(look_up: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     model, optimizer = built()
     for block in model.blocks:
         block.__class__ = FlexBlock
-        block.look_up, block.held = LOOK_UPS[look_up], compiled
+        block.look_up, block.function = LOOK_UPS[look_up], compiled
     return model, optimizer
 
 
 def trained(
-    look_up: str, folder: Path | None, **given: Any
+    look_up: str, folder: Path | None, **options: Any
 ) -> tuple[Any, RecordingTransport | None]:
     """A model after four steps, and what an agent sent where there is a folder for it."""
     model, optimizer = flex_model(look_up)
-    agent, transport = recorded(model, folder, **given) if folder else (None, None)
+    agent, transport = recorded(model, folder, **options) if folder else (None, None)
     for step in range(4):
         loss = loss_of(model, batch(step))
         optimizer.zero_grad()
@@ -148,8 +148,10 @@ def test_flex_logits_under_autocast_are_those_of_the_rounded_queries() -> None:
     assert torch.allclose(logits, full, atol=1e-6)
 
 
-@pytest.mark.parametrize("look_up", [one for one in LOOK_UPS if one != "closure"])
-def test_flex_attention_is_seen_wherever_a_model_looks_it_up(look_up: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("look_up", [look_up for look_up in LOOK_UPS if look_up != "closure"])
+def test_flex_attention_is_intercepted_wherever_a_model_looks_it_up(
+    look_up: str, tmp_path: Path
+) -> None:
     model, _ = flex_model(look_up)
     inputs: list[Tensor] = []
     for block in model.blocks:
@@ -161,9 +163,9 @@ def test_flex_attention_is_seen_wherever_a_model_looks_it_up(look_up: str, tmp_p
     agent.close()
 
     logits = torch.stack([sloped_logits(qkv) for qkv in inputs[-3:]])
-    found = {q: transport.series(f"decoder/attention_logits/{q}") for q in ("max", "variance")}
-    assert found["max"] == pytest.approx(logits.amax(1).numpy(), rel=1e-4)
-    assert found["variance"] == pytest.approx(logits.var(1, correction=0).numpy(), rel=1e-3)
+    series = {q: transport.series(f"decoder/attention_logits/{q}") for q in ("max", "variance")}
+    assert series["max"] == pytest.approx(logits.amax(1).numpy(), rel=1e-4)
+    assert series["variance"] == pytest.approx(logits.var(1, correction=0).numpy(), rel=1e-3)
 
 
 def sloped_logits(qkv: Tensor) -> Tensor:
@@ -196,17 +198,20 @@ def test_flex_jobs_have_the_same_weights_and_compilations_with_the_agent(
         models.append(model)
 
     bare, watched = ([p.detach() for p in model.parameters()] for model in models)
-    assert all(torch.equal(one, other) for one, other in zip(bare, watched, strict=True))
+    assert all(
+        torch.equal(weight, watched_weight)
+        for weight, watched_weight in zip(bare, watched, strict=True)
+    )
     assert graphs[0] == graphs[1] > 0
 
 
 def test_functions_are_back_in_their_places_after_a_pass_that_raised(tmp_path: Path) -> None:
     model, _ = flex_model("compiled global")
     agent, _ = recorded(model, tmp_path)
-    seen: list[bool] = []
+    patched: list[bool] = []
 
     def fail(*_: Any) -> None:
-        seen.append(compiled is not before)
+        patched.append(compiled is not before)
         raise RuntimeError("the job's own")
 
     before = compiled
@@ -217,26 +222,26 @@ def test_functions_are_back_in_their_places_after_a_pass_that_raised(tmp_path: P
         loss_of(model, batch(0))
     agent.close()
 
-    assert seen == [True]
+    assert patched == [True]
     assert compiled is before and vars(FlexBlock)["shared"].__func__ is before
     assert flex_module.flex_attention is flex_attention
-    assert all(vars(block)["held"] is before for block in model.blocks)
+    assert all(vars(block)["function"] is before for block in model.blocks)
 
 
-def test_a_stand_in_that_is_compiled_leaves_the_function_compiled() -> None:
+def test_a_wrapper_that_is_compiled_leaves_the_function_compiled() -> None:
     interception = AttentionInterception(lambda sample: None, lambda spent_s: None)
     interception.find_patch_points(torch.nn.Identity())
     plain = flex_attention
 
     interception.start()
-    stand_in, made = flex_attention, torch.compile(flex_attention, backend="eager")
+    wrapper, recompiled = flex_attention, torch.compile(flex_attention, backend="eager")
     interception.stop()
 
-    assert stand_in is not plain
-    assert made._torchdynamo_orig_callable is plain
+    assert wrapper is not plain
+    assert recompiled._torchdynamo_orig_callable is plain
 
 
-def test_another_compiled_function_runs_with_nobody_looking() -> None:
+def test_another_compiled_function_runs_without_interception() -> None:
     interception = AttentionInterception(lambda sample: None, lambda spent_s: None)
     interception.find_patch_points(torch.nn.Identity())
     torch._dynamo.reset()
@@ -253,9 +258,9 @@ def test_another_compiled_function_runs_with_nobody_looking() -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
-def test_scores_softmaxed_by_hand_beside_flex_are_still_seen() -> None:
-    seen: list[Any] = []
-    interception = AttentionInterception(seen.append, lambda spent_s: None)
+def test_scores_softmaxed_by_hand_beside_flex_are_still_sampled() -> None:
+    samples: list[Any] = []
+    interception = AttentionInterception(samples.append, lambda spent_s: None)
     interception.find_patch_points(torch.nn.Identity())
 
     interception.start()
@@ -263,4 +268,4 @@ def test_scores_softmaxed_by_hand_beside_flex_are_still_seen() -> None:
     functional.softmax(torch.randn(1, 2, 4, 4), dim=-1)
     interception.stop()
 
-    assert len(seen) == 2
+    assert len(samples) == 2

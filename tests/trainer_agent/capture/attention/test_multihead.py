@@ -20,18 +20,18 @@ from trainer_agent.capture.statistics.logits import logits_of
 WIDTH, HEADS, SEQ, VOCAB = 16, 2, 7, 20
 
 
-def seen(call: Any) -> list[Tensor]:
-    """Logits the view shows of whatever `call` computes."""
-    shown: list[Tensor] = []
+def sampled(call: Any) -> list[Tensor]:
+    """Logits that the function mode samples of whatever `call` computes."""
+    samples: list[Tensor] = []
 
-    def show(sample: Any) -> None:
-        call = sample()
-        if call is not None:
-            shown.append(logits_of([call])[0])
+    def observe(take: Any) -> None:
+        sample = take()
+        if sample is not None:
+            samples.append(logits_of([sample])[0])
 
-    with AttentionFunctionMode(show):
+    with AttentionFunctionMode(observe):
         call()
-    return shown
+    return samples
 
 
 def by_hand(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ def by_hand(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Ten
     return q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
 
 
-def attention_of(**given: Any) -> nn.MultiheadAttention:
-    attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **given)
+def attention_of(**options: Any) -> nn.MultiheadAttention:
+    attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options)
     nn.init.normal_(attention.in_proj_bias)
     return attention
 
@@ -72,9 +72,9 @@ MASKS: dict[str, tuple[dict[str, Any], Tensor]] = {
 @pytest.mark.parametrize("kind", MASKS)
 def test_packed_logits_are_those_of_projections_by_hand(kind: str) -> None:
     attention, x = attention_of(), torch.randn(2, SEQ, WIDTH)
-    given, hidden = MASKS[kind]
+    arguments, hidden = MASKS[kind]
 
-    (logits,) = seen(lambda: attention(x, x, x, **given))
+    (logits,) = sampled(lambda: attention(x, x, x, **arguments))
 
     assert torch.allclose(
         logits, by_hand(attention, x, x).masked_fill(hidden, -math.inf), atol=1e-5
@@ -84,7 +84,7 @@ def test_packed_logits_are_those_of_projections_by_hand(kind: str) -> None:
 def test_packed_logits_are_sampled_from_four_sequences_and_eight_queries() -> None:
     attention, x = attention_of(), torch.randn(9, 20, WIDTH)
 
-    (logits,) = seen(lambda: attention(x, x, x))
+    (logits,) = sampled(lambda: attention(x, x, x))
 
     full = by_hand(attention, x, x)
     assert torch.allclose(logits, full[2::3][:, :, [1, 4, 7, 10, 13, 16, 19]], atol=1e-5)
@@ -94,7 +94,7 @@ def test_packed_logits_under_autocast_are_those_of_the_job() -> None:
     attention, x = attention_of(), torch.randn(2, SEQ, WIDTH)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        (logits,) = seen(lambda: attention(x, x, x))
+        (logits,) = sampled(lambda: attention(x, x, x))
         full = by_hand(attention, x, x).detach().float()
 
     assert torch.allclose(logits, full, atol=0.02 * float(full.abs().max()))  # 2**-9 a rounding
@@ -104,7 +104,7 @@ def test_separate_projections_and_keys_of_another_width_are_understood() -> None
     attention = attention_of(kdim=6, vdim=6)
     x, memory = torch.randn(2, 5, WIDTH), torch.randn(2, 3, 6)
 
-    (logits,) = seen(lambda: attention(x, memory, memory))
+    (logits,) = sampled(lambda: attention(x, memory, memory))
 
     assert torch.allclose(logits, by_hand(attention, x, memory), atol=1e-5)
 
@@ -112,7 +112,7 @@ def test_separate_projections_and_keys_of_another_width_are_understood() -> None
 def test_a_single_sequence_without_a_batch_is_understood() -> None:
     attention, x = attention_of(), torch.randn(SEQ, WIDTH)
 
-    (logits,) = seen(lambda: attention(x, x, x, attn_mask=FUTURE))
+    (logits,) = sampled(lambda: attention(x, x, x, attn_mask=FUTURE))
 
     full = by_hand(attention, x[None], x[None]).masked_fill(FUTURE, -math.inf)
     assert torch.allclose(logits, full, atol=1e-5)
@@ -122,7 +122,7 @@ def test_a_single_sequence_without_a_batch_is_understood() -> None:
 def test_keys_that_are_added_leave_the_call_out(added: str) -> None:
     attention, x = attention_of(**{added: True}), torch.randn(2, SEQ, WIDTH)
 
-    assert seen(lambda: attention(x, x, x)) == []
+    assert sampled(lambda: attention(x, x, x)) == []
 
 
 @pytest.mark.parametrize("kdim", [None, WIDTH + 1])
@@ -136,10 +136,10 @@ def test_gradients_under_autocast_are_untouched(kdim: int | None) -> None:
             of(x, memory, memory if kdim is None else x)[0].float().square().sum().backward()
 
     backward(attention)
-    assert len(seen(lambda: backward(watched))) == 1
+    assert len(sampled(lambda: backward(watched))) == 1
 
     pairs = zip(attention.parameters(), watched.parameters(), strict=True)
-    assert all(torch.equal(one.grad, other.grad) for one, other in pairs)  # type: ignore[arg-type]
+    assert all(torch.equal(parameter.grad, other.grad) for parameter, other in pairs)  # type: ignore[arg-type]
 
 
 class Encoder(nn.Module):
@@ -204,7 +204,7 @@ def test_weights_of_packed_models_are_bit_identical_with_the_agent(
     watched, transport = trained(kind, tmp_path)
 
     pairs = zip(bare.parameters(), watched.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    assert all(torch.equal(weight, watched_weight) for weight, watched_weight in pairs)
     assert np.isfinite(transport.series("decoder/attention_logits/entropy")).all()
 
 
@@ -229,5 +229,5 @@ def test_packed_logits_of_a_model_are_those_of_self_attention(
     agent.step()
     agent.close()
 
-    found = transport.series("decoder/attention_logits/max")
-    assert found == pytest.approx(expected[-len(found) :], rel=1e-4)
+    maxima = transport.series("decoder/attention_logits/max")
+    assert maxima == pytest.approx(expected[-len(maxima) :], rel=1e-4)

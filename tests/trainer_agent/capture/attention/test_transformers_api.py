@@ -30,7 +30,7 @@ from trainer_agent.capture.attention import AttentionInterception
 from trainer_agent.capture.statistics.logits import logits_of
 
 WIDTH, HEADS, SEQ, VOCAB, WINDOW, CAP = 32, 4, 8, 60, 3, 0.5
-KEYS = tuple(f"decoder/attention_logits/{one}" for one in ("max", "variance", "entropy"))
+KEYS = tuple(f"decoder/attention_logits/{quantity}" for quantity in ("max", "variance", "entropy"))
 
 
 def dense(query: Tensor, key: Tensor, scaling: float, window: Any, softcap: Any) -> Tensor:
@@ -130,10 +130,10 @@ def trained(model: PreTrainedModel, folder: Path | None) -> RecordingTransport |
 
 def statistics(logits: Tensor) -> tuple[float, float, float]:
     """Largest value, variance and entropy of one layer's full logits."""
-    kept = logits[logits.isfinite()].double()
+    allowed = logits[logits.isfinite()].double()
     weights = logits.double().softmax(-1)
     entropy = -torch.special.xlogy(weights, weights).sum(-1).mean()
-    return float(kept.max()), float(kept.var(correction=0)), float(entropy)
+    return float(allowed.max()), float(allowed.var(correction=0)), float(entropy)
 
 
 @pytest.mark.parametrize("make", [llama, gemma2])
@@ -145,7 +145,7 @@ def test_logits_of_a_registered_function_equal_those_it_computes(
     transport = trained(model, tmp_path)
 
     layers = model.config.num_hidden_layers
-    expected = np.array([statistics(one) for one in names["hand_made"].logits[-layers:]]).T
+    expected = np.array([statistics(logits) for logits in names["hand_made"].logits[-layers:]]).T
     for key, values in zip(KEYS, expected, strict=True):
         assert transport.series(key) == pytest.approx(values, rel=1e-3), key
 
@@ -174,7 +174,7 @@ def test_weights_of_a_model_with_its_own_attention_are_bit_identical(
     trained(watched, tmp_path)
 
     pairs = zip(bare.parameters(), watched.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    assert all(torch.equal(weight, watched_weight) for weight, watched_weight in pairs)
 
 
 def frozen_below_the_head(name: str) -> PreTrainedModel:
@@ -188,9 +188,9 @@ def frozen_below_the_head(name: str) -> PreTrainedModel:
 def test_flex_attention_of_the_library_has_the_logits_of_sdpa_and_compiles_as_often_as_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = WrappedFlexAttention(True)
+    wrapper = WrappedFlexAttention(True)
     quick = torch.compile(flex_attention, backend="eager")
-    monkeypatch.setattr(held, "_compiled_flex_attention", quick)
+    monkeypatch.setattr(wrapper, "_compiled_flex_attention", quick)
     graphs = []
     for folder in (None, tmp_path / "flex"):
         torch._dynamo.reset()
@@ -203,7 +203,7 @@ def test_flex_attention_of_the_library_has_the_logits_of_sdpa_and_compiles_as_of
     assert graphs[0] == graphs[1] > 0
     for key in KEYS:
         assert flex.series(key) == pytest.approx(direct.series(key), rel=1e-3)
-    assert held._compiled_flex_attention is quick
+    assert wrapper._compiled_flex_attention is quick
 
 
 def test_the_names_stand_for_their_own_functions_after_the_pass(names: dict[str, Any]) -> None:
@@ -222,8 +222,8 @@ def test_the_names_stand_for_their_own_functions_after_the_pass(names: dict[str,
 
 def test_a_bound_method_under_a_name_is_called_as_it_is(names: dict[str, Any]) -> None:
     AttentionInterface.register("hand_made", names["hand_made"].__call__)
-    seen: list[Any] = []
-    interception = AttentionInterception(seen.append, lambda spent_s: None)
+    samples: list[Any] = []
+    interception = AttentionInterception(samples.append, lambda spent_s: None)
     interception.find_patch_points(nn.Identity())
     q = torch.randn(1, 2, 4, 8)
 
@@ -232,18 +232,18 @@ def test_a_bound_method_under_a_name_is_called_as_it_is(names: dict[str, Any]) -
     interception.stop()
 
     assert output.shape == (1, 4, 2, 8)
-    assert torch.allclose(logits_of([seen[0]()])[0], names["hand_made"].logits[0], atol=1e-6)
+    assert torch.allclose(logits_of([samples[0]()])[0], names["hand_made"].logits[0], atol=1e-6)
 
 
 def test_the_library_is_not_imported_to_look_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "transformers.modeling_utils")
     interception = AttentionInterception(lambda sample: None, lambda spent_s: None)
-    kept = ALL_ATTENTION_FUNCTIONS["flash_attention_2"]
+    before = ALL_ATTENTION_FUNCTIONS["flash_attention_2"]
 
     interception.find_patch_points(nn.Identity())
     interception.start()
-    found = ALL_ATTENTION_FUNCTIONS["flash_attention_2"]
+    during = ALL_ATTENTION_FUNCTIONS["flash_attention_2"]
     interception.stop()
 
     assert "transformers.modeling_utils" not in sys.modules
-    assert found is kept
+    assert during is before

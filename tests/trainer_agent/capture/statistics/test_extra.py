@@ -13,13 +13,13 @@ from torch import Tensor
 
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import LAYERS, batch, built, loss_of
-from trainer_agent.capture.statistics import extra as tails
+from trainer_agent.capture.statistics import extra
 from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.extra import extra_sums, rank_sums, token_gram
 from trainer_agent.capture.statistics.finalise import extra_statistics, moment_statistics
 from trainer_agent.capture.statistics.moments import moment_row
 from trainer_agent.model.plan import Plan, StackPlan
-from trainer_agent.model.sites import QUANTITIES, RANGES, Wanted
+from trainer_agent.model.sites import QUANTITIES, RANGES, RequestedSites
 
 CPU = torch.device("cpu")
 DTYPES = {
@@ -31,7 +31,7 @@ DTYPES = {
 
 
 def plan(quantities: tuple[str, ...] = QUANTITIES) -> Plan:
-    return Plan((StackPlan("decoder", ("0",), (None,), (None,)),), Wanted(quantities))
+    return Plan((StackPlan("decoder", ("0",), (None,), (None,)),), RequestedSites(quantities))
 
 
 def measured(batches: list[Tensor], masks: list[Tensor | None] | None = None) -> dict[str, float]:
@@ -43,9 +43,9 @@ def measured(batches: list[Tensor], masks: list[Tensor | None] | None = None) ->
         accumulator.add_extra(0, *extra_sums(x, mask, row, QUANTITIES))
         accumulator.set_gram(0, token_gram(x, mask, accumulator.wide))
     sums = accumulator.take()()
-    found = moment_statistics(sums.moments[:1])
-    found |= extra_statistics(sums.moments[:1], sums.extra[:1], sums.extra_max[:1])
-    return {name: float(value[0]) for name, value in found.items()}
+    statistics = moment_statistics(sums.moments[:1])
+    statistics |= extra_statistics(sums.moments[:1], sums.extra[:1], sums.extra_max[:1])
+    return {name: float(value[0]) for name, value in statistics.items()}
 
 
 def kurtosis(x: Tensor) -> float:
@@ -59,12 +59,12 @@ def test_kurtosis_absmax_and_rms_equal_a_direct_computation(scale: float, dtype:
     generator = torch.Generator().manual_seed(0)
     x = (torch.randn(3, 7, 16, generator=generator) ** 3 * scale).to(dtype)
 
-    found = measured([x])
+    statistics = measured([x])
 
     # powers are taken in float32: 2,000 roundings of 1e-7 stay far below this
-    assert found["kurtosis"] == pytest.approx(kurtosis(x), rel=1e-5)
-    assert found["absmax"] == pytest.approx(float(x.double().abs().max()), rel=1e-6)
-    assert found["rms"] == pytest.approx(float(x.double().square().mean().sqrt()), rel=1e-6)
+    assert statistics["kurtosis"] == pytest.approx(kurtosis(x), rel=1e-5)
+    assert statistics["absmax"] == pytest.approx(float(x.double().abs().max()), rel=1e-6)
+    assert statistics["rms"] == pytest.approx(float(x.double().square().mean().sqrt()), rel=1e-6)
 
 
 def test_kurtosis_of_bf16_inputs_of_large_mean_is_exact():
@@ -86,13 +86,13 @@ def test_micro_batches_of_different_means_add_up():
     generator = torch.Generator().manual_seed(1)
     parts = [torch.randn(2, 5, 8, generator=generator) + mean for mean in (-3.0, 0.0, 40.0)]
     parts[1][0, 0, :4] = 0.0
-    whole = torch.cat(parts)
+    together = torch.cat(parts)
 
-    found = measured(parts)
+    statistics = measured(parts)
 
-    assert found["kurtosis"] == pytest.approx(kurtosis(whole), rel=1e-5)
-    assert found["zeros"] == pytest.approx(float((whole == 0).double().mean()))
-    assert found["absmax"] == pytest.approx(float(whole.abs().max()))
+    assert statistics["kurtosis"] == pytest.approx(kurtosis(together), rel=1e-5)
+    assert statistics["zeros"] == pytest.approx(float((together == 0).double().mean()))
+    assert statistics["absmax"] == pytest.approx(float(together.abs().max()))
 
 
 def test_padding_has_no_part_in_any_quantity():
@@ -103,15 +103,15 @@ def test_padding_has_no_part_in_any_quantity():
     x[:, 4:] = 1e30
     alone = x[:, :4]
 
-    found, expected = measured([x], [mask]), measured([alone])
+    statistics, expected = measured([x], [mask]), measured([alone])
 
-    assert found == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    assert statistics == pytest.approx(expected, rel=1e-5, nan_ok=True)
 
 
 # Ties and both sides of every limit, and some values in between.
 EDGES = [
     edge * factor
-    for form in tails._FORMATS.values()
+    for form in extra._FORMATS.values()
     for edge in (form.too_large, form.too_small)
     for factor in (1 - 2**-20, 1.0, 1 + 2**-20)
 ]
@@ -132,39 +132,39 @@ def lost(x: Tensor, form: str, end: str) -> float:
 
 
 @given(st.lists(values, min_size=1, max_size=24))
-def test_ranges_are_what_rounding_to_each_format_loses(given_values: list[float]):
-    x = torch.tensor(given_values, dtype=torch.float32).view(1, 1, -1)
+def test_ranges_are_what_rounding_to_each_format_loses(entries: list[float]):
+    x = torch.tensor(entries, dtype=torch.float32).view(1, 1, -1)
 
-    found = measured([x])
+    statistics = measured([x])
 
     for name in RANGES:
         form, _, end = name.rpartition("_")
-        assert found[name] == pytest.approx(lost(x, form, end), abs=1e-12), name
+        assert statistics[name] == pytest.approx(lost(x, form, end), abs=1e-12), name
 
 
 def test_large_tensors_are_searched_for_small_values_by_sample():
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(8, 128, 256, generator=generator) * 2.0**-10
     x[3, 5, 7] = 1e5
-    assert x.numel() > 2 * tails.SAMPLED_VALUES
+    assert x.numel() > 2 * extra.SAMPLED_VALUES
 
-    found = measured([x])
+    statistics = measured([x])
 
     small = lost(x, "fp8_e4m3", "underflow")
     # a share p of 32,768 values: standard error sqrt(p (1 - p) / 32,768)
-    error = (small * (1 - small) / tails.SAMPLED_VALUES) ** 0.5
-    assert found["fp8_e4m3_underflow"] == pytest.approx(small, abs=4 * error)
-    assert found["fp16_overflow"] == pytest.approx(1 / x.numel())  # of all values
+    error = (small * (1 - small) / extra.SAMPLED_VALUES) ** 0.5
+    assert statistics["fp8_e4m3_underflow"] == pytest.approx(small, abs=4 * error)
+    assert statistics["fp16_overflow"] == pytest.approx(1 / x.numel())  # of all values
 
 
 def test_nan_and_inf_are_data():
     x = torch.ones(1, 2, 4)
     x[0, 0, 0], x[0, 1, 0] = torch.inf, torch.nan
 
-    found = measured([x])
+    statistics = measured([x])
 
-    assert np.isnan(found["kurtosis"]) and np.isnan(found["effective_rank"])
-    assert found["fp16_overflow"] == pytest.approx(1 / 8)
+    assert np.isnan(statistics["kurtosis"]) and np.isnan(statistics["effective_rank"])
+    assert statistics["fp16_overflow"] == pytest.approx(1 / 8)
 
 
 def ranks(tokens: Tensor) -> tuple[float, float]:
@@ -181,9 +181,11 @@ def test_ranks_are_those_of_the_first_sequences_tokens(seq: int):
     tokens = x[0, :: -(-seq // 64)]
     assert len(tokens) <= 64
 
-    found = measured([x])
+    statistics = measured([x])
 
-    assert (found["effective_rank"], found["stable_rank"]) == pytest.approx(ranks(tokens), rel=1e-9)
+    assert (statistics["effective_rank"], statistics["stable_rank"]) == pytest.approx(
+        ranks(tokens), rel=1e-9
+    )
 
 
 def test_equal_tokens_have_rank_one_and_orthogonal_ones_their_number():
@@ -228,10 +230,10 @@ def test_every_quantity_of_stream_and_gradient_equals_a_direct_computation(
     for site, tensors in (("stream", streams), ("stream_gradient", [x.grad for x in streams])):
         expected = measured([x.detach() for x in tensors if x is not None])
         for quantity in QUANTITIES:
-            found = transport.series(f"decoder/{site}/{quantity}")
-            assert len(found) == LAYERS + 1
+            series = transport.series(f"decoder/{site}/{quantity}")
+            assert len(series) == LAYERS + 1
             # frames are float32
-            assert found[-1] == pytest.approx(expected[quantity], rel=1e-5, nan_ok=True), quantity
+            assert series[-1] == pytest.approx(expected[quantity], rel=1e-5, nan_ok=True), quantity
 
 
 def test_quantities_that_nobody_asked_for_are_not_there(tmp_path: Path):
@@ -242,5 +244,5 @@ def test_quantities_that_nobody_asked_for_are_not_there(tmp_path: Path):
     agent.step()
     agent.close()
 
-    declared = {one.quantity for one in transport.declarations[-1].layout if one.stack}
+    declared = {series.quantity for series in transport.declarations[-1].layout if series.stack}
     assert declared == {"mean", "variance", "correlation", "nonfinite", "max", "entropy"}

@@ -1,4 +1,4 @@
-"""Logits seen through the attention call against logits computed directly."""
+"""Logits sampled from the attention call against logits computed directly."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from trainer_agent.description.read.recognition import Recognition
 from trainer_agent.model.plan import Plan, StackPlan
 
 
-def seen(call: Any) -> list[Tensor]:
-    """Logits the view shows of whatever `call` computes."""
-    shown: list[Tensor] = []
-    with AttentionFunctionMode(lambda sample: shown.append(logits_of([sample()])[0])):
+def sampled(call: Any) -> list[Tensor]:
+    """Logits that the function mode samples of whatever `call` computes."""
+    samples: list[Tensor] = []
+    with AttentionFunctionMode(lambda take: samples.append(logits_of([take()])[0])):
         call()
-    return shown
+    return samples
 
 
 def masks(kind: str, n: int) -> dict[str, Any]:
@@ -48,12 +48,12 @@ def masks(kind: str, n: int) -> dict[str, Any]:
 @pytest.mark.parametrize("n", [5, 8, 19])
 def test_sampled_logits_are_rows_of_the_full_ones(kind: str, n: int) -> None:
     q, k, v = torch.randn(3, 2, 2, n, 4).unbind()
-    given = masks(kind, n)
+    arguments = masks(kind, n)
     full = q @ k.transpose(-2, -1) / math.sqrt(4)
     if kind != "none":
         full = full.masked_fill(~torch.ones(n, n, dtype=torch.bool).tril(), float("-inf"))
 
-    (logits,) = seen(lambda: functional.scaled_dot_product_attention(q, k, v, **given))
+    (logits,) = sampled(lambda: functional.scaled_dot_product_attention(q, k, v, **arguments))
 
     rows = list(range(n))[(n - 1) % -(-n // 8) :: -(-n // 8)]
     assert len(rows) <= 8 and rows[-1] == n - 1
@@ -64,19 +64,19 @@ def test_grouped_queries_meet_their_own_keys() -> None:
     q, k, v = torch.randn(1, 4, 3, 4), torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)
     full = q @ k.repeat_interleave(2, dim=1).transpose(-2, -1)
 
-    (logits,) = seen(
+    (logits,) = sampled(
         lambda: functional.scaled_dot_product_attention(q, k, v, enable_gqa=True, scale=1.0)
     )
 
     assert torch.allclose(logits, full, atol=1e-6)
 
 
-def test_a_plain_softmax_over_scores_is_seen() -> None:
+def test_a_plain_softmax_over_scores_is_sampled() -> None:
     scores = torch.randn(2, 3, 4, 4)
 
-    assert torch.equal(seen(lambda: scores.softmax(-1))[0], scores)
-    assert torch.equal(seen(lambda: torch.softmax(scores, dim=-1))[0], scores)
-    assert torch.equal(seen(lambda: functional.softmax(scores, dim=-1))[0], scores)
+    assert torch.equal(sampled(lambda: scores.softmax(-1))[0], scores)
+    assert torch.equal(sampled(lambda: torch.softmax(scores, dim=-1))[0], scores)
+    assert torch.equal(sampled(lambda: functional.softmax(scores, dim=-1))[0], scores)
 
 
 @pytest.mark.parametrize("masked", [float("-inf"), torch.finfo(torch.float32).min])
@@ -87,12 +87,20 @@ def test_logit_sums_equal_statistics_of_the_allowed_logits(masked: float) -> Non
 
     sums, largest = logit_sums(logits, torch.float64)
 
-    kept = logits[0][..., allowed].double()
+    counted = logits[0][..., allowed].double()
     weights = logits[0].double().softmax(-1)
     entropy = -torch.where(allowed, weights * weights.log(), 0.0).sum(-1)[..., allowed.any(-1)]
-    expected = [kept.numel(), kept.sum(), kept.square().sum(), entropy.numel(), entropy.sum()]
-    assert sums[0].numpy() == pytest.approx(np.array([float(one) for one in expected]), rel=1e-5)
-    assert float(largest[0]) == float(kept.max())
+    expected = [
+        counted.numel(),
+        counted.sum(),
+        counted.square().sum(),
+        entropy.numel(),
+        entropy.sum(),
+    ]
+    assert sums[0].numpy() == pytest.approx(
+        np.array([float(value) for value in expected]), rel=1e-5
+    )
+    assert float(largest[0]) == float(counted.max())
 
 
 def test_logits_of_a_model_are_those_of_its_blocks(tmp_path: Path) -> None:
@@ -106,8 +114,8 @@ def test_logits_of_a_model_are_those_of_its_blocks(tmp_path: Path) -> None:
     agent.step()
     agent.close()
 
-    found = transport.series("decoder/attention_logits/max")
-    assert found == pytest.approx([largest_logit(qkv) for qkv in inputs[-3:]], rel=1e-4)
+    maxima = transport.series("decoder/attention_logits/max")
+    assert maxima == pytest.approx([largest_logit(qkv) for qkv in inputs[-3:]], rel=1e-4)
 
 
 def largest_logit(qkv: Tensor) -> float:
@@ -117,7 +125,7 @@ def largest_logit(qkv: Tensor) -> float:
     return float(logits[..., causal].max())
 
 
-def test_attention_that_cannot_be_seen_is_nan(tmp_path: Path) -> None:
+def test_attention_that_cannot_be_intercepted_is_nan(tmp_path: Path) -> None:
     model, _ = built()
     for block in model.blocks:
         block.attend = lambda x: x
@@ -131,7 +139,7 @@ def test_attention_that_cannot_be_seen_is_nan(tmp_path: Path) -> None:
         assert np.isnan(transport.series(f"decoder/attention_logits/{quantity}")).all()
 
 
-def test_logits_seen_out_of_order_land_on_their_own_rows() -> None:
+def test_logits_sampled_out_of_order_land_on_their_own_rows() -> None:
     plan = Plan((StackPlan("decoder", ("a", "b", "c"), (None,) * 3, (None,) * 3),))
     accumulator = Accumulator(plan, torch.device("cpu"))
     pending = PendingLogits(accumulator)
@@ -144,34 +152,34 @@ def test_logits_seen_out_of_order_land_on_their_own_rows() -> None:
     assert accumulator.take()().logit_max.tolist() == [0.0, 5.0, 2.0]
 
 
-def noted_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Torch functions the view looks at from here on."""
-    looked_at: list[Any] = []
-    look = AttentionFunctionMode.__torch_function__
+def observed_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Torch functions that the mode sees from here on."""
+    observed: list[Any] = []
+    dispatch = AttentionFunctionMode.__torch_function__
 
-    def noting(view: AttentionFunctionMode, func: Any, *rest: Any) -> Any:
-        looked_at.append(func)
-        return look(view, func, *rest)
+    def noting(mode: AttentionFunctionMode, func: Any, *arguments: Any) -> Any:
+        observed.append(func)
+        return dispatch(mode, func, *arguments)
 
     monkeypatch.setattr(AttentionFunctionMode, "__torch_function__", noting)
-    return looked_at
+    return observed
 
 
-def test_only_calls_between_the_projections_are_looked_at(
+def test_only_calls_between_the_projections_are_observed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = built()
     agent, transport = recorded(model, tmp_path)
     loss_of(model, batch(0)).backward()
     agent.step()  # shows where the projections are
-    looked_at = noted_calls(monkeypatch)
+    observed = observed_calls(monkeypatch)
 
     loss_of(model, batch(1)).backward()
     agent.step()
     agent.close()
 
-    assert looked_at.count(functional.scaled_dot_product_attention) == len(model.blocks)
-    assert functional.gelu not in looked_at and functional.linear not in looked_at
+    assert observed.count(functional.scaled_dot_product_attention) == len(model.blocks)
+    assert functional.gelu not in observed and functional.linear not in observed
     assert np.isfinite(transport.series("decoder/attention_logits/entropy")).all()
 
 
@@ -186,12 +194,12 @@ def test_attention_is_looked_for_in_the_whole_block_where_its_place_is_not_known
     agent, transport = recorded(model, tmp_path)
     loss_of(model, batch(0)).backward()
     agent.step()
-    looked_at = noted_calls(monkeypatch)
+    observed = observed_calls(monkeypatch)
 
     loss_of(model, batch(1)).backward()
     agent.step()
     agent.close()
 
-    assert functional.gelu in looked_at
-    assert not {functional.embedding, functional.cross_entropy} & set(looked_at)
+    assert functional.gelu in observed
+    assert not {functional.embedding, functional.cross_entropy} & set(observed)
     assert np.isfinite(transport.series("decoder/attention_logits/entropy")).all()

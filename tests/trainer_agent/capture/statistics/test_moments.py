@@ -35,26 +35,26 @@ def defined(x: NDArray[np.float64], mask: NDArray[np.bool_]) -> tuple[float, flo
 
 
 def measured(sums: Tensor) -> tuple[float, float, float]:
-    found = moment_statistics(sums.double().numpy()[None])
-    return found["mean"][0], found["variance"][0], found["correlation"][0]
+    statistics = moment_statistics(sums.double().numpy()[None])
+    return statistics["mean"][0], statistics["variance"][0], statistics["correlation"][0]
 
 
 def draw(shape: tuple[int, int, int], mean: float, seed: int, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     common = torch.randn(shape[0], 1, shape[2], generator=generator)
-    own = torch.randn(shape, generator=generator)
-    return (mean + 0.6 * common + 0.8 * own).to(dtype)
+    individual = torch.randn(shape, generator=generator)
+    return (mean + 0.6 * common + 0.8 * individual).to(dtype)
 
 
 def assert_as_defined(
-    found: tuple[float, float, float], x: Tensor, mask: NDArray[np.bool_]
+    statistics: tuple[float, float, float], x: Tensor, mask: NDArray[np.bool_]
 ) -> None:
     expected = defined(x.double().numpy(), mask)
     # float32 sums of a few hundred entries near 1: relative rounding is below 1e-5.
-    assert found[0] == pytest.approx(expected[0], rel=1e-5, abs=1e-5)
-    assert found[1] == pytest.approx(expected[1], rel=1e-4, abs=1e-9)
+    assert statistics[0] == pytest.approx(expected[0], rel=1e-5, abs=1e-5)
+    assert statistics[1] == pytest.approx(expected[1], rel=1e-4, abs=1e-9)
     if expected[1] > 1e-6:
-        assert found[2] == pytest.approx(expected[2], abs=1e-4, nan_ok=True)
+        assert statistics[2] == pytest.approx(expected[2], abs=1e-4, nan_ok=True)
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,9 +64,9 @@ def test_moments_equal_their_definition(
 ) -> None:
     x = draw(shape, mean, seed, dtype)
 
-    found = measured(moment_sums(x))
+    statistics = measured(moment_sums(x))
 
-    assert_as_defined(found, x, np.ones(shape[:2], dtype=bool))
+    assert_as_defined(statistics, x, np.ones(shape[:2], dtype=bool))
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,9 +76,9 @@ def test_moments_of_the_device_path_equal_their_definition(
 ) -> None:
     x = draw(shape, mean, seed, torch.float32)
 
-    found = measured(_on_device(x, None))
+    statistics = measured(_on_device(x, None))
 
-    assert_as_defined(found, x, np.ones(shape[:2], dtype=bool))
+    assert_as_defined(statistics, x, np.ones(shape[:2], dtype=bool))
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,9 +92,9 @@ def test_moments_leave_padding_out_whatever_it_holds(
     x = draw(shape, mean, 1, torch.float32)
     x[torch.from_numpy(~mask)] = float("nan")
 
-    found = measured(moment_sums(x, torch.from_numpy(mask)))
+    statistics = measured(moment_sums(x, torch.from_numpy(mask)))
 
-    assert_as_defined(found, x, mask)
+    assert_as_defined(statistics, x, mask)
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(2, 4, dtype=torch.long)])
@@ -104,19 +104,19 @@ def test_nonfinite_is_the_share_of_nan_and_inf_and_the_variance_is_nan(
     x = torch.randn(2, 4, 5)
     x[0, 1, 2], x[1, 3, 0] = float("nan"), float("inf")
 
-    found = moment_statistics(moment_sums(x, mask).numpy()[None])
+    statistics = moment_statistics(moment_sums(x, mask).numpy()[None])
 
-    assert found["nonfinite"][0] == pytest.approx(2 / 40)
-    assert np.isnan(found["variance"][0])
+    assert statistics["nonfinite"][0] == pytest.approx(2 / 40)
+    assert np.isnan(statistics["variance"][0])
 
 
 def test_values_whose_squares_overflow_float32_are_finite_and_have_their_variance() -> None:
     x = torch.tensor([[[1e30, -1e30], [2e30, -2e30]]])
 
-    found = moment_statistics(moment_sums(x).numpy()[None])
+    statistics = moment_statistics(moment_sums(x).numpy()[None])
 
-    assert found["nonfinite"][0] == 0
-    assert found["variance"][0] == pytest.approx(2.5e60)
+    assert statistics["nonfinite"][0] == 0
+    assert statistics["variance"][0] == pytest.approx(2.5e60)
 
 
 def test_sums_of_two_parts_add_up_to_the_sums_of_the_whole() -> None:

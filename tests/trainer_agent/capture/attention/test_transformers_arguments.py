@@ -32,7 +32,7 @@ def test_flash_attention_has_the_masks_of_its_arguments(kind: str) -> None:
     place = torch.arange(SEQ)
     back = place[:, None] - place
     real = PADDING.bool()
-    given, allowed = {
+    arguments, allowed = {
         "window": ({"sliding_window": 3}, (back >= 0) & (back < 3)),
         "padding": (
             {"attention_mask": PADDING},
@@ -46,7 +46,9 @@ def test_flash_attention_has_the_masks_of_its_arguments(kind: str) -> None:
     }[kind]
     full = q @ k.repeat_interleave(2, dim=1).transpose(-2, -1) * 0.4
 
-    call = sampled_transformers("flash_attention_2", causal_module(), q, k, k, scaling=0.4, **given)
+    call = sampled_transformers(
+        "flash_attention_2", causal_module(), q, k, k, scaling=0.4, **arguments
+    )
 
     assert call is not None
     (logits,) = logits_of([call])
@@ -54,29 +56,29 @@ def test_flash_attention_has_the_masks_of_its_arguments(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
+    ("name", "arguments"),
     [
         ("flash_attention_2", {"s_aux": torch.zeros(4)}),
         ("flash_attention_2", {"cu_seq_lens_q": torch.tensor([0, 3, 8])}),
         ("flex_attention", {"position_bias": torch.zeros(1, 4, 8, 8)}),
-        ("own", {"attention_mask": PADDING}),
-        ("own", {"a_new_argument": 3}),
-        ("own", {"is_causal": False, "sliding_window": 3}),
+        ("custom", {"attention_mask": PADDING}),
+        ("custom", {"a_new_argument": 3}),
+        ("custom", {"is_causal": False, "sliding_window": 3}),
     ],
 )
 def test_arguments_that_are_not_understood_leave_the_call_out(
-    name: str, given: dict[str, Any]
+    name: str, arguments: dict[str, Any]
 ) -> None:
     q = torch.randn(2, 4, SEQ, 8)
 
-    assert sampled_transformers(name, causal_module(), q, q, q, **given) is None
+    assert sampled_transformers(name, causal_module(), q, q, q, **arguments) is None
 
 
 def test_a_mask_of_four_axes_says_all() -> None:
     q, mask = torch.randn(2, 4, SEQ, 8), torch.rand(2, 1, SEQ, SEQ) > 0.5
 
     call = sampled_transformers(
-        "own", causal_module(), q, q, q, mask, scaling=1.0, softcap=2.0, sliding_window=1
+        "custom", causal_module(), q, q, q, mask, scaling=1.0, softcap=2.0, sliding_window=1
     )
 
     assert call is not None
