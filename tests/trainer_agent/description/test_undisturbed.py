@@ -119,11 +119,11 @@ def test_a_compiled_model_is_described_and_not_compiled_again() -> None:
     compiled(**batch())
     before = compilations.frame_count
 
-    found = architecture(compiled, (), batch())
+    recognised = architecture(compiled, (), batch())
     compiled(**batch())
 
-    assert found.missing == ()
-    assert found.stacks[0].blocks == ("blocks.0",)
+    assert recognised.missing == ()
+    assert recognised.stacks[0].blocks == ("blocks.0",)
     assert compilations.frame_count == before
 
 
@@ -131,7 +131,7 @@ def test_a_data_parallel_wrapper_is_looked_through() -> None:
     plain = Model(Block(WrittenAttention(), FeedForward()))
     wrapped = nn.DataParallel(plain)
 
-    found = architecture(wrapped, (), batch())
+    recognised = architecture(wrapped, (), batch())
 
-    assert found == architecture(plain, (), batch())
-    assert measure(found, wrapped) == measure(found, plain)
+    assert recognised == architecture(plain, (), batch())
+    assert measure(recognised, wrapped) == measure(recognised, plain)

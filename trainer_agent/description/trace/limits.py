@@ -41,8 +41,8 @@ def is_transformed() -> bool:
 
     Nothing of it can be read: its tensors stand for others, or hold nothing yet.
     """
-    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    if initialized and torch.cuda.is_current_stream_capturing():
+    is_initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if is_initialized and torch.cuda.is_current_stream_capturing():
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None
 

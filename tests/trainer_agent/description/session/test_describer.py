@@ -68,10 +68,10 @@ def test_the_head_is_described_while_labels_fit_the_step(tmp_path: Path) -> None
     agent.close()
 
     spec = spec_from_json(transport.revisions[0].spec)
-    found = predict(spec).stacks["decoder"]
+    prediction = predict(spec).stacks["decoder"]
     assert spec.stacks["decoder"].head is not None
-    assert found.loss == pytest.approx(float(loss.detach()), abs=0.2)
-    assert np.isfinite(found.gradient_variance).all()
+    assert prediction.loss == pytest.approx(float(loss.detach()), abs=0.2)
+    assert np.isfinite(prediction.gradient_variance).all()
 
 
 class AskingTransport(RecordingTransport):

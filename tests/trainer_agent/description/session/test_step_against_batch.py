@@ -146,7 +146,9 @@ def test_the_first_frame_is_that_of_a_model_known_before(name: str, tmp_path: Pa
             model(**batch)["loss"].backward()
         agent.step()
         agent.close()
-        (layout,) = {one.layout.hash: one.layout for one in transport.declarations}.values()
+        (layout,) = {
+            declaration.layout.hash: declaration.layout for declaration in transport.declarations
+        }.values()
         frames.append({key: transport.series(key) for key in layout.slices})
 
     expected, frame = frames
