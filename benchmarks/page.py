@@ -132,7 +132,7 @@ def loads(browser: Browser, address: str, rounds: int = 3) -> None:
 def live(site: str, browser: Browser, run: SyntheticRun) -> None:
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page, traffic, _ = load(context, f"{site}/runs/{run.run_id}")
-    page.wait_for_function("document.body.dataset.history === 'whole'")
+    page.wait_for_function("document.body.dataset.history === 'complete'")
     before = traffic.http + traffic.socket
     ours = [_until_drawn(site, page, run, STEPS + i) for i in range(UPDATES)]
     spent = traffic.http + traffic.socket - before
