@@ -120,8 +120,7 @@ def test_encoder_decoder_matches_random_models(placement: str, rng: np.random.Ge
         p = dslm.predict(replace(spec, stacks=seeded)).stacks
         pairs["forward"].append((p["decoder"].forward.variance, outer.variance))
         pairs["backward"].append((p["decoder"].backward.variance, outer.grad_variance))
-        layers = seeded | {}
-        sent = sent_to_encoder(layers["encoder"], layers["decoder"])
+        sent = sent_to_encoder(seeded["encoder"], seeded["decoder"])
         pairs["encoder"].append((np.array(sent), np.array(np.square(outer.grad_memory).mean())))
 
     assert worst(pairs["forward"]) < 0.08
