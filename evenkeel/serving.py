@@ -44,7 +44,7 @@ def run_server(
 def tell(url: str, when_ready: Callable[[str], None]) -> None:
     """Call `when_ready` once the server answers; it listens already, so the request waits."""
     try:
-        httpx.get(f"{url}/healthz", timeout=START_S)
+        httpx.get(f"{url}/healthz", timeout=START_S, trust_env=False)  # past any proxy
     except httpx.HTTPError:
         return  # it did not start, and has said why
     when_ready(url)
