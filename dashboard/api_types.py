@@ -60,6 +60,7 @@ class RankHealth(Struct, frozen=True):
     failures: int = 0
     first_failure: str = ""
     silent: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
     overhead: float = 0.0
     every: int = 1
     dropped_sites: list[str] = field(default_factory=list)

@@ -288,12 +288,21 @@ def test_dropped_frames_are_told_when_they_are_dropped(runs, diagnosis):
     assert "gave up 7 frames" in event.finding.message
 
 
-def test_silent_hooks_are_named(runs, diagnosis):
+def test_places_that_were_measured_before_are_named(runs, diagnosis):
     for observation in list(runs["pre-ln 24"].observations())[:10]:
-        diagnosis.see(replace(observation, health=Health(silent=("blocks.3",))))
+        stopped = ("decoder/attention[3]",) if observation.step >= 4 else ()
+        diagnosis.see(replace(observation, health=Health(stopped=stopped)))
 
     (event,) = diagnosis.opened("agent_health")
-    assert "blocks.3" in event.finding.message
+    assert (event.step, event.finding.severity) == (4, "warning")
+    assert "decoder/attention[3]" in event.finding.message
+
+
+def test_places_that_were_never_measured_are_no_alert(runs, diagnosis):
+    for observation in list(runs["pre-ln 24"].observations())[:10]:
+        diagnosis.see(replace(observation, health=Health(silent=("decoder/attention[3]",))))
+
+    assert diagnosis.opened("agent_health") == []
 
 
 def test_losses_before_this_process_started_are_no_news(runs, diagnosis):
