@@ -59,7 +59,11 @@ class PassListener(StreamListener, Protocol):
 
 
 class HookManager:
-    """Sets the hooks that feed a `Recorder`. While that is not active each returns at once."""
+    """Sets the hooks that feed a `Recorder`. While that is not active each returns at once.
+
+    Attributes:
+        plan: the places measured; set by `apply`. No property, as the recorder's attributes.
+    """
 
     def __init__(
         self,
@@ -85,11 +89,6 @@ class HookManager:
         self.apply(plan)
 
     @property
-    def plan(self) -> Plan:
-        """The places measured."""
-        return self._plan
-
-    @property
     def dropped_sites(self) -> tuple[str, ...]:
         """Sites given up because they cost too much."""
         return tuple(self._dropped)
@@ -107,7 +106,7 @@ class HookManager:
         """
         self._handles.clear()
         sites = tuple(settled(site, plan.stacks) for site in self._requested.custom)
-        self._plan = plan = replace(plan, requested=replace(self._requested, custom=sites))
+        self.plan = plan = replace(plan, requested=replace(self._requested, custom=sites))
         self._searches_left = SEARCHED_PASSES
         self._blocks = BlockSlots(plan, self._model)
         self._has_compiled_parts = has_compiled_parts(self._model)
@@ -223,7 +222,7 @@ class HookManager:
                 self._handles.add(f"{stack.name}/{site}[{index}]", handle)
 
     def _attach_lm_head(self) -> None:
-        blocks = tuple(path for stack in self._plan.stacks for path in stack.blocks)
+        blocks = tuple(path for stack in self.plan.stacks for path in stack.blocks)
         path = lm_head_of(self._model, blocks)
         if path is not None and "log_z" not in self._dropped:
             suffix = next(chunk.suffix for chunk in self._chunks if path.startswith(chunk.prefix))
@@ -268,14 +267,14 @@ class HookManager:
 
     def _stacks_of(self, chunk: Chunk) -> list[str]:
         return [
-            stack.name for stack in self._plan.stacks if stage_suffix(stack.name) == chunk.suffix
+            stack.name for stack in self.plan.stacks if stage_suffix(stack.name) == chunk.suffix
         ]
 
     def _keep_up_with_model(self) -> None:
         """Set the hooks anew where blocks were compiled, or the model moved, since."""
         moved = device_of(self._model) != self._recorder.accumulator.device
         if moved or self._blocks.changed():
-            self.apply(self._plan)
+            self.apply(self.plan)
         elif self._searches_left:
             self._has_compiled_parts = has_compiled_parts(self._model)
 
