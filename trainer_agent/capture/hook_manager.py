@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -29,10 +29,11 @@ from trainer_agent.capture.hooks import (
     CompiledCall,
     is_compiled_in_place,
 )
+from trainer_agent.capture.listeners import PassListener
 from trainer_agent.capture.model_state import BlockSlots, device_of, has_compiled_parts
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.padding import padding_masks
-from trainer_agent.capture.recorder import Recorder, StreamListener
+from trainer_agent.capture.recorder import Recorder
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, settled, stage_suffix
@@ -46,16 +47,6 @@ SEARCHED_PASSES = 2
 # What torch 2.13 calls the function that runs a pipeline's stage to learn the shapes it puts out.
 SHAPE_INFERENCE = "_forward_metadata_inference"
 MAX_FRAMES = 32
-
-
-class PassListener(StreamListener, Protocol):
-    """Is told of a chunk's sampled forward passes, and given the ends of its stacks."""
-
-    def pass_begins(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A sampled forward pass of the chunk begins on these arguments."""
-
-    def pass_ends(self, output: Any) -> None:
-        """That pass is over and gave this output; None where it raised."""
 
 
 class HookManager:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer_agent.capture.forward_passes import ForwardPasses
 from trainer_agent.capture.gradient_hooks import (
-    BackwardListener,
     BackwardPasses,
     GradientHooks,
     in_backward,
     on_gradient,
 )
 from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.listeners import BackwardListener, StreamListener
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.statistics.accumulator import Accumulator
@@ -29,16 +29,6 @@ from trainer_agent.model.plan import Plan, rows_kept, stage_suffix
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 OnTensor = Callable[[str, Tensor, Tensor | None], None]
-
-
-class StreamListener(Protocol):
-    """Is given the ends of each stack of a sampled step, by the name the stack has in its chunk."""
-
-    def stack_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
-        """The input of the stack's first block, (batch, seq, features), and its padding mask."""
-
-    def top_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
-        """The gradient of the last block's output, of the same shape."""
 
 
 class Recorder:
