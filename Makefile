@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 PACKAGES := dslm wire trainer_agent server dashboard migrations evenkeel
+SCRIPTS := dashboard/assets/js tests/dashboard/js
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check format wheels docs bench bench-theory bench-agent bench-harmless bench-page docs-theory clean
+.PHONY: help demo test check check-js format wheels docs bench bench-theory bench-agent bench-harmless bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -42,15 +43,26 @@ test: $(VENV)/.installed-dev  ## install what the tests need and run them all
 	@.ci/system-packages
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
-check: $(VENV)/.installed-dev  ## format, lint, types, imports
+node_modules/.installed: package.json package-lock.json
+	@.ci/system-packages node npm
+	@echo "Installing the scripts' tools into node_modules (once)"
+	@npm ci --silent --no-audit --no-fund
+	@touch $@
+
+check: $(VENV)/.installed-dev check-js  ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
+check-js: node_modules/.installed  ## format, lint and types of the pages' scripts
+	node_modules/.bin/biome ci --error-on-warnings $(SCRIPTS)
+	node_modules/.bin/tsc
+
+format: $(VENV)/.installed-dev node_modules/.installed  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	node_modules/.bin/biome check --write $(SCRIPTS)
 
 wheels: $(VENV)/.installed-dev  ## build both distributions into dist/
 	rm -rf build/lib build/bdist.* packaging/agent/build dist
@@ -93,4 +105,4 @@ bench: bench-theory bench-agent bench-page  ## every benchmark
 	$(BIN)/python -m benchmarks.live
 
 clean:  ## remove the virtual environment and the demo's data
-	rm -rf $(VENV) .evenkeel
+	rm -rf $(VENV) node_modules .evenkeel

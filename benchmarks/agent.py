@@ -1,11 +1,10 @@
 """What the agent costs a training job, as ratios of steps taken in turn in one process.
 
 Each round takes one step of every job, one after the other, and compares it with the bare job's
-step of the same round; the median over rounds is printed, and beside it what all rounds together
-took ("all CPU"), which is what counts where only some steps are sampled. The server runs in a
+step of the same round. The table has the median over rounds and, as "all CPU", the ratio of all
+rounds together, which is what counts where only some steps are sampled. "CPU" is processor time of
+the job with its sender thread: on a busy machine it says more than the clock. The server runs in a
 process of its own.
-"CPU" counts processor time of the whole job, its sender thread included: on a machine that does
-other things, too, it says more than the clock.
 
     python -m benchmarks.agent
     python -m benchmarks.agent --long 2000    # the budget, once its start is paid back
@@ -44,7 +43,11 @@ WARM_UP = 4
 
 @dataclass
 class Job:
-    """A training job; per step, seconds by the clock, of CPU, and inside `agent.step`."""
+    """A training job and, for every step, its seconds.
+
+    Attributes:
+        steps, cpu, calls: by the clock, of processor time, and by the clock inside `agent.step`.
+    """
 
     name: str
     model: nn.Module
@@ -56,8 +59,8 @@ class Job:
     calls: list[float] = field(default_factory=list)
 
     def step(self, ids: Tensor) -> None:
-        """Train on one batch, (batch, context + 1), and note what it took."""
-        _wait(ids.device)
+        """Train on one batch, (batch, context + 1), and record its times."""
+        _wait(ids.device)  # the step before may still run on the device
         started, busy = time.perf_counter(), time.process_time()
         loss = loss_of(self.model(ids[:, :-1]), ids[:, 1:])
         self.optimizer.zero_grad()
@@ -79,7 +82,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def job(
+def make_job(
     name: str,
     sizes: Sizes,
     watch: Callable[[nn.Module, torch.optim.Optimizer], Agent] | None = None,
@@ -127,6 +130,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def serve(address: Connection, folder: str) -> None:
+    # imported here: this runs in a spawned process, and the job's must not load a server
     import uvicorn
 
     from server.app import create_app
@@ -150,6 +154,7 @@ def serve(address: Connection, folder: str) -> None:
 
 @contextmanager
 def served(folder: str) -> Iterator[str]:
+    # spawned, not forked: a fork would share the job's threads and its torch state
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=serve, args=(there, folder), daemon=True)
@@ -166,65 +171,67 @@ def served(folder: str) -> Iterator[str]:
 def compare(jobs: list[Job], arguments: argparse.Namespace) -> None:
     shape = (arguments.batch, arguments.context + 1)
     for ids in (torch.randint(256, shape) for _ in range(arguments.rounds + WARM_UP)):
-        for one in jobs:
-            one.step(ids)
-    for one in jobs:
-        del one.steps[:WARM_UP], one.cpu[:WARM_UP], one.calls[:WARM_UP]
+        for job in jobs:
+            job.step(ids)
+    for job in jobs:
+        del job.steps[:WARM_UP], job.cpu[:WARM_UP], job.calls[:WARM_UP]
 
 
-def over(mine: list[float], bare: list[float]) -> str:
-    """Median over rounds of what is added to the bare job, in percent."""
-    ratios = [one / other for one, other in zip(mine, bare, strict=True)]
+def over(job_times: list[float], bare_times: list[float]) -> str:
+    """Median over rounds of the time added to the bare job, in percent."""
+    ratios = [time / bare_time for time, bare_time in zip(job_times, bare_times, strict=True)]
     return f"{100 * (statistics.median(ratios) - 1):+.1f} %"
 
 
-def over_all(mine: list[float], bare: list[float]) -> str:
-    """What all rounds together take more than the bare job's, in percent."""
-    return f"{100 * (sum(mine) / sum(bare) - 1):+.1f} %"
+def over_all(job_times: list[float], bare_times: list[float]) -> str:
+    """Time that all rounds together add to the bare job's, in percent."""
+    return f"{100 * (sum(job_times) / sum(bare_times) - 1):+.1f} %"
 
 
 def report(jobs: list[Job]) -> None:
     bare = jobs[0]
     heads = f"{'job':<28}{'ms':>8}{'clock':>10}{'CPU':>10}{'all CPU':>10}"
     print(f"\n{heads}   agent.step, µs: median, worst")
-    for one in jobs:
-        clock, cpu = over(one.steps, bare.steps), over(one.cpu, bare.cpu)
-        line = f"{one.name:<28}{1e3 * statistics.median(one.steps):>8.0f}{clock:>10}{cpu:>10}"
-        line += f"{over_all(one.cpu, bare.cpu):>10}"
-        if one.agent is not None:
-            calls = [1e6 * spent for spent in one.calls]
+    for job in jobs:
+        clock, cpu = over(job.steps, bare.steps), over(job.cpu, bare.cpu)
+        line = f"{job.name:<28}{1e3 * statistics.median(job.steps):>8.0f}{clock:>10}{cpu:>10}"
+        line += f"{over_all(job.cpu, bare.cpu):>10}"
+        if job.agent is not None:
+            calls = [1e6 * spent for spent in job.calls]
             line += f"   {statistics.median(calls):.0f}, {max(calls):.0f}"
         print(line)
 
 
 def settle(sizes: Sizes, steps: int, url: str, folder: str) -> None:
-    """What the default budget comes to in a longer job, once its start is paid back.
+    """Print the default budget's cost in a longer job, once its start is paid back.
 
-    The agent's clock takes the bare job's steps for its own job's, too: hence half the budget.
-    The sender may work in either's steps: all that the bare job's thread does not take is the
-    watched job's.
+    The agent's clock counts the bare job's steps as its job's, so it gets half the budget. The
+    sender thread may work during either job's step, so all processor time but that of the bare
+    job's thread counts as the watched job's.
     """
     half_budget = watched(url, folder, None, overhead=0.005)
-    jobs = [job("bare", sizes), job("agent, default budget", sizes, half_budget)]
-    bare, mine = jobs
-    threads: dict[str, list[float]] = {bare.name: [], mine.name: []}
+    jobs = [make_job("bare", sizes), make_job("agent, default budget", sizes, half_budget)]
+    bare, watched_job = jobs
+    threads: dict[str, list[float]] = {bare.name: [], watched_job.name: []}
     everything = []
     for ids in (torch.randint(256, (8, sizes.context + 1)) for _ in range(steps)):
         began = time.process_time()
-        for one in jobs:
-            threads[one.name].append(_thread_time(partial(one.step, ids)))
+        for job in jobs:
+            threads[job.name].append(_thread_time(partial(job.step, ids)))
         everything.append(time.process_time() - began)
-    alone, beside = threads[bare.name], threads[mine.name]
-    all_mine = [both - own for both, own in zip(everything, alone, strict=True)]
+    bare_thread, watched_thread = threads[bare.name], threads[watched_job.name]
+    watched_cpu = [both - bare_cpu for both, bare_cpu in zip(everything, bare_thread, strict=True)]
     print(f"\ndefault budget over {steps} steps of {sizes.layers} x {sizes.width} (target +1 %)")
     print(f"{'':<28}{'ms':>8}{'clock':>10}{'CPU':>10}{'training thread':>18}")
     for name, part in (("all steps", slice(None)), ("second half", slice(steps // 2, None))):
-        clock = over_all(mine.steps[part], bare.steps[part])
-        cpu, thread = (over_all(one[part], alone[part]) for one in (all_mine, beside))
-        length_ms = 1e3 * statistics.median(mine.steps[part])
+        clock = over_all(watched_job.steps[part], bare.steps[part])
+        cpu, thread = (
+            over_all(times[part], bare_thread[part]) for times in (watched_cpu, watched_thread)
+        )
+        length_ms = 1e3 * statistics.median(watched_job.steps[part])
         print(f"{name:<28}{length_ms:>8.0f}{clock:>10}{cpu:>10}{thread:>18}")
-    assert mine.agent is not None
-    mine.agent.close()
+    assert watched_job.agent is not None
+    watched_job.agent.close()
 
 
 def _thread_time(work: Callable[[], None]) -> float:
@@ -245,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--long", type=int, default=0, help="steps of a longer, smaller job")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # more threads would hide the sender's work behind idle cores
     if arguments.device == "cuda":
         if not torch.cuda.is_available():
             print("no CUDA device: nothing measured")
@@ -261,9 +268,9 @@ def main(argv: list[str] | None = None) -> None:
         jobs = list(_jobs(sizes, url, folder, rivals, options=arguments.all_sites))
         compare(jobs, arguments)
         report(jobs)
-        for one in jobs:
-            if one.agent is not None:
-                one.agent.close()
+        for job in jobs:
+            if job.agent is not None:
+                job.agent.close()
         if rivals is not None:
             rivals.close()
         if arguments.device == "cpu":
@@ -275,22 +282,22 @@ def main(argv: list[str] | None = None) -> None:
 def _jobs(
     sizes: Sizes, url: str, folder: str, rivals: Wandb | None, *, options: bool
 ) -> Iterator[Job]:
-    yield job("bare", sizes)
-    yield job("agent, every step", sizes, watched(url, folder, 1))
+    yield make_job("bare", sizes)
+    yield make_job("agent, every step", sizes, watched(url, folder, 1))
     if options:
         for name, more in OPTIONS.items():
-            yield job(f"+ {name}", sizes, watched(url, folder, 1, **more))
+            yield make_job(f"+ {name}", sizes, watched(url, folder, 1, **more))
         return
-    yield job("agent, default budget", sizes, watched(url, folder, None))
-    yield job("agent, all steps unsampled", sizes, watched(url, folder, 1_000_000))
-    yield job("agent, all sites", sizes, watched(url, folder, 1, sites="all"))
-    yield job("hooks with .item()", sizes, rival=naive_hooks)
-    yield job("hooks, one copy a step", sizes, rival=stacked_hooks)
+    yield make_job("agent, default budget", sizes, watched(url, folder, None))
+    yield make_job("agent, all steps unsampled", sizes, watched(url, folder, 1_000_000))
+    yield make_job("agent, all sites", sizes, watched(url, folder, 1, sites="all"))
+    yield make_job("hooks with .item()", sizes, rival=naive_hooks)
+    yield make_job("hooks, one copy a step", sizes, rival=stacked_hooks)
     if rivals is None:
         print("wandb is not installed: no row of it (pip install 'evenkeel[bench]')")
         return
     for log in ("gradients", "all"):
-        yield job(f'wandb.watch(log="{log}")', sizes, rival=partial(rivals.watch, log=log))
+        yield make_job(f'wandb.watch(log="{log}")', sizes, rival=partial(rivals.watch, log=log))
 
 
 if __name__ == "__main__":

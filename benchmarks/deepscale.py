@@ -102,10 +102,10 @@ def _lines(case: Model, depth: int, form: str, batch: Batch) -> Iterator[str]:
     if form != "plain":
         trainer_agent.deepscale(model, batch, form=form)  # type: ignore[arg-type]
     spent = time.process_time() - start
-    known = architecture(model, (), batch)
+    stacks = architecture(model, (), batch).stacks
     predicted = _predicted(model, batch) if depth <= MOST_PREDICTED else {}
-    found = measured_stacks(model, {one.name: one.blocks for one in known.stacks}, batch)
-    for name, curve in found.items():
+    curves = measured_stacks(model, {stack.name: stack.blocks for stack in stacks}, batch)
+    for name, curve in curves.items():
         theory = predicted.get(name)
         shown = [
             _span(curve.forward),
@@ -114,7 +114,7 @@ def _lines(case: Model, depth: int, form: str, batch: Batch) -> Iterator[str]:
             _span(theory.backward.variance) if theory else "-",
         ]
         cells = "".join(f"{text:>{width}}" for text, width in zip(shown, SPANS, strict=True))
-        label = f"{case.name} {name}" if len(found) > 1 else case.name
+        label = f"{case.name} {name}" if len(curves) > 1 else case.name
         yield f"{label:<22}{form:<11}{cells}{spent:>7.1f}"
 
 

@@ -1,4 +1,4 @@
-"""What the agent takes before it measures anything: import time, and memory."""
+"""The agent's fixed costs: import time and memory, in processes of their own."""
 
 from __future__ import annotations
 
@@ -49,11 +49,15 @@ print("resident", int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 
 
 def report_import() -> None:
-    """CPU and memory that importing the agent adds to torch's, its bytecode being there."""
-    told = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    """Print CPU time and memory that importing the agent adds to torch, with bytecode compiled."""
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     command = [sys.executable, "-c", IMPORT]
     pairs = [
-        subprocess.run(command, capture_output=True, text=True, check=True, env=told).stdout.split()
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment
+        ).stdout.split()
         for _ in range(6)
     ][1:]  # the first may have to compile
     spent_ms, grown_mib = (statistics.median(float(p[i]) for p in pairs) for i in (0, 1))
@@ -64,7 +68,7 @@ def report_import() -> None:
 
 
 def report_memory(shape: tuple[int, ...], url: str, folder: str) -> None:
-    """Resident memory that a watched job has beyond a bare one, each in processes of its own.
+    """Print the resident memory that a watched job has beyond a bare one.
 
     `shape` is layers, width, batch and context.
     """
@@ -77,5 +81,5 @@ def report_memory(shape: tuple[int, ...], url: str, folder: str) -> None:
 
 
 def _resident(command: list[str]) -> float:
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(told.split("resident")[-1])
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(printed.split("resident")[-1])

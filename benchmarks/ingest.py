@@ -87,7 +87,7 @@ def batches(frames: int) -> list[bytes]:
 
 
 def points(bodies: list[bytes]) -> int:
-    """How many values these batches carry."""
+    """Number of values in these batches."""
     return sum(len(decode_batch(body).frames) for body in bodies) * VALUES
 
 
@@ -103,6 +103,7 @@ def raw_insert(bodies: list[bytes]) -> float:
     """Points a second into a bare SQLite table of packed rows."""
     with tempfile.TemporaryDirectory() as folder:
         database = sqlite3.connect(Path(folder) / "raw.db")
+        # the server's settings: without a sync per commit this would be no floor for it
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         database.execute(
@@ -111,7 +112,7 @@ def raw_insert(bodies: list[bytes]) -> float:
         decoded = [decode_batch(body) for body in bodies]
         start = time.perf_counter()
         for batch in decoded:
-            rows = [("r", 0, one.seq, one.step, one.values) for one in batch.frames]
+            rows = [("r", 0, frame.seq, frame.step, frame.values) for frame in batch.frames]
             with database:
                 database.executemany("INSERT INTO f VALUES (?, ?, ?, ?, ?)", rows)
         spent = time.perf_counter() - start
@@ -140,6 +141,7 @@ def _send(port: int, run: str, bodies: list[bytes]) -> None:
     mark = 0
     for body in bodies:
         mark = _post(connection, run, body)
+    # a batch without frames asks for the mark alone
     heartbeat = encode_batch(FrameBatch(0, 1, [], Health()))
     while mark < last:  # on Redis the answer comes before the commit
         mark = _post(connection, run, heartbeat)
@@ -153,7 +155,7 @@ def _post(connection: http.client.HTTPConnection, run: str, body: bytes) -> int:
         content = answer.read()
         if answer.status == 200:
             return msgspec.json.decode(content, type=FramesReceipt).durable
-        if answer.status != 503:  # 503: the writer is behind, come again
+        if answer.status != 503:  # 503: the writer is behind, so send the batch again
             raise RuntimeError(f"{answer.status}: {content!r}")
         time.sleep(0.01)
 
@@ -174,10 +176,10 @@ def server(folder: Path, options: argparse.Namespace) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    given = {"PORT": str(port), "DATA_DIR": str(folder), "HOST": "127.0.0.1"}
-    given |= {"DATABASE_URL": options.database_url} if options.database_url else {}
-    given |= {"REDIS_URL": options.redis_url} if options.redis_url else {}
-    env = os.environ | {f"EVENKEEL_{name}": value for name, value in given.items()}
+    settings = {"PORT": str(port), "DATA_DIR": str(folder), "HOST": "127.0.0.1"}
+    settings |= {"DATABASE_URL": options.database_url} if options.database_url else {}
+    settings |= {"REDIS_URL": options.redis_url} if options.redis_url else {}
+    env = os.environ | {f"EVENKEEL_{name}": value for name, value in settings.items()}
     child = subprocess.Popen([sys.executable, "-c", SERVE], env=env)
     try:
         while socket.socket().connect_ex(("127.0.0.1", port)):

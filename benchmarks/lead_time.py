@@ -24,14 +24,14 @@ from server.alerts.rules import Observation, RunningStats, StackFacts, evaluate,
 
 DEEPSCALE = "post-ln-deepscale"
 RECIPES = (
-    Recipe("pre-ln 24", healthy=True, kept=100),
+    Recipe("pre-ln 24", healthy=True, n_saved=100),
     Recipe("pre-ln 24, seed 1", seed=1, healthy=True),
-    Recipe("post-ln deepscale 24", DEEPSCALE, healthy=True, kept=60),
-    Recipe("post-ln deepscale 24, seed 1", DEEPSCALE, seed=1, healthy=True, kept=60),
-    Recipe("post-ln 4", "post-ln", layers=4, healthy=True, kept=100),
+    Recipe("post-ln deepscale 24", DEEPSCALE, healthy=True, n_saved=60),
+    Recipe("post-ln deepscale 24, seed 1", DEEPSCALE, seed=1, healthy=True, n_saved=60),
+    Recipe("post-ln 4", "post-ln", layers=4, healthy=True, n_saved=100),
     Recipe("pre-ln 12", layers=12, rate=1e-3, steps=110, healthy=True),
     Recipe("pre-ln 8, rate 1e-2", layers=8, rate=1e-2, steps=60, healthy=True),
-    Recipe("post-ln 24", "post-ln", twin="pre-ln 24", kept=60),
+    Recipe("post-ln 24", "post-ln", twin="pre-ln 24", n_saved=60),
     Recipe("post-ln 24, seed 1", "post-ln", seed=1, twin="pre-ln 24, seed 1"),
     Recipe("post-ln 16", "post-ln", layers=16, twin="pre-ln 24"),
     Recipe(
@@ -41,7 +41,7 @@ RECIPES = (
         steps=110,
         jump_at=60,
         twin="pre-ln 12",
-        kept=85,
+        n_saved=85,
     ),
     Recipe(
         "pre-ln 8, half overflows",
@@ -50,7 +50,7 @@ RECIPES = (
         steps=60,
         half_scale=2000.0,
         twin="pre-ln 8, rate 1e-2",
-        kept=36,
+        n_saved=36,
     ),
 )
 
@@ -64,11 +64,12 @@ class Result:
     raised: list[Transition]
 
 
-def known(recipe: Recipe, model: torch.nn.Module) -> dict[str, StackFacts]:
+def stack_facts(recipe: Recipe, model: torch.nn.Module) -> dict[str, StackFacts]:
     spec = trainer_agent.describe(model, next(batches_of(recipe))[0])
     return facts(spec, {0: dslm.predict(spec)})
 
 
+# the server's own rules and lifecycle, without the server
 def judged(steps: Iterator[Values], stacks: dict[str, StackFacts]) -> Iterator[tuple[float, list]]:
     stats, tracks = RunningStats(), {}
     for step, values in enumerate(steps):
@@ -80,14 +81,14 @@ def judged(steps: Iterator[Values], stacks: dict[str, StackFacts]) -> Iterator[t
 
 def run(recipe: Recipe, saved: dict[str, np.ndarray] | None) -> Result:
     model = build(recipe)
-    stacks = known(recipe, model)
+    stacks = stack_facts(recipe, model)
     steps = measured(recipe, model)
-    if saved is not None and recipe.kept:
-        steps = _kept(recipe, steps, stacks, saved)
+    if saved is not None and recipe.n_saved:
+        steps = _saving(recipe, steps, stacks, saved)
     losses, raised = [], []
     for loss, events in judged(steps, stacks):
         losses.append(loss)
-        raised += [one for one in events if one.kind == "opened"]
+        raised += [event for event in events if event.kind == "opened"]
     return Result(recipe, np.array(losses), raised)
 
 
@@ -95,18 +96,19 @@ def visible_at(losses: np.ndarray, twin: np.ndarray) -> int | None:
     """The step from which on the smoothed loss stays 10 % above the twin's, or is not finite."""
     length = min(len(losses), len(twin))
     above = ~(_smooth(losses[:length]) <= 1.1 * _smooth(twin[:length]))
+    # a later step below the line takes an earlier one back: somebody watching would wait
     last_fine = np.flatnonzero(~above)
     first = int(last_fine[-1]) + 1 if len(last_fine) else 0
     return first if first < length else None
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:
-    """Median of the last 11: what somebody watching the curve has seen by then."""
+    """Median of the last 11 steps, so nothing of the future."""
     windows = [losses[max(0, at - 10) : at + 1] for at in range(len(losses))]
-    return np.array([np.median(one) for one in windows])
+    return np.array([np.median(window) for window in windows])
 
 
-def _kept(
+def _saving(
     recipe: Recipe, steps: Iterator[Values], stacks: dict[str, StackFacts], saved: dict
 ) -> Iterator[Values]:
     every: list[Values] = []
@@ -114,8 +116,8 @@ def _kept(
         every.append(values)
         yield values
     for key in every[0]:
-        kept = np.array([one[key] for one in every[: recipe.kept]], np.float32)
-        saved[f"{recipe.name}:{key}"] = kept if "correlation" in key else _rounded(kept)
+        series = np.array([values[key] for values in every[: recipe.n_saved]], np.float32)
+        saved[f"{recipe.name}:{key}"] = series if "correlation" in key else _rounded(series)
     start = stacks[STACK].at_start
     for name in start.__dataclass_fields__ if start else ():
         saved[f"{recipe.name}:expected:{name}"] = np.asarray(getattr(start, name), np.float32)
@@ -129,18 +131,20 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 def report(results: dict[str, Result]) -> None:
     print(f"{'run':31} {'first alert':34} {'at step':>7} {'in loss':>7} {'lead':>5}")
-    for one in results.values():
-        loud = [e for e in one.raised if e.finding and e.finding.severity != "info"]
+    for result in results.values():
+        loud = [e for e in result.raised if e.finding and e.finding.severity != "info"]
         name, at = (loud[0].key.rule, loud[0].step) if loud else ("–", None)
-        twin = results.get(one.recipe.twin or "")
-        seen = visible_at(one.losses, twin.losses) if twin else None
-        lead = "" if at is None or seen is None else str(seen - at)
-        print(f"{one.recipe.name:31} {name:34} {_text(at):>7} {_text(seen):>7} {lead:>5}")
+        twin = results.get(result.recipe.twin or "")
+        visible = visible_at(result.losses, twin.losses) if twin else None
+        lead = "" if at is None or visible is None else str(visible - at)
+        print(f"{result.recipe.name:31} {name:34} {_text(at):>7} {_text(visible):>7} {lead:>5}")
         for event in loud[1:]:
             print(f"{'':31} {event.key.rule:34} {event.step:>7}")
-    healthy = [one for one in results.values() if one.recipe.healthy]
-    false = sum(e.finding.severity != "info" for one in healthy for e in one.raised if e.finding)
-    steps = sum(len(one.losses) for one in healthy)
+    healthy = [result for result in results.values() if result.recipe.healthy]
+    false = sum(
+        e.finding.severity != "info" for result in healthy for e in result.raised if e.finding
+    )
+    steps = sum(len(result.losses) for result in healthy)
     print(f"\nfalse alarms: {false} in {len(healthy)} healthy runs, {steps} steps")
 
 
@@ -154,10 +158,10 @@ def main() -> None:
     parser.add_argument("--only", help="names of runs to train, separated by ;")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = set(args.only.split(";")) if args.only else {one.name for one in RECIPES}
+    names = set(args.only.split(";")) if args.only else {recipe.name for recipe in RECIPES}
     saved: dict[str, np.ndarray] | None = {} if args.save else None
     began = time.perf_counter()
-    results = {one.name: run(one, saved) for one in RECIPES if one.name in wanted}
+    results = {recipe.name: run(recipe, saved) for recipe in RECIPES if recipe.name in names}
     report(results)
     print(f"trained in {time.perf_counter() - began:.0f} s")
     if saved is not None:

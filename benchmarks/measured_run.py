@@ -1,4 +1,4 @@
-"""Small runs trained here and now, with every sampled step as the alert rules see it."""
+"""Small training runs that yield the series of every step, as the alert rules receive them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run: what is trained, and what goes wrong with it."""
+    """One run: its model, its training, and the fault that it has, if any."""
 
     name: str
     variant: str = "pre-ln"
@@ -38,7 +38,7 @@ class Recipe:
     half_scale: float | None = None  # the middle block's output passes through half precision
     twin: str | None = None  # the healthy run on the same data
     healthy: bool = False
-    kept: int = 0  # steps that --save keeps
+    n_saved: int = 0  # steps that --save keeps
 
 
 def build(recipe: Recipe) -> ByteGPT:
@@ -55,7 +55,7 @@ def batches_of(recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def measured(recipe: Recipe, model: ByteGPT) -> Iterator[Values]:
-    """Train; the measured series of each step, before the step changes the weights."""
+    """Train, and yield the series of each step before the optimizer changes the weights."""
     values: Values = {}
     _hook(model, values, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.0)
@@ -80,7 +80,7 @@ def _rate(recipe: Recipe, step: int) -> float:
 def _hook(model: ByteGPT, values: Values, recipe: Recipe) -> None:
     n_layers = len(model.blocks)
     note_stream = _stream_recorder(values, n_layers)
-    model.blocks[0].register_forward_pre_hook(lambda _, given: note_stream(0, given[0]))
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: note_stream(0, inputs[0]))
     for index, block in enumerate(model.blocks):
         if recipe.half_scale is not None and index == n_layers // 2:
             block.register_forward_hook(_through_half(recipe.half_scale))
@@ -116,28 +116,29 @@ def _moments(x: Tensor) -> dict[str, float]:
 
 
 def _after(note: Callable[[int, Tensor], None], index: int) -> Callable[..., None]:
-    def hook(_module: nn.Module, _given: object, x: Tensor) -> None:
+    def hook(_module: nn.Module, _inputs: object, x: Tensor) -> None:
         note(index, x)
 
     return hook
 
 
 def _through_half(scale: float) -> Callable[..., Tensor]:
-    def hook(_module: nn.Module, _given: object, x: Tensor) -> Tensor:
+    def hook(_module: nn.Module, _inputs: object, x: Tensor) -> Tensor:
         return (x * scale).half().float() / scale
 
     return hook
 
 
 def _logit_recorder(values: Values, n_layers: int, index: int) -> Callable[..., None]:
-    seen = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril()
+    visible = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril()
 
-    def hook(_module: nn.Module, _given: object, qkv: Tensor) -> None:
+    def hook(_module: nn.Module, _inputs: object, qkv: Tensor) -> None:
+        # a quarter of the batch is enough for a maximum and a mean, at a quarter of the cost
         heads = qkv.detach()[:4].unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         logits = heads[0] @ heads[1].transpose(-1, -2) / heads.shape[-1] ** 0.5
-        shares = logits.masked_fill(~seen, -torch.inf).softmax(-1)
+        shares = logits.masked_fill(~visible, -torch.inf).softmax(-1)
         entropy = torch.special.entr(shares).sum(-1).mean()
-        for quantity, value in (("max", logits[..., seen].max()), ("entropy", entropy)):
+        for quantity, value in (("max", logits[..., visible].max()), ("entropy", entropy)):
             key = f"{STACK}/attention_logits/{quantity}"
             values.setdefault(key, np.full(n_layers, np.nan))[index] = value.item()
 

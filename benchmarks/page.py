@@ -1,8 +1,8 @@
 """The run page of a 48-layer run with 1,000 sampled steps, in headless Chromium.
 
-Prints, beside their targets: first contentful paint, when every chart is drawn (cold and warm),
-what the page weighs, what a live update weighs and how long it takes from the server's answer to
-the picture, beside the round trip of a Dash callback; and what a step of scrubbing costs.
+Prints, beside their targets: first contentful paint; the time until every chart is drawn, with a
+cold and a warm cache; the page's weight; the weight of a live update and its time from sending to
+the changed picture, beside the round trip of a Dash callback; and the time of a scrubbing step.
 
     python -m benchmarks.page
 """
@@ -121,7 +121,7 @@ def loads(browser: Browser, address: str, rounds: int = 3) -> None:
         cold.append(first)
         warm.append(second)
         context.close()
-    median = lambda times, name: statistics.median(one[name] for one in times) / 1000  # noqa: E731
+    median = lambda times, name: statistics.median(load_times[name] for load_times in times) / 1000  # noqa: E731
     say("first contentful paint, cold", median(cold, "painted"), "s", "1.5 s")
     say("first contentful paint, warm", median(warm, "painted"), "s", "1.5 s")
     say("all charts drawn, cold", median(cold, "drawn"), "s", "4 s")
@@ -132,7 +132,7 @@ def loads(browser: Browser, address: str, rounds: int = 3) -> None:
 def live(site: str, browser: Browser, run: SyntheticRun) -> None:
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page, traffic, _ = load(context, f"{site}/runs/{run.run_id}")
-    page.wait_for_function("document.body.dataset.history === 'whole'")
+    page.wait_for_function("document.body.dataset.history === 'complete'")
     before = traffic.http + traffic.socket
     ours = [_until_drawn(site, page, run, STEPS + i) for i in range(UPDATES)]
     spent = traffic.http + traffic.socket - before
@@ -164,7 +164,7 @@ async def _send_one(site: str, run: SyntheticRun, step: int) -> None:
 
 
 def _callback(page: Page, step: int) -> float:
-    """Time until the charts of the blocks, drawn by the server, show a step."""
+    """Time until the charts that the server draws, of the blocks, show a step."""
     page.evaluate("document.querySelector('[data-tab=internals]').hidden = true")
     started = time.perf_counter()
     page.evaluate(ASK_BLOCKS, step)

@@ -1,4 +1,4 @@
-"""What people watch a training job with instead: hooks by hand, and `wandb.watch`."""
+"""Other ways to watch a training job: hooks by hand, and `wandb.watch`."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What a rival does after a step, given its loss.
+# called after a step, with its loss
 AfterStep = Callable[[Tensor], None]
 
 
 def naive_hooks(model: nn.Module) -> AfterStep:
-    """Mean and variance of every module's output and its gradient, brought over one by one."""
-    seen: dict[str, float] = {}
+    """Mean and variance of every module's output and gradient, each copied to the host at once."""
+    values: dict[str, float] = {}
 
     def note(name: str, x: Tensor) -> None:
-        seen[f"{name}.mean"] = x.mean().item()
-        seen[f"{name}.var"] = x.var().item()
+        values[f"{name}.mean"] = x.mean().item()
+        values[f"{name}.var"] = x.var().item()
 
     _hook_all(model, note)
-    return lambda _loss: seen.clear()
+    return lambda _loss: values.clear()
 
 
 def stacked_hooks(model: nn.Module) -> AfterStep:
-    """The same, kept on the device and brought over in one piece at the end of the step."""
-    kept: list[Tensor] = []
-    shown: dict[str, list[float]] = {}
+    """The same moments, kept on the device and copied to the host once at the end of the step."""
+    pending: list[Tensor] = []
+    copied: dict[str, list[float]] = {}
 
     def note(_name: str, x: Tensor) -> None:
-        kept.append(torch.stack([x.mean(), x.var()]))
+        pending.append(torch.stack([x.mean(), x.var()]))
 
     def after(_loss: Tensor) -> None:
-        shown["values"] = torch.stack(kept).flatten().tolist()
-        kept.clear()
+        copied["values"] = torch.stack(pending).flatten().tolist()
+        pending.clear()
 
     _hook_all(model, note)
     return after

@@ -1,6 +1,6 @@
-"""A run that nobody trained: measured values drawn around the theory's own prediction.
+"""A run without training: measured values drawn around the theory's prediction.
 
-Declared and sent as an agent would, so that everything behind it is real.
+It is declared and sent as an agent would, so that the server's side is real.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _linear(d_in: int, d_out: int) -> dslm.Linear:
 class SyntheticRun:
     """Layout, prediction and a stream of frames; the same seed gives the same values.
 
-    A job that went on from a checkpoint numbers its frames from past all of the former one's.
+    A job that continues from a checkpoint sets `first_seq` past the frames of the one before.
     """
 
     name: str
@@ -100,15 +100,15 @@ class SyntheticRun:
     @cached_property
     def curves(self) -> dict[str, tuple[dslm.Curve, dslm.Curve]]:
         """Forward and backward prediction of each stack."""
-        found = dslm.predict(self.model).stacks
-        return {name: (one.forward, one.backward) for name, one in found.items()}
+        stacks = dslm.predict(self.model).stacks
+        return {name: (stack.forward, stack.backward) for name, stack in stacks.items()}
 
     @property
     def layout(self) -> wire.Layout:
         """The series an agent measures on such a model."""
         scalars = ("loss", "learning_rate", "gradient_norm")
         return wire.Layout(
-            tuple(one for stack in self.model.stacks for one in self._depth_series(stack))
+            tuple(series for stack in self.model.stacks for series in self._depth_series(stack))
             + tuple(wire.Series("", name, "value", 1) for name in scalars)
         )
 
@@ -124,10 +124,10 @@ class SyntheticRun:
             ("attention_logits", "max", n),
             ("attention_logits", "entropy", n),
         ]
-        return [wire.Series(stack, *one) for one in depth]
+        return [wire.Series(stack, *key) for key in depth]
 
     def declaration(self, *, project: str = "synthetic") -> wire.RunDeclaration:
-        """What the agent declares first."""
+        """The declaration that an agent sends first."""
         return wire.RunDeclaration(
             project=project,
             name=self.name,
@@ -144,6 +144,7 @@ class SyntheticRun:
         """One frame a step; from `broken_from` on, NaN and Inf in the upper half."""
         layout_hash = self.layout.hash
         for step in steps:
+            # seeded by step, so that a step sent twice has the same values
             rng = np.random.default_rng((self.seed, step))
             broken = broken_from is not None and step >= broken_from
             values = self._values(step, rng, broken=broken)
@@ -153,7 +154,7 @@ class SyntheticRun:
             )
 
     def _values(self, step: int, rng: np.random.Generator, *, broken: bool) -> NDArray[np.float32]:
-        parts = [self._stack_values(one, step, rng, broken=broken) for one in self.model.stacks]
+        parts = [self._stack_values(stack, step, rng, broken=broken) for stack in self.model.stacks]
         loss = np.nan if broken else 2.4 + 3.1 * np.exp(-step / 120) + rng.normal(0, 0.03)
         scalars = [loss, 3e-4 * min(1.0, (step + 1) / 20), 1.0]
         return np.concatenate([*parts, scalars]).astype(np.float32)
@@ -161,11 +162,11 @@ class SyntheticRun:
     def _stack_values(
         self, stack: str, step: int, rng: np.random.Generator, *, broken: bool
     ) -> Floats:
-        """The values of one stack; where nothing is predicted they lie around one."""
+        """The values of one stack; where nothing is predicted they scatter around 1."""
         forward, backward = self.curves[stack]
         n, drift = len(forward.variance) - 1, 1 - np.exp(-step / 300)
         depth = np.linspace(0, 1, n + 1)
-        expected, top = (np.nan_to_num(one.variance, nan=1.0) for one in (forward, backward))
+        expected, top = (np.nan_to_num(curve.variance, nan=1.0) for curve in (forward, backward))
         variance = expected * np.exp(drift * depth + rng.normal(0, 0.03, n + 1))
         near = np.nan_to_num(forward.correlation, nan=0.5)
         correlation = np.clip(near + rng.normal(0, 0.01, n + 1), -1, 1)

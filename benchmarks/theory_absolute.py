@@ -1,9 +1,9 @@
 """The gradient in absolute units at initialisation: predicted from head and labels, measured.
 
-``python -m benchmarks.theory --absolute``. No backward pass is shown to the theory: the kernel of
-dLoss/d(last block's output), its variance, its correlation between tokens and the first loss all
-come from the final norm, the head's weights and the batch's labels. The lowest layer's gradient
-variance is what the whole curve makes of it.
+``python -m benchmarks.theory --absolute``. The theory gets no backward pass: it predicts the kernel
+of dLoss/d(last block's output), and with it variance, correlation between tokens and first loss,
+from the final norm, the head's weights and the batch's labels. The lowest layer's gradient variance
+tests the curve below.
 """
 
 from __future__ import annotations
@@ -69,11 +69,12 @@ def _draw(case: Case, seed: int) -> dict[str, Row]:
     spec = trainer_agent.describe(model, batch)
     if spec.missing:
         raise SystemExit(f"{case.name}: not understood: {spec.missing[0]}")
+    # `describe` measures the top gradient where it can; here it must be predicted
     unseen = {name: replace(s, top_gradient_kernel=None) for name, s in spec.stacks.items()}
     predicted = dslm.predict(replace(spec, stacks=unseen)).stacks
-    known = trainer_agent.description.architecture(model, (), batch).stacks
-    streams: dict[str, list[Tensor]] = {s.name: [] for s in known}
-    handles = [h for s in known for h in hooks(model, s.blocks, streams[s.name])]
+    stacks = trainer_agent.description.architecture(model, (), batch).stacks
+    streams: dict[str, list[Tensor]] = {s.name: [] for s in stacks}
+    handles = [h for s in stacks for h in hooks(model, s.blocks, streams[s.name])]
     loss = model(**batch)["loss"]
     for handle in handles:
         handle.remove()

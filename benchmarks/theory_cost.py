@@ -1,12 +1,11 @@
 """What a prediction costs, in time, memory and accuracy: ``python -m benchmarks.theory_cost``.
 
-First, models of 12, 24 and 48 layers at 128 to 8,192 tokens, each in a process of its own, one
-thread: CPU time of the first prediction and of the next, and how far the first raises the
-process's peak memory above that after the imports. Depth costs in proportion where the ratio of
-48 to 24 layers is 2.
+The first table has models of 12, 24 and 48 layers at 128 to 8,192 tokens, each in a fresh process
+of one thread: CPU time of the first prediction and of the next, and the rise of peak memory over
+that after the imports. The cost is proportional to depth where the ratio of 48 to 24 layers is 2.
 
-Then, at a length where single tokens can still be computed, the difference between the cells of
-`dslm.cell_sizes` and single tokens, with the kernel of a drawn batch: median and worst layer,
+The second table compares the cells of `dslm.cell_sizes` with single tokens, at a length where
+single tokens can still be computed, on the kernel of a drawn batch: median and worst layer,
 relative for variances, absolute for correlations.
 
 The exit code is 1 where 48 layers at 1,024 tokens take more than 1 s or 200 MB.
@@ -51,6 +50,7 @@ CASES = {
 }
 
 
+# the first prediction also fills the caches, such as the table of softmax moments
 def cost_here(family: str, n_layers: int, seq_len: int) -> tuple[float, float, float]:
     """(first CPU seconds, next CPU seconds, MB above the imports) in this process."""
     kernel = expected_kernel(seq_len, causal=family != "bert")
@@ -74,11 +74,11 @@ def _peak_mb() -> float:
 
 def cost_apart(family: str, n_layers: int, seq_len: int) -> tuple[float, float, float]:
     """As `cost_here`, in a fresh process of one thread."""
-    command = [sys.executable, "-m", "benchmarks.theory_cost", "--one", family]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.theory_cost", "--row", family]
+    single_threaded = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(n_layers), str(seq_len)],
-        env=one_thread, check=True, capture_output=True, text=True,
+        env=single_threaded, check=True, capture_output=True, text=True,
     )  # fmt: skip
     first, again, peak = map(float, done.stdout.split())
     return first, again, peak
@@ -103,9 +103,9 @@ def report_costs() -> bool:
     return good
 
 
-def differences(one: dslm.StackPrediction, two: dslm.StackPrediction) -> Iterator[str]:
+def differences(coarse: dslm.StackPrediction, fine: dslm.StackPrediction) -> Iterator[str]:
     """Median and worst over layers, for each of the four curves."""
-    for a, b in ((one.forward, two.forward), (one.backward, two.backward)):
+    for a, b in ((coarse.forward, fine.forward), (coarse.backward, fine.backward)):
         relative = np.abs(a.variance / b.variance - 1)
         absolute = np.abs(a.correlation - b.correlation)
         yield from (f"{np.median(v):.1e} / {v.max():.1e}" for v in (relative, absolute))
@@ -127,7 +127,7 @@ def report_differences(seq_len: int, n_layers: int) -> None:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="what a prediction costs")
-    parser.add_argument("--one", nargs=3, metavar=("MODEL", "LAYERS", "L"), help="one row, bare")
+    parser.add_argument("--row", nargs=3, metavar=("MODEL", "LAYERS", "L"), help="one row, bare")
     parser.add_argument("--length", type=int, default=512, help="L of the comparison (512)")
     parser.add_argument("--layers", type=int, default=12, help="layers of the comparison (12)")
     return parser.parse_args(argv)
@@ -135,13 +135,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print both tables; 0 where the costs are within their bounds."""
-    asked = _arguments(argv)
-    if asked.one:
-        family, n_layers, seq_len = asked.one
+    options = _arguments(argv)
+    if options.row:
+        family, n_layers, seq_len = options.row
         print(*cost_here(family, int(n_layers), int(seq_len)))
         return 0
     good = report_costs()
-    report_differences(asked.length, asked.layers)
+    report_differences(options.length, options.layers)
     print("done" if good else "PAST BOUNDS")
     return 0 if good else 1
 

@@ -20,7 +20,7 @@ Pairs = list[tuple[Curves, Curves]]  # (predicted, measured), one a draw
 
 @dataclass(frozen=True, slots=True)
 class Aims:
-    """What the median and the worst layer of a mean over draws are held to."""
+    """Bounds on the error of a mean over draws, at the median and at the worst layer."""
 
     variance: tuple[float, float] = (0.03, 0.10)
     correlation: tuple[float, float] = (0.02, 0.06)
@@ -41,10 +41,11 @@ class Row:
     """Error of the mean over draws.
 
     Attributes:
-        median, worst: over layers. layer: where the worst is.
-        median_sem, sem: standard errors of the mean over draws: at the median layer, and at the
+        median, worst: over layers.
+        layer: the worst layer.
+        median_sem, sem: standard errors of the mean over draws, at the median layer and at the
             worst one.
-        one_draw: the largest error of one draw at one layer.
+        worst_draw: the largest error of one draw at one layer.
     """
 
     model: str
@@ -55,7 +56,7 @@ class Row:
     layer: int
     median_sem: float
     sem: float
-    one_draw: float
+    worst_draw: float
 
     def verdict(self, aims: Aims) -> str:
         """Whether the aims are met, and if not, whether two standard errors explain it."""
@@ -70,9 +71,9 @@ class Row:
 def draws_of(case: Case, seeds: range, *, typical: bool = False) -> dict[str, Pairs]:
     """(predicted, measured) of each draw of the weights, by stack.
 
-    Predicted is the mean over draws, or the `typical` draw, the middle of the band.
+    The prediction is the mean over draws, or with `typical` the typical draw, mid-band.
     """
-    found: dict[str, Pairs] = {}
+    pairs: dict[str, Pairs] = {}
     blocks: dict[str, tuple[str, ...]] = {}
     for seed in seeds:
         torch.manual_seed(seed)
@@ -82,12 +83,12 @@ def draws_of(case: Case, seeds: range, *, typical: bool = False) -> dict[str, Pa
         if spec.missing:
             raise SystemExit(f"{case.name}: not understood: {spec.missing[0]}")
         if not blocks:
-            known = trainer_agent.description.architecture(model, (), batch).stacks
-            blocks = {stack.name: stack.blocks for stack in known}
-        seen = measured_stacks(model, blocks, batch)
+            stacks = trainer_agent.description.architecture(model, (), batch).stacks
+            blocks = {stack.name: stack.blocks for stack in stacks}
+        curves = measured_stacks(model, blocks, batch)
         for name, p in dslm.predict(spec).stacks.items():
-            found.setdefault(name, []).append((_predicted(p, typical=typical), seen[name]))
-    return found
+            pairs.setdefault(name, []).append((_predicted(p, typical=typical), curves[name]))
+    return pairs
 
 
 def _predicted(p: dslm.StackPrediction, *, typical: bool) -> Curves:
@@ -103,8 +104,8 @@ def rows(case: Case, pairs: Mapping[str, Pairs], aims: Aims) -> Iterator[Row]:
     for stack, drawn in pairs.items():
         name = case.name if len(pairs) == 1 else f"{case.name}, {stack}"
         for index, quantity in enumerate(("forward variance", "backward variance", "correlation")):
-            predicted, seen = (np.array([pair[i][index] for pair in drawn]) for i in (0, 1))
-            error, sem = _errors(predicted, seen, quantity, decades=aims.decades)
+            predicted, measured = (np.array([pair[i][index] for pair in drawn]) for i in (0, 1))
+            error, sem = _errors(predicted, measured, quantity, decades=aims.decades)
             worst = int(np.argmax(error))
             middle = int(np.argsort(error)[len(error) // 2])
             yield Row(
@@ -116,29 +117,29 @@ def rows(case: Case, pairs: Mapping[str, Pairs], aims: Aims) -> Iterator[Row]:
                 worst,
                 float(sem[middle]),
                 float(sem[worst]),
-                _largest(predicted, seen, quantity, decades=aims.decades),
+                _largest(predicted, measured, quantity, decades=aims.decades),
             )
 
 
 def _errors(
-    predicted: Floats, seen: Floats, quantity: str, *, decades: bool
+    predicted: Floats, measured: Floats, quantity: str, *, decades: bool
 ) -> tuple[Floats, Floats]:
     """Return each layer's error of the mean over draws, and that mean's standard error."""
     if quantity == "correlation":
-        each = predicted - seen
+        each = predicted - measured
     elif decades:
-        each = np.log10(predicted / seen)
+        each = np.log10(predicted / measured)
     else:
-        each = (predicted - seen) / seen.mean(axis=0)
+        each = (predicted - measured) / measured.mean(axis=0)
     return np.abs(each.mean(axis=0)), each.std(axis=0, ddof=1) / np.sqrt(len(each))
 
 
-def _largest(predicted: Floats, seen: Floats, quantity: str, *, decades: bool) -> float:
+def _largest(predicted: Floats, measured: Floats, quantity: str, *, decades: bool) -> float:
     """Return the largest error of one draw, relative to that draw's own variance."""
     if decades and quantity != "correlation":
-        return float(np.abs(np.log10(predicted / seen)).max())
-    scale = 1.0 if quantity == "correlation" else seen
-    return float(np.abs((predicted - seen) / scale).max())
+        return float(np.abs(np.log10(predicted / measured)).max())
+    scale = 1.0 if quantity == "correlation" else measured
+    return float(np.abs((predicted - measured) / scale).max())
 
 
 def print_head() -> None:
@@ -153,14 +154,14 @@ def print_row(row: Row, verdict: str) -> None:
     """Print one row of it."""
     line = (
         f"{row.model:26} {row.draws:>5} {row.quantity:18} {row.median:8.4f} {row.median_sem:7.4f}"
-        f" {row.worst:8.4f} {row.sem:7.4f} {row.layer:>5} {row.one_draw:9.3f}  {verdict}"
+        f" {row.worst:8.4f} {row.sem:7.4f} {row.layer:>5} {row.worst_draw:9.3f}  {verdict}"
     )
     print(line, flush=True)
 
 
 def report(case: Case, aims: Aims) -> list[Row]:
     """Print and return a model's rows."""
-    found = list(rows(case, draws_of(case, range(case.draws), typical=aims.decades), aims))
-    for row in found:
+    table = list(rows(case, draws_of(case, range(case.draws), typical=aims.decades), aims))
+    for row in table:
         print_row(row, row.verdict(aims))
-    return found
+    return table

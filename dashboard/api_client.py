@@ -89,6 +89,7 @@ class ApiClient:
         self._credentials = credentials
 
     def _open(self) -> httpx.AsyncClient:
+        # Not shared between requests: the credentials are those of one visitor.
         headers = dict(self._credentials())
         if self._url is not None:
             return httpx.AsyncClient(base_url=self._url, headers=headers, timeout=TIMEOUT_S)
@@ -101,6 +102,7 @@ class ApiClient:
     async def _request(
         self, endpoint: Endpoint[Answer], params: Mapping[str, Any] | None = None, **ids: str
     ) -> Answer:
+        # To the API an empty filter is a value that matches nothing, so it is left out.
         query = {name: value for name, value in (params or {}).items() if value not in (None, "")}
         address = BASE + endpoint.path.format(**ids)
         try:

@@ -60,6 +60,7 @@ class RankHealth(Struct, frozen=True):
     failures: int = 0
     first_failure: str = ""
     silent: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
     overhead: float = 0.0
     every: int = 1
     dropped_sites: list[str] = field(default_factory=list)
@@ -74,7 +75,7 @@ class RunSummary(Struct, frozen=True):
     id: str
     project: str
     name: str
-    status: str
+    status: str  # no Literal: a status that a newer server adds is no reason to show nothing
     tags: list[str]
     created_at: float
     last_seen: float

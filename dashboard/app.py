@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dashboard.pages import alerts, internals, run, runs, series
 
 HERE = Path(__file__).parent
 FORWARDED = ("authorization", "cookie")
+MAIN = "/assets/js/main.js"
 
 
 def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
@@ -32,17 +34,18 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
     ``/api`` answers with a JSON 404.
     """
     _refuse_unknown_api_paths(app)
+    # Before Dash adds routes of its own for the same paths: the first that matches answers.
     mount_files(app, HERE / "assets")
     pages = Dash(
         "dashboard",
         server=app,
         title="evenkeel",
-        update_title="",
+        update_title="",  # else the browser's tab flickers with every callback
         assets_folder=str(HERE / "assets"),
-        assets_ignore=r".*LICENSE|plotly-basic.*",
+        assets_path_ignore=["^js$", "^vendor$"],  # the index names their files itself
         index_string=index_html(),
-        suppress_callback_exceptions=True,
-        add_log_handler=False,
+        suppress_callback_exceptions=True,  # pages come and go, and their elements with them
+        add_log_handler=False,  # the server sets up logging
     )
     client = ApiClient(app, url=api_url, credentials=_credentials)
     pages.layout = shell()
@@ -55,10 +58,24 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
 
 
 def index_html() -> str:
-    """The page around the app: it paints the bar at the top before any script has run."""
+    """The page around the app: it paints the bar at the top before any script has run.
+
+    An import map gives the modules of ``assets/js`` their fingerprinted addresses, and preloads
+    fetch them side by side: a browser would else find them one import after the other.
+    """
     page = (HERE / "static" / "index.html").read_text(encoding="utf-8")
-    for mark, name in (("@PLOTLY@", "vendor/plotly-basic.min.js"), ("@ICON@", "icon.svg")):
-        page = page.replace(mark, fingerprinted(name))
+    names = sorted(path.name for path in (HERE / "assets" / "js").glob("*.js"))
+    modules = {f"/assets/js/{name}": fingerprinted(f"js/{name}") for name in names}
+    preloads = [f'<link rel="modulepreload" href="{address}">' for address in modules.values()]
+    fields = {
+        "@PLOTLY@": fingerprinted("vendor/plotly-basic.min.js"),
+        "@ICON@": fingerprinted("icon.svg"),
+        "@IMPORTS@": json.dumps({"imports": modules}),
+        "@PRELOADS@": "\n".join(preloads),
+        "@MAIN@": modules[MAIN],
+    }
+    for field, text in fields.items():
+        page = page.replace(field, text)
     return page
 
 
@@ -69,7 +86,7 @@ def fingerprinted(name: str) -> str:
 
 
 def shell() -> html.Div:
-    """What stays while pages change: the address, the latest live event, the page's place."""
+    """What stays while pages change: the address, the latest live event, the page's element."""
     return html.Div(
         [
             dcc.Location(id=ids.URL, refresh=False),
@@ -81,20 +98,22 @@ def shell() -> html.Div:
 
 
 def _start_scripts(pages: Dash) -> None:
+    # An import waits for modules that are still on their way; a global might not be set yet.
     pages.clientside_callback(
-        "function (data) { return window.evenkeel.start(data); }",
+        f'async (data) => (await import("{MAIN}")).start(data)',
         Output(ids.PAGE_STARTED, "data"),
         Input(ids.PAGE_DATA, "data"),
     )
 
 
 def _credentials() -> Mapping[str, str]:
-    """The visitor's own key or login, so that pages see what their reader may see."""
+    """The visitor's key or login, so that a page shows what its reader may see."""
     sent = dash.callback_context.headers
     return {name: sent[name] for name in FORWARDED if name in sent}
 
 
 def _refuse_unknown_api_paths(app: FastAPI) -> None:
+    # Dash's catch-all would answer a script's misspelt path with a page and status 200.
     async def unknown(path: str) -> JSONResponse:
         error: dict[str, Any] = {
             "code": "not_found",

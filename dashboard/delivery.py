@@ -38,6 +38,7 @@ class PageAddresses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, a page's as one for ``/``."""
+        # The login check lies further in, and treats every page like the index.
         if scope["type"] == "http" and self.pattern.fullmatch(scope["path"]):
             scope = {**scope, "path": "/", "raw_path": b"/"}
         await self.app(scope, receive, send)

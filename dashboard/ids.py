@@ -16,7 +16,7 @@ Selectors for a walk through the pages (all are element ids unless written as at
   ``data-following`` is ``true`` or ``false``), ``#player-play``, ``#player-slider``,
   ``#player-follow``, ``#player-step``
 - compare page: ``#compare-variance``, ``#compare-correlation``, ``#compare-gradient``,
-  ``#compare-scalars``, ``#compare-heatmap-1`` (the second run against the first) and on
+  ``#compare-scalars``, ``#compare-heatmap-1`` (the second run against the first) and so on
 - alerts: ``[data-testid="alert"]`` (``data-alert`` is its id, ``data-alert-status`` its status),
   ``[data-testid="alert-snippet"]``, ``[data-testid="alert-acknowledge"]``, ``#alerts-list``
 

@@ -78,7 +78,7 @@ def read_page(stored: Mapping[str, Any]) -> PageData:
 
 
 def read_event(stored: Mapping[str, Any] | None) -> LiveEvent:
-    """The live event of a store; one without a kind before the first."""
+    """The live event of a store; before the first, one without a kind."""
     return msgspec.convert(stored or {}, LiveEvent)
 
 

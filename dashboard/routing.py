@@ -13,6 +13,7 @@ from dashboard.api_client import ApiClient, ApiError
 from dashboard.pages import alerts, compare, run, runs
 from dashboard.pages.states import failure, not_found
 
+# No run's id has a dot; the names of files do, and those are not pages.
 ADDRESSES = re.compile(r"/(runs(/[^/.]+)?|compare|alerts)/?")
 
 
@@ -43,6 +44,7 @@ async def page_of(client: ApiClient, path: str, search: str) -> Any:
             )
         case ["compare"]:
             run_ids = [run_id for run_id in query.get("runs", "").split(",") if run_id]
+            # Each run once, in the order of the address: the first is the reference.
             return await compare.load(client, list(dict.fromkeys(run_ids)), step)
         case ["alerts"]:
             return alerts.layout()

@@ -1,7 +1,7 @@
-"""Colours, fonts and chart furniture; the same values as `assets/theme.css` where both need them.
+"""Colours, fonts and what all charts share; `assets/10-theme.css` repeats what it needs of them.
 
 The chart colours are mid-tones that keep a contrast of at least 3:1 on the light and on the dark
-surface, so that a change of theme redraws nothing; text and grid colours are set by the stylesheet.
+surface, so that a change of theme redraws nothing; the stylesheet sets text and grid colours.
 Run colours stay apart under deuteranopia, protanopia and tritanopia.
 """
 
@@ -39,7 +39,6 @@ def layout(**settings: Any) -> dict[str, Any]:
             "bordercolor": "#1d2733",
             "font": {"family": FONT, "size": 11, "color": "#f3f5f7"},
         },
-        "template": None,
         **settings,
     }
 

@@ -16,6 +16,7 @@ Values = Sequence[float] | Vector
 
 def decode(text: str) -> Vector:
     """The vector behind a field whose name ends in ``_f32``, shape (values,)."""
+    # In double precision, as JavaScript counts: both sides then draw the same axes.
     return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)
 
 

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from server.errors import StartError
+from server.settings import is_loopback
 
 PAGE_SIZE = 200
 
 
 def client_of(server: str, key: str | None) -> httpx.Client:
     """Return a client of the HTTP API of `server`; the caller closes it."""
+    base_url = f"{server.rstrip('/')}/api/v1"
+    return httpx.Client(base_url=base_url, timeout=30.0, **connection_settings(server, key))
+
+
+def connection_settings(server: str, key: str | None = None) -> dict[str, Any]:
+    """Arguments of an httpx client for `server`: its key, its proxy and whom it trusts.
+
+    The rules are those of the agent: the environment's proxy but for a loopback address, and the
+    CA that ``EVENKEEL_CA_FILE`` names.
+
+    Raises:
+        StartError: if that file holds no certificates.
+    """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=f"{server.rstrip('/')}/api/v1", headers=headers, timeout=30.0)
+    local = is_loopback(urlsplit(server).hostname or "")
+    return {"headers": headers, "trust_env": not local, "verify": _trusted_authorities()}
+
+
+def _trusted_authorities() -> ssl.SSLContext | bool:
+    ca_file = os.environ.get("EVENKEEL_CA_FILE")
+    if not ca_file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise StartError(
+            f"EVENKEEL_CA_FILE is {ca_file}, which holds no certificates in PEM form ({error})"
+        ) from error
 
 
 def read(client: httpx.Client, path: str, **params: Any) -> Any:

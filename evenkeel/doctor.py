@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from evenkeel.api import connection_settings
 from server.bus import open_bus
 from server.database import connect
 from server.errors import StartError
@@ -108,8 +109,8 @@ async def reachable_bus(settings: Settings) -> str:
 
 async def answering(server: str, key: str | None) -> str:
     """Return that the server answers and accepts the key; an HTTP error if not."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with httpx.AsyncClient(base_url=server, headers=headers, timeout=5.0) as client:
+    settings = connection_settings(server, key)
+    async with httpx.AsyncClient(base_url=server, timeout=5.0, **settings) as client:
         (await client.get("/readyz")).raise_for_status()
         (await client.get("/api/v1/runs", params={"limit": 1})).raise_for_status()
     return f"{server} answers"

@@ -49,7 +49,7 @@ def call_when_ready(url: str, when_ready: Callable[[str], None]) -> None:
     One request is enough: the socket listens already, so the request waits for the server.
     """
     try:
-        httpx.get(f"{url}/healthz", timeout=START_S)
+        httpx.get(f"{url}/healthz", timeout=START_S, trust_env=False)  # past any proxy
     except httpx.HTTPError:
         return  # it did not start, and has printed the reason
     when_ready(url)

@@ -21,7 +21,7 @@ class Metrics:
             "evenkeel_frames_duplicate", "Frames that were already stored.", registry=registry
         )
         self.entries_rejected = Counter(
-            "evenkeel_entries_rejected", "Bus entries the database refused.", registry=registry
+            "evenkeel_entries_rejected", "Bus messages that cannot be stored.", registry=registry
         )
         self.commit_seconds = Histogram(
             "evenkeel_commit_seconds", "Time of one writer transaction.", registry=registry
@@ -30,7 +30,7 @@ class Metrics:
             "evenkeel_worker_failures", "Failures of a worker.", ["worker"], registry=registry
         )
         self.frames_packed = Counter(
-            "evenkeel_frames_packed", "Frames moved into compressed blocks.", registry=registry
+            "evenkeel_frames_packed", "Frames moved into segments.", registry=registry
         )
         self.live_clients = Gauge("evenkeel_live_clients", "Open live pages.", registry=registry)
         self.bus_pending = Gauge(

@@ -32,6 +32,8 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     """What is set on the machine that runs the tests does not reach them."""
     for name in ("HOST", "PORT", "DATABASE_URL", "REDIS_URL", "REQUIRE_KEYS", "WEBHOOKS", "SECRET"):
         monkeypatch.delenv(f"EVENKEEL_{name}", raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "EVENKEEL_CA_FILE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EVENKEEL_DATA_DIR", str(tmp_path / "data"))
 
 

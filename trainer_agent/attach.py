@@ -92,9 +92,10 @@ def watch(
             paths: ``{"activation": "blocks.*.mlp.act"}``. In a pipeline seen from each stage.
         hints: what the description of the model cannot see by itself, or sees wrongly.
         batch: what the model's forward takes, a tensor or a dict passed as keywords. Only needed
-            where the model is compiled as a whole afterwards: its hooks are all there then, so that
-            branches are measured. The model runs on it once, without gradients. Sharded models and
-            stages of a pipeline do without.
+            where the model, its blocks or functions of its code are compiled: what they compute is
+            then read from one forward pass on this batch, without gradients, and branches are
+            measured. Without it the agent never runs the model. Sharded models and stages of a
+            pipeline take none.
         on_alert: what to do when the server opens an alert, nothing by default: a function of one
             argument (`wire.AlertNotice`), called at the end of a step; ``"stop"`` sets
             ``agent.should_stop`` and ``"checkpoint"`` ``agent.should_save`` on a critical one, for

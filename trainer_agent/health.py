@@ -33,6 +33,7 @@ class HealthReport:
             failures=self.guard.failures,
             first_failure=self.guard.first_failure,
             silent=self.framing.silent,
+            stopped=self.framing.stopped,
             overhead=self.meter.share_since_start(),
             every=self.controller.sampler.every,
             dropped_sites=(*self.hooks.dropped_sites, *self.processes.dropped_sites),

@@ -18,7 +18,8 @@ class Health(msgspec.Struct, frozen=True):
         resent: frames sent more than once.
         failures: failures guarded inside the job.
         first_failure: the first one's reason, or "".
-        silent: names of hooks that are set and have never fired.
+        silent: places that have not been measured yet, such as what an unknown block adds.
+        stopped: places that were measured before and are not any more, while others still are.
         overhead: share of the job's time the agent took, 0 to 1.
         every: the current sampling interval in steps.
         dropped_sites: sites no longer measured, because they cost more than the budget allows; or,
@@ -41,6 +42,7 @@ class Health(msgspec.Struct, frozen=True):
     burst_left: int = 0
     burst_note: str = ""
     wants_alerts: bool = False
+    stopped: tuple[str, ...] = ()
 
 
 class RunDeclaration(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
 """Component formulas against simulation, beside the errors the reference published.
 
-Each row draws Gaussian signals and weights and runs the component itself. A cell holds the
-formula's error and the simulation's scatter together, as the reference's do. What is known of the
-drawn numbers is used to keep the scatter small; each row says how.
+Each row draws Gaussian signals and weights and runs the component itself. A cell contains the
+formula's error and the simulation's scatter together, as in the reference. Variance reduction keeps
+the scatter small; each row says which.
 
 Run: python -m benchmarks.components [component ...]; without a name all but attention_wide
 """
@@ -77,8 +77,8 @@ ROWS = {
 
 
 def percentiles(errors: list[Errors], column: str) -> str:
-    found = [e[column] for e in errors if column in e]
-    return "/".join(f"{v:.1f}" for v in np.percentile(found, (50, 90, 99))) if found else "-"
+    values = [e[column] for e in errors if column in e]
+    return "/".join(f"{v:.1f}" for v in np.percentile(values, (50, 90, 99))) if values else "-"
 
 
 def above(ours: str, reference: str) -> bool:
@@ -86,7 +86,7 @@ def above(ours: str, reference: str) -> bool:
     if "-" in (ours, reference):
         return False
     pairs = zip(ours.split("/"), reference.split("/"), strict=True)
-    return any(float(one) > float(other) for one, other in pairs)
+    return any(float(value) > float(limit) for value, limit in pairs)
 
 
 def print_row(name: str, row: Row) -> int:

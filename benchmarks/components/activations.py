@@ -42,11 +42,11 @@ def pointwise(
         x = Moments(0.0, scale**2, r)
         y, slope = function(pair(mirrored(standard(rng, PAIRS)), x))
         above = forward(x)
-        seen, slopes = measured(y, above.mean), products(slope)
+        outputs, slopes = measured(y, above.mean), products(slope)
         gradients = standard(rng, PAIRS)
         for r_g in CORRELATIONS:
             g = GradMoments(1.0, r_g)
-            yield compare(seen, above, gradient_moments(gradients, g, slopes), backward(g, x))
+            yield compare(outputs, above, gradient_moments(gradients, g, slopes), backward(g, x))
 
 
 def mirrored(base: Floats) -> Floats:
@@ -63,8 +63,8 @@ def products(slope: Floats) -> tuple[Floats, Floats]:
 def gradient_moments(base: Floats, g: GradMoments, slopes: tuple[Floats, Floats]) -> Floats:
     """What `measured` gives for gradients times slopes, averaged over the signs of their parts."""
     squares, product = slopes
-    shared, own = g.corr_l * np.square(base[0]), (1 - g.corr_l) * np.square(base[1:])
-    return g.var * np.array([0.0, ((shared + own) * squares).mean(), (shared * product).mean()])
+    shared, single = g.corr_l * np.square(base[0]), (1 - g.corr_l) * np.square(base[1:])
+    return g.var * np.array([0.0, ((shared + single) * squares).mean(), (shared * product).mean()])
 
 
 def normal_distribution(u: Floats) -> Floats:

@@ -32,8 +32,8 @@ def softmax(rng: np.random.Generator) -> Iterator[Errors]:
     grid = itertools.product((300, 1000, 3000, 10_000), np.logspace(-2, 0, 16), np.arange(8) / 8)
     for n, std, r in grid:
         x = Moments(0.0, float(std**2), float(r))
-        shared, own = (rng.standard_normal((LOGITS // n, m)) for m in (1, n))
-        a = softmax_rows(std * (np.sqrt(r) * shared + np.sqrt(1 - r) * own))
+        shared, single = (rng.standard_normal((LOGITS // n, m)) for m in (1, n))
+        a = softmax_rows(std * (np.sqrt(r) * shared + np.sqrt(1 - r) * single))
         below = theory.softmax_backward(g, x, seq_len=n)
         above = theory.softmax(x, seq_len=n)
         pairs = {
@@ -72,20 +72,23 @@ def attention_wide(rng: np.random.Generator) -> Iterator[Errors]:
 def heads(rng: np.random.Generator, grid: dict[str, tuple[float, ...]]) -> Iterator[Errors]:
     """A random subset of the full grid in which each axis takes each of its values equally often.
 
-    A draw less what the same draw gives with uniform weights, plus the known mean of that: what
-    then scatters is the part that the scores make, so hot scores get more draws.
+    Uniform weights on the same draw serve as a control variate: their result is subtracted, and
+    their exact mean added. Only the effect of the scores then scatters, so hot scores get more
+    draws.
     """
     axes = {name: rng.permutation(np.resize(v, SETTINGS)) for name, v in grid.items()}
     for at in (dict(zip(axes, values, strict=True)) for values in zip(*axes.values(), strict=True)):
         x, g = Moments(0.0, at["var"], at["corr"]), GradMoments(1.0, at["grad_corr"])
-        head, cold = one_of(at, at["query_std"]), one_of(at, 0.0)
-        known = theory.attention(x, cold), theory.attention_backward(g, x, cold)
-        draws = np.mean([one_draw(rng, head, x, g) for _ in range(draws_for(head, x))], axis=0)
-        y, g_x = (draws[i] + np.array([0.0, known[i].var, known[i].cov_l]) for i in range(2))
+        head, cold = head_of(at, at["query_std"]), head_of(at, 0.0)
+        uniform = theory.attention(x, cold), theory.attention_backward(g, x, cold)
+        draws = np.mean(
+            [excess_moments(rng, head, x, g) for _ in range(draws_for(head, x))], axis=0
+        )
+        y, g_x = (draws[i] + np.array([0.0, uniform[i].var, uniform[i].cov_l]) for i in range(2))
         yield compare(y, theory.attention(x, head), g_x, theory.attention_backward(g, x, head))
 
 
-def one_of(at: dict[str, float], query_std: float) -> AttentionHead:
+def head_of(at: dict[str, float], query_std: float) -> AttentionHead:
     d, d_key, n = int(at["d_model"]), int(at["d_key"]), int(at["seq_len"])
     return AttentionHead(
         n, d, d_key, d, query_std**2 / d, query_std**2 / d, at["value_std"] ** 2 / d, at["p_drop"]
@@ -93,18 +96,20 @@ def one_of(at: dict[str, float], query_std: float) -> AttentionHead:
 
 
 def draws_for(head: AttentionHead, x: Moments) -> int:
-    """2 where scores are cold; 37 at a score variance of 1.3, and no more than 80."""
+    """2 where scores are small, 37 at a score variance of 1.3, and at most 80."""
     return min(int(2 + 27 * head.score_var(x)), 80)
 
 
 def tokens(rng: np.random.Generator, x: Moments | GradMoments, n: int, d: int) -> Floats:
     """(n, d) Gaussian tokens that share a part, in single precision."""
-    shared, own = (rng.standard_normal((m, d), dtype=np.float32) for m in (1, n))
-    mixed = np.float32(np.sqrt(x.corr_l)) * shared + np.float32(np.sqrt(1 - x.corr_l)) * own
+    shared, single = (rng.standard_normal((m, d), dtype=np.float32) for m in (1, n))
+    mixed = np.float32(np.sqrt(x.corr_l)) * shared + np.float32(np.sqrt(1 - x.corr_l)) * single
     return np.asarray(np.float32(np.sqrt(x.var)) * mixed)
 
 
-def one_draw(rng: np.random.Generator, head: AttentionHead, x: Moments, g: GradMoments) -> Floats:
+def excess_moments(
+    rng: np.random.Generator, head: AttentionHead, x: Moments, g: GradMoments
+) -> Floats:
     """Moments of one draw's output and input gradient, less those with uniform weights."""
     n, d, scale = head.seq_len, head.d_model, np.float32(head.d_key**-0.5)
     u, h = tokens(rng, x, n, d), tokens(rng, g, n, d)
@@ -118,8 +123,8 @@ def one_draw(rng: np.random.Generator, head: AttentionHead, x: Moments, g: GradM
     e = (h @ v.T) * mask
     s = a * (e - (a * e).sum(axis=-1, keepdims=True)) * scale
     through_scores = s @ k @ w_q.T + s.T @ q @ w_k.T
-    kept = a * mask
-    y, y_cold = kept @ v, mask @ v / n
-    g_x, g_cold = kept.T @ h @ w_v.T + through_scores, mask.T @ h @ w_v.T / n
+    dropped = a * mask
+    y, y_cold = dropped @ v, mask @ v / n
+    g_x, g_cold = dropped.T @ h @ w_v.T + through_scores, mask.T @ h @ w_v.T / n
     pairs = ((y, y_cold), (g_x, g_cold))
     return np.array([measured(hot.astype(np.float64)) - measured(cold) for hot, cold in pairs])

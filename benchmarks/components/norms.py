@@ -31,10 +31,10 @@ def layer_norm(rng: np.random.Generator) -> Iterator[Errors]:
             centred = u - u.mean(axis=-1, keepdims=True)
             s = centred.std(axis=-1, keepdims=True)
             y = centred / s
-            above, seen = theory.layer_norm(x, d_model=d), measured(y)
+            above, outputs = theory.layer_norm(x, d_model=d), measured(y)
             for r_g in np.arange(0, 1, 0.125):
                 g = GradMoments(1.0, float(r_g))
                 h = pair(base_g, g)
                 removed = h.mean(axis=-1, keepdims=True) + y * (h * y).mean(axis=-1, keepdims=True)
                 below = theory.layer_norm_backward(g, x, d_model=d)
-                yield compare(seen, above, measured((h - removed) / s), below)
+                yield compare(outputs, above, measured((h - removed) / s), below)

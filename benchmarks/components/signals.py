@@ -56,8 +56,8 @@ def compare(x: Floats, x_theory: Moments, g: Floats, g_theory: GradMoments) -> E
         "x cov": (x[2], x_theory.cov_l),
         "g cov": (g[2], g_theory.cov_l),
     }
-    found = {k: 100 * abs(m - p) / abs(m) for k, (m, p) in pairs.items() if abs(p) > ZERO}
-    return {"x mean": 100 * abs(x[0]) / np.sqrt(x[1])} | found
+    errors = {k: 100 * abs(m - p) / abs(m) for k, (m, p) in pairs.items() if abs(p) > ZERO}
+    return {"x mean": 100 * abs(x[0]) / np.sqrt(x[1])} | errors
 
 
 def moments_grid(means: tuple[float, ...] = (0.0,)) -> Iterator[tuple[Moments, GradMoments]]:

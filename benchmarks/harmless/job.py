@@ -279,13 +279,13 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _graph_size(loss: Tensor) -> int:
-    seen, waiting = set(), [loss.grad_fn]
+    visited, waiting = set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
+        if node is not None and node not in visited:
+            visited.add(node)
             waiting += [after for after, _ in node.next_functions]
-    return len(seen)
+    return len(visited)
 
 
 def _state(

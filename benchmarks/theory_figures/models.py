@@ -1,4 +1,4 @@
-"""Real models, freshly drawn or trained a little, over what is predicted of them."""
+"""Figures of real models, at initialisation or briefly trained, with their predictions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def described(model: nn.Module, batch: dict[str, Tensor]) -> dslm.ModelSpec:
     return spec
 
 
-def seen_in(model: nn.Module, batch: dict[str, Tensor]) -> Curves:
+def measure(model: nn.Module, batch: dict[str, Tensor]) -> Curves:
     (stack,) = trainer_agent.description.architecture(model, (), batch).stacks
     return measured(model, stack.blocks, batch)
 
@@ -67,35 +67,45 @@ def depth_figure() -> None:
         for draw in range(DRAWS):
             torch.manual_seed(draw)
             model, batch = case.build().train(), batch_of(case, draw)
-            p, seen = only(dslm.predict(described(model, batch))), seen_in(model, batch)
-            _draw_depth(three, p, seen, draw)
-            found = errors(p.backward.variance, seen.backward)
-            print(f"{case.name}, draw {draw + 1}: gradient {found}", flush=True)
+            p, measured_curves = only(dslm.predict(described(model, batch))), measure(model, batch)
+            _draw_depth(three, p, measured_curves, draw)
+            error = errors(p.backward.variance, measured_curves.backward)
+            print(f"{case.name}, draw {draw + 1}: gradient {error}", flush=True)
         named = ("forward variance", "token correlation", "gradient variance, top = 1")
-        for one, quantity in zip(three, named, strict=True):
-            titled(one, f"{case.name}: {quantity}", "layer", quantity)
+        for axis, quantity in zip(three, named, strict=True):
+            titled(axis, f"{case.name}: {quantity}", "layer", quantity)
     axes[3].set_ylim(0.8, 1.3)
     keyed(axes[0])
     save(figure, "depth")
 
 
-def _draw_depth(axes: list[Axes], p: StackPrediction, seen: Curves, draw: int) -> None:
-    depth = np.arange(len(seen.forward))
+def _draw_depth(axes: list[Axes], p: StackPrediction, measured_curves: Curves, draw: int) -> None:
+    depth = np.arange(len(measured_curves.forward))
     curves = (
-        (p.forward.variance_low, p.forward.variance, p.forward.variance_high, seen.forward),
+        (
+            p.forward.variance_low,
+            p.forward.variance,
+            p.forward.variance_high,
+            measured_curves.forward,
+        ),
         (
             p.forward.correlation_low,
             p.forward.correlation,
             p.forward.correlation_high,
-            seen.correlation,
+            measured_curves.correlation,
         ),
-        (p.backward.variance_low, p.backward.variance, p.backward.variance_high, seen.backward),
+        (
+            p.backward.variance_low,
+            p.backward.variance,
+            p.backward.variance_high,
+            measured_curves.backward,
+        ),
     )
     colour = COLOURS[draw]
-    for one, (low, middle, high, dots) in zip(axes, curves, strict=True):
-        one.fill_between(depth, low, high, color=colour, alpha=0.1, linewidth=0)
-        line(one, depth, middle, colour, label=f"draw {draw + 1}, predicted with its band")
-        points(one, depth, dots, colour, f"draw {draw + 1}, measured")
+    for axis, (low, middle, high, dots) in zip(axes, curves, strict=True):
+        axis.fill_between(depth, low, high, color=colour, alpha=0.1, linewidth=0)
+        line(axis, depth, middle, colour, label=f"draw {draw + 1}, predicted with its band")
+        points(axis, depth, dots, colour, f"draw {draw + 1}, measured")
 
 
 def mask_figure() -> None:
@@ -118,13 +128,13 @@ def mask_figure() -> None:
 
 def _branch_of(model: nn.Module, batch: dict[str, Tensor]) -> Floats:
     """(seq, seq) second moments of the attention branch's output, over batch and features."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     layer = model.get_submodule("transformer.h.0.attn")
-    handle = layer.register_forward_hook(lambda _m, _a, out: found.append(out[0].detach()))
+    handle = layer.register_forward_hook(lambda _m, _a, out: outputs.append(out[0].detach()))
     with torch.no_grad():
         model(**batch)
     handle.remove()
-    (y,) = found
+    (y,) = outputs
     return (torch.einsum("bid,bjd->ij", y, y) / (y.shape[0] * y.shape[2])).numpy()
 
 
@@ -136,7 +146,7 @@ def _gain(stack: dslm.Stack) -> float:
 
 
 def _scalar(inner: Kernel) -> float:
-    """V (r + (1 - r)/L) of the branch's input: attention that sees every token evenly."""
+    """V (r + (1 - r)/L) of the branch's input: the scalar form of uniform attention."""
     var, cov = mean_diagonal(inner), mean_off_diagonal(inner)
     return cov + (var - cov) / float(inner.cell_sizes.sum())
 
@@ -145,19 +155,19 @@ def _draw_mask(
     axes: tuple[Axes, Axes], outputs: list[Floats], kernels: list[Kernel], flat: list[float]
 ) -> None:
     sizes, alike = axes
-    seen = np.mean(outputs, axis=0)
+    mean_output = np.mean(outputs, axis=0)
     cells = kernels[0].cell_sizes
     where = np.cumsum(cells) - (cells - 1) / 2
     on = np.mean([k.diagonal for k in kernels], axis=0)
     off = np.mean([dense(k) for k in kernels], axis=0)
-    shown = np.unique(np.geomspace(1, len(seen), 40).astype(int)) - 1
-    points(sizes, shown + 1, np.diagonal(seen)[shown], ORANGE, "measured, mean of 12 draws")
+    shown = np.unique(np.geomspace(1, len(mean_output), 40).astype(int)) - 1
+    points(sizes, shown + 1, np.diagonal(mean_output)[shown], ORANGE, "measured, mean of 12 draws")
     line(sizes, where, on, BLUE, label="kernel, position by position")
     line(sizes, where, np.full(len(where), np.mean(flat)), GREY, label="scalar theory", style="--")
     sizes.set(xscale="log", yscale="log")
     titled(sizes, "Attention output under a causal mask", "position $i$", "$K_{ii}$")
-    last = np.diagonal(seen)
-    points(alike, shown + 1, (seen[:, -1] / np.sqrt(last * last[-1]))[shown], ORANGE)
+    last = np.diagonal(mean_output)
+    points(alike, shown + 1, (mean_output[:, -1] / np.sqrt(last * last[-1]))[shown], ORANGE)
     line(alike, where, off[:, -1] / np.sqrt(on * on[-1]), BLUE)
     alike.set(xscale="log")
     titled(alike, "Correlation with the last position", "position $i$", "$\\rho_{iL}$")
@@ -176,13 +186,19 @@ def collapse_figure() -> None:
         spec = described(model, batch)
         with mock.patch("dslm.kernels.norm._remaining_energy", lambda *_: (1.0, 1.0)):
             without = only(dslm.predict(spec))
-        draws.append((only(dslm.predict(spec)), without, seen_in(model, batch)))
+        draws.append((only(dslm.predict(spec)), without, measure(model, batch)))
     depth = np.arange(HOT.layers + 1)
-    for number, (p, _, seen) in enumerate(draws):
-        points(tokens, depth, seen.correlation, ORANGE, None if number else "measured, 3 draws")
-        points(gradient, depth, seen.backward, ORANGE)
-        found = errors(p.backward.variance, seen.backward)
-        print(f"collapsed BERT, draw {number + 1}: gradient {found}", flush=True)
+    for number, (p, _, measured_curves) in enumerate(draws):
+        points(
+            tokens,
+            depth,
+            measured_curves.correlation,
+            ORANGE,
+            None if number else "measured, 3 draws",
+        )
+        points(gradient, depth, measured_curves.backward, ORANGE)
+        error = errors(p.backward.variance, measured_curves.backward)
+        print(f"collapsed BERT, draw {number + 1}: gradient {error}", flush=True)
     exact = np.mean([np.log(p.backward.variance) for p, _, _ in draws], axis=0)
     plain = np.mean([np.log(q.backward.variance) for _, q, _ in draws], axis=0)
     line(tokens, depth, np.mean([p.forward.correlation for p, _, _ in draws], axis=0), BLUE)
@@ -203,22 +219,25 @@ def _hot_bert() -> nn.Module:
 
 
 def trained_figure() -> None:
-    """What the first weights and today's say after 200 steps, over what is measured then."""
+    """Predictions from the first and from today's weights after 200 steps, and measurements."""
     figure, axes = sheet(2)
-    for one, case in zip(axes, TRAINED, strict=True):
+    for axis, case in zip(axes, TRAINED, strict=True):
         torch.manual_seed(0)
         model = case.build().train()
         batch = batch_of(case, 10_000, size=SIZE, context=TRAINED_CONTEXT)
         first = only(dslm.predict(described(model, batch))).forward
         train(model, case)
-        today, seen = only(dslm.predict(described(model, batch))).forward, seen_in(model, batch)
-        depth = np.arange(len(seen.forward))
-        line(one, depth, first.variance, GREY, label="predicted at initialisation", style="--")
-        line(one, depth, today.variance, GREEN, label="predicted from today's weights")
-        points(one, depth, seen.forward, ORANGE, f"measured after {STEPS} steps")
-        if seen.forward.max() > 10 * seen.forward.min():
-            one.set_yscale("log")
-        titled(one, f"{case.name}, {STEPS} steps", "layer", "forward variance")
-        print(f"{case.name} after {STEPS} steps: {errors(today.variance, seen.forward)}")
+        today, measured_curves = (
+            only(dslm.predict(described(model, batch))).forward,
+            measure(model, batch),
+        )
+        depth = np.arange(len(measured_curves.forward))
+        line(axis, depth, first.variance, GREY, label="predicted at initialisation", style="--")
+        line(axis, depth, today.variance, GREEN, label="predicted from today's weights")
+        points(axis, depth, measured_curves.forward, ORANGE, f"measured after {STEPS} steps")
+        if measured_curves.forward.max() > 10 * measured_curves.forward.min():
+            axis.set_yscale("log")
+        titled(axis, f"{case.name}, {STEPS} steps", "layer", "forward variance")
+        print(f"{case.name} after {STEPS} steps: {errors(today.variance, measured_curves.forward)}")
     keyed(axes[0])
     save(figure, "trained")

@@ -1,4 +1,4 @@
-"""How the figures look, and where they go."""
+"""The figures' style, and the folder that they are saved in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[Any]
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images" / "theory"
-# dark enough for white paper, and told apart by the colour-blind
+# dark enough for white paper, and distinguishable without colour vision
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8A8A"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 
@@ -22,10 +22,10 @@ def sheet(columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """An empty figure of so many axes, row by row."""
     figure = Figure(figsize=(4.1 * columns, 3.2 * rows), dpi=110, layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for one in axes:
-        one.grid(visible=True, color="#E6E6E6", linewidth=0.8)
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
+    for axis in axes:
+        axis.grid(visible=True, color="#E6E6E6", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
     return figure, list(axes)
 
 
@@ -54,10 +54,11 @@ def keyed(axes: Axes) -> None:
 
 def save(figure: Figure, name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
+    # no version in the file: a figure drawn again without a change is the same file
     figure.savefig(FOLDER / f"{name}.png", facecolor="white", metadata={"Software": None})
 
 
-def errors(predicted: Floats, seen: Floats) -> str:
+def errors(predicted: Floats, measured: Floats) -> str:
     """Median and worst relative error, as text."""
-    found = 100 * np.abs(np.asarray(predicted) / np.asarray(seen) - 1)
-    return f"median {np.median(found):.1f} %, worst {found.max():.1f} %"
+    percent = 100 * np.abs(np.asarray(predicted) / np.asarray(measured) - 1)
+    return f"median {np.median(percent):.1f} %, worst {percent.max():.1f} %"

@@ -35,12 +35,12 @@ def softmax_figure() -> None:
     figure, (axes,) = sheet(1)
     variances, grid = np.geomspace(0.03, 60, 13), np.geomspace(0.03, 60, 200)
     for n, colour in zip(LENGTHS, COLOURS, strict=False):
-        seen = [_meeting(rng, s, n) for s in variances]
-        points(axes, variances, np.array(seen), colour, f"simulated, {n} keys")
+        simulated = [_meeting(rng, s, n) for s in variances]
+        points(axes, variances, np.array(simulated), colour, f"simulated, {n} keys")
         line(axes, grid, concentration(grid, np.full_like(grid, float(n))).self_overlap, colour)
         line(axes, grid, np.minimum(np.exp(grid) / n, 4), GREY, style=":")
         exact = concentration(variances, np.full_like(variances, float(n))).self_overlap
-        print(f"softmax, {n} keys: {errors(exact, np.array(seen))}")
+        print(f"softmax, {n} keys: {errors(exact, np.array(simulated))}")
     axes.plot([], [], ":", color=GREY, label="numerator alone, $e^s/n$")
     axes.set(xscale="log", yscale="log", ylim=(1.5e-3, 2))
     titled(axes, "What one query's weights concentrate to", "score variance $s$", "$E\\sum a_j^2$")
@@ -60,15 +60,18 @@ def activation_figure() -> None:
     before = np.linspace(0, 1, 11)
     names = [a for a in get_args(Activation) if a in ("relu", "gelu", "silu", "tanh")]
     for name, colour in zip(names, COLOURS, strict=True):
-        seen = np.array([_after(rng, name, r) for r in before])
+        simulated = np.array([_after(rng, name, r) for r in before])
         grid = [Moments(0.0, 1.0, r) for r in np.linspace(0, 1, 60)]
         out = np.array([theory.activation(x, name).corr_l for x in grid])
         grad = [theory.activation_backward(GradMoments(1.0, 1.0), x, name).corr_l for x in grid]
-        for axes, measured, predicted in ((above, seen[:, 0], out), (below, seen[:, 1], grad)):
+        for axes, measured, predicted in (
+            (above, simulated[:, 0], out),
+            (below, simulated[:, 1], grad),
+        ):
             points(axes, before, measured, colour, name)
             line(axes, np.linspace(0, 1, 60), np.array(predicted), colour)
         exact = np.interp(before, np.linspace(0, 1, 60), out)
-        print(f"{name}: correlation off by at most {np.abs(exact - seen[:, 0]).max():.3f}")
+        print(f"{name}: correlation off by at most {np.abs(exact - simulated[:, 0]).max():.3f}")
     line(above, before, before, GREY, style=":")
     titled(above, "Activations pull tokens apart", "correlation before", "correlation after")
     titled(below, "and gradients, too", "correlation of the inputs", "kept share of $r_g$")

@@ -64,6 +64,7 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     stride = max(1, math.ceil((last - first + 1) / TICKS))
     values = []
     labels = []
+    # Two and five times the decade below the first may lie inside.
     for power in range(first - 1 if narrow else first, last + 1, stride):
         for factor in [1, 2, 5] if narrow else [1]:
             value = factor * 10.0**power

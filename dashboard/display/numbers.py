@@ -28,6 +28,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
         return "0"
     size = abs(value)
     if size < 1e-3 or size >= 1e5:
+        # The power of ten takes the room of two digits.
         mantissa, power = f"{value:.{digits - 2}e}".split("e")
         return f"{mantissa} × 10{superscript(int(power))}"
     # From so many digits on, Python's g would write an exponent.

@@ -52,7 +52,7 @@ CORRELATION = Quantity(
     symbol="r<sup>l</sup><sub>x</sub>",
     site="stream",
     moment="correlation",
-    log=False,
+    log=False,  # it is bounded by 1, and may be negative
     note="between tokens; 1 = collapsed",
 )
 GRADIENT = Quantity(
@@ -62,7 +62,7 @@ GRADIENT = Quantity(
     site="stream_gradient",
     moment="variance",
     log=True,
-    relative=True,
+    relative=True,  # the theory leaves the scale of the loss's gradient open
     note="relative to the top layer",
 )
 QUANTITIES = (VARIANCE, CORRELATION, GRADIENT)

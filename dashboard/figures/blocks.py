@@ -57,6 +57,7 @@ def block_chart(chart: BlockChart, curves: Sequence[tuple[str, Vector]]) -> go.F
     depth = max([1, *(len(values) for _, values in curves)])
     x = theme.axis("layer", range=[-0.5, depth - 0.5], nticks=8)
     figure = go.Figure(layout=theme.layout(xaxis=x, yaxis=y))
+    # No chart has more curves than there are colours.
     for (name, values), colour in zip(curves, theme.RUN_COLOURS, strict=False):
         markers = marker_trace(values, limits, log=chart.log)
         figure.add_traces([_curve(name, values, colour), markers])

@@ -95,7 +95,7 @@ def _place(
     if quantity.log:
         y["tickvals"], y["ticktext"] = log_ticks(*limits)
     if index:
-        y["matches"] = "y"
+        y["matches"] = "y"  # the script sets the first axis, and every run's follows
     x = theme.axis("layer", domain=[left, right], anchor=f"y{name}", nticks=8)
     figure.update_layout({f"xaxis{name}": x, f"yaxis{name}": y})
 
@@ -122,6 +122,7 @@ def _traces(
 ) -> list[go.Scatter]:
     axis = _axis_name(index)
     place = {"meta": f"marks:{index}", "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
+    # Plotly draws in this order: what is measured lies over what is predicted.
     return [
         *_band(column, index),
         *_predictions(column, index),
@@ -133,6 +134,7 @@ def _traces(
 def _band(column: DepthColumn, index: int) -> list[go.Scatter]:
     edge: dict[str, object] = {"width": 0, "color": theme.BAND}
     filled: dict[str, object] = {"fill": "tonexty", "fillcolor": theme.BAND}
+    # "tonexty" fills down to the trace before, so the lower edge comes first.
     return [
         _line("low", index, column.low, name="band", line=edge, hoverinfo="skip"),
         _line("high", index, column.high, name="band", line=edge, hoverinfo="skip", **filled),
@@ -193,6 +195,7 @@ def _place_difference(figure: go.Figure, index: int) -> None:
     y = theme.axis(anchor=f"x{name}", side="right", range=[-1, 1], nticks=6)
     y |= {"zeroline": True, "zerolinewidth": 1}
     x = theme.axis("layer", domain=[left, right], anchor=f"y{name}", nticks=8)
+    # The ticks are at the right, beyond the margin that the other charts have there.
     figure.update_layout({f"xaxis{name}": x, f"yaxis{name}": y, "margin": {"r": 46}})
 
 

@@ -25,6 +25,6 @@ def marker_trace(
         textfont={"color": theme.ALARM, "size": 11},
         marker={"symbol": "x", "size": 7, "color": theme.ALARM},
         hovertemplate="%{text}<extra></extra>",
-        cliponaxis=False,
+        cliponaxis=False,  # half of a marker on the first layer lies outside of the axes
         **settings,
     )

@@ -39,6 +39,7 @@ def scalar_chart(runs: Sequence[ScalarRun], alerts: Sequence[Alert] = ()) -> go.
             "lr", domain=[0.08, 0.28], nticks=2, exponentformat="e", rangemode="tozero"
         ),
     )
+    # The script counts on three traces for each run, and on the alerts coming last.
     for index, run in enumerate(runs):
         figure.add_trace(_loss(run, index))
         figure.add_trace(_nonfinite(run, index))
@@ -66,7 +67,7 @@ def _loss(run: ScalarRun, index: int) -> go.Scatter:
 def _nonfinite(run: ScalarRun, index: int) -> go.Scatter:
     bad = ~np.isfinite(run.loss)
     finite = run.loss[~bad]
-    height = finite.max() if len(finite) else 1.0
+    height = finite.max() if len(finite) else 1.0  # where it stretches the axis by nothing
     return go.Scatter(
         x=run.steps[bad],
         y=np.full(int(bad.sum()), height),
@@ -93,7 +94,7 @@ def _alert_marks(alerts: Sequence[Alert]) -> go.Scatter:
     colours = [theme.ALARM if alert.severity == "critical" else theme.WARNING for alert in alerts]
     return go.Scatter(
         x=[alert.step for alert in alerts],
-        y=[0.0] * len(alerts),
+        y=[0.0] * len(alerts),  # the foot of the learning rate's axis, which begins at zero
         text=[alert.title for alert in alerts],
         yaxis="y2",
         mode="markers",

@@ -21,6 +21,7 @@ def sparkline_uri(values: Sequence[float | None]) -> str:
     finite = np.isfinite(y)
     if not finite.any():
         return _as_uri("")
+    # A constant loss would divide by zero; it becomes a line at the foot.
     low, high = y[finite].min(), y[finite].max()
     across = np.linspace(AIR, WIDTH - AIR, max(len(y), 2))
     down = HEIGHT - AIR - (y - low) / max(high - low, 1e-12) * (HEIGHT - 2 * AIR)

@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
+# Axes follow the player and not the mouse, so Plotly's own tools are off.
 CONFIG = {"displayModeBar": False, "responsive": True, "doubleClick": False}
 
 

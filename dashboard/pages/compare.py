@@ -21,7 +21,7 @@ from dashboard.pages.player import player
 from dashboard.pages.profiles import depth_column, n_layers, stack_of
 from dashboard.pages.states import failure
 
-MAX_RUNS = len(theme.RUN_COLOURS)
+MAX_RUNS = len(theme.RUN_COLOURS)  # a run without a colour of its own could not be told apart
 CHARTS = dict(
     zip(
         (quantity.name for quantity in QUANTITIES),
@@ -164,7 +164,7 @@ def _row(
     return chart_card(
         quantity.title,
         quantity.note,
-        missing_reasons(quantity.name, [*reasons, ""]),
+        missing_reasons(quantity.name, [*reasons, ""]),  # the last column is the difference
         plot(drawn, f"{quantity.title} over layers, one panel a run, and their difference"),
     )
 

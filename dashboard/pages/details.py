@@ -57,7 +57,8 @@ def _report(rank: RankHealth) -> list[str]:
         (rank.resent, f"{rank.resent} frames resent"),
         (rank.failures, f"{rank.failures} failures"),
         (rank.first_failure, f"the first: {rank.first_failure}"),
-        (rank.silent, f"silent: {', '.join(rank.silent)}"),
+        (rank.stopped, f"measured before and not any more: {', '.join(rank.stopped)}"),
+        (rank.silent, f"not measured yet: {', '.join(rank.silent)}"),
         (rank.dropped_sites, f"not measured: {', '.join(rank.dropped_sites)}"),
     ]
     interval = "every step" if rank.every == 1 else f"every {rank.every} steps"

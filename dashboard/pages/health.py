@@ -86,9 +86,13 @@ def _unmeasured(ranks: Sequence[RankHealth]) -> list[HealthNote]:
     if sites:
         noun = "site" if len(sites) == 1 else "sites"
         notes.append(HealthNote(f"{len(sites)} {noun} not measured", True, "\n".join(sites)))
-    silent = sorted({module for rank in ranks for module in rank.silent})
-    if silent:
-        notes.append(HealthNote(f"{len(silent)} silent hooks", True, ", ".join(silent)))
+    silent = {place for rank in ranks for place in rank.silent}
+    stopped = {place for rank in ranks for place in rank.stopped}
+    for places, what, is_bad in (silent, "not measured", False), (stopped, "stopped", True):
+        if places:
+            noun = "place" if len(places) == 1 else "places"
+            names = ", ".join(sorted(places))
+            notes.append(HealthNote(f"{len(places)} {noun} {what}", is_bad, names))
     return notes
 
 

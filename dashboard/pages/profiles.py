@@ -19,6 +19,7 @@ def stack_of(run: RunDetail, requested: str = "") -> str:
     """The stack on show: the one requested, else the decoder where there is one."""
     if requested in run.stacks:
         return requested
+    # Before a model is described there are no stacks, and most models will have a decoder.
     return "decoder" if "decoder" in run.stacks or not run.stacks else sorted(run.stacks)[0]
 
 

@@ -201,6 +201,7 @@ def _depth_card(
     column = depth_column(quantity, stack, profile, revisions)
     drawn = graph(depth_chart(quantity, [column]), CHARTS[quantity.name], "over-layers")
     at_init = revisions[0] if revisions else None
+    # Always in the page: the script hides it when the first step arrives.
     waiting = html.Div("No steps yet", className="waiting", hidden=profile is not None)
     return chart_card(
         quantity.title,

@@ -70,6 +70,7 @@ def _row(run: RunSummary, selected: bool) -> html.Div:
         html.Span(formats.age(run.last_seen), className="quiet number"),
     ]
     attributes = {"data-testid": "run-row", "data-run": run.id, "data-status": run.status}
+    # By its key React knows a row again, so that a refresh moves it and keeps the focus.
     return html.Div(cells, className=f"run-row row-{run.status}", key=run.id, **attributes)
 
 
@@ -93,5 +94,6 @@ def _title(run: RunSummary) -> html.Div:
 
 def _spark(run: RunSummary) -> html.Div:
     mask = f"url('{sparkline_uri(run.sparkline)}')"
+    # Chromium before 120 knows masks by their prefix alone.
     style = {"maskImage": mask, "WebkitMaskImage": mask}
     return html.Div(className="spark", style=style, role="img", **{"aria-label": "loss over steps"})

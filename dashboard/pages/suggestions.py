@@ -49,7 +49,7 @@ def _is_scaled(run: RunSummary) -> bool:
 def _suggest(group: Sequence[RunSummary]) -> Suggestion | None:
     newest: dict[str, RunSummary] = {}
     for run in group:
-        newest.setdefault(run.name, run)
+        newest.setdefault(run.name, run)  # runs come newest first
     pre = [run for run in newest.values() if run.placement == "pre"][:1]
     post = [run for run in newest.values() if run.placement == "post"]
     if not pre or not post:

@@ -29,7 +29,7 @@ from wire import Health, Layout
 
 FRAMES_A_TURN = 32  # judged without a pause: requests wait that long at most
 WAIT_S = 2.0  # also how soon frames are judged whose message was lost
-CACHED_RUNS = 1024
+CACHED_RUNS = 1024  # a forgotten run only loses its recent past, not which alerts are open
 
 
 @dataclass(frozen=True, slots=True)

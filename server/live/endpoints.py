@@ -19,7 +19,7 @@ from server.runs.rows import RunRow
 
 MIN_INTERVAL_S = 0.1  # ten messages a second and run
 PING_EVERY_S = 15.0
-MAX_RUNS = 50
+MAX_RUNS = 50  # each is read before the socket opens
 CLOSE_RECONNECT = 1012
 
 router = APIRouter()

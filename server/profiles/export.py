@@ -22,7 +22,7 @@ router = APIRouter(tags=["measurements"])
 
 Format = Literal["csv", "parquet"]
 
-STEPS_A_PART = 256
+STEPS_A_PART = 256  # also rows in a Parquet row group
 MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 
 

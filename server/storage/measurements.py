@@ -23,7 +23,7 @@ from server.storage.segments import seqs_of, steps_of, times_of
 from wire import ABSENT, Layout
 
 ANY_STEP = 2**53
-STEPS_A_QUERY = 2000
+STEPS_A_QUERY = 2000  # each is a parameter, of which databases take so many
 
 Series = Mapping[str, NDArray[np.float32]]
 

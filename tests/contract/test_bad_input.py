@@ -61,7 +61,7 @@ BAD_FRAMES = {
 
 
 @pytest.fixture
-async def one(embedded: Settings) -> AsyncIterator[Agent]:
+async def embedded_agent(embedded: Settings) -> AsyncIterator[Agent]:
     """The agent of a run on one running server; bad input never reaches a back end."""
     async with running(create_app(embedded)) as client:
         agent = Agent(client)
@@ -69,11 +69,13 @@ async def one(embedded: Settings) -> AsyncIterator[Agent]:
         yield agent
 
 
-async def test_every_bad_batch_is_refused_whole_and_named_by_its_field(one: Agent):
-    answers = {name: _error(await one.post(body)) for name, (body, _, _) in BAD_FRAMES.items()}
+async def test_every_bad_batch_is_refused_whole_and_named_by_its_field(embedded_agent: Agent):
+    answers = {
+        name: _error(await embedded_agent.post(body)) for name, (body, _, _) in BAD_FRAMES.items()
+    }
 
     assert answers == {name: (status, field) for name, (_, status, field) in BAD_FRAMES.items()}
-    assert (await one.get("/steps"))["steps"] == []
+    assert (await embedded_agent.get("/steps"))["steps"] == []
 
 
 BAD_DECLARATIONS: dict[str, tuple[dict[str, Any], int, str]] = {
@@ -99,15 +101,15 @@ BAD_DECLARATIONS: dict[str, tuple[dict[str, Any], int, str]] = {
 }
 
 
-async def test_every_bad_declaration_is_refused_and_named_by_its_field(one: Agent):
+async def test_every_bad_declaration_is_refused_and_named_by_its_field(embedded_agent: Agent):
     answers = {}
     for name, (body, _, _) in BAD_DECLARATIONS.items():
-        answer = await one.client.put(f"/api/v1/runs/{ABSENT}", json=body)
+        answer = await embedded_agent.client.put(f"/api/v1/runs/{ABSENT}", json=body)
         answers[name] = _error(answer)
 
     expected = {name: (status, field) for name, (_, status, field) in BAD_DECLARATIONS.items()}
     assert answers == expected
-    assert (await one.client.get(f"/api/v1/runs/{ABSENT}")).status_code == 404
+    assert (await embedded_agent.client.get(f"/api/v1/runs/{ABSENT}")).status_code == 404
 
 
 BAD_REQUESTS = [
@@ -131,11 +133,11 @@ BAD_REQUESTS = [
 ]
 
 
-async def test_every_bad_request_names_its_field(one: Agent):
+async def test_every_bad_request_names_its_field(embedded_agent: Agent):
     answers = {}
     for method, path, _, _ in BAD_REQUESTS:
-        url = f"/api/v1{path}".replace("{id}", one.run_id)
-        answers[method, path] = _error(await one.client.request(method, url))
+        url = f"/api/v1{path}".replace("{id}", embedded_agent.run_id)
+        answers[method, path] = _error(await embedded_agent.client.request(method, url))
 
     expected = {(method, path): (status, field) for method, path, status, field in BAD_REQUESTS}
     assert answers == expected
@@ -145,70 +147,76 @@ async def test_every_bad_request_names_its_field(one: Agent):
     ("change", "field"),
     [({"name": ""}, "name"), ({"tags": ["a\nb"]}, "tags[0]"), ({"colour": "red"}, "colour")],
 )
-async def test_bad_edit_names_its_field(one: Agent, change: dict[str, Any], field: str):
-    answer = await one.client.patch(one.path(), json=change)
+async def test_bad_edit_names_its_field(embedded_agent: Agent, change: dict[str, Any], field: str):
+    answer = await embedded_agent.client.patch(embedded_agent.path(), json=change)
 
     assert _error(answer) == (422, field)
 
 
-async def test_frames_of_another_media_type_are_refused(one: Agent):
-    answer = await one.client.post(one.path("/frames"), content=batch([frame(1)]))
+async def test_frames_of_another_media_type_are_refused(embedded_agent: Agent):
+    answer = await embedded_agent.client.post(
+        embedded_agent.path("/frames"), content=batch([frame(1)])
+    )
 
     assert _error(answer) == (415, "content-type")
 
 
-async def test_body_past_the_limit_is_refused(one: Agent):
-    state = one.client._transport.app.state.server  # type: ignore[attr-defined]
+async def test_body_past_the_limit_is_refused(embedded_agent: Agent):
+    state = embedded_agent.client._transport.app.state.server  # type: ignore[attr-defined]
     headers = {"content-type": MEDIA_TYPE}
     huge = b"\0" * (state.settings.max_body_bytes + 1)
 
-    answer = await one.client.post(one.path("/frames"), content=huge, headers=headers)
+    answer = await embedded_agent.client.post(
+        embedded_agent.path("/frames"), content=huge, headers=headers
+    )
 
     assert _error(answer) == (413, "body")
 
 
-async def test_run_id_that_is_none_is_refused(one: Agent):
-    answer = await one.client.put("/api/v1/runs/" + "G" * 32, json=_declaration())
+async def test_run_id_that_is_none_is_refused(embedded_agent: Agent):
+    answer = await embedded_agent.client.put("/api/v1/runs/" + "G" * 32, json=_declaration())
 
     assert _error(answer) == (422, "run_id")
 
 
-async def test_run_cannot_move_to_another_project(one: Agent):
-    answer = await one.client.put(one.path(), json=_declaration(project="other"))
+async def test_run_cannot_move_to_another_project(embedded_agent: Agent):
+    answer = await embedded_agent.client.put(
+        embedded_agent.path(), json=_declaration(project="other")
+    )
 
     assert _error(answer) == (409, "project")
 
 
 @pytest.mark.parametrize("path", ["/api/nothing", "/api/v1/nothing", "/api/v2/runs", "/api/"])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-async def test_unknown_api_path_is_a_json_404(one: Agent, method: str, path: str):
-    answer = await one.client.request(method, path)
+async def test_unknown_api_path_is_a_json_404(embedded_agent: Agent, method: str, path: str):
+    answer = await embedded_agent.client.request(method, path)
 
     assert _error(answer) == (404, None)
 
 
-async def test_a_newer_agents_fields_are_passed_over(one: Agent):
-    newer = await one.client.put(one.path(), json=_declaration(colour="red"))
-    taken = await one.post(_raw(colour="red"))
+async def test_a_newer_agents_fields_are_passed_over(embedded_agent: Agent):
+    newer = await embedded_agent.client.put(embedded_agent.path(), json=_declaration(colour="red"))
+    taken = await embedded_agent.post(_raw(colour="red"))
 
     assert (newer.status_code, taken.status_code) == (200, 200)
     assert msgspec.json.decode(taken.content)["accepted"] == 1
 
 
-async def test_second_layout_may_follow_and_both_are_taken(one: Agent):
+async def test_second_layout_may_follow_and_both_are_taken(embedded_agent: Agent):
     wide = Layout((*LAYOUT.series, Series("", "gradient_norm", "value", 1)))
-    await one.send([frame(1)])
-    await one.declare(layout=wide)
+    await embedded_agent.send([frame(1)])
+    await embedded_agent.declare(layout=wide)
 
     values = np.append(vector(2), np.float32(7))
-    receipt = await one.send([frame(2), frame(3, values=values, layout=wide.hash)])
+    receipt = await embedded_agent.send([frame(2), frame(3, values=values, layout=wide.hash)])
 
     assert receipt.accepted == 2
-    assert (await one.get("/profile"))["scalars"]["gradient_norm"] == 7.0
+    assert (await embedded_agent.get("/profile"))["scalars"]["gradient_norm"] == 7.0
 
 
-async def test_empty_batch_of_an_undeclared_run_names_the_run(one: Agent):
-    absent = Agent(one.client, run_id=ABSENT)
+async def test_empty_batch_of_an_undeclared_run_names_the_run(embedded_agent: Agent):
+    absent = Agent(embedded_agent.client, run_id=ABSENT)
 
     assert _error(await absent.post(encode_batch(FrameBatch(0, 1, [], Health())))) == (
         404,

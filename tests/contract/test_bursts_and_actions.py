@@ -47,15 +47,17 @@ async def the_run(client: httpx.AsyncClient) -> dict[str, Any]:
     async def runs() -> list[dict[str, Any]]:
         return list((await client.get("/runs")).json()["runs"])
 
-    found = await eventually(runs, lambda found: bool(found and found[0]["frames"]))
-    return found[0]
+    runs_listed = await eventually(
+        runs, lambda runs_listed: bool(runs_listed and runs_listed[0]["frames"])
+    )
+    return runs_listed[0]
 
 
 async def test_a_burst_brings_every_step_of_the_named_layers(embedded: Settings, tmp_path: Path):
     def train(url: str, stop: threading.Event) -> None:
         model, optimizer = built()
-        given = {"project": "p", "run": "r", "server": url, "spool_dir": tmp_path / "spool"}
-        with trainer_agent.watch(model, optimizer=optimizer, every=1_000_000, **given) as agent:
+        options = {"project": "p", "run": "r", "server": url, "spool_dir": tmp_path / "spool"}
+        with trainer_agent.watch(model, optimizer=optimizer, every=1_000_000, **options) as agent:
             for step in range(STEPS):
                 agent.step(loss=train_step(model, optimizer, batch(step)))
                 if stop.wait(0.005):
@@ -63,18 +65,18 @@ async def test_a_burst_brings_every_step_of_the_named_layers(embedded: Settings,
 
     async with running(embedded, train) as client:
         run = await the_run(client)
-        wanted = {"steps": 6, "layers": [1, 2]}
-        assert (await client.post(f"/runs/{run['id']}/burst", json=wanted)).status_code == 202
+        request = {"steps": 6, "layers": [1, 2]}
+        assert (await client.post(f"/runs/{run['id']}/burst", json=request)).status_code == 202
 
         async def steps() -> list[int]:
             return list((await client.get(f"/runs/{run['id']}/steps")).json()["steps"])
 
-        found = await eventually(steps, lambda found: len(found) >= 7)
+        sampled = await eventually(steps, lambda sampled: len(sampled) >= 7)
         profile = (await client.get(f"/runs/{run['id']}/profile")).json()
         detail = (await client.get(f"/runs/{run['id']}")).json()
 
-    first = found[1]
-    assert found == [0, *range(first, first + 6)]
+    first = sampled[1]
+    assert sampled == [0, *range(first, first + 6)]
     variance = decode(profile["stacks"]["decoder"]["series"]["stream/variance_f32"])
     assert np.isfinite(variance).tolist() == [False, True, True, False]
     assert detail["health"]["0"]["burst"] and detail["alerts"] == {"critical": 0, "warning": 0}
@@ -86,9 +88,11 @@ async def test_a_critical_alert_stops_the_loop(embedded: Settings, tmp_path: Pat
 
     def train(url: str, stop: threading.Event) -> None:
         model, optimizer = built()
-        given = {"project": "p", "run": "r", "server": url, "spool_dir": tmp_path / "spool"}
+        options = {"project": "p", "run": "r", "server": url, "spool_dir": tmp_path / "spool"}
         actions = [heard.append, "stop", "checkpoint"]
-        agent = trainer_agent.watch(model, optimizer=optimizer, every=5, on_alert=actions, **given)
+        agent = trainer_agent.watch(
+            model, optimizer=optimizer, every=5, on_alert=actions, **options
+        )
         with agent:
             for step in range(STEPS):
                 loss = train_step(model, optimizer, batch(step))
@@ -104,18 +108,18 @@ async def test_a_critical_alert_stops_the_loop(embedded: Settings, tmp_path: Pat
         async def status() -> str:
             return str((await client.get(f"/runs/{run['id']}")).json()["status"])
 
-        await eventually(status, lambda found: found == "finished" or bool(ended))
+        await eventually(status, lambda status_now: status_now == "finished" or bool(ended))
 
     assert ended["stopped"] and ended["save"] and 20 <= ended["step"] < STEPS - 1
     assert ended["reason"].startswith("The loss is NaN")
-    assert [one.rule for one in heard] == ["nonfinite"]
+    assert [notice.rule for notice in heard] == ["nonfinite"]
 
 
 async def test_a_critical_alert_brings_a_burst_of_32_steps(embedded: Settings, tmp_path: Path):
     def train(url: str, stop: threading.Event) -> None:
         model, optimizer = built()
-        given = {"project": "p", "run": "r", "server": url, "spool_dir": tmp_path / "spool"}
-        with trainer_agent.watch(model, optimizer=optimizer, every=100, **given) as agent:
+        options = {"project": "p", "run": "r", "server": url, "spool_dir": tmp_path / "spool"}
+        with trainer_agent.watch(model, optimizer=optimizer, every=100, **options) as agent:
             for step in range(STEPS):
                 loss = train_step(model, optimizer, batch(step))
                 agent.step(loss=float("nan") if step >= 100 else loss)
@@ -129,7 +133,7 @@ async def test_a_critical_alert_brings_a_burst_of_32_steps(embedded: Settings, t
             steps = (await client.get(f"/runs/{run['id']}/steps")).json()["steps"]
             return [step for step in steps if step % 100]
 
-        found = await eventually(in_bursts, lambda found: len(found) >= 31)
+        burst_steps = await eventually(in_bursts, lambda burst_steps: len(burst_steps) >= 31)
 
     # one of the 32 may be a hundredth step, which is sampled for its own sake
-    assert found[30] - found[0] in (30, 31)
+    assert burst_steps[30] - burst_steps[0] in (30, 31)

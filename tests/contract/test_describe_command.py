@@ -52,16 +52,18 @@ async def test_a_job_that_is_asked_describes_todays_weights(embedded: Settings, 
             return answer.json().get("revisions", []) if answer.status_code == 200 else []
 
         try:
-            await eventually(revisions, lambda found: any(r["state"] == "ready" for r in found))
-            before = {one["step"] for one in await revisions()}
+            await eventually(revisions, lambda rows: any(r["state"] == "ready" for r in rows))
+            before = {revision["step"] for revision in await revisions()}
             await client.post(f"/runs/{started['run']}/describe")
-            found = await eventually(
+            described = await eventually(
                 revisions,
-                lambda found: any(r["step"] not in before and r["state"] == "ready" for r in found),
+                lambda described: any(
+                    r["step"] not in before and r["state"] == "ready" for r in described
+                ),
             )
         finally:
             stop.set()
             await job
 
-    assert found[0]["label"] == "at initialisation"
-    assert found[-1]["label"] == "from today's weights" and found[-1]["step"] > 0
+    assert described[0]["label"] == "at initialisation"
+    assert described[-1]["label"] == "from today's weights" and described[-1]["step"] > 0

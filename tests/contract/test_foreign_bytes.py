@@ -37,7 +37,7 @@ ENTRIES = {
 
 
 @pytest.fixture
-async def one(embedded: Settings) -> AsyncIterator[Agent]:
+async def embedded_agent(embedded: Settings) -> AsyncIterator[Agent]:
     async with running(create_app(embedded)) as client:
         agent = Agent(client)
         await agent.declare()
@@ -51,10 +51,10 @@ async def _answer(agent: Agent, entry: str, body: bytes) -> httpx.Response:
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-async def test_no_body_whatever_makes_an_endpoint_fail(one: Agent, entry: str):
+async def test_no_body_whatever_makes_an_endpoint_fail(embedded_agent: Agent, entry: str):
     statuses: Counter[int] = Counter()
     for body in bodies(ENTRIES[entry][3], COUNT):
-        answer = await _answer(one, entry, body)
+        answer = await _answer(embedded_agent, entry, body)
         statuses[answer.status_code] += 1
         assert answer.status_code < 500, body
         if answer.status_code >= 400:
@@ -62,13 +62,13 @@ async def test_no_body_whatever_makes_an_endpoint_fail(one: Agent, entry: str):
             assert error["field"] and error["message"] and error["fix"], body
 
     assert sum(statuses[status] for status in statuses if status >= 400) > COUNT / 2
-    assert (await one.get())["id"] == one.run_id
+    assert (await embedded_agent.get())["id"] == embedded_agent.run_id
 
 
-async def test_body_that_is_not_utf8_is_refused(one: Agent):
+async def test_body_that_is_not_utf8_is_refused(embedded_agent: Agent):
     body = b"\x82\xa2\x00\x00\x00\xa9" + bytes(8) + b"\x80"
 
-    answer = await _answer(one, "batch", body)
+    answer = await _answer(embedded_agent, "batch", body)
 
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "wire_version")
 
@@ -81,9 +81,9 @@ async def test_body_that_is_not_utf8_is_refused(one: Agent):
     ],
 )
 async def test_nul_in_an_agents_health_is_refused_by_its_field(
-    one: Agent, health: dict[str, object], field: str
+    embedded_agent: Agent, health: dict[str, object], field: str
 ):
-    answer = await _answer(one, "heartbeat", batch([], **health))
+    answer = await _answer(embedded_agent, "heartbeat", batch([], **health))
 
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
 
@@ -93,9 +93,9 @@ async def test_nul_in_an_agents_health_is_refused_by_its_field(
     [('{"name": "\\ud800"}', "name"), ('{"tags": ["a", "\\u0000"]}', "tags[1]")],
 )
 async def test_text_that_no_database_stores_is_refused_by_its_field(
-    one: Agent, change: str, field: str
+    embedded_agent: Agent, change: str, field: str
 ):
-    answer = await _answer(one, "edit", change.encode())
+    answer = await _answer(embedded_agent, "edit", change.encode())
 
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
 
@@ -108,11 +108,11 @@ async def test_search_for_text_that_a_database_refuses_is_no_outage(agent: Agent
 
 @pytest.mark.parametrize(("levels", "field"), [(65, "config"), (500, "config"), (3_000, "body")])
 async def test_config_nested_beyond_what_databases_store_is_refused(
-    one: Agent, levels: int, field: str
+    embedded_agent: Agent, levels: int, field: str
 ):
     body = msgspec.to_builtins(DECLARATION) | {"config": {"deep": None}}
     text = json.dumps(body).replace('"deep": null', f'"deep": {"[" * levels}{"]" * levels}')
 
-    answer = await _answer(one, "declaration", text.encode())
+    answer = await _answer(embedded_agent, "declaration", text.encode())
 
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)

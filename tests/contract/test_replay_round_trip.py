@@ -37,7 +37,7 @@ async def test_a_replayed_export_is_equal_frame_by_frame(app: FastAPI, tmp_path:
     ):
         agent = Agent(client)
         await agent.declare()
-        await agent.send([frame(n + 1, 3 * n, values=one) for n, one in enumerate(values)])
+        await agent.send([frame(n + 1, 3 * n, values=entry) for n, entry in enumerate(values)])
         await eventually(agent.get, lambda run: run["frames"] == N_FRAMES)
         file = tmp_path / f"run.{kind}"
         file.write_bytes((await client.get(agent.path(f"/export?format={kind}"))).content)
@@ -47,8 +47,8 @@ async def test_a_replayed_export_is_equal_frame_by_frame(app: FastAPI, tmp_path:
         assert await asyncio.to_thread(main, command) == 0
 
         first, second = [
-            pq.read_table(io.BytesIO((await client.get(one.path("/export"))).content))
-            for one in (agent, copy)
+            pq.read_table(io.BytesIO((await client.get(entry.path("/export"))).content))
+            for entry in (agent, copy)
         ]
         # Diagnosed like any other run, and such values are no healthy one's.
         detail = await eventually(copy.get, lambda run: run["status"] != "finished")

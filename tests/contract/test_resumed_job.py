@@ -60,7 +60,9 @@ async def test_a_killed_job_goes_on_with_its_run(app: FastAPI, tmp_path: Path):
         async def runs() -> list[dict[str, object]]:
             return (await client.get("/runs")).json()["runs"]
 
-        (run,) = await eventually(runs, lambda found: [r["status"] for r in found] == ["finished"])
+        (run,) = await eventually(
+            runs, lambda listed: [r["status"] for r in listed] == ["finished"]
+        )
         detail = (await client.get(f"/runs/{run['id']}")).json()
         steps = (await client.get(f"/runs/{run['id']}/steps")).json()["steps"]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import json
 import re
 import tracemalloc
 from collections.abc import MutableMapping
@@ -13,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 import dashboard
-from dashboard.delivery import AssetFiles, _gzipped, mount_files
+from dashboard.delivery import MIN_BYTES, AssetFiles, _gzipped, mount_files
 
 ASSETS = Path(dashboard.__file__).parent / "assets"
 PAGES = ("/", "/runs", f"/runs/{'a' * 32}", "/compare", "/alerts")
@@ -45,7 +46,9 @@ async def test_unknown_api_path_stays_a_json_404(http: httpx.AsyncClient) -> Non
 
 async def scripts(http: httpx.AsyncClient) -> list[str]:
     page = (await http.get("/")).text
-    return re.findall(r'<script src="([^"]+)"', page)
+    imports = re.search(r'<script type="importmap">(.+)</script>', page)
+    modules = json.loads(imports[1])["imports"] if imports else {}
+    return [*re.findall(r'<script src="([^"]+)"', page), *modules.values()]
 
 
 async def test_every_script_is_there_compressed_and_immutable(http: httpx.AsyncClient) -> None:
@@ -54,7 +57,8 @@ async def test_every_script_is_there_compressed_and_immutable(http: httpx.AsyncC
 
         assert answer.status_code == 200, address
         assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
-        assert answer.headers.get("content-encoding") == "gzip"
+        is_compressed = answer.headers.get("content-encoding") == "gzip"
+        assert is_compressed == (len(answer.content) >= MIN_BYTES), address
 
 
 async def test_browser_that_takes_no_gzip_gets_plain_bytes(http: httpx.AsyncClient) -> None:
@@ -76,16 +80,24 @@ async def test_second_answer_equals_the_first(http: httpx.AsyncClient) -> None:
     assert len(first.content) > len(gzip.compress(first.content))
 
 
+async def test_index_maps_every_module_that_is_imported(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/")).text
+
+    for script in (ASSETS / "js").glob("*.js"):
+        for imported in re.findall(r' from "\./([\w-]+\.js)";', script.read_text()):
+            assert f'"/assets/js/{imported}": "/assets/js/{imported}?m=' in page, script.name
+
+
 async def test_missing_asset_is_not_there(http: httpx.AsyncClient) -> None:
     assert (await http.get("/assets/none.js?m=1")).status_code == 404
 
 
 REACT = "/_dash-component-suites/dash/deps/react-dom@18.v{}m1.3.1.min.js"
 ADDRESSES = {
-    "query strings of an asset": ("/assets/js/80-run-page.js", "m={}"),
+    "query strings of an asset": ("/assets/js/run-page.js", "m={}"),
     "query strings of a component": (REACT.format(1), "m={}"),
     "versions of a component": (REACT, ""),
-    "spellings of a path": ("/assets/js/{}/../80-run-page.js", "m=1"),
+    "spellings of a path": ("/assets/js/{}/../run-page.js", "m=1"),
 }
 
 

@@ -88,16 +88,28 @@ def test_health_is_calm_when_nothing_was_lost() -> None:
 
 
 def test_health_says_what_was_lost_silent_and_failing() -> None:
-    rank = {"silent": ["blocks.3"], "failures": 2, "first_failure": "boom", "overhead": 0.2}
+    rank = {
+        "silent": ["a"],
+        "stopped": ["b"],
+        "failures": 2,
+        "first_failure": "boom",
+        "overhead": 0.2,
+    }
 
     notes = health_notes(health({"dropped": 7, **rank}))
 
     assert [note.text for note in notes if note.is_bad] == [
         "20.0% overhead",
         "7 frames lost",
-        "1 silent hooks",
+        "1 place stopped",
         "2 failures in the agent",
     ]
+
+
+def test_places_never_measured_are_a_quiet_note_that_names_them() -> None:
+    notes = health_notes(health({"silent": ["decoder/attention[0]", "decoder/attention[1]"]}))
+
+    assert ("2 places not measured", False, "decoder/attention[0], decoder/attention[1]") in notes
 
 
 def test_health_names_sites_that_were_given_up_with_their_reason() -> None:

@@ -16,10 +16,10 @@ G = GradMoments(var=0.5, corr_l=0.3)
 
 def pair(rng: np.random.Generator, x: Moments | GradMoments, n: int = 1_000_000) -> Floats:
     """(2, n): one feature of two different tokens, n times."""
-    shared, own = rng.standard_normal(n), rng.standard_normal((2, n))
+    shared, single = rng.standard_normal(n), rng.standard_normal((2, n))
     mean = x.mean if isinstance(x, Moments) else 0.0
-    own *= math.sqrt(1 - x.corr_l)
-    return np.asarray(mean + math.sqrt(x.var) * (math.sqrt(x.corr_l) * shared + own))
+    single *= math.sqrt(1 - x.corr_l)
+    return np.asarray(mean + math.sqrt(x.var) * (math.sqrt(x.corr_l) * shared + single))
 
 
 def simulated(y: Floats) -> tuple[float, float, float]:
@@ -39,11 +39,11 @@ def as_tuple(x: Moments) -> tuple[float, float, float]:
 
 def energies(y: Floats) -> tuple[float, float]:
     """Mean of y_i·y_i/d and of y_i·y_j/d, i≠j, of (n, d)."""
-    n, own = len(y), float(np.square(y).mean())
-    return own, float((np.square(y.sum(axis=0)).mean() / n - own) / (n - 1))
+    n, mean_square = len(y), float(np.square(y).mean())
+    return mean_square, float((np.square(y.sum(axis=0)).mean() / n - mean_square) / (n - 1))
 
 
 def rows(rng: np.random.Generator, m: Moments | GradMoments, n: int, d: int) -> Floats:
-    shared, own = rng.standard_normal((1, d)), rng.standard_normal((n, d))
-    mixed = math.sqrt(m.corr_l) * shared + math.sqrt(1 - m.corr_l) * own
+    shared, single = rng.standard_normal((1, d)), rng.standard_normal((n, d))
+    mixed = math.sqrt(m.corr_l) * shared + math.sqrt(1 - m.corr_l) * single
     return np.asarray(math.sqrt(m.var) * mixed)

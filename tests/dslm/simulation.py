@@ -81,7 +81,7 @@ NOTHING = np.zeros(1)
 
 
 def branches_of(block: Block, memory: Floats | None) -> list[Branch]:
-    found: list[Branch] = [
+    branches: list[Branch] = [
         (
             block.attention,
             block.attention_norm,
@@ -99,8 +99,8 @@ def branches_of(block: Block, memory: Floats | None) -> list[Branch]:
     ]
     if block.cross is not None:
         c = block.cross
-        found.insert(1, (c.attention, c.norm, c.out_norm, c.residual, memory))
-    return found
+        branches.insert(1, (c.attention, c.norm, c.out_norm, c.residual, memory))
+    return branches
 
 
 def block_forward(
@@ -179,7 +179,9 @@ def attention(
     """Return the output, and the step from its gradient to those of `x` and of `memory`."""
     b = x.shape[0]
     read = x if memory is None else memory
-    w = [draw(one, rng) for one in (layer.query, layer.key, layer.value, layer.output)]
+    w = [
+        draw(projection, rng) for projection in (layer.query, layer.key, layer.value, layer.output)
+    ]
     group = layer.n_heads // layer.n_kv_heads
 
     def split(y: Floats, heads: int) -> Floats:

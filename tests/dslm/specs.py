@@ -52,13 +52,13 @@ def stack(n_layers: int = 3, seq_len: int = 32, d: int = 128, **how: Any) -> Sta
     return Stack(d, (block(d, **how),) * n_layers, kernel(seq_len))
 
 
-def spec_of(one: Stack, batch_size: int = 8) -> ModelSpec:
-    return ModelSpec("custom", {"decoder": one}, batch_size=batch_size)
+def spec_of(decoder: Stack, batch_size: int = 8) -> ModelSpec:
+    return ModelSpec("custom", {"decoder": decoder}, batch_size=batch_size)
 
 
-def predict(one: Stack, batch_size: int = 8) -> dslm.StackPrediction:
-    return dslm.predict(spec_of(one, batch_size)).stacks["decoder"]
+def predict(decoder: Stack, batch_size: int = 8) -> dslm.StackPrediction:
+    return dslm.predict(spec_of(decoder, batch_size)).stacks["decoder"]
 
 
-def with_input(one: Stack, input_kernel: Kernel) -> Stack:
-    return replace(one, input_kernel=input_kernel)
+def with_input(decoder: Stack, input_kernel: Kernel) -> Stack:
+    return replace(decoder, input_kernel=input_kernel)

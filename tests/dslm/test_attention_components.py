@@ -72,7 +72,7 @@ def test_attention_of_few_features_matches_simulation_both_ways(rng: np.random.G
     head = AttentionHead(96, 64, 32, 64, 0.36 / 64, 0.36 / 64, 1 / 64)
     x, g = Moments(0.0, 2.5, 0.2), GradMoments(1.0, 0.3)
     n, d = head.seq_len, head.d_model
-    seen = []
+    draws = []
     for _ in range(60):
         w_q, w_k, w_v = (
             rng.standard_normal((d, m)) * math.sqrt(v)
@@ -92,9 +92,9 @@ def test_attention_of_few_features_matches_simulation_both_ways(rng: np.random.G
         e = h @ v.T
         s = a * (e - (a * e).sum(axis=1, keepdims=True)) / math.sqrt(32)
         below = a.T @ h @ w_v.T + s @ k @ w_q.T + s.T @ q @ w_k.T
-        seen.append((*energies(a @ v), *energies(below)))
+        draws.append((*energies(a @ v), *energies(below)))
 
-    out_var, out_cov, below_var, below_cov = np.mean(seen, axis=0)
+    out_var, out_cov, below_var, below_cov = np.mean(draws, axis=0)
     out, back = theory.attention(x, head), theory.attention_backward(g, x, head)
     # 60 draws of 64 features: about 3 %
     assert (out.var, out.cov_l) == pytest.approx((out_var, out_cov), rel=0.08)
@@ -106,15 +106,15 @@ def test_queries_of_few_features_meet_more_than_independent_ones(
 ) -> None:
     n, d, d_key = 60, 24, 16
     x, head = Moments(0.0, 2.0, 0.0), AttentionHead(n, d, d_key, d, 0.7 / d, 0.7 / d, 1 / d)
-    seen = []
+    draws = []
     for _ in range(400):
         u = math.sqrt(x.var) * rng.standard_normal((n, d))
         q, k = (u @ rng.standard_normal((d, d_key)) * math.sqrt(0.7 / d) for _ in range(2))
         a = np.exp(q @ k.T / math.sqrt(d_key))
-        seen.append(energies(a / a.sum(axis=1, keepdims=True) @ u))
+        draws.append(energies(a / a.sum(axis=1, keepdims=True) @ u))
 
     # a correlation of scores that scatters by 0.3 meets 1.3 times as often: 400 draws see 2 %
-    assert theory.attention(x, head).cov_l == pytest.approx(np.mean(seen, axis=0)[1], rel=0.08)
+    assert theory.attention(x, head).cov_l == pytest.approx(np.mean(draws, axis=0)[1], rel=0.08)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.4])
@@ -124,7 +124,7 @@ def test_multi_head_attention_matches_simulation_both_ways(
     n, d, n_heads, width = 48, 64, 4, 16
     head = AttentionHead(n, d, width, width, 0.3 / d, 0.3 / d, 1 / d, p)
     x, g = Moments(0.0, 1.5, 0.3), GradMoments(1.0, 0.4)
-    seen = []
+    draws = []
     for _ in range(80):
         u, h = (rows(rng, m, n, d) for m in (x, g))
         y, below = np.zeros((n, d)), np.zeros((n, d))
@@ -136,9 +136,9 @@ def test_multi_head_attention_matches_simulation_both_ways(
             w_o = rng.standard_normal((width, d)) * math.sqrt(0.02)
             out, back = one_head(u, h @ w_o.T, (w_q, w_k, w_v), rng.random((n, n)) >= p)
             y, below = y + out @ w_o, below + back
-        seen.append((*energies(y), *energies(below)))
+        draws.append((*energies(y), *energies(below)))
 
-    out_var, out_cov, below_var, below_cov = np.mean(seen, axis=0)
+    out_var, out_cov, below_var, below_cov = np.mean(draws, axis=0)
     forward = theory.multi_head(x, head, n_heads=n_heads, output_var=0.02)
     backward = theory.multi_head_backward(g, x, head, n_heads=n_heads, output_var=0.02)
     # 80 draws of 4 heads: about 2 %
@@ -147,11 +147,11 @@ def test_multi_head_attention_matches_simulation_both_ways(
 
 
 def one_head(
-    u: Floats, g: Floats, weights: tuple[Floats, Floats, Floats], kept: Floats
+    u: Floats, g: Floats, weights: tuple[Floats, Floats, Floats], unmasked: Floats
 ) -> tuple[Floats, Floats]:
     """Output of one head and its input's gradient below `g`; dropout keeps what `kept` says."""
     w_q, w_k, w_v = weights
-    scale, mask = w_q.shape[1] ** -0.5, kept / kept.mean()
+    scale, mask = w_q.shape[1] ** -0.5, unmasked / unmasked.mean()
     q, k, v = u @ w_q, u @ w_k, u @ w_v
     a = np.exp(q @ k.T * scale)
     a /= a.sum(axis=1, keepdims=True)

@@ -18,12 +18,12 @@ RMS = Norm("rmsnorm", eps=1e-6)
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def with_attention(one: Stack, **changed: Any) -> Stack:
+def with_attention(decoder: Stack, **changed: Any) -> Stack:
     blocks = []
-    for block in one.blocks:
+    for block in decoder.blocks:
         assert block is not None
         blocks.append(replace(block, attention=replace(block.attention, **changed)))
-    return replace(one, blocks=tuple(blocks))
+    return replace(decoder, blocks=tuple(blocks))
 
 
 def tokens(rng: np.random.Generator, n: int = SEQ_LEN) -> Floats:
@@ -31,11 +31,13 @@ def tokens(rng: np.random.Generator, n: int = SEQ_LEN) -> Floats:
     return 0.8 * table[ids] + 0.6 * rng.standard_normal((n, D_MODEL))
 
 
-def one_draw(one: Stack, rng: np.random.Generator) -> tuple[dslm.StackPrediction, Measured]:
+def predict_and_simulate(
+    decoder: Stack, rng: np.random.Generator
+) -> tuple[dslm.StackPrediction, Measured]:
     x = tokens(rng)
     g = rng.standard_normal(x.shape)
-    seeded = replace(one, input_kernel=kernel_of(x), top_gradient_kernel=kernel_of(g))
-    return predict(seeded, BATCH), simulate(one, x, g, rng)
+    seeded = replace(decoder, input_kernel=kernel_of(x), top_gradient_kernel=kernel_of(g))
+    return predict(seeded, BATCH), simulate(decoder, x, g, rng)
 
 
 def worst(pairs: list[tuple[Floats, Floats]]) -> float:
@@ -57,9 +59,9 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_of_each_kind_matches_random_models(kind: str, rng: np.random.Generator) -> None:
     how, changed = KINDS[kind]
-    one = with_attention(stack(3, SEQ_LEN, D_MODEL, **how), **changed)
+    decoder = with_attention(stack(3, SEQ_LEN, D_MODEL, **how), **changed)
 
-    drawn = [one_draw(one, rng) for _ in range(DRAWS)]
+    drawn = [predict_and_simulate(decoder, rng) for _ in range(DRAWS)]
 
     shifts = [p.forward.correlation - m.correlation for p, m in drawn]
     assert worst([(p.forward.variance, m.variance) for p, m in drawn]) < 0.08
@@ -68,21 +70,21 @@ def test_attention_of_each_kind_matches_random_models(kind: str, rng: np.random.
 
 
 def test_a_window_as_long_as_the_sequence_changes_nothing() -> None:
-    one = stack(3)
-    a, b = predict(one), predict(with_attention(one, window=32))
+    decoder = stack(3)
+    a, b = predict(decoder), predict(with_attention(decoder, window=32))
     np.testing.assert_allclose(a.forward.correlation, b.forward.correlation)
     np.testing.assert_allclose(a.backward.variance, b.backward.variance)
 
 
 def test_a_window_of_one_token_attends_to_itself() -> None:
-    one = with_attention(stack(1, causal=True), window=1)
+    decoder = with_attention(stack(1, causal=True), window=1)
     gain = (128 * 0.08**2) ** 2
-    assert predict(one).attention_variance[0] == pytest.approx(gain, rel=1e-4)
+    assert predict(decoder).attention_variance[0] == pytest.approx(gain, rel=1e-4)
 
 
 def test_a_high_soft_cap_changes_nothing() -> None:
-    one = stack(3)
-    a, b = predict(one), predict(with_attention(one, soft_cap=1e4))
+    decoder = stack(3)
+    a, b = predict(decoder), predict(with_attention(decoder, soft_cap=1e4))
     np.testing.assert_allclose(a.forward.variance, b.forward.variance, rtol=1e-6)
     np.testing.assert_allclose(a.backward.variance, b.backward.variance, rtol=1e-6)
 
@@ -118,8 +120,7 @@ def test_encoder_decoder_matches_random_models(placement: str, rng: np.random.Ge
         p = dslm.predict(replace(spec, stacks=seeded)).stacks
         pairs["forward"].append((p["decoder"].forward.variance, outer.variance))
         pairs["backward"].append((p["decoder"].backward.variance, outer.grad_variance))
-        layers = seeded | {}
-        sent = sent_to_encoder(layers["encoder"], layers["decoder"])
+        sent = sent_to_encoder(seeded["encoder"], seeded["decoder"])
         pairs["encoder"].append((np.array(sent), np.array(np.square(outer.grad_memory).mean())))
 
     assert worst(pairs["forward"]) < 0.08

@@ -22,23 +22,24 @@ PLACEMENTS = ("pre", "post", "sandwich", "branch", "parallel")
 gains = st.lists(st.floats(0.0, 4.0), min_size=2, max_size=3)
 
 
-def scaled(one: Stack, form: str) -> dslm.StackPrediction:
-    return predict(dslm.apply_scaling(one, dslm.deepscale(one, form=form)))  # type: ignore[arg-type]
+def scaled(decoder: Stack, form: str) -> dslm.StackPrediction:
+    return predict(dslm.apply_scaling(decoder, dslm.deepscale(decoder, form=form)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_every_placement_keeps_unit_forward_variance(placement: str) -> None:
     for form in ("kernel", "balanced"):
-        one = stack(12, 12, 128, placement=placement, p_drop=0.1)
-        np.testing.assert_allclose(scaled(one, form).forward.variance, 1.0, atol=0.015)
+        decoder = stack(12, 12, 128, placement=placement, p_drop=0.1)
+        np.testing.assert_allclose(scaled(decoder, form).forward.variance, 1.0, atol=0.015)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("gated", [False, True])
 def test_balanced_gradients_drift_less(placement: str, gated: bool) -> None:
-    one = stack(12, 12, 128, placement=placement, gated=gated, activation="silu")
+    decoder = stack(12, 12, 128, placement=placement, gated=gated, activation="silu")
     even, balanced = (
-        np.abs(np.log(scaled(one, form).backward.variance)).max() for form in ("kernel", "balanced")
+        np.abs(np.log(scaled(decoder, form).backward.variance)).max()
+        for form in ("kernel", "balanced")
     )
     assert balanced < 0.7 * even + 0.03
     assert balanced < math.log(2)
@@ -47,22 +48,22 @@ def test_balanced_gradients_drift_less(placement: str, gated: bool) -> None:
 def test_moments_are_the_same_at_a_thousand_layers_as_at_forty_eight() -> None:
     ends = []
     for n_layers in (48, 1000):
-        one = stack(n_layers, 6, 64, placement="post", activation="relu")
-        found = scaled(one, "kernel")
-        np.testing.assert_allclose(found.forward.variance, 1.0, atol=0.01)
-        ends.append(found.backward.variance[0])
+        decoder = stack(n_layers, 6, 64, placement="post", activation="relu")
+        prediction = scaled(decoder, "kernel")
+        np.testing.assert_allclose(prediction.forward.variance, 1.0, atol=0.01)
+        ends.append(prediction.backward.variance[0])
     assert ends[1] == pytest.approx(ends[0], rel=0.05)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "tanh", "identity"])
 def test_a_gated_unit_doubles_the_gradient_at_least(activation: str) -> None:
-    one = stack(1, 8, 128, gated=True, activation=activation)
-    (found,) = dslm.apply_scaling(one, dslm.deepscale(one)).blocks
-    assert found is not None
-    layer = block_forward(prepare(one.input_kernel), found, 128)
+    decoder = stack(1, 8, 128, gated=True, activation=activation)
+    (gated_block,) = dslm.apply_scaling(decoder, dslm.deepscale(decoder)).blocks
+    assert gated_block is not None
+    layer = block_forward(prepare(decoder.input_kernel), gated_block, 128)
     top = prepare(kernel(8, corr=0.0))
 
-    _, through_gate = backward_gains(found, block_backward(top, layer, ISOTROPIC).stream)
+    _, through_gate = backward_gains(gated_block, block_backward(top, layer, ISOTROPIC).stream)
 
     # d = 128: the norm's projection and the scatter of its length are a few 1/d
     assert through_gate > 2 * (1 - 6 / 128)
@@ -71,10 +72,10 @@ def test_a_gated_unit_doubles_the_gradient_at_least(activation: str) -> None:
 
 
 @given(gains)
-def test_shares_stay_in_bounds_and_never_raise_the_drift(found: list[float]) -> None:
-    shares = balanced_shares(found)
+def test_shares_stay_in_bounds_and_never_raise_the_drift(branch_gains: list[float]) -> None:
+    shares = balanced_shares(branch_gains)
 
-    slope = np.array(found) - 1
+    slope = np.array(branch_gains) - 1
     assert all(LEAST_SHARE <= w <= MOST_SHARE for w in shares)
     assert abs(slope @ np.array(shares)) <= abs(slope.sum()) + 1e-12
 
@@ -95,9 +96,9 @@ def test_amplitudes_keep_a_unit_stream(squares: list[float], parallel: bool) -> 
 
 
 def test_the_simplified_form_has_one_standard_deviation_for_all_layers() -> None:
-    one = stack(6, 16, 64, p_drop=0.1, activation="relu")
-    simple = dslm.deepscale(one, form="simplified").blocks
-    layered = dslm.deepscale(one, form="per-layer").blocks
+    decoder = stack(6, 16, 64, p_drop=0.1, activation="relu")
+    simple = dslm.deepscale(decoder, form="simplified").blocks
+    layered = dslm.deepscale(decoder, form="per-layer").blocks
 
     assert len({b.value for b in simple}) == 1
     r = 0.3 + 0.7 / 16
@@ -108,21 +109,21 @@ def test_the_simplified_form_has_one_standard_deviation_for_all_layers() -> None
 
 @pytest.mark.parametrize("placement", ["sandwich", "branch"])
 def test_a_norm_on_the_branch_makes_sigma_irrelevant(placement: str) -> None:
-    one = stack(4, 12, 128, placement=placement)
-    scaling = dslm.deepscale(one)
+    decoder = stack(4, 12, 128, placement=placement)
+    scaling = dslm.deepscale(decoder)
     bigger = replace(
         scaling,
         blocks=tuple(replace(b, output=3 * b.output, down=3 * b.down) for b in scaling.blocks),
     )
-    small, large = (predict(dslm.apply_scaling(one, s)) for s in (scaling, bigger))
+    small, large = (predict(dslm.apply_scaling(decoder, s)) for s in (scaling, bigger))
     np.testing.assert_allclose(large.forward.variance, small.forward.variance, rtol=1e-4)
     np.testing.assert_allclose(large.backward.variance, small.backward.variance, rtol=1e-4)
 
 
 def translator(n_layers: int) -> ModelSpec:
-    own = block(64, activation="relu")
+    plain = block(64, activation="relu")
     cross = CrossAttention(
-        replace(own.attention, causal=False), own.attention_norm, own.attention_residual
+        replace(plain.attention, causal=False), plain.attention_norm, plain.attention_residual
     )
     encoder = stack(n_layers, 8, 64, causal=False, activation="relu")
     decoder = stack(n_layers, 8, 64, activation="relu")
@@ -134,22 +135,22 @@ def translator(n_layers: int) -> ModelSpec:
 @pytest.mark.parametrize("form", ["kernel", "balanced"])
 def test_both_stacks_of_an_encoder_decoder_keep_unit_variance(form: str) -> None:
     spec = translator(8)
-    found = dslm.deepscale_stacks(spec, form=form)  # type: ignore[arg-type]
+    scalings = dslm.deepscale_stacks(spec, form=form)  # type: ignore[arg-type]
 
-    stacks = {name: dslm.apply_scaling(s, found[name]) for name, s in spec.stacks.items()}
+    stacks = {name: dslm.apply_scaling(s, scalings[name]) for name, s in spec.stacks.items()}
     predicted = dslm.predict(replace(spec, stacks=stacks)).stacks
 
     for curve in predicted.values():
         np.testing.assert_allclose(curve.forward.variance, 1.0, atol=0.015)
-    assert len(found["decoder"].blocks[0].residuals) == 3
-    assert found["decoder"].beta ** 2 == pytest.approx(4 / 3 / 8)
+    assert len(scalings["decoder"].blocks[0].residuals) == 3
+    assert scalings["decoder"].beta ** 2 == pytest.approx(4 / 3 / 8)
 
 
 def test_unknown_forms_and_empty_inputs_are_named() -> None:
-    one = stack(2)
+    decoder = stack(2)
     with pytest.raises(SpecError, match="form"):
-        dslm.deepscale(one, form="best")  # type: ignore[arg-type]
+        dslm.deepscale(decoder, form="best")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="blocks"):
-        dslm.deepscale(replace(one, blocks=()))
+        dslm.deepscale(replace(decoder, blocks=()))
     with pytest.raises(SpecError, match="not all zero"):
-        dslm.deepscale(replace(one, input_kernel=kernel(8, var=0.0)))
+        dslm.deepscale(replace(decoder, input_kernel=kernel(8, var=0.0)))

@@ -47,16 +47,18 @@ def test_merging_cells_conserves_sums(sizes: list[int], data: st.DataObject) -> 
     cuts = data.draw(st.sets(st.integers(0, len(sizes) - 1)))
     rng = np.random.default_rng(len(sizes))
     root = rng.standard_normal((len(sizes), 8))
-    given_ = Kernel((root**2).sum(1) + 1, root @ root.T, np.array(sizes, dtype=np.int64), mean=0.1)
+    fine_kernel = Kernel(
+        (root**2).sum(1) + 1, root @ root.T, np.array(sizes, dtype=np.int64), mean=0.1
+    )
 
-    merged = grid.merge_cells(grid.prepare(given_), np.array(sorted(cuts | {0})))
+    merged = grid.merge_cells(grid.prepare(fine_kernel), np.array(sorted(cuts | {0})))
 
     assert grid.n_tokens(merged) == sum(sizes)
-    assert merged.mean == given_.mean
+    assert merged.mean == fine_kernel.mean
     tolerance = 1e-12 * max(sizes) ** 2 * len(sizes)  # rounding of sums over pairs
-    assert grid.mean_diagonal(merged) == pytest.approx(grid.mean_diagonal(given_))
+    assert grid.mean_diagonal(merged) == pytest.approx(grid.mean_diagonal(fine_kernel))
     if sum(sizes) > 1:
-        before, after = grid.mean_off_diagonal(given_), grid.mean_off_diagonal(merged)
+        before, after = grid.mean_off_diagonal(fine_kernel), grid.mean_off_diagonal(merged)
         assert after == pytest.approx(before, rel=1e-9, abs=tolerance)
 
 
@@ -80,15 +82,15 @@ def test_cells_predict_what_single_tokens_do(
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one = stack(3, 1, causal=causal, std=0.05)
-    block = one.blocks[0]
+    decoder = stack(3, 1, causal=causal, std=0.05)
+    block = decoder.blocks[0]
     assert block is not None
     block = replace(block, attention=replace(block.attention, rotary=rotary, window=window))
-    one = replace(one, blocks=(block,) * 3, input_kernel=measured_kernel(288, rng))
+    decoder = replace(decoder, blocks=(block,) * 3, input_kernel=measured_kernel(288, rng))
 
-    rough = dslm.predict(spec_of(one)).stacks["decoder"]
+    rough = dslm.predict(spec_of(decoder)).stacks["decoder"]
     monkeypatch.setattr(cell_sizes, "SINGLE_UP_TO", 288)
-    fine = dslm.predict(spec_of(one)).stacks["decoder"]
+    fine = dslm.predict(spec_of(decoder)).stacks["decoder"]
 
     # the errors that `cell_sizes` states
     np.testing.assert_allclose(rough.forward.variance, fine.forward.variance, rtol=5e-3)
@@ -99,12 +101,12 @@ def test_cells_predict_what_single_tokens_do(
 
 def test_cells_that_a_spec_brings_are_merged_no_finer_than_given() -> None:
     sizes = np.full(256, 4)
-    given_ = Kernel(np.ones(256), np.full((256, 256), 0.3), sizes)
-    found = coarsen_stack(with_input(stack(2), given_)).input_kernel
+    fine_kernel = Kernel(np.ones(256), np.full((256, 256), 0.3), sizes)
+    merged = coarsen_stack(with_input(stack(2), fine_kernel)).input_kernel
 
-    assert len(found.cell_sizes) <= len(dslm.cell_sizes(1024))
-    assert found.cell_sizes.sum() == 1024 and (found.cell_sizes % 4 == 0).all()
-    np.testing.assert_allclose(found.off_diagonal, 0.3)
+    assert len(merged.cell_sizes) <= len(dslm.cell_sizes(1024))
+    assert merged.cell_sizes.sum() == 1024 and (merged.cell_sizes % 4 == 0).all()
+    np.testing.assert_allclose(merged.off_diagonal, 0.3)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -118,7 +120,7 @@ def test_eight_thousand_tokens_are_predicted(causal: bool) -> None:
 
 def test_mean_cosine_over_cells_equals_the_mean_over_tokens() -> None:
     sizes, rotary = np.array([1, 3, 5, 1, 10]), dslm.Rotary(fraction=0.5)
-    found = mean_cosine(sizes.tobytes(), rotary, 64)
+    means = mean_cosine(sizes.tobytes(), rotary, 64)
 
     position, cell = np.arange(20), np.repeat(np.arange(5), sizes)
     turns = (position[:, None, None] - position[None, :, None]) * 1e4 ** (-np.arange(16) / 16)
@@ -128,4 +130,4 @@ def test_mean_cosine_over_cells_equals_the_mean_over_tokens() -> None:
         for b in range(5):
             pairs = cosine[np.ix_(cell == a, cell == b)]
             expected = np.nanmean(pairs) if pairs.size > 1 or a != b else 1.0
-            assert found[a, b] == pytest.approx(expected, abs=1e-13)
+            assert means[a, b] == pytest.approx(expected, abs=1e-13)

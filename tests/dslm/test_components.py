@@ -242,7 +242,7 @@ def test_activation_keeps_moments_possible(var: float, corr: float, name: Any) -
 def test_dropout_of_both_directions_commutes_with_linear(var: float, corr: float, p: float) -> None:
     x = Moments(0.0, var, corr)
 
-    one = theory.linear(theory.dropout(x, p_drop=p), d_in=3, weight_var=0.2)
-    other = theory.dropout(theory.linear(x, d_in=3, weight_var=0.2), p_drop=p)
+    dropout_first = theory.linear(theory.dropout(x, p_drop=p), d_in=3, weight_var=0.2)
+    linear_first = theory.dropout(theory.linear(x, d_in=3, weight_var=0.2), p_drop=p)
 
-    assert as_tuple(one) == pytest.approx(as_tuple(other))
+    assert as_tuple(dropout_first) == pytest.approx(as_tuple(linear_first))

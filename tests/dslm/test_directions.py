@@ -30,11 +30,11 @@ def tokens(rng: np.random.Generator, x: Mixture, n: int, seq_len: int = 2) -> Fl
     values, vectors = np.linalg.eigh(x.within)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     shared = rng.standard_normal((n, 1, D)) * np.sqrt(0.5)
-    own = rng.standard_normal((n, seq_len, D)) * np.sqrt(0.5)
-    return np.asarray(x.means[group] + (shared + own) @ root.T)
+    single = rng.standard_normal((n, seq_len, D)) * np.sqrt(0.5)
+    return np.asarray(x.means[group] + (shared + single) @ root.T)
 
 
-def own_of(x: Floats, y: Floats | None = None) -> Floats:
+def second_moment_of(x: Floats, y: Floats | None = None) -> Floats:
     a, b = x.reshape(-1, x.shape[-1]), (x if y is None else y).reshape(-1, D)
     return np.asarray(a.T @ b / len(a))
 
@@ -42,7 +42,7 @@ def own_of(x: Floats, y: Floats | None = None) -> Floats:
 def cross_of(x: Floats, y: Floats | None = None) -> Floats:
     """E[x_i y_j^T] over different tokens."""
     y = x if y is None else y
-    total = x.sum(1).T @ y.sum(1) - own_of(x, y) * x.shape[0] * x.shape[1]
+    total = x.sum(1).T @ y.sum(1) - second_moment_of(x, y) * x.shape[0] * x.shape[1]
     return np.asarray(total / (x.shape[0] * x.shape[1] * (x.shape[1] - 1)))
 
 
@@ -57,10 +57,10 @@ def close(predicted: Floats, simulated: Floats, error: float) -> bool:
 
 
 def check(branch: Branch, x: Mixture, y: Floats, stream: Floats, error: float) -> None:
-    assert close(branch.y.second_moment, own_of(y), error)
+    assert close(branch.y.second_moment, second_moment_of(y), error)
     assert close(branch.y.cross, cross_of(y), error)
     together = (x.shares[:, None] * branch.y.means).T @ x.means + branch.with_stream
-    assert close(together, own_of(y, stream), error)
+    assert close(together, second_moment_of(y, stream), error)
     assert close(branch.cross_with_stream, cross_of(y, stream), error)
 
 
@@ -97,8 +97,13 @@ def test_norm_matches_simulation(centred: bool, rng: np.random.Generator) -> Non
     reading = directions.normed(x, norm)
 
     stream = tokens(rng, x, 100_000)
-    kept = stream - stream.mean(-1, keepdims=True) if centred else stream
-    y = kept / np.sqrt(np.square(kept).mean(-1, keepdims=True) + 1e-5) * norm.gain + norm.bias
+    centred_stream = stream - stream.mean(-1, keepdims=True) if centred else stream
+    y = (
+        centred_stream
+        / np.sqrt(np.square(centred_stream).mean(-1, keepdims=True) + 1e-5)
+        * norm.gain
+        + norm.bias
+    )
     # a group's lengths are taken as equal: second order in a spread of 0.2
     check(Branch(reading.x, reading.with_stream, reading.cross_with_stream), x, y, stream, 0.04)
 
@@ -110,9 +115,9 @@ def test_residual_sum_and_dropout_match_simulation(rng: np.random.Generator) -> 
 
     stream = tokens(rng, x, 100_000)
     out = (stream @ up.weight.T + up.bias) @ down.weight.T + down.bias
-    kept = rng.random(out.shape) < 0.8
-    total = 0.9 * stream + 0.7 * out * kept / 0.8
-    assert close(y.second_moment, own_of(total), 0.02)
+    unmasked = rng.random(out.shape) < 0.8
+    total = 0.9 * stream + 0.7 * out * unmasked / 0.8
+    assert close(y.second_moment, second_moment_of(total), 0.02)
     assert close(y.cross, cross_of(total), 0.02)
     assert y.variance == pytest.approx(float(total.var()), rel=0.01)
 
@@ -125,8 +130,10 @@ def projections(rng: np.random.Generator, size: float, *, causal: bool) -> Proje
 def attended(layer: Projections, x: Floats) -> Floats:
     n, seq_len, _ = x.shape
     q, k, v = (
-        (x @ one.weight.T + one.bias).reshape(n, seq_len, layer.n_heads, -1).transpose(0, 2, 1, 3)
-        for one in (layer.query, layer.key, layer.value)
+        (x @ projection.weight.T + projection.bias)
+        .reshape(n, seq_len, layer.n_heads, -1)
+        .transpose(0, 2, 1, 3)
+        for projection in (layer.query, layer.key, layer.value)
     )
     scores = layer.score_scale * q @ k.transpose(0, 1, 3, 2)
     if layer.causal:
@@ -147,7 +154,7 @@ def test_attention_matches_simulation(causal: bool, size: float, rng: np.random.
     stream = tokens(rng, x, 3000, seq_len)
     y = attended(layer, stream)
     # the sequences' own scatter is 2 %; scores that steer add what is beyond Gaussian
-    assert close(branch.y.second_moment, own_of(y), 0.03 if size == 0 else 0.1)
+    assert close(branch.y.second_moment, second_moment_of(y), 0.03 if size == 0 else 0.1)
     assert close(branch.y.cross, cross_of(y), 0.03 if size == 0 else 0.1)
     assert close(branch.cross_with_stream, cross_of(y, stream), 0.06 if size == 0 else 0.12)
 

@@ -42,19 +42,19 @@ def test_embedding_matches_looked_up_tables(rng: np.random.Generator) -> None:
 def test_patch_embedding_matches_projected_patches(rng: np.random.Generator) -> None:
     n, d_patch, d = 16, 48, 64
     pixels = Moments(0.4, 0.8, 0.5)
-    seen = []
+    draws = []
     for _ in range(800):
         image = 0.4 + rows(rng, replace(pixels, mean=0.0), n, d_patch)
         patches = image @ rng.standard_normal((d_patch, d)) * 0.1
         stacked = np.concatenate([math.sqrt(0.3) * rng.standard_normal((1, d)), patches])
-        seen.append(energies(stacked + math.sqrt(0.2) * rng.standard_normal((n + 1, d))))
+        draws.append(energies(stacked + math.sqrt(0.2) * rng.standard_normal((n + 1, d))))
 
     out = theory.patch_embedding(
         pixels, d_patch=d_patch, weight_var=0.01, n_patches=n, class_var=0.3, position_var=0.2
     )
 
     # 800 draws of 48 shared pixels
-    assert (out.var, out.cov_l) == pytest.approx(tuple(np.mean(seen, axis=0)), rel=0.03)
+    assert (out.var, out.cov_l) == pytest.approx(tuple(np.mean(draws, axis=0)), rel=0.03)
 
 
 def test_one_patch_and_its_class_token_have_nothing_in_common() -> None:

@@ -26,8 +26,8 @@ def head(d: int = D, *, std: float = 0.1, **how: Any) -> Head:
     return Head(layers, Linear(d, V, std**2), labels, **how)
 
 
-def headed(one: Head, var: float = 0.5, corr: float = 0.4) -> Stack:
-    return replace(stack(0, SEQ, D), input_kernel=kernel(SEQ, var, corr), head=one)
+def headed(lm_head: Head, var: float = 0.5, corr: float = 0.4) -> Stack:
+    return replace(stack(0, SEQ, D), input_kernel=kernel(SEQ, var, corr), head=lm_head)
 
 
 def softmax(z: Floats) -> Floats:
@@ -44,8 +44,8 @@ def test_cross_entropy_and_its_gradient_match_simulation(
     var: float, rng: np.random.Generator
 ) -> None:
     n, corr = 10_000, 0.5
-    shared, own = rng.standard_normal((n, 1, V)), rng.standard_normal((n, 2, V))
-    z = np.sqrt(var) * (np.sqrt(corr) * shared + np.sqrt(1 - corr) * own)
+    shared, single = rng.standard_normal((n, 1, V)), rng.standard_normal((n, 2, V))
+    z = np.sqrt(var) * (np.sqrt(corr) * shared + np.sqrt(1 - corr) * single)
     first = rng.integers(V, size=n)
     y = np.stack([first, np.where(rng.random(n) < 0.3, first, rng.integers(V, size=n))], 1)
     p = softmax(z)
@@ -87,13 +87,15 @@ def test_cross_entropy_gradient_is_bounded(var: float, corr: float, n: int, same
     "how", [{"n_classes": 1}, {"n_labels": 0}, {"same_label": 1.5}, {"mean": 0.1}]
 )
 def test_cross_entropy_refuses_what_it_does_not_cover(how: dict[str, Any]) -> None:
-    given_ = {"n_classes": V, "n_labels": 2, "same_label": 0.1} | how
-    logits = Moments(given_.pop("mean", 0.0), 1.0, 0.2)
+    arguments = {"n_classes": V, "n_labels": 2, "same_label": 0.1} | how
+    logits = Moments(arguments.pop("mean", 0.0), 1.0, 0.2)
     with pytest.raises(AssumptionError):
-        theory.cross_entropy_backward(logits, **given_)
+        theory.cross_entropy_backward(logits, **arguments)
 
 
-def simulated_top(one: Head, rng: np.random.Generator, draws: int, var: float, corr: float) -> Any:
+def simulated_top(
+    lm_head: Head, rng: np.random.Generator, draws: int, var: float, corr: float
+) -> Any:
     """Gradients (draws, SEQ, D) at the input of LayerNorm and head, fresh weights each draw.
 
     Labels as `next_token_labels` has them; with `tied` the ids' rows are in the stream.
@@ -101,22 +103,22 @@ def simulated_top(one: Head, rng: np.random.Generator, draws: int, var: float, c
     odds = 1 / np.arange(1, V + 1)
     gradients = np.zeros((draws, SEQ, D))
     for draw in range(draws):
-        w = rng.standard_normal((V, D)) * np.sqrt(one.output.weight_var)
+        w = rng.standard_normal((V, D)) * np.sqrt(lm_head.output.weight_var)
         ids = rng.choice(V, SEQ + 1, p=odds / odds.sum())
         x = np.sqrt(corr * var) * rng.standard_normal(D)
         x = x + np.sqrt((1 - corr) * var) * rng.standard_normal((SEQ, D))
-        x = x + one.tied * w[ids[:-1]]
+        x = x + lm_head.tied * w[ids[:-1]]
         centred = x - x.mean(-1, keepdims=True)
         s = np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5)
-        h = centred / s if one.layers else x
-        raw = one.scale * h @ w.T
-        cap = one.soft_cap
+        h = centred / s if lm_head.layers else x
+        raw = lm_head.scale * h @ w.T
+        cap = lm_head.soft_cap
         z = raw if cap is None else cap * np.tanh(raw / cap)
-        delta = (softmax(z) - one_hot(ids[1:])) * one.labels.weight
+        delta = (softmax(z) - one_hot(ids[1:])) * lm_head.labels.weight
         delta[-1] = 0  # its label is ignored
         slope = 1.0 if cap is None else 1 - np.square(z / cap)
-        g = one.scale * (delta * slope) @ w
-        if one.layers:
+        g = lm_head.scale * (delta * slope) @ w
+        if lm_head.layers:
             g = (g - g.mean(-1, keepdims=True) - h * (g * h).mean(-1, keepdims=True)) / s
         gradients[draw] = g
     return gradients
@@ -142,12 +144,12 @@ def moments(g: Floats) -> tuple[float, float]:
     ids=str,
 )
 def test_top_gradient_matches_simulation(how: dict[str, Any], rng: np.random.Generator) -> None:
-    one, var, corr = head(**how), 0.5, 0.4
-    g = simulated_top(one, rng, 1000, var, corr)
-    in_stream = one.tied**2 * one.output.weight_var
+    lm_head, var, corr = head(**how), 0.5, 0.4
+    g = simulated_top(lm_head, rng, 1000, var, corr)
+    in_stream = lm_head.tied**2 * lm_head.output.weight_var
     same = dslm.same_token_probability(V)
     off = corr * var + in_stream * same
-    shown = headed(one, var + in_stream, off / (var + in_stream))
+    shown = headed(lm_head, var + in_stream, off / (var + in_stream))
     p = predict(shown)
 
     measured = moments(g)
@@ -157,17 +159,17 @@ def test_top_gradient_matches_simulation(how: dict[str, Any], rng: np.random.Gen
 
 
 def test_gradient_scale_falls_with_the_square_of_the_labels() -> None:
-    one = head()
-    half = replace(one, labels=replace(one.labels, weight=one.labels.weight / 2))
-    a, b = predict(headed(one)), predict(headed(half))
+    lm_head = head()
+    half = replace(lm_head, labels=replace(lm_head.labels, weight=lm_head.labels.weight / 2))
+    a, b = predict(headed(lm_head)), predict(headed(half))
 
     assert b.gradient_scale == pytest.approx(a.gradient_scale / 4)
     np.testing.assert_allclose(a.backward.variance, b.backward.variance)
 
 
 def test_gradient_scale_grows_with_the_inverse_of_the_stream_below_a_norm() -> None:
-    one = head()
-    a, b = predict(headed(one, 0.5)), predict(headed(one, 50.0))
+    lm_head = head()
+    a, b = predict(headed(lm_head, 0.5)), predict(headed(lm_head, 50.0))
     assert a.gradient_scale / b.gradient_scale == pytest.approx(100, rel=1e-3)
 
 

@@ -30,9 +30,11 @@ def test_scatter_of_a_residual_sum_matches_simulation(rng: np.random.Generator) 
     f = rng.standard_normal((draws, d)) * np.sqrt(hidden)[:, None]
 
     squares = np.square(0.9 * x + 1.2 * f).mean(axis=1)
-    one = kernel(1, corr=1.0)
+    unit_kernel = kernel(1, corr=1.0)
     summed = kernel(1, var=0.9**2 + 1.2**2, corr=1.0)
-    half = post_ln_lengths(one, one, summed, residual=residual, inner=inner, d_model=d)
+    half = post_ln_lengths(
+        unit_kernel, unit_kernel, summed, residual=residual, inner=inner, d_model=d
+    )
 
     assert squares.mean() == pytest.approx(summed.diagonal[0], rel=0.01)
     # a variance over 20,000 draws is known within about 1.5 %
@@ -48,17 +50,17 @@ def test_mean_inverse_lengths_of_random_tokens_match_simulation(
     b = r * a + np.sqrt(1 - r**2) * b
     s, t = (np.sqrt(np.square(v).mean(axis=1)) for v in (a, b))
 
-    own, pairs = mean_inverse(random_lengths(kernel(2, corr=r), d))
+    single, pairs = mean_inverse(random_lengths(kernel(2, corr=r), d))
 
     # second order in 1/d is left out: 8/d² for the own term
-    assert own[0] == pytest.approx(np.mean(1 / s**2), abs=3e-3)
+    assert single[0] == pytest.approx(np.mean(1 / s**2), abs=3e-3)
     assert pairs[0, 1] == pytest.approx(np.mean(1 / (s * t)), abs=2e-3)
 
 
 def test_lengths_of_wide_tokens_do_not_scatter() -> None:
-    own, pairs = mean_inverse(random_lengths(kernel(3), 10**9))
+    single, pairs = mean_inverse(random_lengths(kernel(3), 10**9))
 
-    assert own == pytest.approx(1.0, abs=1e-8)
+    assert single == pytest.approx(1.0, abs=1e-8)
     assert pairs == pytest.approx(np.ones((3, 3)), abs=1e-8)
 
 
@@ -67,13 +69,13 @@ def test_gradient_of_collapsed_narrow_post_ln_matches_simulation(
     norm: str, rng: np.random.Generator
 ) -> None:
     d, draws = 32, 500
-    one = stack(6, 2, d, placement="post", norm=norm, activation="relu", std=d**-0.5)
+    encoder = stack(6, 2, d, placement="post", norm=norm, activation="relu", std=d**-0.5)
     x = np.repeat(unit_tokens(rng, 1, d)[None], 2, axis=1)
     x = x - x.mean() if norm == "layernorm" else x
     g = rng.standard_normal((1, 2, d))
-    seeded = replace(one, input_kernel=kernel_of(x), top_gradient_kernel=kernel_of(g))
+    seeded = replace(encoder, input_kernel=kernel_of(x), top_gradient_kernel=kernel_of(g))
 
-    drawn = [simulate(one, x, g, rng).grad_variance[0] for _ in range(draws)]
+    drawn = [simulate(encoder, x, g, rng).grad_variance[0] for _ in range(draws)]
 
     # one draw scatters by a factor, so the mean by 0.08; a divisor without scatter is 0.36 too low
     predicted = predict(seeded, 1).backward.variance[0]
@@ -87,17 +89,17 @@ def test_centring_a_random_layers_output_matches_simulation(rng: np.random.Gener
     y = np.einsum("ij,njk->nik", x[0], weights)
     centred = y - y.mean(axis=-1, keepdims=True)
 
-    found = centre(linear(kernel_of(x), Linear(d, d, 1 / d)), Norm("layernorm"), d)
+    predicted = centre(linear(kernel_of(x), Linear(d, d, 1 / d)), Norm("layernorm"), d)
 
     # 4,000 draws of 15 squares: 0.6 %, where taking the mean off twice would cost 6 %
-    assert found.diagonal[0] == pytest.approx(np.square(centred).mean(), rel=0.025)
+    assert predicted.diagonal[0] == pytest.approx(np.square(centred).mean(), rel=0.025)
 
 
 def test_centring_takes_off_a_mean_that_all_features_share() -> None:
     ones = np.ones(2, dtype=np.int64)
     shifted = Kernel(np.full(2, 5.0), np.full((2, 2), 4.0), ones, mean=2.0)
 
-    found = centre(shifted, Norm("layernorm"), 10**9)
+    centred = centre(shifted, Norm("layernorm"), 10**9)
 
-    assert found.diagonal == pytest.approx(1.0)
-    assert found.off_diagonal[0, 1] == pytest.approx(0.0, abs=1e-7)
+    assert centred.diagonal == pytest.approx(1.0)
+    assert centred.off_diagonal[0, 1] == pytest.approx(0.0, abs=1e-7)

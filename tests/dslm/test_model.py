@@ -46,13 +46,13 @@ def test_norms_on_branches_make_the_stream_grow_by_their_gain() -> None:
 def test_parallel_branches_that_do_not_interact_equal_serial_ones() -> None:
     serial, parallel = (stack(4, placement=how) for how in ("pre", "parallel"))
 
-    def silent(one: dslm.Stack) -> dslm.Stack:
+    def silent(decoder: dslm.Stack) -> dslm.Stack:
         blocks = []
-        for block in one.blocks:
+        for block in decoder.blocks:
             assert block is not None
             residual = replace(block.feed_forward_residual, beta=0.0)
             blocks.append(replace(block, feed_forward_residual=residual))
-        return replace(one, blocks=tuple(blocks))
+        return replace(decoder, blocks=tuple(blocks))
 
     a, b = predict(silent(serial)), predict(silent(parallel))
     np.testing.assert_allclose(a.forward.correlation, b.forward.correlation)
@@ -81,8 +81,8 @@ def test_branches_of_zero_weight_leave_everything_as_it_was() -> None:
 @given(st.floats(1e-2, 1e2), st.floats(0.0, 0.99), st.sampled_from(["relu", "gelu", "silu"]))
 def test_prediction_stays_possible(var: float, corr: float, activation: str) -> None:
     for placement in PLACEMENTS:
-        one = stack(3, 6, 32, placement=placement, activation=activation, std=0.2)
-        p = predict(with_input(one, kernel(6, var, corr)))
+        decoder = stack(3, 6, 32, placement=placement, activation=activation, std=0.2)
+        p = predict(with_input(decoder, kernel(6, var, corr)))
 
         assert (p.forward.variance > 0).all() and (p.backward.variance > 0).all()
         assert (np.abs(p.forward.correlation) <= 1 + 1e-9).all()
@@ -93,16 +93,16 @@ def test_prediction_stays_possible(var: float, corr: float, activation: str) -> 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.1, 10.0))
 def test_pre_ln_stream_scales_with_embeddings_and_branches(factor: float) -> None:
-    one = stack(3, 8, 32)
-    block = one.blocks[0]
+    decoder = stack(3, 8, 32)
+    block = decoder.blocks[0]
     assert block is not None
     no_eps = replace(block.attention_norm, eps=0.0)
     residual = replace(block.attention_residual, beta=factor)
     exact = replace(block, attention_norm=no_eps, feed_forward_norm=no_eps)
     larger = replace(exact, attention_residual=residual, feed_forward_residual=residual)
 
-    p = predict(replace(one, blocks=(exact,) * 3))
-    scaled = predict(replace(one, blocks=(larger,) * 3, input_kernel=kernel(8, factor**2)))
+    p = predict(replace(decoder, blocks=(exact,) * 3))
+    scaled = predict(replace(decoder, blocks=(larger,) * 3, input_kernel=kernel(8, factor**2)))
 
     np.testing.assert_allclose(scaled.forward.variance, factor**2 * p.forward.variance)
     np.testing.assert_allclose(scaled.forward.correlation, p.forward.correlation)
@@ -115,11 +115,11 @@ def test_full_attention_does_not_depend_on_the_order_of_positions(
     root = rng.standard_normal((12, 40))
     matrix, order = root @ root.T / 40, rng.permutation(12)
     ones = np.ones(12, dtype=np.int64)
-    given = Kernel(np.diagonal(matrix).copy(), matrix, ones)
+    original = Kernel(np.diagonal(matrix).copy(), matrix, ones)
     moved = Kernel(np.diagonal(matrix)[order].copy(), matrix[np.ix_(order, order)], ones)
-    one = stack(2, 12, causal=False)
+    decoder = stack(2, 12, causal=False)
 
-    p, q = predict(with_input(one, given)), predict(with_input(one, moved))
+    p, q = predict(with_input(decoder, original)), predict(with_input(decoder, moved))
 
     np.testing.assert_allclose(p.forward.correlation, q.forward.correlation)
     np.testing.assert_allclose(p.backward.variance, q.backward.variance)
@@ -127,12 +127,12 @@ def test_full_attention_does_not_depend_on_the_order_of_positions(
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_coarse_cells_predict_what_single_tokens_do(causal: bool) -> None:
-    one = stack(6, 96, causal=causal, p_drop=0.1)
+    decoder = stack(6, 96, causal=causal, p_drop=0.1)
     sizes = np.array([1] * 16 + [4] * 20)
     n = len(sizes)
     coarse = Kernel(np.ones(n), np.full((n, n), 0.3), sizes)
 
-    fine, rough = predict(one), predict(with_input(one, coarse))
+    fine, rough = predict(decoder), predict(with_input(decoder, coarse))
 
     np.testing.assert_allclose(rough.forward.variance, fine.forward.variance, rtol=5e-3)
     np.testing.assert_allclose(rough.forward.correlation, fine.forward.correlation, atol=2e-3)
@@ -140,11 +140,11 @@ def test_coarse_cells_predict_what_single_tokens_do(causal: bool) -> None:
 
 
 def test_cells_lose_nothing_where_positions_do_not_matter() -> None:
-    one = stack(3, 64, placement="post", causal=False, std=0.12)
+    decoder = stack(3, 64, placement="post", causal=False, std=0.12)
     sizes = np.array([16, 32, 15, 1])
     coarse = Kernel(np.ones(4), np.full((4, 4), 0.3), sizes)
 
-    fine, rough = predict(one), predict(with_input(one, coarse))
+    fine, rough = predict(decoder), predict(with_input(decoder, coarse))
 
     # exp is interpolated within 1e-5 over the range of the entries, which the cells narrow
     np.testing.assert_allclose(rough.backward.variance, fine.backward.variance, rtol=1e-5)
@@ -153,9 +153,9 @@ def test_cells_lose_nothing_where_positions_do_not_matter() -> None:
 
 
 def test_prediction_stops_at_a_block_that_is_not_understood() -> None:
-    one = stack(4)
+    decoder = stack(4)
     missing = dslm.Missing("decoder.blocks[2]", "MoE", "routing is outside the theory")
-    broken = replace(one, blocks=(*one.blocks[:2], None, one.blocks[3]))
+    broken = replace(decoder, blocks=(*decoder.blocks[:2], None, decoder.blocks[3]))
 
     p = dslm.predict(replace(spec_of(broken), missing=(missing,)))
 
@@ -167,11 +167,11 @@ def test_prediction_stops_at_a_block_that_is_not_understood() -> None:
 
 
 def test_overflow_is_infinite_and_named() -> None:
-    one = stack(3, 6, 16)
-    block = one.blocks[0]
+    decoder = stack(3, 6, 16)
+    block = decoder.blocks[0]
     assert block is not None
     huge = replace(block.feed_forward, down=Linear(32, 16, 1e308))
-    p = dslm.predict(spec_of(replace(one, blocks=(block, replace(block, feed_forward=huge)))))
+    p = dslm.predict(spec_of(replace(decoder, blocks=(block, replace(block, feed_forward=huge)))))
 
     assert np.isposinf(p.stacks["decoder"].forward.variance[-1])
     assert any(m.where == "decoder.stream[2]" for m in p.missing)

@@ -32,20 +32,20 @@ def tokens(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
     return 0.8 * table[ids] + 0.6 * rng.standard_normal((SEQ_LEN, D_MODEL))
 
 
-def one_draw(one: Stack, rng: np.random.Generator) -> tuple[StackPrediction, Measured]:
+def one_draw(decoder: Stack, rng: np.random.Generator) -> tuple[StackPrediction, Measured]:
     x = tokens(rng)
     g = rng.standard_normal(x.shape)
-    seeded = replace(one, input_kernel=kernel_of(x), top_gradient_kernel=kernel_of(g))
-    return predict(seeded, BATCH), simulate(one, x, g, rng)
+    seeded = replace(decoder, input_kernel=kernel_of(x), top_gradient_kernel=kernel_of(g))
+    return predict(seeded, BATCH), simulate(decoder, x, g, rng)
 
 
 @pytest.mark.parametrize("how", MODELS, ids=lambda how: "-".join(map(str, how.values())))
 def test_prediction_matches_the_mean_of_random_models(
     how: dict[str, Any], rng: np.random.Generator
 ) -> None:
-    one = stack(4, SEQ_LEN, D_MODEL, **how)
+    decoder = stack(4, SEQ_LEN, D_MODEL, **how)
 
-    drawn = [one_draw(one, rng) for _ in range(DRAWS)]
+    drawn = [one_draw(decoder, rng) for _ in range(DRAWS)]
 
     def gap(curve: str, quantity: str, measured: str) -> float:
         ratios = [getattr(getattr(p, curve), quantity) / getattr(m, measured) for p, m in drawn]
@@ -68,7 +68,7 @@ def test_bands_hold_about_95_percent_of_layers_of_fresh_draws(
     placement: str, rng: np.random.Generator
 ) -> None:
     std = 0.03 if placement == "branch" else 0.08  # a stream without norm heats its scores
-    one = stack(6, SEQ_LEN, D_MODEL, placement=placement, activation="relu", std=std)
+    decoder = stack(6, SEQ_LEN, D_MODEL, placement=placement, activation="relu", std=std)
 
     shares = [
         (
@@ -76,7 +76,7 @@ def test_bands_hold_about_95_percent_of_layers_of_fresh_draws(
             inside(p.forward, "correlation", m.correlation),
             inside(p.backward, "variance", m.grad_variance),
         )
-        for p, m in (one_draw(one, rng) for _ in range(12))
+        for p, m in (one_draw(decoder, rng) for _ in range(12))
     ]
 
     # layers of a draw stray together: 12 draws give 12 rather than 84 independent chances
@@ -88,8 +88,8 @@ def test_bands_hold_about_95_percent_of_layers_of_fresh_draws(
 def test_prediction_holds_when_scores_are_hot(
     std: float, bound: float, causal: bool, rng: np.random.Generator
 ) -> None:
-    one = stack(2, SEQ_LEN, D_MODEL, causal=causal, std=std)
-    drawn = [one_draw(one, rng) for _ in range(6)]
+    decoder = stack(2, SEQ_LEN, D_MODEL, causal=causal, std=std)
+    drawn = [one_draw(decoder, rng) for _ in range(6)]
 
     back = np.mean([np.log(p.backward.variance / m.grad_variance) for p, m in drawn], axis=0)
     forward = np.mean([np.log(p.forward.variance / m.variance) for p, m in drawn], axis=0)
@@ -100,8 +100,8 @@ def test_prediction_holds_when_scores_are_hot(
 
 
 def test_grouped_heads_and_residual_scales_match_simulation(rng: np.random.Generator) -> None:
-    one = stack(3, SEQ_LEN, D_MODEL)
-    block = one.blocks[0]
+    decoder = stack(3, SEQ_LEN, D_MODEL)
+    block = decoder.blocks[0]
     assert block is not None
     narrow = replace(block.attention.key, d_out=D_MODEL // 4)
     attention = replace(block.attention, key=narrow, value=narrow, n_kv_heads=1)
@@ -109,9 +109,9 @@ def test_grouped_heads_and_residual_scales_match_simulation(rng: np.random.Gener
     grouped = replace(
         block, attention=attention, attention_residual=scaled, feed_forward_residual=scaled
     )
-    one = replace(one, blocks=(grouped,) * 3)
+    decoder = replace(decoder, blocks=(grouped,) * 3)
 
-    drawn = [one_draw(one, rng) for _ in range(DRAWS)]
+    drawn = [one_draw(decoder, rng) for _ in range(DRAWS)]
 
     logs = [np.log(p.forward.variance / m.variance) for p, m in drawn]
     back = [np.log(p.backward.variance / m.grad_variance) for p, m in drawn]

@@ -63,22 +63,24 @@ def through(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("corr", [0.2, 0.95, 0.999])
-@pytest.mark.parametrize("layer", [{"eps": 0.0}, GAINED])
+@pytest.mark.parametrize("options", [{"eps": 0.0}, GAINED])
 def test_norm_with_gain_matches_simulation_both_ways(
-    kind: Kind, corr: float, layer: dict[str, float], rng: np.random.Generator
+    kind: Kind, corr: float, options: dict[str, float], rng: np.random.Generator
 ) -> None:
     spread = np.sqrt(np.linspace(0.5, 2.0, N))  # tokens of different lengths
     forward = np.outer(spread, spread) * (corr + (1 - corr) * np.eye(N))
     backward = 0.7 + 0.3 * np.eye(N)
-    one = Norm(kind, **layer)
+    layer = Norm(kind, **options)
     x, g = drawn(rng, forward), drawn(rng, backward)
 
-    y, below = through(one, x, g, *gain_and_bias(rng, one))
+    y, below = through(layer, x, g, *gain_and_bias(rng, layer))
 
-    given = centre(parts(forward), one, D)
-    predicted = norm_backward(parts(backward), given, one, D, lengths=random_lengths(given, D))
+    centred = centre(parts(forward), layer, D)
+    predicted = norm_backward(
+        parts(backward), centred, layer, D, lengths=random_lengths(centred, D)
+    )
     # 6,000 draws of 24 features scatter by 0.5 %; what is left out is of order 1/d², 1 to 2 %
-    np.testing.assert_allclose(dense(norm(given, one)), energy(y), rtol=0.03, atol=0.01)
+    np.testing.assert_allclose(dense(norm(centred, layer)), energy(y), rtol=0.03, atol=0.01)
     np.testing.assert_allclose(dense(predicted), energy(below), rtol=0.03)
 
 
@@ -86,10 +88,10 @@ def test_norm_with_gain_matches_simulation_both_ways(
 def test_jacobian_takes_the_radial_part_out_of_a_shared_gradient(
     kind: Kind, rng: np.random.Generator
 ) -> None:
-    one = Norm(kind, eps=0.0)
-    x = centre(parts(np.full((N, N), 1.0)), one, D)  # every token the same vector
+    layer = Norm(kind, eps=0.0)
+    x = centre(parts(np.full((N, N), 1.0)), layer, D)  # every token the same vector
 
-    below = norm_backward(parts(np.full((N, N), 1.0)), x, one, D)
+    below = norm_backward(parts(np.full((N, N), 1.0)), x, layer, D)
 
     removed = 2 if kind == "layernorm" else 1
     scale = 1 - 1 / D if kind == "layernorm" else 1.0
@@ -98,20 +100,20 @@ def test_jacobian_takes_the_radial_part_out_of_a_shared_gradient(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_wide_norm_only_divides(kind: Kind) -> None:
-    one, d = Norm(kind, eps=0.0), 10**9
+    layer, d = Norm(kind, eps=0.0), 10**9
     x, g = kernel(4, 3.0, 0.6), kernel(4, 1.0, 0.4)
 
-    y, below = norm(x, one), norm_backward(g, x, one, d)
+    y, below = norm(x, layer), norm_backward(g, x, layer, d)
 
     np.testing.assert_allclose(dense(y), dense(kernel(4, 1.0, 0.6)))
     np.testing.assert_allclose(dense(below), dense(g) / 3, rtol=1e-6)
 
 
 def test_eps_larger_than_the_signal_makes_a_norm_linear() -> None:
-    one = Norm("rmsnorm", eps=1e8)
+    layer = Norm("rmsnorm", eps=1e8)
     x, g = kernel(4, 1.0, 0.5), kernel(4, 1.0, 0.5)
-    np.testing.assert_allclose(dense(norm(x, one)) * 1e8, dense(x), rtol=1e-6)
-    np.testing.assert_allclose(dense(norm_backward(g, x, one, 16)) * 1e8, dense(g), rtol=1e-6)
+    np.testing.assert_allclose(dense(norm(x, layer)) * 1e8, dense(x), rtol=1e-6)
+    np.testing.assert_allclose(dense(norm_backward(g, x, layer, 16)) * 1e8, dense(g), rtol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -124,14 +126,14 @@ def test_eps_larger_than_the_signal_makes_a_norm_linear() -> None:
 def test_norm_forgets_scale_and_keeps_kernels_possible(
     var: float, corr: float, factor: float, layer: Norm
 ) -> None:
-    one = replace(layer, gain_var=0.1, eps=0.0)
+    layer = replace(layer, gain_var=0.1, eps=0.0)
     x, large, g = kernel(4, var, corr), kernel(4, factor * var, corr), kernel(4, 1.0, corr)
 
-    y, below = dense(norm(x, one)), dense(norm_backward(g, x, one, 16))
+    y, below = dense(norm(x, layer)), dense(norm_backward(g, x, layer, 16))
 
-    np.testing.assert_allclose(dense(norm(large, one)), y, rtol=1e-6)
+    np.testing.assert_allclose(dense(norm(large, layer)), y, rtol=1e-6)
     np.testing.assert_allclose(
-        dense(norm_backward(g, large, one, 16)), below / factor, rtol=1e-6, atol=1e-12
+        dense(norm_backward(g, large, layer, 16)), below / factor, rtol=1e-6, atol=1e-12
     )
     for matrix in (y, below):
         assert np.diagonal(matrix).min() >= 0

@@ -27,25 +27,25 @@ def heated(block: Block, where: str, weight_var: float) -> Block:
     return replace(block, **{part: replace(layer, **{where: larger})})
 
 
-def with_hot_block(one: Stack, index: int, where: str, weight_var: float) -> Stack:
-    blocks = list(one.blocks)
+def with_hot_block(decoder: Stack, index: int, where: str, weight_var: float) -> Stack:
+    blocks = list(decoder.blocks)
     block = blocks[index]
     assert block is not None
     blocks[index] = heated(block, where, weight_var)
-    return replace(one, blocks=tuple(blocks))
+    return replace(decoder, blocks=tuple(blocks))
 
 
-def predicted(one: Stack) -> tuple[dslm.StackPrediction, list[dslm.Missing]]:
-    p = dslm.predict(spec_of(one))
+def predicted(decoder: Stack) -> tuple[dslm.StackPrediction, list[dslm.Missing]]:
+    p = dslm.predict(spec_of(decoder))
     return p.stacks["decoder"], list(p.missing)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("where", WEIGHTS)
 def test_overflow_at_depth_is_infinite_from_there_on_and_named(placement: str, where: str) -> None:
-    one = with_hot_block(stack(6, 6, 16, placement=placement), 3, where, 1e308)
+    decoder = with_hot_block(stack(6, 6, 16, placement=placement), 3, where, 1e308)
 
-    p, missing = predicted(one)
+    p, missing = predicted(decoder)
 
     forward = p.forward.variance
     assert np.isfinite(forward[:4]).all() and np.isposinf(forward[4:]).all()
@@ -70,13 +70,13 @@ def test_overflow_adds_up_over_blocks_of_large_weights() -> None:
 
 
 def test_gradient_that_overflows_is_infinite_and_named() -> None:
-    one = stack(3, 6, 16)
+    decoder = stack(3, 6, 16)
     blocks = []
-    for block in one.blocks:
+    for block in decoder.blocks:
         assert block is not None
         exact = replace(block.attention_norm, eps=0.0)
         blocks.append(replace(block, attention_norm=exact, feed_forward_norm=exact))
-    small = with_input(replace(one, blocks=tuple(blocks)), kernel(6, 1e-308))
+    small = with_input(replace(decoder, blocks=tuple(blocks)), kernel(6, 1e-308))
 
     p, missing = predicted(with_hot_block(small, 0, "value", 1e6))
 
@@ -149,9 +149,11 @@ def test_an_encoder_that_overflows_leaves_its_decoder_missing_by_name() -> None:
 def test_no_weights_make_a_forward_variance_nan_or_a_gap_unnamed(
     placement: str, where: str, decades: float, index: int, activation: Any
 ) -> None:
-    one = stack(4, 5, 16, placement=placement, activation=activation, gated=activation == "silu")
+    decoder = stack(
+        4, 5, 16, placement=placement, activation=activation, gated=activation == "silu"
+    )
 
-    p, missing = predicted(with_hot_block(one, index, where, 10.0**decades))
+    p, missing = predicted(with_hot_block(decoder, index, where, 10.0**decades))
 
     assert not np.isnan(p.forward.variance).any()
     for curve in (p.forward.variance, p.backward.variance):

@@ -34,11 +34,11 @@ def test_two_queries_share_what_simulation_says(
     x = (a * b).sum(axis=1)
     energy = x - (a * a * b).sum(axis=1) - (a * b * b).sum(axis=1) + x**2
 
-    found = of(s, n)
+    overlaps = of(s, n)
 
     c = np.array(share * s)
-    assert found.overlap(c) == pytest.approx(x.mean(), rel=error)
-    assert found.overlap_slope(c) == pytest.approx(energy.mean(), rel=error)
+    assert overlaps.overlap(c) == pytest.approx(x.mean(), rel=error)
+    assert overlaps.overlap_slope(c) == pytest.approx(energy.mean(), rel=error)
 
 
 def test_queries_of_random_length_attend_to_fewer_keys(rng: np.random.Generator) -> None:
@@ -51,9 +51,9 @@ def test_queries_of_random_length_attend_to_fewer_keys(rng: np.random.Generator)
 
 
 def test_cold_scores_share_evenly() -> None:
-    found = of(0.01, 50.0)
-    assert found.self_overlap == pytest.approx(np.exp(0.01) / (np.exp(0.01) + 49), rel=1e-4)
-    assert found.overlap(np.array(0.0)) == pytest.approx(1 / 50)
+    overlaps = of(0.01, 50.0)
+    assert overlaps.self_overlap == pytest.approx(np.exp(0.01) / (np.exp(0.01) + 49), rel=1e-4)
+    assert overlaps.overlap(np.array(0.0)) == pytest.approx(1 / 50)
 
 
 def test_the_hottest_scores_pick_one_key() -> None:
@@ -63,9 +63,9 @@ def test_the_hottest_scores_pick_one_key() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.01, 400), st.floats(1.1, 1e5), st.floats(0, 1), st.floats(4, 1e3))
 def test_shares_stay_possible(s: float, n: float, share: float, d_head: float) -> None:
-    found = of(s, n, d_head)
-    c = np.array(share * float(found.variance))
+    overlaps = of(s, n, d_head)
+    c = np.array(share * float(overlaps.variance))
 
-    assert 1 / n <= found.self_overlap * (1 + 1e-3) <= 1 + 1e-3
-    assert 0 <= found.overlap(c) <= 1 + 1e-3
-    assert found.overlap_slope(c) >= 0
+    assert 1 / n <= overlaps.self_overlap * (1 + 1e-3) <= 1 + 1e-3
+    assert 0 <= overlaps.overlap(c) <= 1 + 1e-3
+    assert overlaps.overlap_slope(c) >= 0

@@ -21,7 +21,7 @@ from tests.dslm.test_attention_kinds import (
     D_MODEL,
     SEQ_LEN,
     Floats,
-    one_draw,
+    predict_and_simulate,
     with_attention,
     worst,
 )
@@ -42,9 +42,9 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_matches_random_models(kind: str, rng: np.random.Generator) -> None:
     how, changed = KINDS[kind]
-    one = with_attention(stack(3, SEQ_LEN, D_MODEL, **how), **changed)
+    decoder = with_attention(stack(3, SEQ_LEN, D_MODEL, **how), **changed)
 
-    drawn = [one_draw(one, rng) for _ in range(3)]
+    drawn = [predict_and_simulate(decoder, rng) for _ in range(3)]
 
     shifts = [p.forward.correlation - m.correlation for p, m in drawn]
     assert worst([(p.forward.variance, m.variance) for p, m in drawn]) < 0.08
@@ -58,12 +58,12 @@ def brute(layer: dslm.Attention, n: int) -> Floats:
     return np.asarray(w * (w.sum(1) / np.square(w).sum(1))[:, None])
 
 
-def seen_on(sizes: list[int], layer: dslm.Attention) -> WeightedMask:
+def mask_on(sizes: list[int], layer: dslm.Attention) -> WeightedMask:
     ones = np.ones((len(sizes), len(sizes)))
     x = dslm.Kernel(ones[0], ones, np.array(sizes, dtype=np.int64))
-    ((_, seen),) = head_masks(x, x, layer)
-    assert isinstance(seen, WeightedMask)
-    return seen
+    ((_, mask),) = head_masks(x, x, layer)
+    assert isinstance(mask, WeightedMask)
+    return mask
 
 
 def layer_with(**changed: Any) -> dslm.Attention:
@@ -83,13 +83,13 @@ def test_sums_on_single_tokens_are_brute_sums(
     bias = PositionBias(tuple(range(len(steps))), (tuple(steps),), (1,))
     layer = layer_with(position_bias=bias, causal=causal, prefix=prefix * causal)
     w = brute(layer, n)
-    seen, v = seen_on([1] * n, layer), np.random.default_rng(n).standard_normal((n, n))
+    mask, v = mask_on([1] * n, layer), np.random.default_rng(n).standard_normal((n, n))
 
-    np.testing.assert_allclose(seen.keys(v), w @ v, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(seen.queries(v, 1), v @ w, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(seen.common_keys(v[0]), (w * v[0]) @ w.T, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mask.keys(v), w @ v, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mask.queries(v, 1), v @ w, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mask.common_keys(v[0]), (w * v[0]) @ w.T, rtol=1e-9, atol=1e-9)
     apart = w.T @ (v - np.diag(np.diagonal(v))) @ w
-    np.testing.assert_allclose(seen.query_pairs(v), apart, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mask.query_pairs(v), apart, rtol=1e-9, atol=1e-9)
 
 
 def test_sums_over_wide_cells_are_means_of_brute_sums() -> None:
@@ -103,9 +103,9 @@ def test_sums_over_wide_cells_are_means_of_brute_sums() -> None:
     squares /= np.array(sizes)[:, None]
 
     scale = (sums.sum(1) / squares.sum(1))[:, None]
-    seen = seen_on(sizes, layer)
-    np.testing.assert_allclose(seen.key_sums, sums * scale, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(seen.key_squares, squares * scale**2, rtol=1e-9, atol=1e-12)
+    mask = mask_on(sizes, layer)
+    np.testing.assert_allclose(mask.key_sums, sums * scale, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(mask.key_squares, squares * scale**2, rtol=1e-9, atol=1e-12)
 
 
 RATES = tuple((100.0 ** (-np.arange(16) / 16)).tolist())
@@ -130,15 +130,15 @@ def test_limits_are_what_they_were_without(a: dict[str, Any], b: dict[str, Any])
 
 
 def test_a_steep_bias_leaves_each_token_to_itself() -> None:
-    one = with_attention(stack(1), position_bias=alibi((50.0,) * 4))
+    decoder = with_attention(stack(1), position_bias=alibi((50.0,) * 4))
     gain = (128 * 0.08**2) ** 2
-    assert predict(one).attention_variance[0] == pytest.approx(gain, rel=1e-4)
+    assert predict(decoder).attention_variance[0] == pytest.approx(gain, rel=1e-4)
 
 
 def test_a_bias_spread_over_keys_alone_means_the_same() -> None:
     """BLOOM adds slope * key position: the same but for a number a query's keys share."""
-    one, other = alibi((0.5,) * 4), PositionBias((0, 31), ((0.0, -15.5),), (4,))
-    x, y = (predict(with_attention(stack(2), position_bias=b)) for b in (one, other))
+    decoder, other = alibi((0.5,) * 4), PositionBias((0, 31), ((0.0, -15.5),), (4,))
+    x, y = (predict(with_attention(stack(2), position_bias=b)) for b in (decoder, other))
     np.testing.assert_allclose(x.forward.variance, y.forward.variance, rtol=1e-9)
 
 
@@ -146,11 +146,11 @@ def test_joining_alike_heads_changes_little() -> None:
     """Sixteen slopes in eight groups, within 0.1 % of each head by itself."""
     bias = alibi(alibi_slopes(16))
     few = few_groups(bias)
-    one = with_attention(stack(1), n_heads=16, n_kv_heads=16, d_head=8)
+    decoder = with_attention(stack(1), n_heads=16, n_kv_heads=16, d_head=8)
 
-    x = predict(with_attention(one, position_bias=few))
+    x = predict(with_attention(decoder, position_bias=few))
     shares = [
-        predict(with_attention(one, position_bias=replace(bias, values=(row,) * 16)))
+        predict(with_attention(decoder, position_bias=replace(bias, values=(row,) * 16)))
         for row in bias.values
     ]
 

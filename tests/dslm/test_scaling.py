@@ -18,8 +18,8 @@ from tests.dslm.specs import kernel, predict, spec_of, stack, with_input
 def test_deepscale_keeps_unit_moments_at_any_depth(placement: str, activation: str) -> None:
     lowest = []
     for n_layers in (12, 48, 192):
-        one = stack(n_layers, 16, 128, placement=placement, activation=activation, p_drop=0.1)
-        p = predict(dslm.apply_scaling(one, dslm.deepscale(one)))
+        decoder = stack(n_layers, 16, 128, placement=placement, activation=activation, p_drop=0.1)
+        p = predict(dslm.apply_scaling(decoder, dslm.deepscale(decoder)))
         np.testing.assert_allclose(p.forward.variance, 1.0, atol=0.01)
         lowest.append(p.backward.variance.min())
         assert p.backward.variance.max() < 1.05
@@ -30,8 +30,8 @@ def test_deepscale_keeps_unit_moments_at_any_depth(placement: str, activation: s
 
 
 def test_relu_feed_forward_has_the_closed_form_of_the_paper() -> None:
-    one = stack(4, d=64, activation="relu", p_drop=0.2)
-    scaling = dslm.deepscale(one).blocks[0]
+    decoder = stack(4, d=64, activation="relu", p_drop=0.2)
+    scaling = dslm.deepscale(decoder).blocks[0]
     d_ff = 128
     assert 64 * d_ff * scaling.up**2 * scaling.down**2 == pytest.approx(2 * (1 - 0.2), rel=1e-4)
 
@@ -45,9 +45,9 @@ def test_amplitudes_follow_two_over_depth_and_stay_sane_when_shallow() -> None:
 
 
 def scaled(n_layers: int, placement: str = "pre", **residual: float) -> dslm.StackPrediction:
-    one = stack(n_layers, 16, 64, placement=placement, std=0.12, causal=False)
+    decoder = stack(n_layers, 16, 64, placement=placement, std=0.12, causal=False)
     blocks = []
-    for index, block in enumerate(one.blocks):
+    for index, block in enumerate(decoder.blocks):
         assert block is not None
         gain = residual.get("norm_gain", 0.0) * (index + 1) ** -0.5 or 1.0
         norm = replace(block.attention_norm, eps=0.0, gain_mean=gain)
@@ -61,7 +61,7 @@ def scaled(n_layers: int, placement: str = "pre", **residual: float) -> dslm.Sta
                 feed_forward_residual=amplitudes,
             )
         )
-    return predict(replace(one, blocks=tuple(blocks)))
+    return predict(replace(decoder, blocks=tuple(blocks)))
 
 
 def test_deepnorm_is_a_post_ln_branch_scaled_down() -> None:
@@ -88,9 +88,9 @@ def test_layer_norm_scaling_makes_the_stream_grow_with_the_logarithm_of_depth() 
 
 
 def test_deepscale_refuses_a_block_that_is_not_understood() -> None:
-    one = stack(2)
+    decoder = stack(2)
     with pytest.raises(SpecError) as raised:
-        dslm.deepscale(spec_of(replace(one, blocks=(one.blocks[0], None))))
+        dslm.deepscale(spec_of(replace(decoder, blocks=(decoder.blocks[0], None))))
     assert raised.value.field == "blocks[1]"
 
 
@@ -99,18 +99,18 @@ def test_embedding_kernel_matches_zipf_draws(rng: np.random.Generator) -> None:
     weights /= weights.sum()
     ids = rng.choice(100, size=(2, 1_000_000), p=weights)
 
-    found = dslm.embedding_kernel(8, 100, token_var=2.0, position_var=1.0, p_drop=0.5)
+    embedded = dslm.embedding_kernel(8, 100, token_var=2.0, position_var=1.0, p_drop=0.5)
 
     assert dslm.same_token_probability(100) == pytest.approx((ids[0] == ids[1]).mean(), rel=0.02)
-    assert found.diagonal == pytest.approx(6.0)
-    assert found.off_diagonal[0, 1] == pytest.approx(2 * dslm.same_token_probability(100))
+    assert embedded.diagonal == pytest.approx(6.0)
+    assert embedded.off_diagonal[0, 1] == pytest.approx(2 * dslm.same_token_probability(100))
 
 
 def test_normed_embedding_kernel_has_unit_variance() -> None:
-    found = dslm.embedding_kernel(
+    embedded = dslm.embedding_kernel(
         8, 100, token_var=4e-4, segment_var=4e-4, layer_norm=Norm("layernorm", eps=0.0), d_model=64
     )
-    assert found.diagonal == pytest.approx(1.0)
+    assert embedded.diagonal == pytest.approx(1.0)
     assert predict(with_input(stack(1), kernel(8))).forward.variance[0] == pytest.approx(1.0)
 
 

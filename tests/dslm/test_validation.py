@@ -19,13 +19,15 @@ NAN, INF = float("nan"), float("inf")
 
 def changed(part: Any, path: str, value: Any) -> Any:
     """A copy of nested dataclasses with one field, `a.b.c`, replaced."""
-    first, _, rest = path.partition(".")
-    return replace(part, **{first: changed(getattr(part, first), rest, value) if rest else value})
+    first, _, deeper = path.partition(".")
+    return replace(
+        part, **{first: changed(getattr(part, first), deeper, value) if deeper else value}
+    )
 
 
 def with_block(path: str, value: Any, **how: Any) -> ModelSpec:
-    one = stack(1, 6, 16, **how)
-    return spec_of(replace(one, blocks=(changed(one.blocks[0], path, value),)))
+    decoder = stack(1, 6, 16, **how)
+    return spec_of(replace(decoder, blocks=(changed(decoder.blocks[0], path, value),)))
 
 
 IN_BLOCK: list[tuple[str, Any, str]] = [  # field changed, its value, field named
@@ -122,11 +124,11 @@ def of_stack(**how: Any) -> ModelSpec:
     return spec_of(replace(stack(1, 6, 16), **how))
 
 
-def reading(one: Block, **how: Any) -> ModelSpec:
+def reading(crossing: Block, **how: Any) -> ModelSpec:
     """A decoder of one block that reads an encoder."""
     encoder = stack(1, 6, 16, causal=False)
     plain = stack(1, 6, 16)
-    decoder = replace(plain, **{"blocks": (one,), "reads": "encoder", **how})
+    decoder = replace(plain, **{"blocks": (crossing,), "reads": "encoder", **how})
     return ModelSpec("custom", {"encoder": encoder, "decoder": decoder})
 
 

@@ -20,7 +20,7 @@ END_S = 60
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def refusal(*arguments: str | Path) -> str:
@@ -105,6 +105,31 @@ def test_doctor_names_what_is_wrong_and_ends_with_one(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "ok    install" in result.stdout
     assert "FAIL  server" in result.stdout
+
+
+def test_local_server_is_reached_past_a_proxy_that_knows_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+
+    with Server(tmp_path / "data", free_port()) as server:
+        listed = run("runs", "--server", server.url)
+        examined = run("doctor", "--server", server.url, "--data-dir", tmp_path / "data")
+
+    assert listed.stdout == "No runs yet.\n"
+    assert "ok    server" in examined.stdout
+
+
+@pytest.mark.parametrize("command", ["runs", "doctor"])
+def test_ca_file_that_holds_none_is_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENKEEL_CA_FILE", str(tmp_path / "missing.pem"))
+
+    result = run(command, "--server", "https://127.0.0.1:9")
+
+    assert result.exit_code in (1, 2)
+    assert "EVENKEEL_CA_FILE is" in result.output + result.stderr
 
 
 def test_runs_and_export_say_what_a_server_does_not_have(tmp_path: Path) -> None:

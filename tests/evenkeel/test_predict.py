@@ -32,7 +32,7 @@ RUN = "a" * 32
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["predict", *(str(one) for one in arguments)])
+    return CliRunner().invoke(app, ["predict", *(str(argument) for argument in arguments)])
 
 
 def refusal(*arguments: str | Path) -> str:
@@ -75,7 +75,7 @@ def case(n_layers: int = 4) -> Case:
 
 
 def diagnosed(*cases: Case) -> list[tuple[Case, dslm.Diagnosis]]:
-    return [(one, dslm.diagnose(one.spec, search_depth=0)) for one in cases]
+    return [(item, dslm.diagnose(item.spec, search_depth=0)) for item in cases]
 
 
 def test_config_is_diagnosed_in_words_then_layer_by_layer(config: Path) -> None:
@@ -91,39 +91,41 @@ def test_config_is_diagnosed_in_words_then_layer_by_layer(config: Path) -> None:
 
 
 def test_what_if_is_shown_beside_the_model_as_it_is(config: Path) -> None:
-    asked = ("--what-if", "layers=5", "--what-if", "post-ln")
+    options = ("--what-if", "layers=5", "--what-if", "post-ln")
 
-    numbers = json.loads(run(config, "--context", "16", "--json", *asked).stdout)
+    numbers = json.loads(run(config, "--context", "16", "--json", *options).stdout)
 
-    own, other = (one["stacks"]["decoder"] for one in numbers["cases"])
+    unchanged, deeper = (case["stacks"]["decoder"] for case in numbers["cases"])
     assert numbers["cases"][1]["what_if"] == ["layers=5", "post-ln"]
-    assert (own["placement"], own["n_layers"]) == ("pre", 3)
-    assert (other["placement"], other["n_layers"]) == ("post", 5)
-    assert len(other["stream"]["variance"]) == 6
-    assert own["stream"]["variance"] == sorted(own["stream"]["variance"])  # Pre-LN grows
+    assert (unchanged["placement"], unchanged["n_layers"]) == ("pre", 3)
+    assert (deeper["placement"], deeper["n_layers"]) == ("post", 5)
+    assert len(deeper["stream"]["variance"]) == 6
+    assert unchanged["stream"]["variance"] == sorted(
+        unchanged["stream"]["variance"]
+    )  # Pre-LN grows
 
 
 def test_run_is_shown_at_initialisation_and_from_todays_weights(url: str) -> None:
     numbers = json.loads(run("--run", RUN, "--server", url, "--json").stdout)
 
-    found = [(one["name"], one["weights"], one["step"]) for one in numbers["cases"]]
-    assert found == [
+    cases = [(case["name"], case["weights"], case["step"]) for case in numbers["cases"]]
+    assert cases == [
         ("r at initialisation (step 0)", "initialisation", 0),
         ("r from today's weights (step 50)", "today", 50),
     ]
-    for one, weight_var in zip(numbers["cases"], (0.02, 0.1), strict=True):
+    for case, weight_var in zip(numbers["cases"], (0.02, 0.1), strict=True):
         expected = dslm.predict(post_ln(4, weight_var=weight_var)).stacks["decoder"].backward
-        shown = one["stacks"]["decoder"]["stream_gradient"]["variance"]
+        shown = case["stacks"]["decoder"]["stream_gradient"]["variance"]
         np.testing.assert_allclose(shown, expected.variance, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("weights", "step"), [("init", 0), ("today", 50)])
 def test_one_of_a_runs_models_can_be_asked_for(url: str, weights: str, step: int) -> None:
-    asked = ("--run", RUN, "--server", url, "--weights", weights, "--what-if", "deepscale")
+    options = ("--run", RUN, "--server", url, "--weights", weights, "--what-if", "deepscale")
 
-    numbers = json.loads(run(*asked, "--json").stdout)
+    numbers = json.loads(run(*options, "--json").stdout)
 
-    assert [one["step"] for one in numbers["cases"]] == [step, step]
+    assert [case["step"] for case in numbers["cases"]] == [step, step]
     assert numbers["cases"][1]["what_if"] == ["deepscale"]
 
 
@@ -157,7 +159,7 @@ def test_run_that_is_not_there_or_not_described_is_one_line(url: str) -> None:
 def test_bad_option_is_one_line_that_names_it(
     config: Path, arguments: tuple[str, ...], named: str
 ) -> None:
-    assert named in refusal(*(one.format(config=config) for one in arguments))
+    assert named in refusal(*(argument.format(config=config) for argument in arguments))
 
 
 def test_config_that_is_none_is_one_line_that_names_the_field(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def settings(family: str) -> dict[str, Any]:
     return {"model_type": family} | CONFIGS[family]
 
 
-def whole(family: str) -> dslm.ModelSpec:
+def full_spec(family: str) -> dslm.ModelSpec:
     """The full model, described on the ids that the reduced one renumbers."""
     config = transformers.AutoConfig.for_model(**settings(family))
     torch.manual_seed(0)
@@ -52,36 +52,36 @@ def whole(family: str) -> dslm.ModelSpec:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_light_model_has_the_moments_of_the_whole_one(family: str) -> None:
-    expected = whole(family)
+def test_reduced_model_has_the_moments_of_the_full_one(family: str) -> None:
+    expected = full_spec(family)
 
-    found, _ = describe_config(settings(family), 32)
+    spec, _ = describe_config(settings(family), 32)
 
-    assert found.n_params == expected.n_params and found.missing == expected.missing
+    assert spec.n_params == expected.n_params and spec.missing == expected.missing
     for name, stack in expected.stacks.items():
-        light = found.stacks[name]
-        assert len(light.blocks) == len(stack.blocks)
-        for one, other in zip(light.blocks, stack.blocks, strict=True):
-            assert one is not None and other is not None
-            assert one.attention.window == other.attention.window
+        reduced = spec.stacks[name]
+        assert len(reduced.blocks) == len(stack.blocks)
+        for block, full_block in zip(reduced.blocks, stack.blocks, strict=True):
+            assert block is not None and full_block is not None
+            assert block.attention.window == full_block.attention.window
             # matrices of at least 64 × 32 entries: 6 standard errors of a variance are 19 %
             for part in ("query", "key", "value", "output"):
-                a, b = getattr(one.attention, part), getattr(other.attention, part)
+                a, b = getattr(block.attention, part), getattr(full_block.attention, part)
                 assert a.weight_var == pytest.approx(b.weight_var, rel=0.19)
-            down = other.feed_forward.down.weight_var
-            assert one.feed_forward.down.weight_var == pytest.approx(down, rel=0.15)
-        same = mean_diagonal(stack.input_kernel)  # rows of 64, fewer than 256 of them distinct
-        assert mean_diagonal(light.input_kernel) == pytest.approx(same, rel=0.1)
-        alike = correlation(stack.input_kernel)
+            down = full_block.feed_forward.down.weight_var
+            assert block.feed_forward.down.weight_var == pytest.approx(down, rel=0.15)
+        energy = mean_diagonal(stack.input_kernel)  # rows of 64, fewer than 256 of them distinct
+        assert mean_diagonal(reduced.input_kernel) == pytest.approx(energy, rel=0.1)
+        correlated = correlation(stack.input_kernel)
         # BERT's tokens share one segment's row: 64 entries, whose variance scatters by 18 %
         scatter = 0.15 if "bert" in family else 0.05
-        assert correlation(light.input_kernel) == pytest.approx(alike, abs=scatter)
+        assert correlation(reduced.input_kernel) == pytest.approx(correlated, abs=scatter)
 
 
-def test_initialisation_that_scales_with_depth_sees_the_whole_depth() -> None:
-    found, notes = describe_config(settings("gpt2"), 32, layers=50)
+def test_initialisation_that_scales_with_depth_sees_the_full_depth() -> None:
+    spec, notes = describe_config(settings("gpt2"), 32, layers=50)
 
-    blocks = found.stacks["decoder"].blocks
+    blocks = spec.stacks["decoder"].blocks
     assert len(blocks) == 50
     assert blocks[49] is not None
     # GPT-2 draws what adds to the stream with std 0.02/√(2N); 64 × 64 entries: 3 % at 1.3 sigma
@@ -90,11 +90,11 @@ def test_initialisation_that_scales_with_depth_sees_the_whole_depth() -> None:
 
 
 def test_blocks_that_depend_on_their_number_are_all_built() -> None:
-    found, notes = describe_config(settings("gpt2") | {"scale_attn_by_inverse_layer_idx": True}, 32)
+    spec, notes = describe_config(settings("gpt2") | {"scale_attn_by_inverse_layer_idx": True}, 32)
 
-    blocks = found.stacks["decoder"].blocks
+    blocks = spec.stacks["decoder"].blocks
     assert notes == ()
-    assert [round(1 / one.attention.score_scale) for one in blocks if one] == [4, 8, 12, 16]
+    assert [round(1 / block.attention.score_scale) for block in blocks if block] == [4, 8, 12, 16]
 
 
 def test_pattern_of_layers_goes_on_at_another_depth() -> None:
@@ -108,13 +108,13 @@ def test_pattern_of_layers_goes_on_at_another_depth() -> None:
 def test_few_ids_keep_which_tokens_are_equal() -> None:
     config = {"model_type": "gpt2", "vocab_size": 50_257}
 
-    few, ids = with_small_vocabulary(config, 64)
+    small, ids = with_small_vocabulary(config, 64)
 
     drawn = zipf_ids(50_257, 64, (50_256,))
-    assert few["vocab_size"] < 600
+    assert small["vocab_size"] < 600
     equal = drawn[:, :, None] == drawn[:, None, :]
     np.testing.assert_array_equal(ids[:, :, None] == ids[:, None, :], equal)
-    assert few["eos_token_id"] < few["vocab_size"] and int(ids.max()) < few["eos_token_id"]
+    assert small["eos_token_id"] < small["vocab_size"] and int(ids.max()) < small["eos_token_id"]
 
 
 def test_model_without_a_vocabulary_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +37,10 @@ def release_notes(version: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
 @pytest.mark.parametrize("path", sorted(SCHEMA_OF))
 def test_file_follows_its_published_schema(path: str) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMA_OF[path]]
@@ -51,7 +56,6 @@ def test_every_yaml_file_of_the_host_has_a_schema() -> None:
 
 
 def test_workflows_run_commands_that_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     commands = "\n".join(
         step["run"]
         for path in (ROOT / ".github/workflows").glob("*.yml")
@@ -62,7 +66,7 @@ def test_workflows_run_commands_that_exist() -> None:
 
     made = re.findall(r"\bmake ([a-z-]+)", commands)
 
-    assert {"check", "test", "docs", "wheels"} <= set(made) <= targets
+    assert {"check", "test", "docs", "wheels"} <= set(made) <= make_targets()
     assert all((ROOT / script).is_file() for script in re.findall(r"\.ci/[\w-]+", commands))
 
 
@@ -78,13 +82,20 @@ def test_matrix_is_what_the_distributions_promise() -> None:
 
 def test_commit_hooks_run_tools_of_the_development_install() -> None:
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    programs = {hook["entry"].split()[0] for hook in local["hooks"]}
+    commands = [hook["entry"].split() for hook in local["hooks"]]
 
     assert local["repo"] == "local"
-    for program in programs:
+    packages = json.loads((ROOT / "package.json").read_text())["devDependencies"]
+    for program, *arguments in commands:
+        if program == "make":
+            assert set(arguments) <= make_targets()
+            continue
         folder, name = program.rsplit("/", 1)
-        assert folder == ".venv/bin"
-        assert Path(sys.executable).with_name(name).is_file()
+        if folder == "node_modules/.bin":
+            assert name in {package.rpartition("/")[2] for package in packages}
+        else:
+            assert folder == ".venv/bin"
+            assert Path(sys.executable).with_name(name).is_file()
 
 
 def test_citation_has_the_version_of_the_source() -> None:

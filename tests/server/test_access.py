@@ -112,19 +112,19 @@ async def test_key_of_one_project_sees_no_other(stranger: httpx.AsyncClient, dat
     admin = await create_key(database, scopes=["admin"])
     narrow = await create_key(database, scopes=["read", "ingest"], project="mine")
     stranger.headers.update(_with(admin))
-    theirs, mine = Agent(stranger), Agent(stranger)
+    theirs, ours = Agent(stranger), Agent(stranger)
     await theirs.declare(project="theirs")
-    await mine.declare(project="mine")
+    await ours.declare(project="mine")
     stranger.headers.update(_with(narrow))
 
     listed = (await stranger.get("/api/v1/runs")).json()["runs"]
     refused = await stranger.get(theirs.path())
     intruding = RunDeclaration(project="theirs", name="x", layout=LAYOUT)
-    declared = await stranger.put(mine.path(), content=msgspec.json.encode(intruding))
+    declared = await stranger.put(ours.path(), content=msgspec.json.encode(intruding))
 
-    assert [run["id"] for run in listed] == [mine.run_id]
+    assert [run["id"] for run in listed] == [ours.run_id]
     assert (refused.status_code, declared.status_code) == (403, 403)
-    await mine.send([frame(1)])
+    await ours.send([frame(1)])
 
 
 async def test_login_url_lets_one_browser_in_once(stranger: httpx.AsyncClient, database: Database):

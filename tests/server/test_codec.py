@@ -28,33 +28,33 @@ def test_summary_passes_over_nan_and_keeps_infinity():
     values[3], values[ROLLUP:] = np.nan, np.nan
     values[5] = np.inf
 
-    found = rolled_up(values)
+    rollups = rolled_up(values)
 
-    assert found["min"][:, 0].tolist()[0] == 0.0
-    assert found["max"][0, 0] == np.inf
-    assert np.isnan([found[name][1, 0] for name in ("min", "mean", "max")]).all()
+    assert rollups["min"][:, 0].tolist()[0] == 0.0
+    assert rollups["max"][0, 0] == np.inf
+    assert np.isnan([rollups[name][1, 0] for name in ("min", "mean", "max")]).all()
 
 
 @given(st.integers(0, 500), st.integers(1, 60))
 def test_thinned_steps_keep_their_ends_and_their_order(count, most):
     steps = np.arange(count, dtype=np.int64) * 3
 
-    kept = downsample(steps, most)
+    downsampled = downsample(steps, most)
 
-    assert len(kept) == min(count, most)
-    assert (np.diff(kept) > 0).all()
-    assert count == 0 or kept[-1] == steps[-1]
+    assert len(downsampled) == min(count, most)
+    assert (np.diff(downsampled) > 0).all()
+    assert count == 0 or downsampled[-1] == steps[-1]
 
 
 @given(st.lists(st.integers(1, 50), max_size=20))
 def test_sparkline_is_the_same_however_losses_arrive(sizes):
     losses = [float(number) for number in range(sum(sizes))]
-    whole = sparkline.extend(sparkline.empty(), losses)
+    at_once = sparkline.extend(sparkline.empty(), losses)
 
-    grown, rest = sparkline.empty(), losses
+    grown, remaining = sparkline.empty(), losses
     for size in sizes:
-        grown, rest = sparkline.extend(grown, rest[:size]), rest[size:]
+        grown, remaining = sparkline.extend(grown, remaining[:size]), remaining[size:]
 
-    assert grown == whole
-    assert len(whole["values"]) <= sparkline.POINTS
-    assert whole["values"] == losses[:: whole["stride"]]
+    assert grown == at_once
+    assert len(at_once["values"]) <= sparkline.POINTS
+    assert at_once["values"] == losses[:: at_once["stride"]]

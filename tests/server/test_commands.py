@@ -50,7 +50,7 @@ async def test_an_alert_that_opens_asks_for_a_description(agent: Agent):
     await agent.send([frame(2, values=vector(2, loss=float("nan")))])
 
     asked = await eventually(lambda: commands(agent), bool)
-    assert [one.kind for one in asked] == ["describe", "burst"]  # a NaN loss is critical
+    assert [command.kind for command in asked] == ["describe", "burst"]  # a NaN loss is critical
     assert (asked[1].steps, asked[1].layers) == (32, ())
 
 
@@ -64,18 +64,18 @@ async def test_a_run_that_has_ended_is_not_asked(agent: Agent):
     assert answer.json()["error"]["field"] == "run_id"
 
 
-async def burst(agent: Agent, **wanted: object) -> str:
-    answer = await agent.client.post(agent.path("/burst"), json=wanted)
+async def burst(agent: Agent, **request: object) -> str:
+    answer = await agent.client.post(agent.path("/burst"), json=request)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
 async def test_a_burst_is_asked_for_until_the_agent_has_heard_of_it(agent: Agent):
     asked = await burst(agent, steps=8, layers=[0, 3])
-    wanted = Command(asked, "burst", steps=8, layers=(0, 3))
+    command = Command(asked, "burst", steps=8, layers=(0, 3))
 
-    assert await commands(agent) == await commands(agent) == [wanted]
-    assert (await agent.send([], burst="another")).commands == [wanted]
+    assert await commands(agent) == await commands(agent) == [command]
+    assert (await agent.send([], burst="another")).commands == [command]
     assert (await agent.send([], burst=asked, burst_left=8)).commands == []
     assert await commands(agent) == []
     health = (await agent.get())["health"]["0"]
@@ -84,8 +84,8 @@ async def test_a_burst_is_asked_for_until_the_agent_has_heard_of_it(agent: Agent
 
 async def test_a_burst_that_cannot_be_is_refused_by_its_field(agent: Agent):
     answers = [
-        await agent.client.post(agent.path("/burst"), json=wanted)
-        for wanted in ({"steps": 0}, {"steps": 257}, {"layers": [-1]}, {"colour": "red"})
+        await agent.client.post(agent.path("/burst"), json=request)
+        for request in ({"steps": 0}, {"steps": 257}, {"layers": [-1]}, {"colour": "red"})
     ]
 
     assert [answer.status_code for answer in answers] == [422] * 4
@@ -105,7 +105,7 @@ async def test_a_run_that_has_ended_is_asked_for_no_burst(agent: Agent):
 async def told(agent: Agent, **health: object) -> list[AlertNotice]:
     """The alerts that a heartbeat is told of."""
     receipt = await agent.send([], wants_alerts=True, **health)
-    return [one.alert for one in receipt.commands if one.alert is not None]
+    return [command.alert for command in receipt.commands if command.alert is not None]
 
 
 async def test_open_alerts_are_told_to_a_job_that_acts_on_them(agent: Agent):
@@ -117,7 +117,7 @@ async def test_open_alerts_are_told_to_a_job_that_acts_on_them(agent: Agent):
 
     assert (alert.rule, alert.severity, alert.step) == ("nonfinite", "critical", 2)
     assert "NaN" in alert.message and alert.site == "loss"
-    assert [one.kind for one in silent if one.alert is not None] == []
+    assert [command.kind for command in silent if command.alert is not None] == []
 
 
 async def test_a_restarted_job_is_not_told_of_alerts_from_before(agent: Agent):

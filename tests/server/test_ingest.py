@@ -81,7 +81,7 @@ async def test_same_batch_twice_at_once_is_stored_once(agent: Agent):
 
 async def test_two_ranks_of_one_run_keep_their_own_marks(client: httpx.AsyncClient):
     agents = [Agent(client, run_id="a" * 32), Agent(client, run_id="a" * 32)]
-    await asyncio.gather(*(one.declare() for one in agents))
+    await asyncio.gather(*(agent.declare() for agent in agents))
 
     async def work(agent: Agent, rank: int, upto: int) -> None:
         for seq in range(1, upto + 1):
@@ -89,7 +89,9 @@ async def test_two_ranks_of_one_run_keep_their_own_marks(client: httpx.AsyncClie
 
     await asyncio.gather(work(agents[0], 0, 12), work(agents[1], 1, 7))
 
-    durable = await eventually(agents[0].declare, lambda found: found.durable == {"0": 12, "1": 7})
+    durable = await eventually(
+        agents[0].declare, lambda receipt: receipt.durable == {"0": 12, "1": 7}
+    )
     assert durable.durable == {"0": 12, "1": 7}
     assert (await agents[0].get("/steps"))["steps"] == list(range(1, 13))
 

@@ -35,7 +35,7 @@ async def _settle(agent: Agent, seq: int) -> None:
             query = select(table.c.durable, table.c.diagnosed)
             return [tuple(row) for row in (await session.execute(query)).all()]
 
-    await eventually(marks, lambda found: bool(found) and min(map(min, found)) >= seq)
+    await eventually(marks, lambda rows: bool(rows) and min(map(min, rows)) >= seq)
 
 
 @pytest.fixture
@@ -102,16 +102,16 @@ async def test_summary_of_packed_steps_is_that_of_the_frames(packed: tuple[FastA
     await _pack_all(app)
 
     names = ("min", "mean", "max")
-    found = {name: await agent.get("/history", series=SERIES, summary=name) for name in names}
+    by_summary = {name: await agent.get("/history", series=SERIES, summary=name) for name in names}
 
     steps = np.array([3 * seq for seq in range(1, 101)])
     measured = np.stack([vector(step)[LAYOUT.slices[SERIES]] for step in steps])
     first = measured[:16]  # blocks are of 16 frames here, as cells are
-    rows = {name: from_f32(found[name]["values_f32"])[: N_LAYERS + 1] for name in names}
+    rows = {name: from_f32(by_summary[name]["values_f32"])[: N_LAYERS + 1] for name in names}
     np.testing.assert_array_equal(rows["min"], first.min(axis=0))
     np.testing.assert_array_equal(rows["max"], first.max(axis=0))
     np.testing.assert_allclose(rows["mean"], first.mean(axis=0), rtol=1e-6)
-    assert found["mean"]["steps"] == steps[::16].tolist()
+    assert by_summary["mean"]["steps"] == steps[::16].tolist()
 
 
 async def test_packer_that_dies_midway_loses_and_repeats_nothing(
@@ -137,10 +137,10 @@ async def test_profile_is_the_sampled_step_nearest_from_below(agent: Agent):
     await agent.send([frame(1, 10), frame(2, 20)])
     await _settle(agent, 2)
 
-    found = await agent.get("/profile", step=19)
+    answer = await agent.get("/profile", step=19)
 
-    assert (found["step"], found["stacks"]["decoder"]["n_layers"]) == (10, N_LAYERS)
-    measured = from_f32(found["stacks"]["decoder"]["series"]["stream/variance_f32"])
+    assert (answer["step"], answer["stacks"]["decoder"]["n_layers"]) == (10, N_LAYERS)
+    measured = from_f32(answer["stacks"]["decoder"]["series"]["stream/variance_f32"])
     assert measured.tolist() == vector(10)[LAYOUT.slices[SERIES]].tolist()
 
 
@@ -200,11 +200,11 @@ async def test_history_is_thinned_evenly_and_keeps_both_ends(agent: Agent):
     await agent.send([frame(seq) for seq in range(1, 1001)])
     await _settle(agent, 1000)
 
-    found = await agent.get("/history", series=SERIES, max_steps=100)
+    answer = await agent.get("/history", series=SERIES, max_steps=100)
 
-    assert found["shape"] == [100, N_LAYERS + 1]
-    assert (found["steps"][0], found["steps"][-1]) == (1, 1000)
-    assert set(np.diff(found["steps"])) <= {10, 11}
+    assert answer["shape"] == [100, N_LAYERS + 1]
+    assert (answer["steps"][0], answer["steps"][-1]) == (1, 1000)
+    assert set(np.diff(answer["steps"])) <= {10, 11}
 
 
 async def test_step_seen_by_several_ranks_is_told_once_by_the_lowest(agent: Agent):
@@ -215,19 +215,19 @@ async def test_step_seen_by_several_ranks_is_told_once_by_the_lowest(agent: Agen
     await _settle(agent, 1)
 
     assert (await agent.get("/steps"))["steps"] == [7]
-    found = await agent.get("/profile")
-    assert set(found["stacks"]) == {"decoder", "encoder"}
-    assert found["scalars"]["loss"] == 1.0
+    answer = await agent.get("/profile")
+    assert set(answer["stacks"]) == {"decoder", "encoder"}
+    assert answer["scalars"]["loss"] == 1.0
 
 
 async def test_step_made_again_after_a_restart_shows_its_newest_frame(agent: Agent):
     await agent.send([frame(1, 5), frame(2, 6), frame(3, 5, values=vector(5, loss=0.25))])
     await _settle(agent, 3)
 
-    found = await agent.get("/scalars", series="/loss/value")
+    answer = await agent.get("/scalars", series="/loss/value")
 
-    assert found["steps"] == [5]  # step 6 was not what led on
-    assert from_f32(found["values_f32"]["/loss/value"]).tolist() == [0.25]
+    assert answer["steps"] == [5]  # step 6 was not what led on
+    assert from_f32(answer["values_f32"]["/loss/value"]).tolist() == [0.25]
 
 
 async def test_exports_hold_every_step_and_agree(packed: tuple[FastAPI, Agent]):

@@ -23,7 +23,10 @@ async def _revisions(agent: Agent) -> list[dict[str, Any]]:
 async def _settled(agent: Agent, count: int) -> list[dict[str, Any]]:
     return await eventually(
         lambda: _revisions(agent),
-        lambda found: len(found) == count and all(one["state"] != "pending" for one in found),
+        lambda revisions: (
+            len(revisions) == count
+            and all(revision["state"] != "pending" for revision in revisions)
+        ),
     )
 
 
@@ -36,13 +39,17 @@ async def test_declared_spec_becomes_the_prediction_at_initialisation(agent: Age
     spec = post_ln(N_LAYERS)
     await agent.declare(spec=dslm.spec_to_json(spec))
 
-    (found,) = await _settled(agent, 1)
+    (revision,) = await _settled(agent, 1)
 
-    assert (found["step"], found["label"], found["state"]) == (0, "at initialisation", "ready")
+    assert (revision["step"], revision["label"], revision["state"]) == (
+        0,
+        "at initialisation",
+        "ready",
+    )
     expected = dslm.predict(spec).stacks["decoder"]
-    curve = from_f32(found["stacks"]["decoder"]["stream"]["variance_f32"])
+    curve = from_f32(revision["stacks"]["decoder"]["stream"]["variance_f32"])
     np.testing.assert_allclose(curve, expected.forward.variance, rtol=1e-5)
-    assert from_f32(found["stacks"]["decoder"]["stream_gradient"]["variance_f32"])[-1] == 1.0
+    assert from_f32(revision["stacks"]["decoder"]["stream_gradient"]["variance_f32"])[-1] == 1.0
 
 
 async def test_absolute_scale_and_loss_are_shown_where_a_head_is_known(agent: Agent):
@@ -55,12 +62,12 @@ async def test_absolute_scale_and_loss_are_shown_where_a_head_is_known(agent: Ag
     await agent.declare(spec=dslm.spec_to_json(spec))
     assert await _revise(agent, 50, dslm.spec_to_json(headed)) == 204
 
-    without, found = (one["stacks"]["decoder"] for one in await _settled(agent, 2))
+    without, headed_stack = (revision["stacks"]["decoder"] for revision in await _settled(agent, 2))
 
     expected = dslm.predict(headed).stacks["decoder"]
     assert without["gradient_scale"] is None and without["loss"] is None
-    assert found["gradient_scale"] == pytest.approx(expected.gradient_scale, rel=1e-4)
-    assert found["loss"] == pytest.approx(np.log(100), rel=0.01)
+    assert headed_stack["gradient_scale"] == pytest.approx(expected.gradient_scale, rel=1e-4)
+    assert headed_stack["loss"] == pytest.approx(np.log(100), rel=0.01)
 
 
 async def test_spec_describes_the_run(agent: Agent):
@@ -127,9 +134,9 @@ async def test_spec_that_cannot_be_read_is_a_failed_revision_and_frames_go_on(ag
 
     assert await _revise(agent, 3, spec) == 204
 
-    (found,) = await _settled(agent, 1)
-    assert found["state"] == "failed"
-    assert "stacks.decoder.d_model" in found["reason"]
+    (revision,) = await _settled(agent, 1)
+    assert revision["state"] == "failed"
+    assert "stacks.decoder.d_model" in revision["reason"]
     assert (await agent.send([frame(1)])).accepted == 1
     await eventually(agent.get, lambda run: run["frames"] == 1)
 
@@ -162,18 +169,18 @@ async def test_history_of_a_run_on_its_curve_has_a_ratio_of_zero(agent: Agent, s
     await agent.send([frame(1, values=values)])
     await eventually(agent.get, lambda run: run["frames"] == 1)
 
-    found = await agent.get("/history", series=series)
+    history = await agent.get("/history", series=series)
 
-    np.testing.assert_allclose(from_f32(found["ratio_f32"]), 0.0, atol=1e-4)
+    np.testing.assert_allclose(from_f32(history["ratio_f32"]), 0.0, atol=1e-4)
 
 
 async def test_ratio_without_a_prediction_is_nan(agent: Agent):
     await agent.send([frame(1)])
     await eventually(agent.get, lambda run: run["frames"] == 1)
 
-    found = await agent.get("/history", series=SERIES)
+    history = await agent.get("/history", series=SERIES)
 
-    assert np.isnan(from_f32(found["ratio_f32"])).all()
+    assert np.isnan(from_f32(history["ratio_f32"])).all()
 
 
 async def test_frames_are_judged_and_their_alert_reaches_the_run(agent: Agent):
@@ -187,5 +194,5 @@ async def test_frames_are_judged_and_their_alert_reaches_the_run(agent: Agent):
     run = await eventually(agent.get, lambda run: run["alerts"]["critical"] > 0)
     assert run["status"] == "diverged"
     alerts = (await agent.client.get("/api/v1/alerts", params={"run": agent.run_id})).json()
-    assert {one["run_id"] for one in alerts["alerts"]} == {agent.run_id}
-    assert "nonfinite" in {one["rule"] for one in alerts["alerts"]}
+    assert {alert["run_id"] for alert in alerts["alerts"]} == {agent.run_id}
+    assert "nonfinite" in {alert["rule"] for alert in alerts["alerts"]}

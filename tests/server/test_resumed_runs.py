@@ -44,9 +44,9 @@ async def sent(agent: Agent, frames: list[Frame], **more: Any) -> None:
 
 
 async def first_layers(agent: Agent, steps: list[int]) -> list[list[float]]:
-    found = await agent.get("/history", series="decoder/stream/variance")
-    assert found["steps"] == steps
-    return from_f32(found["values_f32"]).reshape(found["shape"]).tolist()
+    history = await agent.get("/history", series="decoder/stream/variance")
+    assert history["steps"] == steps
+    return from_f32(history["values_f32"]).reshape(history["shape"]).tolist()
 
 
 async def test_steps_recorded_again_are_shown_as_they_went_later(agent: Agent):
@@ -66,8 +66,8 @@ async def test_a_run_tells_which_steps_were_recorded_twice(agent: Agent):
     await sent(agent, [again(n, 4 + n) for n in range(3, 9)], oldest=FAR + 1)
     after = await agent.get()
 
-    assert [one["superseded"] for one in (before, during, after)] == [[], [[5, 6]], [[5, 9]]]
-    assert [one["last_step"] for one in (before, during, after)] == [9, 6, 12]
+    assert [run["superseded"] for run in (before, during, after)] == [[], [[5, 6]], [[5, 9]]]
+    assert [run["last_step"] for run in (before, during, after)] == [9, 6, 12]
     assert after["frames"] == 17
 
 
@@ -134,9 +134,11 @@ def test_rewinds_hide_exactly_what_later_frames_supersede(steps: list[int], cut:
     progress = advance(advance(Progress(0, -1), frames[:cut]), frames[cut:])
 
     shown = {
-        one.seq
-        for one in frames
-        if not any(one.seq < back.seq and one.step >= back.step for back in progress.rewinds)
+        candidate.seq
+        for candidate in frames
+        if not any(
+            candidate.seq < back.seq and candidate.step >= back.step for back in progress.rewinds
+        )
     }
     assert shown == visible(steps)
 
@@ -146,5 +148,5 @@ def test_superseded_ranges_ascend_and_do_not_touch_what_is_new(steps: list[int])
     ranges = superseded(advance(Progress(0, -1), numbered(steps)))
 
     assert all(first <= last for first, last in ranges)
-    assert all(one[1] < other[0] for one, other in pairwise(ranges))
+    assert all(earlier[1] < later[0] for earlier, later in pairwise(ranges))
     assert all(last <= (steps or [-1])[-1] for _, last in ranges)

@@ -62,7 +62,7 @@ async def _status(agent: Agent) -> str:
     ],
 )
 def test_status_follows_from_what_is_known(ended, diverged, diverging, silent_s, expected):
-    found = status_of(
+    status = status_of(
         ended=ended,
         diverged=diverged,
         diverging=diverging,
@@ -70,7 +70,7 @@ def test_status_follows_from_what_is_known(ended, diverged, diverging, silent_s,
         lost_contact_s=60.0,
     )
 
-    assert found == expected
+    assert status == expected
 
 
 async def test_silent_run_is_out_of_contact_until_its_next_frame(timed: Agent, clock: Watch):
@@ -159,10 +159,10 @@ async def _ids(client: httpx.AsyncClient, **query: object) -> list[str]:
 
 
 async def test_run_list_filters_by_word_project_tag_and_status(client: httpx.AsyncClient):
-    wanted = Agent(client)
-    await wanted.declare(name="Deep 100%", project="a", tags=("post-ln", "x_y"))
+    tagged = Agent(client)
+    await tagged.declare(name="Deep 100%", project="a", tags=("post-ln", "x_y"))
     await Agent(client).declare(name="wide", project="b", tags=("post-ln-2", "xzy"))
-    await client.post(wanted.path("/end"), json={"status": "finished"})
+    await client.post(tagged.path("/end"), json={"status": "finished"})
 
     assert await _ids(client, search="deep") == ["Deep 100%"]
     assert await _ids(client, search="0% DEEP") == ["Deep 100%"]
@@ -203,5 +203,5 @@ async def test_edited_name_and_tags_stay(agent: Agent):
 async def test_detail_shows_layout_and_what_the_layout_says_of_stacks(agent: Agent):
     run = await agent.get()
 
-    assert [one["key"] for one in run["layout"]] == [one.key for one in LAYOUT]
+    assert [series["key"] for series in run["layout"]] == [series.key for series in LAYOUT]
     assert run["stacks"]["decoder"] == {"n_layers": 4, "d_model": None, "seq_len": None}

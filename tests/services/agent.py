@@ -67,9 +67,9 @@ class Agent:
     client: httpx.AsyncClient
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def path(self, rest: str = "") -> str:
+    def path(self, suffix: str = "") -> str:
         """A path of this run."""
-        return f"/api/v1/runs/{self.run_id}{rest}"
+        return f"/api/v1/runs/{self.run_id}{suffix}"
 
     async def declare(self, **changes: Any) -> RunReceipt:
         """Declare the run."""
@@ -90,8 +90,8 @@ class Agent:
         assert answer.status_code == 200, answer.text
         return msgspec.json.decode(answer.content, type=FramesReceipt)
 
-    async def get(self, rest: str = "", **query: Any) -> Any:
+    async def get(self, suffix: str = "", **query: Any) -> Any:
         """Read what must be there."""
-        answer = await self.client.get(self.path(rest), params=query)
+        answer = await self.client.get(self.path(suffix), params=query)
         assert answer.status_code == 200, answer.text
         return answer.json()

@@ -11,11 +11,11 @@ T = TypeVar("T")
 DEADLINE_S = 60.0
 
 
-async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
-    """Look until what is seen holds; fail at the deadline with what was seen last."""
+async def eventually(ask: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
+    """Ask until the answer holds; fail at the deadline with the last answer."""
     deadline = time.monotonic() + DEADLINE_S
-    while not holds(seen := await look()):
+    while not holds(value := await ask()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"still {seen!r} after {DEADLINE_S} s")
+            raise TimeoutError(f"still {value!r} after {DEADLINE_S} s")
         await asyncio.sleep(0.01)
-    return seen
+    return value

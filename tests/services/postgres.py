@@ -22,9 +22,9 @@ TEMPLATE = "evenkeel_template"
 
 def bin_folder() -> Path | None:
     """Where Postgres' programs are, or None."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
+    return programs[-1].parent if programs else Path(on_path).parent if on_path else None
 
 
 class Postgres:
@@ -91,7 +91,7 @@ class Postgres:
 
     async def _execute(self, statement: str) -> None:
         # A server that has just started may still be replaying its log.
-        connection = await eventually(self._connected, lambda found: found is not None)
+        connection = await eventually(self._connected, lambda connection: connection is not None)
         assert connection is not None
         try:
             await connection.execute(statement)

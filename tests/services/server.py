@@ -19,8 +19,10 @@ class ServerProcess:
         folder.mkdir(exist_ok=True)
         self.port = free_port()
         self._log = folder / "server.log"
-        given = {"data_dir": str(folder / "data"), "port": str(self.port), **settings}
-        self._env = os.environ | {f"EVENKEEL_{key.upper()}": value for key, value in given.items()}
+        variables = {"data_dir": str(folder / "data"), "port": str(self.port), **settings}
+        self._env = os.environ | {
+            f"EVENKEEL_{key.upper()}": value for key, value in variables.items()
+        }
         self._env["PYTHONPATH"] = str(ROOT)
         self.start()
 

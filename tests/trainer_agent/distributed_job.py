@@ -42,6 +42,8 @@ from dslm import spec_to_json
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, built, loss_of, loss_of_logits
 from trainer_agent import describe
+from trainer_agent.description import Architecture
+from trainer_agent.description.read.recognition import Recognition
 from trainer_agent.description.spec.model_spec import over_all_processes
 from trainer_agent.description.spec.weight_sums import weight_sums
 from trainer_agent.distributed import agreement, collective, rendezvous, spec_exchange
@@ -343,6 +345,39 @@ def describe_in_parts(_kind: str, rank: int, port: int, folder: Path) -> None:
         for name, spec in (("full", full), ("parts", parts)):
             (folder / name).write_text(json.dumps(spec_to_json(spec)))
     distributed.destroy_process_group()
+
+
+def read_split_heads(_kind: str, rank: int, port: int, folder: Path) -> None:
+    """Read a Llama off a pass, then one whose heads and hidden features lie over the processes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD
+    )
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 50}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).train()
+    ids = torch.randint(50, (2, 8))
+    read = [read_off(model, ids)]
+    columns = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    plan: dict[str, Any] = dict.fromkeys((*columns, "mlp.gate_proj", "mlp.up_proj"))
+    plan = {name: ColwiseParallel() for name in plan}
+    plan |= {name: RowwiseParallel() for name in ("self_attn.o_proj", "mlp.down_proj")}
+    for layer in model.model.layers:
+        parallelize_module(layer, init_device_mesh("cpu", (WORLD,)), plan)
+    read.append(read_off(model, ids))
+    if rank == 0:
+        (folder / "read").write_text(json.dumps([repr(one.stacks) for one in read]))
+    distributed.destroy_process_group()
+
+
+def read_off(model: nn.Module, ids: Tensor) -> Architecture:
+    """The architecture as one training pass shows it."""
+    recognition = Recognition(model)
+    recognition.open()
+    return recognition.finish(model(input_ids=ids))
 
 
 def sum_in_parts(_kind: str, rank: int, port: int, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -120,7 +121,7 @@ class Store:
 
 
 @contextmanager
-def serving(store: Store, port: int = 0) -> Iterator[str]:
+def serving(store: Store, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Run the server on a free port, or on one that was free before; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -143,10 +144,15 @@ def serving(store: Store, port: int = 0) -> Iterator[str]:
             pass
 
     server = _Server(("127.0.0.1", port), Handler)
+    if tls is not None:
+        # The handshake is the connection's thread's: one that fails must not stop the others.
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.drop_connections()
@@ -168,6 +174,9 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request: object) -> None:
         self._open.discard(request)
         super().shutdown_request(request)  # type: ignore[arg-type]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that breaks off is not the server's failure."""
 
     def drop_connections(self) -> None:
         """Cut kept-alive connections, as the death of a real server does."""

@@ -97,9 +97,9 @@ def test_a_body_that_is_no_batch_is_refused(body: bytes) -> None:
 
 def test_a_newer_writers_fields_are_passed_over() -> None:
     sent = batch(frame(1))
-    known = msgspec.msgpack.decode(encode_batch(sent))
-    (packed,) = known["frames"]
-    newer = known | {"extra": 1, "health": known["health"] | {"extra": 1}}
+    fields = msgspec.msgpack.decode(encode_batch(sent))
+    (packed,) = fields["frames"]
+    newer = fields | {"extra": 1, "health": fields["health"] | {"extra": 1}}
 
     read = decode_batch(msgspec.msgpack.encode(newer | {"frames": [[*packed, "extra"]]}))
 
@@ -107,8 +107,8 @@ def test_a_newer_writers_fields_are_passed_over() -> None:
 
 
 def test_an_older_writers_absent_fields_have_their_defaults() -> None:
-    known = msgspec.msgpack.decode(encode_batch(batch()))
-    older = known | {"health": {"dropped": 2}}
+    fields = msgspec.msgpack.decode(encode_batch(batch()))
+    older = fields | {"health": {"dropped": 2}}
 
     assert decode_batch(msgspec.msgpack.encode(older)).health == Health(dropped=2)
 
@@ -122,14 +122,14 @@ JSON_MESSAGES = [
 ]
 
 
-@pytest.mark.parametrize("sent", JSON_MESSAGES, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("sent", JSON_MESSAGES, ids=lambda message: type(message).__name__)
 def test_either_side_passes_over_the_others_newer_fields(sent: msgspec.Struct) -> None:
     newer = msgspec.to_builtins(sent) | {"extra": 1}
     for nested in ("layout", "commands"):
         if isinstance(newer.get(nested), dict):
             newer[nested] |= {"extra": 1}
         elif nested in newer:
-            newer[nested] = [one | {"extra": 1} for one in newer[nested]]
+            newer[nested] = [message | {"extra": 1} for message in newer[nested]]
 
     assert msgspec.json.decode(msgspec.json.encode(newer), type=type(sent)) == sent
 

@@ -13,14 +13,16 @@ series = st.builds(
     quantity=st.text(min_size=1, max_size=8),
     n=st.integers(1, 50),
 )
-layouts = st.lists(series, min_size=1, max_size=12, unique_by=lambda one: one.key).map(
-    lambda found: Layout(tuple(found))
+layouts = st.lists(series, min_size=1, max_size=12, unique_by=lambda column: column.key).map(
+    lambda declared: Layout(tuple(declared))
 )
 
 
 @given(layouts)
 def test_slices_cover_the_frame_once_and_in_order(layout: Layout) -> None:
-    covered = [index for found in layout.slices.values() for index in range(*found.indices(10**6))]
+    covered = [
+        index for columns in layout.slices.values() for index in range(*columns.indices(10**6))
+    ]
 
     assert covered == list(range(layout.size))
 
@@ -33,12 +35,12 @@ def test_a_layout_keeps_its_hash_through_json(layout: Layout) -> None:
 
 
 @given(layouts, layouts)
-def test_different_layouts_have_different_hashes(one: Layout, other: Layout) -> None:
-    assert (one.hash == other.hash) == (one.series == other.series)
+def test_different_layouts_have_different_hashes(layout: Layout, other: Layout) -> None:
+    assert (layout.hash == other.hash) == (layout.series == other.series)
 
 
 @pytest.mark.parametrize(
-    ("found", "field"),
+    ("declared", "field"),
     [
         ((), "layout.series"),
         ((Series("", "loss", "value", 0),), "layout.series[0].n"),
@@ -46,9 +48,9 @@ def test_different_layouts_have_different_hashes(one: Layout, other: Layout) -> 
         ((Series("", "loss", "value", MAX_VALUES), Series("", "b", "value", 1)), "layout.series"),
     ],
 )
-def test_an_impossible_layout_is_refused(found: tuple[Series, ...], field: str) -> None:
+def test_an_impossible_layout_is_refused(declared: tuple[Series, ...], field: str) -> None:
     with pytest.raises(WireError) as caught:
-        Layout(found).validate()
+        Layout(declared).validate()
 
     assert caught.value.field == field
     assert caught.value.fix

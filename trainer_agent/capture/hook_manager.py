@@ -34,6 +34,8 @@ from trainer_agent.capture.model_state import BlockSlots, device_of, has_compile
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.padding import padding_masks
 from trainer_agent.capture.recorder import Recorder
+from trainer_agent.capture.statistics.accumulator import Scalar
+from trainer_agent.capture.step_loss import StepLoss, returned_loss
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, settled, stage_suffix
@@ -74,6 +76,7 @@ class HookManager:
         charge = partial(account.add, "attention_logits")
         self._interception = AttentionInterception(recorder.logits, charge)
         self._running: Chunk | None = None
+        self._returned_loss = StepLoss()
         self._may_intercept = self._in_shape_inference = False
         self._handles = HookHandles()
         self._model_handles = [handle for chunk in chunks for handle in self._around(chunk)]
@@ -165,6 +168,10 @@ class HookManager:
         for handle in self._model_handles:
             handle.remove()
 
+    def take_returned_loss(self) -> Scalar | None:
+        """The mean of the losses that the model's forward returned since the last call, or None."""
+        return self._returned_loss.take_mean()
+
     def _around(self, chunk: Chunk) -> tuple[RemovableHandle, RemovableHandle]:
         before = BeforeModel(self._recorder, partial(self._begin_pass, chunk))
         # Called where the forward raised, too.
@@ -251,6 +258,7 @@ class HookManager:
         chunk, self._running = self._running, None
         if chunk is not None:
             self._may_intercept = False
+            self._returned_loss.add(returned_loss(output))
             if chunk.suffix in self._listeners:
                 with self._guard.at("model output"):
                     self._listeners[chunk.suffix].pass_ends(output)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import http.client
+import os
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
+from trainer_agent.delivery.proxy import Proxy
+from trainer_agent.delivery.route import Route
 from trainer_agent.delivery.transport import Refused, Unreachable
 from wire import (
     MEDIA_TYPE,
     FrameBatch,
     FramesReceipt,
+    JsonDecoder,
     RunDeclaration,
     RunEnd,
     RunReceipt,
     SpecRevision,
+    WireError,
     encode_batch,
 )
 
@@ -30,12 +35,11 @@ class HttpTransport:
     """Speaks docs/api.md to one server. Used by one thread at a time."""
 
     def __init__(self, server: str, key: str | None, *, timeout_s: float = TIMEOUT_S) -> None:
-        parts = urlsplit(server)
-        self._https = parts.scheme == "https"
-        self._host, self._port = parts.hostname or "", parts.port
-        self._base = parts.path.rstrip("/") + "/api/v1"
+        self._server = server
+        self._base = urlsplit(server).path.rstrip("/") + "/api/v1"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout_s = timeout_s
+        self._route: Route | None = None
         self._connection: http.client.HTTPConnection | None = None
 
     def declare(self, run_id: str, declaration: RunDeclaration) -> RunReceipt:
@@ -79,41 +83,52 @@ class HttpTransport:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Unreachable(f"{type(error).__name__}: {error}") from error
-        return _require_success(status, answer, retry_after)
+        return _require_success(status, answer, retry_after, self._find_route().proxy)
 
     def _exchange(
         self, method: str, path: str, body: bytes, headers: dict[str, str]
     ) -> tuple[int, bytes, str | None]:
-        connection = self._connection or self._connect()
-        connection.request(method, self._base + path, body=body, headers=headers)
-        response = connection.getresponse()
+        route = self._find_route()
+        if self._connection is None:
+            self._connection = route.connect()
+        target = route.target(self._base + path)
+        self._connection.request(method, target, body=body, headers=headers | route.headers)
+        response = self._connection.getresponse()
         return response.status, response.read(), response.headers.get("Retry-After")
 
-    def _connect(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
-        self._connection = kind(self._host, self._port, timeout=self._timeout_s)
-        return self._connection
+    def _find_route(self) -> Route:
+        # At the first request, not in the constructor: a wrong setting is then tried again and
+        # logged as any server that cannot be reached.
+        if self._route is None:
+            self._route = Route(self._server, os.environ, timeout_s=self._timeout_s)
+        return self._route
 
 
-def _require_success(status: int, answer: bytes, retry_after: str | None) -> bytes:
+def _require_success(
+    status: int, answer: bytes, retry_after: str | None, proxy: Proxy | None
+) -> bytes:
     if status < 300:
         return answer
+    error = _error_of(answer)
+    if proxy is not None and not error and 400 <= status < 500:
+        # The proxy's own page. As the server's refusal it would cost the frames.
+        raise Unreachable(proxy.refusal(status, f"the server ({status})"))
     if 400 <= status < 500 and status not in (408, 425, 429):
-        told = _told(answer)
         raise Refused(
             status,
-            field=str(told.get("field") or ""),
-            message=str(told.get("message") or f"the server answered {status}"),
-            fix=str(told.get("fix") or "look at the server's log"),
+            field=str(error.get("field") or ""),
+            message=str(error.get("message") or f"the server answered {status}"),
+            fix=str(error.get("fix") or "look at the server's log"),
         )
     wish = float(retry_after) if retry_after and retry_after.isdigit() else None
-    raise Unreachable(f"the server answered {status}", retry_after_s=wish)
+    origin = "the server" if proxy is None else f"the server or the proxy {proxy}"
+    raise Unreachable(f"{origin} answered {status}", retry_after_s=wish)
 
 
-def _told(answer: bytes) -> dict[str, Any]:
+def _error_of(answer: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(answer, type=dict[str, Any])
-    except msgspec.DecodeError:
+        body = JsonDecoder(dict[str, Any]).decode(answer)
+    except WireError:
         return {}
     error = body.get("error")
     return error if isinstance(error, dict) else {}
@@ -121,6 +136,6 @@ def _told(answer: bytes) -> dict[str, Any]:
 
 def _read(answer: bytes, kind: type[_Answer]) -> _Answer:
     try:
-        return msgspec.json.decode(answer, type=kind)
-    except msgspec.DecodeError as error:
+        return JsonDecoder(kind).decode(answer)
+    except WireError as error:
         raise Unreachable(f"an answer that is not evenkeel's: {error}") from error

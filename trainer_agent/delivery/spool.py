@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from trainer_agent.delivery.fork_lock import no_fork
 from wire import Frame
 
 # Agents of other versions may adopt the file, so the names of its tables stay.
@@ -31,6 +32,7 @@ class Spool:
         dropped: frames that found no room when another spool was adopted.
     """
 
+    @no_fork
     def __init__(self, path: Path, *, limit_bytes: int) -> None:
         self.path = path
         self._limit_bytes = limit_bytes
@@ -47,6 +49,7 @@ class Spool:
         self._dropped_to = self._deleted_to = 0
         self._load_index()
 
+    @no_fork
     def append(self, *frames: Frame) -> int:
         """Keep frames, in one transaction; returns how many of the oldest were dropped for them."""
         bodies = [msgspec.msgpack.encode(frame) for frame in frames]
@@ -59,6 +62,7 @@ class Spool:
             self._add_to_index(seq, len(body))
         return self._make_room() if self.size_bytes > self._limit_bytes else 0
 
+    @no_fork
     def adopt(self, other: Spool) -> None:
         """Keep what another spool of the same run and rank holds, too."""
         for seq, body in other._db.execute("select seq, body from frame order by seq"):
@@ -71,6 +75,7 @@ class Spool:
         if self.size_bytes > self._limit_bytes:
             self.dropped += self._make_room()
 
+    @no_fork
     def read(self, *, after: int, max_frames: int, max_bytes: int) -> list[Frame]:
         """The next frames in order past number `after`: at least one where there is one."""
         if not self._index or self._index[-1][0] <= after:
@@ -93,6 +98,7 @@ class Spool:
         while self._index and self._index[0][0] <= watermark:
             self._drop_oldest()
 
+    @no_fork
     def drop(self, seq: int) -> None:
         """Drop one frame that the server will never take."""
         self._db.execute("delete from frame where seq = ?", (seq,))
@@ -103,6 +109,7 @@ class Spool:
         """The lowest number in the spool, 0 where it is empty."""
         return self._index[0][0] if self._index else 0
 
+    @no_fork
     def put_message(self, name: str, body: bytes) -> None:
         """Keep a message beside the frames, replacing one of the same name."""
         self._db.execute("insert or replace into note values (?, ?)", (name, body))
@@ -113,16 +120,21 @@ class Spool:
         names = sorted(name for name in self._messages if name.startswith(prefix))
         return {name: self._messages[name] for name in names}
 
+    @no_fork
     def drop_message(self, name: str) -> None:
         """Drop one message, where there is one of that name."""
         if self._messages.pop(name, None) is not None:
             self._db.execute("delete from note where name = ?", (name,))
 
+    @no_fork
     def close(self) -> None:
         """Close the file and leave it in place."""
-        self._delete_dropped()
-        self._db.close()
+        try:
+            self._delete_dropped()
+        finally:
+            self._db.close()
 
+    @no_fork
     def delete(self) -> None:
         """Close the file and remove it, with what SQLite keeps beside it."""
         self._db.close()

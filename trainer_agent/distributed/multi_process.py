@@ -43,6 +43,7 @@ from trainer_agent.distributed.spec_exchange import MakeSpec, exchange
 from trainer_agent.distributed.store import TextStore
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.plan import Plan
+from wire import ABSENT
 
 T = TypeVar("T")
 # Tells the agents of one job apart; every process makes them in the same order.
@@ -193,7 +194,7 @@ class MultiProcess:
                 fingerprint=fingerprint(header.plan, sums, self.rank),
             )
         )
-        scalars["loss"] = float("nan") if payload.loss is None else payload.loss
+        scalars["loss"] = float(ABSENT) if payload.loss is None else payload.loss
         scalars["gradient_norm"] = payload.gradient_norm
         return payload.sums, scalars
 

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recording = read_recording(
             options.path, options.map, options.map_file, partial=options.partial
         )
-        for remark in recording.remarks:
+        for remark in recording.remarks:  # not on stdout, which a script may read
             print(f"evenkeel: {remark}", file=sys.stderr)
         print(_listed(recording) if options.dry_run else f"evenkeel: {_send(recording, options)}")
     except (RecordingError, WatchError, OSError) as error:

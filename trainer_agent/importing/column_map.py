@@ -14,9 +14,32 @@ STEP, TIME, NOTHING = "step", "time", "-"
 MAX_LAYER_DIGITS = 4
 # What training scripts and libraries call the numbers that every run has, first choice first.
 ALIASES = {
-    "loss": ("loss", "train/loss", "train_loss", "loss/train", "training_loss"),
-    "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "lr-adamw"),
-    "gradient_norm": ("gradient_norm", "grad_norm", "train/grad_norm", "train/gradient_norm"),
+    "loss": (
+        "loss",
+        "train/loss",
+        "train_loss",
+        "loss/train",
+        "training_loss",
+        "train_loss_step",  # Lightning
+        "train/loss_step",
+        "lm loss",  # Megatron
+        "loss_metrics/global_avg_loss",  # torchtitan
+    ),
+    "learning_rate": (
+        "learning_rate",
+        "lr",
+        "train/learning_rate",
+        "train/lr",
+        "lr-adamw",
+        "learning-rate",
+    ),
+    "gradient_norm": (
+        "gradient_norm",
+        "grad_norm",
+        "train/grad_norm",
+        "train/gradient_norm",
+        "grad-norm",
+    ),
 }
 FORM = (
     "write NAME=stack/site/quantity, with {layer} in NAME for a series over depth, NAME=loss for a "
@@ -170,7 +193,7 @@ def _aliased(names: Iterable[str], taken: Container[str]) -> Mapping[str, str]:
 
 
 def _require_distinct(places: Mapping[str, Place]) -> None:
-    names: dict[Place, str] = {}
+    names: dict[Place, str] = {}  # silently, the second would overwrite the first
     for name, place in places.items():
         if place in names:
             raise RecordingError(

@@ -28,6 +28,7 @@ def read_csv(path: Path, columns: ColumnMap, *, partial: bool = False) -> Record
         RecordingError: if it is no table, is cut off, or holds no steps.
     """
     head, lines = _lines(path)
+    # A program that is killed leaves its last line unfinished; elsewhere a short line is a fault.
     if lines and len(lines[-1][1]) < len(head):
         if not partial:
             raise cut_off(path, f"in line {lines[-1][0]}")
@@ -51,6 +52,7 @@ def _lines(path: Path) -> tuple[Cells, list[tuple[int, Cells]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
+            # Not by csv.Sniffer, which takes a letter for the delimiter of a single column.
             delimiter = max(DELIMITERS, key=first.count)
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)

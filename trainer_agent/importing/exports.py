@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer_agent.importing.recording import Recording, RecordingError, Values, recording
-from wire import Series
+from wire import ABSENT, Series
 
 INDEX_COLUMNS = ("step", "time")
 
@@ -45,7 +45,10 @@ def read_parquet(path: Path) -> Recording:
             f"{path} is no export of evenkeel, whose columns are step, time and series; "
             "write other tables as CSV"
         )
-    return _recording(path, {name: _matrix(table.column(name)) for name in table.column_names})
+    columns = {name: _matrix(table.column(name)) for name in table.column_names}
+    steps, times = (columns.pop(name)[:, 0] for name in INDEX_COLUMNS)
+    series = {name: _float32(values) for name, values in columns.items()}
+    return _recording(path, steps, times, series)
 
 
 def recording_of_export(
@@ -62,6 +65,7 @@ def recording_of_export(
         RecordingError: if a cell is no number, or there are no lines.
     """
     table = np.empty((len(lines), len(head)))
+    empty = np.array([[not cell for cell in cells] for _, cells in lines]).reshape(table.shape)
     for row, (number, cells) in zip(table, lines, strict=True):
         for at, cell in enumerate(cells):
             try:
@@ -73,9 +77,14 @@ def recording_of_export(
     if not np.isfinite(table[:, 0]).all():
         raise RecordingError(f"{path} has a line without a step")
     columns: dict[str, list[int]] = {}
-    for at, name in enumerate(head):
+    for at, name in enumerate(head):  # an export lists the layers of a series in their order
         columns.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(at)
-    return _recording(path, {name: table[:, at] for name, at in columns.items()})
+    series = {
+        name: np.where(empty[:, at], ABSENT, _float32(table[:, at]))
+        for name, at in columns.items()
+        if name not in INDEX_COLUMNS
+    }
+    return _recording(path, table[:, 0], table[:, 1], series)
 
 
 def _matrix(column: Any) -> NDArray[Any]:
@@ -84,14 +93,11 @@ def _matrix(column: Any) -> NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), -1)
 
 
-def _recording(path: Path, columns: Mapping[str, NDArray[Any]]) -> Recording:
-    series = {
-        _series(name, values.shape[1]): _float32(values)
-        for name, values in columns.items()
-        if name not in INDEX_COLUMNS
-    }
-    steps = columns["step"][:, 0].astype(np.int64)
-    return recording(path, steps, columns["time"][:, 0].astype(np.float64), series)
+def _recording(
+    path: Path, steps: NDArray[Any], times: NDArray[Any], columns: Mapping[str, Values]
+) -> Recording:
+    series = {_series(name, values.shape[1]): values for name, values in columns.items()}
+    return recording(path, steps.astype(np.int64), times.astype(np.float64), series)
 
 
 def _series(name: str, n: int) -> Series:

@@ -31,7 +31,8 @@ def read_jsonl(path: Path, columns: ColumnMap, *, partial: bool = False) -> Reco
     Raises:
         RecordingError: if a line is no object, the file is cut off, or it holds no steps.
     """
-    lines = [(n, line) for n, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
+    # Split at "\n" alone: JSON texts may hold the other ends of lines that splitlines knows.
+    lines = [(n, line) for n, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
     rows: list[tuple[int, Row]] = []
     for number, line in lines:
         try:

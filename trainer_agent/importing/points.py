@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer_agent.importing.column_map import ColumnMap, Place
 from trainer_agent.importing.recording import Recording, Values, recording
-from wire import Series
+from wire import ABSENT, Series
 
 
 @dataclass(slots=True)
@@ -56,6 +56,7 @@ def recording_of(
     with np.errstate(over="ignore"):  # a float64 may be infinite as a float32
         for point, row in zip(points, rows, strict=True):
             _fill(series[places[point.name].key][row], places[point.name].layer, point.value)
+            # Evaluations of a step may be logged without the time that the step was.
             times[row] = point.time if np.isfinite(point.time) else times[row]
     by_series = {_series(key, values): values for key, values in series.items()}
     return recording(path, steps, times, by_series, **details)
@@ -74,7 +75,7 @@ def _empty(points: Iterable[Point], places: Mapping[str, Place], n_steps: int) -
         place, value = places[point.name], point.value
         n = len(value) if isinstance(value, Sequence) else (place.layer or 0) + 1
         lengths[place.key] = max(lengths.get(place.key, 1), n)
-    return {key: np.full((n_steps, n), np.nan, np.float32) for key, n in lengths.items()}
+    return {key: np.full((n_steps, n), ABSENT) for key, n in lengths.items()}
 
 
 def _series(key: str, values: NDArray[Any]) -> Series:

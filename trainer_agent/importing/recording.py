@@ -26,7 +26,7 @@ class Recording:
     Attributes:
         steps: int64 (steps,), ascending.
         times: float64 (steps,), seconds since the epoch.
-        series: float32 (steps, n) each; NaN where a step has no value.
+        series: float32 (steps, n) each; `wire.ABSENT` where a step has no value.
         project, name: how the file's own program filed the run, "" where it does not tell.
         config: the run's settings, as far as the file holds them.
         remarks: what of the file is not in here, each in one line.
@@ -89,16 +89,19 @@ def recording(
     order = np.argsort(steps, kind="stable")
     return Recording(
         steps=steps[order],
-        times=_filled(times[order]),
+        times=_filled(times[order], path),
         series={key: values[order] for key, values in series.items()},
         **details,
     )
 
 
-def _filled(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The times, and where one is absent the last before it, or else the first of all."""
+def _filled(times: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    """The times, and where one is absent the last before it, or else the first of all.
+
+    Where the file holds none, the time at which it was last written.
+    """
     present = np.isfinite(times)
     if not present.any():
-        return np.zeros_like(times)
+        return np.full_like(times, path.stat().st_mtime)
     latest = np.maximum.accumulate(np.where(present, np.arange(len(times)), -1))
     return times[np.where(latest < 0, np.argmax(present), latest)]

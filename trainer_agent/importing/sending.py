@@ -62,7 +62,7 @@ def _send_frames(recording: Recording, transport: Transport, run_id: str, waterm
         sent = max(watermark, sent + len(frames))
         if not frames and watermark < len(recording.steps):
             if time.monotonic() - progress_at > TIMEOUT_S / 3:
-                sent = watermark  # what the server had in hand is lost: send it again
+                sent = watermark  # a server that restarted has lost what it had not stored
             _require_progress(progress_at, "the server stores nothing of what it took")
             time.sleep(POLL_S)
 

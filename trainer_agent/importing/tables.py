@@ -34,8 +34,8 @@ BOOKKEEPING = frozenset({"_step", "_runtime", "_timestamp"})
 ABSENT = frozenset({"", "-", "none", "null", "na", "n/a"})
 # A smaller number in a column called "time" is a duration and no date.
 FIRST_DATE_S = 1e8
-MAX_STEP = 2**53
-MAX_LIST = 4096
+MAX_STEP = 2**53  # the last integer before which none is missing in a float64, as JSON has it
+MAX_LIST = 4096  # a longer list is a picture or a sample, and no value a layer
 
 Row = Mapping[str, Any]
 
@@ -92,6 +92,7 @@ def _step_name(path: Path, names: Sequence[str], columns: ColumnMap) -> str:
     mapped = columns.named(STEP, names)
     if len(mapped) > 1:
         raise RecordingError(f"{mapped[0]!r} and {mapped[1]!r} are both mapped to the step")
+    # A name that a rule maps elsewhere is no step, whatever it is called.
     by_lower = {name.lower(): name for name in names if columns.target(name) is None}
     candidates = mapped or [by_lower[name] for name in STEP_NAMES if name in by_lower]
     if not candidates:
@@ -193,4 +194,5 @@ def _date_s(cell: Any) -> float:
         date = datetime.fromisoformat(str(cell).strip())
     except ValueError:
         return math.nan
+    # Without a time zone it may be any: UTC keeps the distances between the steps right.
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

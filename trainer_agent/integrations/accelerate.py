@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from trainer_agent.agent import Agent
 from trainer_agent.attach import watch as watch_model
 from trainer_agent.capture.statistics.accumulator import Scalar
-from trainer_agent.integrations.step_loss import StepLoss
+from trainer_agent.capture.step_loss import StepLoss
 
 
 class AcceleratedAgent:

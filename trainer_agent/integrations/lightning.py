@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent
 from trainer_agent.attach import watch
-from trainer_agent.integrations.step_loss import StepLoss
+from trainer_agent.capture.step_loss import StepLoss
 from trainer_agent.job.gradient_norm import gradient_norm
 
 if TYPE_CHECKING:

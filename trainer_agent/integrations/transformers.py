@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainer_agent.agent import Agent
 from trainer_agent.attach import watch
-from trainer_agent.integrations.step_loss import StepLoss
+from trainer_agent.capture.step_loss import StepLoss
 
 STATE_KEY = "evenkeel"  # in the checkpoint's trainer_state.json
 

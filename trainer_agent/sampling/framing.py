@@ -17,8 +17,11 @@ from trainer_agent.capture.statistics.sums import Sums
 from trainer_agent.distributed import Processes, SampleHeader
 from trainer_agent.model.plan import OWN_SCALARS, Plan
 from trainer_agent.options import Options, package_version
-from wire import RunDeclaration
+from wire import ABSENT, RunDeclaration
 
+# A place that so many samples in a row have not reached has stopped: layers that a step may skip
+# (LayerDrop, early exits) come back before.
+STOPPED_AFTER = 20
 # Numbers of a step by name. None: the number lies among the sums' scalars, in the slot that is its
 # position here.
 Scalars = Mapping[str, float | None]
@@ -35,14 +38,21 @@ class Framing:
         self._options, self._processes = options, processes
         self._declarations: dict[tuple[Plan, tuple[str, ...]], RunDeclaration] = {}
         self._names: dict[str, None] = dict.fromkeys(OWN_SCALARS)
-        self._fired: NDArray[np.bool_] | None = None
+        self._last_fired: NDArray[np.int64] | None = None
+        self._samples = 0
         self._silent: tuple[str, ...] = ()
+        self._stopped: tuple[str, ...] = ()
         self._started_at = time.time()
 
     @property
     def silent(self) -> tuple[str, ...]:
-        """Places whose hooks have never fired."""
+        """Places that have never been measured."""
         return self._silent
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """Places that were measured before, and not once in the last samples of the whole model."""
+        return self._stopped
 
     def frame_content(
         self,
@@ -77,19 +87,26 @@ class Framing:
         local_sums = partial(_unscaled, plan, take, scale)
         sums, numbers = self._processes.reduce(header, local_sums, readers)
         plan = self._processes.global_plan(plan)
-        self._note_silence(plan, sums)
+        if not numbers.get("burst_layers", 0.0) > 0.0:  # a burst may look at some layers alone
+            self._note_silence(plan, sums)
         # A layout lists every name that the run has had, in an order that never changes.
         self._names.update(dict.fromkeys(numbers))
-        values = [numbers.get(name, math.nan) for name in self._names]
+        values = [numbers.get(name, float(ABSENT)) for name in self._names]
         declaration = self._declaration(plan, tuple(self._names))
         return declaration, frame_values(plan, sums, [*values, overhead])
 
     def _note_silence(self, plan: Plan, sums: Sums) -> None:
         fired = sums.moments[:, COUNT] > 0
-        if self._fired is not None and len(self._fired) == len(fired):
-            fired |= self._fired
-        self._fired = fired
-        self._silent = () if fired.all() else silent_places(plan, fired)
+        if not fired.any():
+            return  # an evaluation, or a step of which nothing was seen: no place stands out
+        self._samples += 1
+        if self._last_fired is None or len(self._last_fired) != len(fired):
+            self._last_fired, self._samples = np.zeros(len(fired), np.int64), 1
+        self._last_fired[fired] = self._samples
+        ever = self._last_fired > 0
+        recently = ever & (self._samples - self._last_fired < STOPPED_AFTER)
+        self._silent = () if ever.all() else silent_places(plan, ever)
+        self._stopped = silent_places(plan, recently | ~ever) if (ever & ~recently).any() else ()
 
     def _declaration(self, plan: Plan, names: tuple[str, ...]) -> RunDeclaration:
         declaration = self._declarations.get((plan, names))

@@ -44,6 +44,9 @@ class Readout:
         """
         processes, accumulator = self.processes, self.recorder.accumulator
         scalars = {**self.optimizer.scalars(), **reported}
+        returned = self.hooks.take_returned_loss()
+        if scalars.get("loss") is None:
+            scalars["loss"] = returned
         alone = processes.size == 1
         numbers = {
             name: accumulator.scalar(slot, value)

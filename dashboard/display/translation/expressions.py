@@ -39,7 +39,9 @@ OPERATORS: dict[type[ast.AST], str] = {
     ast.GtE: ">=",
     ast.Is: "==",  # what is null for Python may be undefined for JavaScript; == takes both
 }
+# JavaScript's toPrecision keeps trailing zeros, which g and a conversion to a number drop.
 FORMATS = {"f": "{}.toFixed({})", "e": "{}.toExponential({})", "g": "Number({}.toPrecision({}))"}
+# In parentheses wherever they are operands, which spares a table of two languages' precedence.
 COMPOUND = (ast.BinOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.UnaryOp)
 
 

@@ -133,8 +133,10 @@ def _loop(target: ast.expr, values: ast.expr) -> str:
     match values:
         case ast.Call(func=ast.Name(id="range"), args=[first, end, stride]):
             name = expression(target)
+            # Python's range counts down for a negative stride; no shared function does.
             start = f"let {name} = {expression(first)}"
             return f"{start}; {name} < {expression(end)}; {name} += {expression(stride)}"
+        # Lists and typed arrays have entries(); other iterables do not, and types refuse them.
         case ast.Call(func=ast.Name(id="enumerate"), args=[sequence]):
             return f"const {expression(target)} of {expression(sequence)}.entries()"
     return f"const {expression(target)} of {expression(values)}"

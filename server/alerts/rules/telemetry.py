@@ -1,4 +1,4 @@
-"""The agent's own health: data it lost, hooks that never fired, failures it guarded."""
+"""The agent's own health: data it lost, places it no longer measures, failures it guarded."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from server.alerts.rules.observation import Observation
 from server.alerts.rules.running_stats import RunningStats
 from wire import Health
 
-SETTLED = 3  # sampled steps; a hook fires on the first or not at all
-NAMED = 5  # hooks named in a message
+NAMED = 5  # places named in a message
 TITLES = {
     "spool": "Frames were lost",
     "guard": "The agent met a failure",
-    "hooks": "Hooks that never fire",
+    "hooks": "Places are no longer measured",
 }
 
-SILENT = Advice(
-    "Call trainer_agent.watch before torch.compile: a hook set after compilation never fires."
+STOPPED = Advice(
+    "Modules that are compiled, replaced or frozen while the job runs are not seen any more. Call "
+    "trainer_agent.watch after such a change, and before torch.compile."
 )
 DROPPED = Advice(
     "The agent's spool was full: check that the server is reachable from the job and keeps up, or "
@@ -28,16 +28,18 @@ FAILED = Advice("Training goes on untouched. The reason names the layer to look 
 
 
 def agent_health(observation: Observation, stats: RunningStats) -> list[Finding]:
-    """Frames lost and failures guarded since the last sampled step, and silent hooks."""
+    """Frames lost and failures guarded since the last sampled step, and places that stopped.
+
+    A place that was never measured is no finding: the run's page says so, with the reason.
+    """
     health = observation.health
     if health is None:
         return []
     findings = [
         _dropped(observation, health.dropped, stats.lost[0]),
         _failures(observation, health, stats.lost[1]),
+        _stopped(observation, health),
     ]
-    if stats.samples > SETTLED:
-        findings.append(_silent(observation, health))
     return [finding for finding in findings if finding is not None]
 
 
@@ -77,12 +79,14 @@ def _failures(observation: Observation, health: Health, new: int) -> Finding | N
     return replace(finding, severity="info")  # training was not touched
 
 
-def _silent(observation: Observation, health: Health) -> Finding | None:
-    if not health.silent:
+def _stopped(observation: Observation, health: Health) -> Finding | None:
+    stopped = health.stopped
+    if not stopped:
         return None
-    names = ", ".join(health.silent[:NAMED]) + (", …" if len(health.silent) > NAMED else "")
-    text = f"Hooks were set and have never fired, {len(health.silent)} of them: {names}."
-    return _finding(observation, text, SILENT, site="hooks", value=len(health.silent))
+    names = ", ".join(stopped[:NAMED]) + (", …" if len(stopped) > NAMED else "")
+    count = f"{len(stopped)} places that were" if len(stopped) > 1 else "One place that was"
+    text = f"{count} measured before have had no value for many samples: {names}."
+    return _finding(observation, text, STOPPED, site="hooks", value=len(stopped))
 
 
 def _finding(

@@ -2,13 +2,16 @@
 import { readFileSync } from "node:fs";
 import * as display from "../../../dashboard/assets/js/display.js";
 
-export const CASES = JSON.parse(readFileSync(new URL("../display_cases.json", import.meta.url), "utf8"));
+export const CASES = JSON.parse(
+  readFileSync(new URL("../display_cases.json", import.meta.url), "utf8"),
+);
 
 const NONFINITE = new Set(["NaN", "Infinity", "-Infinity"]);
 
 /** The function that Python calls by this name. */
 export function shown(name) {
-  return display[name.replace(/_(\w)/g, (_, letter) => letter.toUpperCase())];
+  const functions = { ...display };
+  return functions[name.replace(/_(\w)/g, (_, letter) => letter.toUpperCase())];
 }
 
 /** What JSON cannot write travels as a string. */

@@ -6,9 +6,12 @@ import { argument, CASES, shown } from "./cases.js";
 function assertClose(result, expected) {
   if (Array.isArray(expected)) {
     assert.equal(result.length, expected.length);
-    expected.forEach((item, i) => assertClose(result[i], item));
+    for (const [i, item] of expected.entries()) assertClose(result[i], item);
   } else if (typeof expected === "number") {
-    assert.ok(Math.abs(result - expected) <= 1e-12 * Math.abs(expected), `${result} is not ${expected}`);
+    assert.ok(
+      Math.abs(result - expected) <= 1e-12 * Math.abs(expected),
+      `${result} is not ${expected}`,
+    );
   } else {
     assert.equal(result, expected);
   }

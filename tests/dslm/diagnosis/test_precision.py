@@ -17,23 +17,23 @@ DTYPES = {
     "fp8 e4m3": torch.float8_e4m3fn,
     "fp8 e5m2": torch.float8_e5m2,
 }
-by_name = pytest.mark.parametrize("held", FORMATS, ids=lambda held: held.name)
+by_name = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
 
 
 @by_name
-def test_limits_are_torchs(held: NumberFormat) -> None:
-    info = torch.finfo(DTYPES[held.name])
-    below = torch.tensor([held.smallest_subnormal, 0.49 * held.smallest_subnormal])
+def test_limits_are_torchs(fmt: NumberFormat) -> None:
+    info = torch.finfo(DTYPES[fmt.name])
+    below = torch.tensor([fmt.smallest_subnormal, 0.49 * fmt.smallest_subnormal])
 
-    assert (held.largest, held.smallest_normal) == (info.max, info.smallest_normal)
-    if held.name != "bf16":  # torch's CPU kernels may flush float32's own subnormals
-        assert (below.to(DTYPES[held.name]).float() > 0).tolist() == [True, False]
+    assert (fmt.largest, fmt.smallest_normal) == (info.max, info.smallest_normal)
+    if fmt.name != "bf16":  # torch's CPU kernels may flush float32's own subnormals
+        assert (below.to(DTYPES[fmt.name]).float() > 0).tolist() == [True, False]
 
 
-@pytest.mark.parametrize("held", [one for one in FORMATS if one.name != "bf16"], ids=str)
-def test_half_of_all_entries_round_to_zero_at_the_flush_limit(held: NumberFormat) -> None:
-    entries = np.random.default_rng(0).standard_normal(200_000) * held.flush_std
-    rounded = torch.tensor(entries, dtype=torch.float32).to(DTYPES[held.name]).float()
+@pytest.mark.parametrize("fmt", [fmt for fmt in FORMATS if fmt.name != "bf16"], ids=str)
+def test_half_of_all_entries_round_to_zero_at_the_flush_limit(fmt: NumberFormat) -> None:
+    entries = np.random.default_rng(0).standard_normal(200_000) * fmt.flush_std
+    rounded = torch.tensor(entries, dtype=torch.float32).to(DTYPES[fmt.name]).float()
 
     lost = float((rounded == 0).float().mean())
 
@@ -41,9 +41,9 @@ def test_half_of_all_entries_round_to_zero_at_the_flush_limit(held: NumberFormat
 
 
 def test_layers_outside_are_named() -> None:
-    found = outside(np.array([1e5, 1.0, 1e-5, 1e-9, np.nan]), FP16)
+    layers = outside(np.array([1e5, 1.0, 1e-5, 1e-9, np.nan]), FP16)
 
-    assert (found.overflow, found.imprecise, found.flushed) == ((0,), (2, 3), (3,))
+    assert (layers.overflow, layers.imprecise, layers.flushed) == ((0,), (2, 3), (3,))
 
 
 @given(low=st.floats(1e-30, 1e3), span=st.floats(1.0, 1e12))

@@ -24,7 +24,7 @@ def test_placement_and_back_keeps_weights_and_norms(placement: str) -> None:
     moved = dslm.with_placement(spec, other)  # type: ignore[arg-type]
     back = dslm.with_placement(moved, placement)  # type: ignore[arg-type]
 
-    assert {one.placement for one in decoder(moved).blocks if one} == {other}
+    assert {b.placement for b in decoder(moved).blocks if b} == {other}
     assert decoder(back).blocks == decoder(spec).blocks
 
 
@@ -44,10 +44,10 @@ def test_same_placement_changes_nothing() -> None:
 
 
 def test_depth_repeats_the_pattern_of_blocks() -> None:
-    local, whole = block(), block(std=0.1)
-    spec = spec_of(replace(stack(), blocks=(local, whole)))
+    local, wide = block(), block(std=0.1)
+    spec = spec_of(replace(stack(), blocks=(local, wide)))
 
-    assert decoder(dslm.with_depth(spec, 5)).blocks == (local, whole, local, whole, local)
+    assert decoder(dslm.with_depth(spec, 5)).blocks == (local, wide, local, wide, local)
     assert decoder(dslm.with_depth(spec, 1)).blocks == (local,)
 
 

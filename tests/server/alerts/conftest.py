@@ -56,12 +56,12 @@ class Diagnosis:
         self.events += events
 
     def opened(self, rule: str) -> list[Transition]:
-        return [one for one in self.events if one.kind == "opened" and one.key.rule == rule]
+        return [event for event in self.events if event.kind == "opened" and event.key.rule == rule]
 
     def loud(self) -> list[str]:
         """Rules that were opened at warning or above."""
-        found = [e for e in self.events if e.finding and e.finding.severity != "info"]
-        return sorted({one.key.rule for one in found})
+        notified = [e for e in self.events if e.finding and e.finding.severity != "info"]
+        return sorted({event.key.rule for event in notified})
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +73,14 @@ def runs() -> dict[str, Run]:
 
 
 def _run(name: str, arrays: dict[str, np.ndarray]) -> Run:
-    mine = {
+    arrays_of_run = {
         key.split(":", 1)[1]: array for key, array in arrays.items() if key.startswith(f"{name}:")
     }
-    values = {key: array for key, array in mine.items() if ":" not in key}
+    values = {key: array for key, array in arrays_of_run.items() if ":" not in key}
     curves = {
-        key.split(":")[1]: array.astype(np.float64) for key, array in mine.items() if ":" in key
+        key.split(":")[1]: array.astype(np.float64)
+        for key, array in arrays_of_run.items()
+        if ":" in key
     }
     n_layers = values[f"{STACK}/stream/variance"].shape[1] - 1
     facts = StackFacts(

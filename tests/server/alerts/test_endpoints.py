@@ -33,8 +33,8 @@ async def client(tmp_path, runs, run_row):
                 now=1.0,
             )
         transport = ASGITransport(app)
-        async with AsyncClient(transport=transport, base_url="http://127.0.0.1/api/v1") as found:
-            yield found
+        async with AsyncClient(transport=transport, base_url="http://127.0.0.1/api/v1") as client:
+            yield client
 
 
 async def test_an_alert_has_the_fields_of_the_contract(client):

@@ -28,9 +28,9 @@ def finding(step: int, severity: str = "warning", badness: float = 1.0) -> Findi
 def play(pattern, tracks=None):
     """Events of a pattern over steps: a finding, None for clear, or "unjudged"."""
     tracks, events = tracks or {}, []
-    for step, found in enumerate(pattern):
-        judged = frozenset() if found == "unjudged" else frozenset({"rank_collapse"})
-        findings = (found(step),) if callable(found) else ()
+    for step, holds in enumerate(pattern):
+        judged = frozenset() if holds == "unjudged" else frozenset({"rank_collapse"})
+        findings = (holds(step),) if callable(holds) else ()
         verdict = Verdict(findings, judged, RunningStats(step=step))
         tracks, new = advance(tracks, verdict)
         events += [(event.kind, event.step) for event in new]

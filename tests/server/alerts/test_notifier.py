@@ -161,7 +161,7 @@ async def test_a_failing_target_is_logged_once_until_it_succeeds():
                 notifier.notify([alert(1), alert(2), alert(3)])
                 await settled(registry, "delivered", 1)
 
-    assert [one["event"] for one in logs] == ["alert_not_delivered"]
+    assert [line["event"] for line in logs] == ["alert_not_delivered"]
     assert counted(registry, "given_up") == 2
 
 

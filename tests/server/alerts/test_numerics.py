@@ -15,18 +15,18 @@ NOTHING = RunningStats()
 
 def observed(**series: list[float]) -> Observation:
     """One step's series; ``__`` stands for a slash in their keys."""
-    values = {key.replace("__", "/"): np.array(one) for key, one in series.items()}
+    values = {key.replace("__", "/"): np.array(numbers) for key, numbers in series.items()}
     return Observation(step=7, values=values)
 
 
 def test_a_large_update_names_the_block_and_its_share():
-    seen = observed(decoder__updates__ratio=[1e-3, 0.04, 0.05, float("nan"), 2e-3])
+    observation = observed(decoder__updates__ratio=[1e-3, 0.04, 0.05, float("nan"), 2e-3])
 
-    (found,) = update_size(seen, NOTHING)
+    (finding,) = update_size(observation, NOTHING)
 
-    assert (found.first_layer, found.last_layer, found.severity) == (1, 2, "warning")
-    assert found.measured == pytest.approx(0.05)
-    assert "block 2 by 5 % of their size" in found.message and "At step 7" in found.message
+    assert (finding.first_layer, finding.last_layer, finding.severity) == (1, 2, "warning")
+    assert finding.measured == pytest.approx(0.05)
+    assert "block 2 by 5 % of their size" in finding.message and "At step 7" in finding.message
 
 
 # Measured maxima of healthy runs: learning rates 3e-4, 1e-3, 1e-2.
@@ -41,40 +41,40 @@ def test_the_update_of_the_whole_model_alone_is_no_finding():
 
 @pytest.mark.parametrize(("size", "holds"), [(8.9, False), (29.0, False), (364.4, True)])
 def test_log_z_is_judged_by_its_root_mean_square(size: float, holds: bool):
-    found = log_z_growth(observed(__log_z__mean_square=[size**2]), NOTHING)
+    findings = log_z_growth(observed(__log_z__mean_square=[size**2]), NOTHING)
 
-    assert bool(found) == holds
-    if found:
-        assert found[0].measured == pytest.approx(size) and "364" in found[0].message
+    assert bool(findings) == holds
+    if findings:
+        assert findings[0].measured == pytest.approx(size) and "364" in findings[0].message
 
 
 def test_values_too_large_for_float16_are_information_at_every_site():
-    seen = observed(
+    observation = observed(
         decoder__stream__fp16_overflow=[0.0, 0.0, 1e-6],
         encoder__feed_forward__fp16_overflow=[0.25, 0.0],
         decoder__stream__fp8_e4m3_overflow=[1.0, 1.0, 1.0],
     )
 
-    found = {one.key: one for one in format_overflow(seen, NOTHING)}
+    findings = {finding.key: finding for finding in format_overflow(observation, NOTHING)}
 
-    assert {(key.stack, key.site) for key in found} == {
+    assert {(key.stack, key.site) for key in findings} == {
         ("decoder", "stream"),
         ("encoder", "feed_forward"),
     }
-    assert {one.severity for one in found.values()} == {"info"}
-    assert {one.first_layer for one in found.values()} == {2, 0}
+    assert {finding.severity for finding in findings.values()} == {"info"}
+    assert {finding.first_layer for finding in findings.values()} == {2, 0}
 
 
 def test_dead_units_are_named_but_not_in_gradients():
-    seen = observed(
+    observation = observed(
         decoder__activation__zeros=[0.6, 0.995],
         decoder__stream_gradient__zeros=[1.0, 1.0, 1.0],
     )
 
-    (found,) = dead_units(seen, NOTHING)
+    (finding,) = dead_units(observation, NOTHING)
 
-    assert (found.site, found.first_layer, found.severity) == ("activation", 1, "info")
-    assert "99.5% of the values of the decoder's activation at layer 1" in found.message
+    assert (finding.site, finding.first_layer, finding.severity) == ("activation", 1, "info")
+    assert "99.5% of the values of the decoder's activation at layer 1" in finding.message
 
 
 RULES = (update_size, log_z_growth, format_overflow, dead_units)
@@ -87,7 +87,7 @@ def test_a_run_that_measures_nothing_more_is_not_judged(rule: object):
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=6))
 def test_no_value_whatever_raises(values: list[float]):
-    seen = observed(
+    observation = observed(
         decoder__updates__ratio=values,
         decoder__stream__fp16_overflow=values,
         decoder__stream__zeros=values,
@@ -96,4 +96,4 @@ def test_no_value_whatever_raises(values: list[float]):
 
     with np.errstate(all="ignore"):
         for rule in RULES:
-            rule(seen, NOTHING)
+            rule(observation, NOTHING)

@@ -48,34 +48,36 @@ def spec(placement: str = "post", beta: float = 1.0, gain_var: float = 0.0) -> d
 
 
 def test_facts_know_depth_placement_scale_and_the_curves_of_every_revision():
-    known = spec(beta=0.5)
+    described = spec(beta=0.5)
 
-    found = facts(known, {0: dslm.predict(known), 50: dslm.predict(known)})["decoder"]
+    stack_facts = facts(described, {0: dslm.predict(described), 50: dslm.predict(described)})[
+        "decoder"
+    ]
 
-    assert (found.n_layers, found.placement, found.beta) == (N, "post", 0.5)
-    assert [one.step for one in found.expected] == [0, 50]
-    assert found.at_start.variance == pytest.approx(np.ones(N + 1), abs=1e-4)
+    assert (stack_facts.n_layers, stack_facts.placement, stack_facts.beta) == (N, "post", 0.5)
+    assert [expected.step for expected in stack_facts.expected] == [0, 50]
+    assert stack_facts.at_start.variance == pytest.approx(np.ones(N + 1), abs=1e-4)
 
 
 def test_facts_without_a_prediction_keep_the_architecture():
-    found = facts(spec("pre"), {})["decoder"]
+    stack_facts = facts(spec("pre"), {})["decoder"]
 
-    assert (found.placement, found.at_start) == ("pre", None)
+    assert (stack_facts.placement, stack_facts.at_start) == ("pre", None)
 
 
 def test_a_gradient_predicted_without_a_look_at_the_top_is_no_bound():
-    known = spec()
-    unseen = facts(known, {0: dslm.predict(known)})["decoder"].at_start
+    described = spec()
+    unseen = facts(described, {0: dslm.predict(described)})["decoder"].at_start
 
-    stack = known.stacks["decoder"]
-    seen_spec = replace(
-        known, stacks={"decoder": replace(stack, top_gradient_kernel=stack.input_kernel)}
+    stack = described.stacks["decoder"]
+    measured_spec = replace(
+        described, stacks={"decoder": replace(stack, top_gradient_kernel=stack.input_kernel)}
     )
-    seen = facts(seen_spec, {0: dslm.predict(seen_spec)})["decoder"].at_start
+    at_start = facts(measured_spec, {0: dslm.predict(measured_spec)})["decoder"].at_start
 
     assert np.isnan(unseen.gradient_high).all()
     assert np.isfinite(unseen.gradient).all()
-    assert not np.isnan(seen.gradient_high).any()
+    assert not np.isnan(at_start.gradient_high).any()
 
 
 def test_norms_that_have_moved_say_the_weights_are_trained():
@@ -84,9 +86,9 @@ def test_norms_that_have_moved_say_the_weights_are_trained():
 
 
 def test_a_stack_with_blocks_not_understood_has_the_placement_of_the_others():
-    known = spec("pre")
-    stack = known.stacks["decoder"]
-    partly = replace(known, stacks={"decoder": replace(stack, blocks=(None, *stack.blocks))})
+    described = spec("pre")
+    stack = described.stacks["decoder"]
+    partly = replace(described, stacks={"decoder": replace(stack, blocks=(None, *stack.blocks))})
 
     assert facts(partly, {})["decoder"].placement == "pre"
 
@@ -95,16 +97,18 @@ def test_a_frame_is_read_by_its_layout_and_keeps_nan():
     layout = Layout((Series("decoder", "stream", "variance", 3), Series("", "loss", "value", 1)))
     values = np.array([1.0, np.nan, 3.0, 2.5], np.float32)
 
-    seen = observe(step=7, layout=layout, values=values, stacks={})
+    observation = observe(step=7, layout=layout, values=values, stacks={})
 
-    assert seen.scalar("loss") == 2.5
-    assert np.isnan(seen.scalar("gradient_norm"))
-    np.testing.assert_array_equal(seen.series("decoder", "stream", "variance"), [1.0, np.nan, 3.0])
+    assert observation.scalar("loss") == 2.5
+    assert np.isnan(observation.scalar("gradient_norm"))
+    np.testing.assert_array_equal(
+        observation.series("decoder", "stream", "variance"), [1.0, np.nan, 3.0]
+    )
 
 
 def test_a_stack_that_is_not_described_is_known_by_its_series():
     layout = Layout((Series("encoder", "stream", "variance", 3),))
 
-    seen = observe(step=0, layout=layout, values=np.ones(3, np.float32), stacks={})
+    observation = observe(step=0, layout=layout, values=np.ones(3, np.float32), stacks={})
 
-    assert seen.stacks == {"encoder": StackFacts(n_layers=2)}
+    assert observation.stacks == {"encoder": StackFacts(n_layers=2)}

@@ -120,7 +120,7 @@ def test_gradient_underflow_in_half_precision_is_told_before_the_first_nan(runs,
 def test_nonfinite_names_the_layer_where_the_signal_broke_first(runs, diagnose):
     events = diagnose(runs["pre-ln 8, half overflows"]).opened("nonfinite")
 
-    stream = next(one.finding for one in events if one.key.site == "stream")
+    stream = next(event.finding for event in events if event.key.site == "stream")
     assert stream.severity == "critical"
     assert f"At step {OVERFLOW} " in stream.message
     assert "first at layer 5" in stream.message  # behind the block whose output passes through half
@@ -129,23 +129,25 @@ def test_nonfinite_names_the_layer_where_the_signal_broke_first(runs, diagnose):
 def test_nonfinite_gradients_are_first_at_their_highest_layer(runs, diagnose):
     events = diagnose(runs["pre-ln 8, half overflows"]).opened("nonfinite")
 
-    gradient = next(one.finding for one in events if one.key.site == "stream_gradient")
+    gradient = next(event.finding for event in events if event.key.site == "stream_gradient")
     assert "first at layer 8" in gradient.message
 
 
 def test_where_it_broke_first_stays_told_however_far_it_spreads(runs, diagnose):
     diagnosis = diagnose(runs["pre-ln 8, half overflows"])
 
-    told = [one for one in diagnosis.events if one.key.rule == "nonfinite" and one.finding]
-    rewritten = [one for one in told if one.kind in {"escalated", "worsened"}]
-    assert len(told) >= 3  # loss, stream and gradient
+    changes = [
+        event for event in diagnosis.events if event.key.rule == "nonfinite" and event.finding
+    ]
+    rewritten = [event for event in changes if event.kind in {"escalated", "worsened"}]
+    assert len(changes) >= 3  # loss, stream and gradient
     assert rewritten == []
 
 
 def test_nan_clears_no_alert(runs, diagnose):
     diagnosis = diagnose(runs["pre-ln 8, half overflows"])
 
-    assert [one for one in diagnosis.events if one.kind == "resolved"] == []
+    assert [event for event in diagnosis.events if event.kind == "resolved"] == []
 
 
 def test_a_loss_never_given_is_no_alert(runs, diagnose):
@@ -169,7 +171,7 @@ def test_divergence_is_told_within_ten_steps_of_the_jump(runs, diagnose):
     (event,) = diagnosis.opened("loss_divergence")
     assert JUMP < event.step <= JUMP + 10
     assert event.finding.severity == "critical"
-    assert not [one for one in diagnosis.events if one.step < JUMP]
+    assert not [event for event in diagnosis.events if event.step < JUMP]
 
 
 def test_a_jump_of_the_learning_rate_shows_in_the_attention_logits(runs, diagnose):
@@ -234,8 +236,8 @@ def test_a_prediction_that_arrives_late_still_judges_the_start(runs, diagnosis):
     off = runs["pre-ln 24"].with_series(f"{STACK}/stream/variance", lambda values: 8 * values)
 
     for observation in list(off.observations())[:40]:
-        known = observation.step >= 20
-        facts = off.facts if known else replace(off.facts, expected=())
+        is_described = observation.step >= 20
+        facts = off.facts if is_described else replace(off.facts, expected=())
         diagnosis.see(replace(observation, stacks={STACK: facts}))
 
     (event,) = diagnosis.opened("departs_from_prediction")
@@ -286,12 +288,21 @@ def test_dropped_frames_are_told_when_they_are_dropped(runs, diagnosis):
     assert "gave up 7 frames" in event.finding.message
 
 
-def test_silent_hooks_are_named(runs, diagnosis):
+def test_places_that_were_measured_before_are_named(runs, diagnosis):
     for observation in list(runs["pre-ln 24"].observations())[:10]:
-        diagnosis.see(replace(observation, health=Health(silent=("blocks.3",))))
+        stopped = ("decoder/attention[3]",) if observation.step >= 4 else ()
+        diagnosis.see(replace(observation, health=Health(stopped=stopped)))
 
     (event,) = diagnosis.opened("agent_health")
-    assert "blocks.3" in event.finding.message
+    assert (event.step, event.finding.severity) == (4, "warning")
+    assert "decoder/attention[3]" in event.finding.message
+
+
+def test_places_that_were_never_measured_are_no_alert(runs, diagnosis):
+    for observation in list(runs["pre-ln 24"].observations())[:10]:
+        diagnosis.see(replace(observation, health=Health(silent=("decoder/attention[3]",))))
+
+    assert diagnosis.opened("agent_health") == []
 
 
 def test_losses_before_this_process_started_are_no_news(runs, diagnosis):

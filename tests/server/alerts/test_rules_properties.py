@@ -28,9 +28,9 @@ def vectors(draw, length):
 
 @st.composite
 def measured(draw):
-    kept = draw(st.lists(st.sampled_from(SITES), unique=True))
+    sites = draw(st.lists(st.sampled_from(SITES), unique=True))
     layers = draw(st.sampled_from([LAYERS, LAYERS, LAYERS + 3, 1]))  # a layout may disagree
-    values = {f"decoder/{s}/{q}": draw(vectors(layers + extra)) for s, q, extra in kept}
+    values = {f"decoder/{s}/{q}": draw(vectors(layers + extra)) for s, q, extra in sites}
     values["/loss/value"] = draw(vectors(1))
     values["/gradient_norm/value"] = draw(vectors(1))
     return values
@@ -57,14 +57,14 @@ def stacks(draw):
 @settings(max_examples=60, deadline=None, phases=PHASES)
 def test_rules_answer_whatever_is_measured_and_open_each_key_once(data):
     stats, tracks, standing = RunningStats(), {}, set()
-    known = data.draw(stacks())
+    stack_facts = data.draw(stacks())
     for values in data.draw(st.lists(measured(), max_size=3)):
         for repeat in range(7):  # long enough for a rule that must hold for five samples
             step = stats.step + 1
-            verdict = evaluate(Observation(step=step, values=values, stacks=known), stats)
+            verdict = evaluate(Observation(step=step, values=values, stacks=stack_facts), stats)
             tracks, events = advance(tracks, verdict)
             stats = verdict.stats
-            assert len({one.key for one in events}) == len(events), repeat
+            assert len({event.key for event in events}) == len(events), repeat
             for event in events:
                 if event.kind == "opened":
                     assert event.key not in standing
@@ -77,8 +77,8 @@ def test_rules_answer_whatever_is_measured_and_open_each_key_once(data):
 
 @given(measured(), stacks())
 @settings(max_examples=100, deadline=None)
-def test_findings_name_layers_in_order_and_inside_the_stack(values, known):
-    verdict = evaluate(Observation(step=0, values=values, stacks=known), RunningStats())
+def test_findings_name_layers_in_order_and_inside_the_stack(values, stack_facts):
+    verdict = evaluate(Observation(step=0, values=values, stacks=stack_facts), RunningStats())
 
     for finding in verdict.findings:
         if finding.first_layer is not None:
@@ -89,8 +89,8 @@ def test_findings_name_layers_in_order_and_inside_the_stack(values, known):
 
 @given(measured(), stacks())
 @settings(max_examples=50, deadline=None)
-def test_a_step_seen_again_changes_nothing(values, known):
-    observation = Observation(step=3, values=values, stacks=known)
+def test_a_step_seen_again_changes_nothing(values, stack_facts):
+    observation = Observation(step=3, values=values, stacks=stack_facts)
     stats = evaluate(observation, RunningStats()).stats
 
     again = evaluate(observation, stats)

@@ -21,12 +21,12 @@ OTHER = "b" * 32
 
 @pytest.fixture
 async def database(tmp_path, run_row):
-    found = connect(f"sqlite+aiosqlite:///{tmp_path / 'alerts.db'}")
-    async with found.engine.begin() as connection:
+    alerts_db = connect(f"sqlite+aiosqlite:///{tmp_path / 'alerts.db'}")
+    async with alerts_db.engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
         await connection.execute(run_table.insert(), [run_row(RUN), run_row(OTHER, "private")])
-    yield found
-    await found.close()
+    yield alerts_db
+    await alerts_db.close()
 
 
 async def judge(database, observations, alert_state=None, now=100.0):
@@ -40,15 +40,15 @@ async def judge(database, observations, alert_state=None, now=100.0):
         )
 
 
-async def stored(database, **wanted):
-    page = await service.list_alerts(database, AlertFilter(**wanted), cursor=None, limit=100)
+async def stored(database, **filters):
+    page = await service.list_alerts(database, AlertFilter(**filters), cursor=None, limit=100)
     return page.alerts
 
 
 async def test_a_failing_run_is_stored_with_all_that_an_alert_says(database, runs):
     outcome = await judge(database, runs["post-ln 24"].observations())
 
-    (alert,) = [one for one in await stored(database) if one.rule == "rank_collapse"]
+    (alert,) = [alert for alert in await stored(database) if alert.rule == "rank_collapse"]
     assert alert in outcome.changed
     assert (alert.run_id, alert.run_name, alert.status) == (RUN, "post-ln", "open")
     assert alert.severity == "critical"
@@ -63,9 +63,9 @@ async def test_frame_by_frame_stores_what_one_batch_stores(database, runs):
         alert_state = (await judge(database, [observation], alert_state)).alert_state
     step_by_step = await stored(database)
 
-    rules = [one.rule for one in step_by_step]
+    rules = [alert.rule for alert in step_by_step]
     assert sorted(rules) == ["rank_collapse", "vanishing_gradient"]
-    assert all(one.last_step > one.step for one in step_by_step)
+    assert all(alert.last_step > alert.step for alert in step_by_step)
 
 
 async def test_a_restart_in_the_middle_repeats_no_alert(database, runs):
@@ -74,7 +74,7 @@ async def test_a_restart_in_the_middle_repeats_no_alert(database, runs):
 
     outcome = await judge(database, observations[30:], alert_state=AlertState())
 
-    rules = [one.rule for one in await stored(database)]
+    rules = [alert.rule for alert in await stored(database)]
     assert len(rules) == len(set(rules))
     assert outcome.to_notify == ()
 
@@ -102,21 +102,21 @@ async def test_a_rolled_back_transaction_leaves_the_watch_as_it_was(database, ru
 
     outcome = await judge(database, observations, alert_state)
 
-    assert "rank_collapse" in [one.rule for one in outcome.to_notify]
+    assert "rank_collapse" in [alert.rule for alert in outcome.to_notify]
 
 
 async def test_an_acknowledged_alert_stays_one_and_is_not_announced_again(database, runs):
     observations = list(runs["post-ln 24"].observations())
     first = await judge(database, observations[:16])
-    (opened,) = [one for one in first.to_notify if one.rule == "rank_collapse"]
+    (opened,) = [alert for alert in first.to_notify if alert.rule == "rank_collapse"]
     assert opened.severity == "warning"
     await service.acknowledge(database, opened.id, project=None)
 
     second = await judge(database, observations[16:], first.alert_state)
 
-    (alert,) = [one for one in await stored(database) if one.rule == "rank_collapse"]
+    (alert,) = [alert for alert in await stored(database) if alert.rule == "rank_collapse"]
     assert (alert.status, alert.severity) == ("acknowledged", "critical")
-    assert "rank_collapse" not in [one.rule for one in second.to_notify]
+    assert "rank_collapse" not in [alert.rule for alert in second.to_notify]
 
 
 async def test_an_alert_that_clears_is_resolved_and_told_to_pages_only(database, runs):
@@ -126,7 +126,7 @@ async def test_an_alert_that_clears_is_resolved_and_told_to_pages_only(database,
 
     outcome = await judge(database, later, first.alert_state)
 
-    ended = [one.rule for one in outcome.changed if one.status == "resolved"]
+    ended = [alert.rule for alert in outcome.changed if alert.status == "resolved"]
     assert sorted(ended) == ["rank_collapse", "vanishing_gradient"]
     assert outcome.to_notify == ()
 
@@ -146,7 +146,7 @@ async def test_a_collapse_is_no_divergence(database, runs):
 async def test_nan_survives_in_an_alert(database, runs):
     await judge(database, runs["pre-ln 8, half overflows"].observations())
 
-    (loss,) = [one for one in await stored(database) if one.site == "loss"]
+    (loss,) = [alert for alert in await stored(database) if alert.site == "loss"]
     assert math.isnan(loss.measured)
     assert '"measured":"NaN"' in loss.model_dump_json()
 
@@ -163,7 +163,7 @@ async def test_silence_is_told_once_and_ended_by_the_next_frame(database, runs):
 
     await judge(database, [runs["pre-ln 24"].observation(5)])
 
-    assert [one.status for one in await stored(database)] == ["resolved"]
+    assert [alert.status for alert in await stored(database)] == ["resolved"]
 
 
 async def test_alerts_are_listed_page_by_page_newest_first(database, runs):
@@ -184,7 +184,9 @@ async def test_alerts_are_listed_page_by_page_newest_first(database, runs):
 
     assert pages == everything
     assert len(everything) >= 3
-    assert [one.opened_at for one in pages] == sorted((o.opened_at for o in pages), reverse=True)
+    assert [alert.opened_at for alert in pages] == sorted(
+        (o.opened_at for o in pages), reverse=True
+    )
 
 
 async def test_alerts_are_listed_by_run_status_and_project(database, runs):

@@ -246,3 +246,31 @@ def test_hooks_that_cannot_fire_are_named(tmp_path: Path) -> None:
 
     assert transport.health.silent == ("decoder/stream_gradient[0]",)
     assert np.isnan(transport.series("decoder/stream_gradient/variance")[0])
+
+
+def test_a_place_that_stops_being_measured_is_named_after_20_samples(tmp_path: Path) -> None:
+    model, optimizer = built()
+    agent, _ = recorded(model, tmp_path, optimizer=optimizer)
+    stopped = []
+    for step in range(24):
+        if step == 2:
+            model.blocks[1].requires_grad_(False).eval()  # as progressive freezing does
+        agent.step(loss=train_step(model, optimizer, batch(step)))
+        agent._parts.sender.settle(10.0)
+        stopped.append(agent._parts.sender._health().stopped)
+    agent.close()
+
+    assert not any(stopped[:20])
+    assert "decoder/stream[2]" in stopped[-1]
+    assert not any(place.startswith("decoder/stream[3]") for place in stopped[-1])
+
+
+def test_layers_that_a_step_may_skip_have_not_stopped(tmp_path: Path) -> None:
+    model, optimizer = built()
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+    for step in range(30):
+        model.blocks[1].train(step % 7 == 0)
+        agent.step(loss=train_step(model, optimizer, batch(step)))
+    agent.close()
+
+    assert transport.health.stopped == ()

@@ -145,8 +145,8 @@ def test_hooks_give_the_output_of_written_residual_scales(placement: str) -> Non
 
     assert (by_attributes.residual, by_hooks.residual) == ("attributes", "hooks")
     ids = words(50, 12)["input_ids"]
-    wanted, got = written.eval()(ids)["logits"], hooked.eval()(ids)["logits"]
-    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+    expected, got = written.eval()(ids)["logits"], hooked.eval()(ids)["logits"]
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
 def _plain_step(block: Block) -> Callable[[Tensor], Tensor]:
@@ -168,7 +168,7 @@ def test_scales_follow_deepcopy_pickle_and_state_dict() -> None:
     keys = list(model.state_dict())
     deepscale(model)
     ids = words(97, 16)["input_ids"]
-    wanted = model.eval()(ids).logits
+    expected = model.eval()(ids).logits
 
     file = io.BytesIO()
     torch.save(model, file)
@@ -182,7 +182,7 @@ def test_scales_follow_deepcopy_pickle_and_state_dict() -> None:
 
     assert list(model.state_dict()) == keys
     for same in (copy.deepcopy(model), unpickled, other):
-        torch.testing.assert_close(same(ids).logits, wanted)
+        torch.testing.assert_close(same(ids).logits, expected)
 
 
 def test_scales_survive_compilation_in_one_graph() -> None:

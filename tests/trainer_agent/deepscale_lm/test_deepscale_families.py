@@ -38,11 +38,11 @@ class Encoder(nn.Module):
 
 def spans(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
     """By stack: the largest factor that forward and backward variance are away from 1."""
-    known = architecture(model, (), batch)
-    found = measured_stacks(model, {s.name: s.blocks for s in known.stacks}, batch)
+    recognised = architecture(model, (), batch)
+    measurement = measured_stacks(model, {s.name: s.blocks for s in recognised.stacks}, batch)
     return {
         name: tuple(float(np.exp(np.abs(np.log(c)).max())) for c in (curves[0], curves[1]))
-        for name, curves in found.items()
+        for name, curves in measurement.items()
     }
 
 
@@ -122,9 +122,9 @@ def test_hooks_give_the_output_of_written_scales(placement: str, form: str) -> N
     assert reports[0].residual.startswith("attributes")
     assert reports[1].residual == "hooks"
     ids = torch.randint(0, 50, (4, 12), generator=torch.Generator().manual_seed(2))
-    wanted, got = written.eval()(ids)["logits"], hooked.eval()(ids)["logits"]
+    expected, got = written.eval()(ids)["logits"], hooked.eval()(ids)["logits"]
     # eps of the norms, on streams of another size inside the block
-    torch.testing.assert_close(got, wanted, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-3)
 
 
 def _forget_scales(block: Block) -> None:
@@ -175,10 +175,10 @@ def test_report_is_data_and_tells_every_residual_step() -> None:
 
     report: Report = trainer_agent.deepscale(model, form="balanced")
 
-    told = json.loads(json.dumps(report.as_dict()))
-    assert told["form"] == "balanced"
-    assert len(told["residuals"]) == 2 * DEPTH
-    first = told["residuals"][0]
+    as_json = json.loads(json.dumps(report.as_dict()))
+    assert as_json["form"] == "balanced"
+    assert len(as_json["residuals"]) == 2 * DEPTH
+    first = as_json["residuals"][0]
     assert (first["old_lam"], first["old_beta"]) == (1.0, 1.0)
     assert first["new_lam"] ** 2 + first["new_beta"] ** 2 == pytest.approx(1)
     assert "feed_forward branch" in str(report)

@@ -151,9 +151,9 @@ class FeedForward(nn.Module):
             return functional.relu(u).square()
         if self.activation == "gelu tanh":
             return functional.gelu(u, approximate="tanh")
-        found = getattr(functional, self.activation)(u)
-        assert isinstance(found, Tensor)
-        return found
+        activated = getattr(functional, self.activation)(u)
+        assert isinstance(activated, Tensor)
+        return activated
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(functional.dropout(self.act(self.fc(x)), 0.2, self.training))

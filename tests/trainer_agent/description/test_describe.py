@@ -69,12 +69,12 @@ def test_measured_moments_take_columns_where_the_input_comes_first() -> None:
 
 def test_measured_moments_follow_the_weights_of_today() -> None:
     model = Model(Block(RotaryAttention(), GatedFeedForward(), norm=RMSNorm))
-    found = architecture(model, (), batch())
-    (before,) = measure(found, model)["decoder"]
+    recognised = architecture(model, (), batch())
+    (before,) = measure(recognised, model)["decoder"]
 
     with torch.no_grad():
         model.blocks[0].mlp.gate_up.weight[:96].mul_(2)
-    (after,) = measure(found, model)["decoder"]
+    (after,) = measure(recognised, model)["decoder"]
 
     assert before is not None and after is not None
     assert before.feed_forward.gate is not None and after.feed_forward.gate is not None
@@ -85,10 +85,10 @@ def test_measured_moments_follow_the_weights_of_today() -> None:
 
 def test_measuring_another_model_names_the_parameter_it_lacks() -> None:
     model = Model(Block(WrittenAttention(), FeedForward()))
-    found = architecture(model, (), batch())
+    recognised = architecture(model, (), batch())
 
     with pytest.raises(KeyError, match=r"no parameter 'blocks\.0"):
-        measure(found, nn.Linear(2, 2))
+        measure(recognised, nn.Linear(2, 2))
 
 
 def test_input_kernel_is_of_the_stream_into_block_0() -> None:
@@ -134,14 +134,14 @@ def test_loss_is_found_in_other_forms_of_output(form: str) -> None:
             self.inner = inner
 
         def forward(self, **kwargs: torch.Tensor) -> object:
-            found = self.inner(**kwargs)
-            return (found["logits"], found["loss"]) if form == "tuple" else found["loss"]
+            output = self.inner(**kwargs)
+            return (output["logits"], output["loss"]) if form == "tuple" else output["loss"]
 
     got = trainer_agent.describe(Other(), data).stacks["decoder"].top_gradient_kernel
-    wanted = trainer_agent.describe(inner, data).stacks["decoder"].top_gradient_kernel
+    expected = trainer_agent.describe(inner, data).stacks["decoder"].top_gradient_kernel
 
-    assert got is not None and wanted is not None
-    np.testing.assert_array_equal(got.diagonal, wanted.diagonal)
+    assert got is not None and expected is not None
+    np.testing.assert_array_equal(got.diagonal, expected.diagonal)
 
 
 def test_padding_of_the_batch_is_left_out_of_its_kernels() -> None:
@@ -152,9 +152,9 @@ def test_padding_of_the_batch_is_left_out_of_its_kernels() -> None:
     streams: list[torch.Tensor] = []
     model.transformer.h[0].register_forward_pre_hook(lambda _m, args: streams.append(args[0]))
     model(**data)
-    wanted = kernel(streams[0], data["attention_mask"])
+    expected = kernel(streams[0], data["attention_mask"])
     got = spec.stacks["decoder"].input_kernel
-    np.testing.assert_allclose(got.diagonal, wanted.diagonal, rtol=1e-5)
+    np.testing.assert_allclose(got.diagonal, expected.diagonal, rtol=1e-5)
 
 
 def test_description_is_what_the_theory_predicts_from() -> None:
@@ -177,9 +177,9 @@ def test_a_batch_of_another_kind_is_refused(wrong: object) -> None:
 
 
 def test_an_architecture_names_its_stacks() -> None:
-    found = architecture(Model(Block(WrittenAttention(), FeedForward())), (), batch())
+    recognised = architecture(Model(Block(WrittenAttention(), FeedForward())), (), batch())
 
-    assert isinstance(found, Architecture)
-    assert found.stack("decoder") is found.stacks[0]
+    assert isinstance(recognised, Architecture)
+    assert recognised.stack("decoder") is recognised.stacks[0]
     with pytest.raises(KeyError, match="encoder"):
-        found.stack("encoder")
+        recognised.stack("encoder")

@@ -78,17 +78,17 @@ def pairs(size: int = 4) -> dict[str, Tensor]:
 
 def whole(model: nn.Module) -> Architecture:
     """The architecture of a model understood whole, encoder and decoder."""
-    found = architecture(model.train(), (), pairs())
-    assert found.missing == ()
-    assert [stack.name for stack in found.stacks] == ["encoder", "decoder"]
-    return found
+    recognised = architecture(model.train(), (), pairs())
+    assert recognised.missing == ()
+    assert [stack.name for stack in recognised.stacks] == ["encoder", "decoder"]
+    return recognised
 
 
 @pytest.mark.parametrize(("norm_first", "placement"), [(True, "pre"), (False, "post")])
 def test_cross_attention_of_torchs_transformer_is_found(norm_first: bool, placement: str) -> None:
-    found = whole(Translator(norm_first=norm_first))
+    recognised = whole(Translator(norm_first=norm_first))
 
-    encoder, decoder = found.stacks
+    encoder, decoder = recognised.stacks
     assert (encoder.reads, decoder.reads) == (None, "encoder")
     assert encoder.final_norm is not None
     assert encoder.final_norm.weight == "layers.encoder.norm.weight"
@@ -124,11 +124,11 @@ def test_both_stacks_are_predicted_within_one_draws_scatter(name: str) -> None:
     batch, stacks = pairs(8), {s.name: s.blocks for s in whole(model).stacks}
     predicted = dslm.predict(trainer_agent.describe(model, batch)).stacks
 
-    seen = measured_stacks(model, stacks, batch)
+    measurement = measured_stacks(model, stacks, batch)
 
     for stack, curves in predicted.items():
-        forward = np.abs(curves.forward.variance / seen[stack].forward - 1)
-        backward = np.abs(curves.backward.variance / seen[stack].backward - 1)
+        forward = np.abs(curves.forward.variance / measurement[stack].forward - 1)
+        backward = np.abs(curves.backward.variance / measurement[stack].backward - 1)
         # one draw at d = 128: a layer scatters by sqrt(2/d) = 12 %
         assert np.median(forward) < 0.15
         assert np.median(backward) < 0.2
@@ -136,7 +136,7 @@ def test_both_stacks_are_predicted_within_one_draws_scatter(name: str) -> None:
 
 
 def test_a_memory_that_is_not_a_stacks_output_is_missing() -> None:
-    found = architecture(Unread().train(), (), pairs())
+    recognised = architecture(Unread().train(), (), pairs())
 
-    assert {m.what for m in found.missing} == {"cross-attention"}
-    assert all(part is None for part in found.stacks[1].parts)
+    assert {m.what for m in recognised.missing} == {"cross-attention"}
+    assert all(part is None for part in recognised.stacks[1].parts)

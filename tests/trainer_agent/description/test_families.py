@@ -48,23 +48,23 @@ def padded() -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": (torch.arange(16) < lengths).long()}
 
 
-def whole(found: Architecture, name: str) -> BlockParts:
+def whole(recognised: Architecture, name: str) -> BlockParts:
     """The first block's parts of a model understood whole, with one stack of that name."""
-    assert found.missing == ()
-    assert [s.name for s in found.stacks] == [name]
-    assert None not in found.stacks[0].parts
-    parts = found.stacks[0].parts[0]
+    assert recognised.missing == ()
+    assert [s.name for s in recognised.stacks] == [name]
+    assert None not in recognised.stacks[0].parts
+    parts = recognised.stacks[0].parts[0]
     assert parts is not None
     return parts
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_gpt2_is_recognised(implementation: str) -> None:
-    found = architecture(gpt2(implementation), (), padded())
+    recognised = architecture(gpt2(implementation), (), padded())
 
-    parts = whole(found, "decoder")
-    assert found.family == "gpt2"
-    assert found.stacks[0].blocks == ("transformer.h.0", "transformer.h.1")
+    parts = whole(recognised, "decoder")
+    assert recognised.family == "gpt2"
+    assert recognised.stacks[0].blocks == ("transformer.h.0", "transformer.h.1")
     assert (parts.placement, parts.causal, parts.feed_forward.activation) == (
         "pre",
         True,
@@ -85,10 +85,10 @@ def test_gpt2_is_recognised(implementation: str) -> None:
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_bert_is_recognised(implementation: str) -> None:
-    found = architecture(bert(implementation), (), padded())
+    recognised = architecture(bert(implementation), (), padded())
 
-    parts = whole(found, "encoder")
-    assert found.family == "bert"
+    parts = whole(recognised, "encoder")
+    assert recognised.family == "bert"
     assert (parts.placement, parts.causal, parts.feed_forward.activation) == ("post", False, "gelu")
     assert parts.attention_norm.weight == "bert.encoder.layer.0.attention.output.LayerNorm.weight"
     assert parts.feed_forward_norm.weight == "bert.encoder.layer.0.output.LayerNorm.weight"
@@ -101,10 +101,10 @@ def test_bert_is_recognised(implementation: str) -> None:
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
 def test_llama_is_recognised(implementation: str, theta: float) -> None:
     rope = {"rope_type": "default", "rope_theta": theta}
-    found = architecture(llama(implementation, rope_parameters=rope), (), padded())
+    recognised = architecture(llama(implementation, rope_parameters=rope), (), padded())
 
-    parts = whole(found, "decoder")
-    assert found.family == "llama"
+    parts = whole(recognised, "decoder")
+    assert recognised.family == "llama"
     assert (parts.placement, parts.causal, parts.feed_forward.activation) == ("pre", True, "silu")
     assert parts.attention.rotary == Rotary(theta=theta)
     assert (parts.attention.n_heads, parts.attention.n_kv_heads) == (4, 2)
@@ -131,16 +131,16 @@ def test_scaled_rotary_frequencies_are_the_models_own(kind: str) -> None:
     rope = {"rope_type": kind, "rope_theta": 500.0, **ROPES[kind]}
     model = llama("sdpa", rope_parameters=rope)
 
-    found = architecture(model, (), padded())
+    recognised = architecture(model, (), padded())
 
-    assert found.missing == ()
-    parts = found.stacks[0].parts[0]
+    assert recognised.missing == ()
+    parts = recognised.stacks[0].parts[0]
     assert parts is not None
     rotary = parts.attention.rotary
     assert rotary is not None
-    own = model.get_buffer("model.rotary_emb.inv_freq").tolist()
+    frequencies = model.get_buffer("model.rotary_emb.inv_freq").tolist()
     # angles of 12 tokens in float32 are good to 1e-6
-    assert rotary.frequencies == pytest.approx(own, abs=1e-6)
+    assert rotary.frequencies == pytest.approx(frequencies, abs=1e-6)
     assert rotary.scale == pytest.approx(model.model.rotary_emb.attention_scaling, rel=1e-4)
 
 

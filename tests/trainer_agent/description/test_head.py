@@ -36,31 +36,31 @@ def ids_of(batch: int = 4, seq: int = 16) -> Tensor:
 
 
 def test_gpt2_head_is_a_norm_and_the_tied_embedding() -> None:
-    found = head_of(gpt2("sdpa"), labelled(ids_of()))
+    head_part = head_of(gpt2("sdpa"), labelled(ids_of()))
 
-    assert [layer.norm is not None for layer in found.layers] == [True]
-    assert (found.output.d_in, found.output.d_out) == (64, 50)
-    assert found.tied == pytest.approx(1.0, abs=0.1)  # positions are random beside it
-    assert found.labels.weight == pytest.approx(1 / (4 * 15))
-    assert found.labels.counted.diagonal.tolist() == [1.0] * 15 + [0.0]
+    assert [layer.norm is not None for layer in head_part.layers] == [True]
+    assert (head_part.output.d_in, head_part.output.d_out) == (64, 50)
+    assert head_part.tied == pytest.approx(1.0, abs=0.1)  # positions are random beside it
+    assert head_part.labels.weight == pytest.approx(1 / (4 * 15))
+    assert head_part.labels.counted.diagonal.tolist() == [1.0] * 15 + [0.0]
 
 
 def test_bert_head_has_a_dense_layer_that_hides_the_tie() -> None:
     ids = ids_of()
     labels = torch.where(torch.arange(16) % 4 == 1, ids, -100)
-    found = head_of(bert("sdpa"), {"input_ids": ids, "labels": labels})
+    head_part = head_of(bert("sdpa"), {"input_ids": ids, "labels": labels})
 
-    first, second, third = found.layers
+    first, second, third = head_part.layers
     assert first.linear is not None
     assert (second.activation, third.norm is not None) == ("gelu", True)
-    assert found.tied == 0
-    assert found.labels.weight == pytest.approx(1 / 16)
-    np.testing.assert_allclose(found.labels.counted.diagonal, np.arange(16) % 4 == 1)
+    assert head_part.tied == 0
+    assert head_part.labels.weight == pytest.approx(1 / 16)
+    np.testing.assert_allclose(head_part.labels.counted.diagonal, np.arange(16) % 4 == 1)
 
 
 def test_llama_head_shares_nothing() -> None:
-    found = head_of(llama("sdpa"), labelled(ids_of()))
-    assert (found.tied, found.labels.same_id) == (0.0, None)
+    head_part = head_of(llama("sdpa"), labelled(ids_of()))
+    assert (head_part.tied, head_part.labels.same_id) == (0.0, None)
 
 
 def test_gemma2_head_is_capped() -> None:
@@ -69,10 +69,10 @@ def test_gemma2_head_is_capped() -> None:
     config = Gemma2Config(
         **SIZES, num_key_value_heads=2, head_dim=16, intermediate_size=96, sliding_window=8
     )
-    found = head_of(Gemma2ForCausalLM(config), labelled(ids_of()))
+    head_part = head_of(Gemma2ForCausalLM(config), labelled(ids_of()))
 
-    assert found.soft_cap == pytest.approx(30.0)
-    assert found.tied == pytest.approx(8.0, rel=0.01)  # the embedding is times sqrt(64)
+    assert head_part.soft_cap == pytest.approx(30.0)
+    assert head_part.tied == pytest.approx(8.0, rel=0.01)  # the embedding is times sqrt(64)
 
 
 def test_vit_head_reads_the_class_token() -> None:
@@ -81,11 +81,11 @@ def test_vit_head_reads_the_class_token() -> None:
     sizes = {k: v for k, v in SIZES.items() if k != "vocab_size"}
     config = ViTConfig(**sizes, intermediate_size=96, image_size=16, patch_size=4, num_labels=3)
     batch = {"pixel_values": torch.randn(5, 3, 16, 16), "labels": torch.tensor([0, 1, 2, 0, 0])}
-    found = head_of(ViTForImageClassification(config), batch)
+    head_part = head_of(ViTForImageClassification(config), batch)
 
-    assert found.output.d_out == 3
-    assert found.labels.weight == pytest.approx(1 / 5)
-    assert found.labels.counted.diagonal.tolist() == [1.0] + [0.0] * 16
+    assert head_part.output.d_out == 3
+    assert head_part.labels.weight == pytest.approx(1 / 5)
+    assert head_part.labels.counted.diagonal.tolist() == [1.0] + [0.0] * 16
 
 
 def test_bert_pooler_is_a_dense_layer_and_tanh() -> None:
@@ -93,32 +93,33 @@ def test_bert_pooler_is_a_dense_layer_and_tanh() -> None:
 
     config = BertConfig(**SIZES, intermediate_size=96, num_labels=4)
     batch = {"input_ids": ids_of(), "labels": torch.tensor([0, 1, 2, 3])}
-    found = head_of(BertForSequenceClassification(config), batch)
+    head_part = head_of(BertForSequenceClassification(config), batch)
 
-    assert [layer.activation for layer in found.layers] == ["identity", "tanh", "identity"]
-    assert found.layers[-1].p_drop == pytest.approx(0.1)
+    assert [layer.activation for layer in head_part.layers] == ["identity", "tanh", "identity"]
+    assert head_part.layers[-1].p_drop == pytest.approx(0.1)
 
 
 def test_padding_is_neither_counted_nor_compared() -> None:
     batch = padded()
     mask = batch["attention_mask"]
     labels = torch.where(mask > 0, batch["input_ids"], -100)
-    found = head_of(llama("sdpa"), batch | {"labels": labels})
+    head_part = head_of(llama("sdpa"), batch | {"labels": labels})
 
-    assert found.labels.weight == pytest.approx(1 / (15 + 10))
-    assert found.labels.counted.diagonal[[0, 9, 10, 14]].tolist() == [1.0, 1.0, 0.5, 1.0]
+    assert head_part.labels.weight == pytest.approx(1 / (15 + 10))
+    assert head_part.labels.counted.diagonal[[0, 9, 10, 14]].tolist() == [1.0, 1.0, 0.5, 1.0]
 
 
 def test_label_coincidences_are_counted_by_pairs() -> None:
     labels = torch.tensor([[1, 1, -1], [1, 2, 2]])
     ids = torch.tensor([[1, 3, 3], [2, 2, 1]])
-    found = label_kernels(LabelsPart(0.2, labels, ids), dslm.cell_sizes)
+    kernels = label_kernels(LabelsPart(0.2, labels, ids), dslm.cell_sizes)
 
-    assert found.counted.diagonal.tolist() == [1.0, 1.0, 0.5]
-    assert found.same.off_diagonal[0, 1] == 0.5
-    assert found.same.off_diagonal[1, 2] == 0.5
-    assert found.same_id is not None and found.same_id.off_diagonal[0, 1] == 0.5
-    assert found.label_is_id is not None and found.label_is_id.diagonal.tolist() == [0.5, 0.5, 0.0]
+    assert kernels.counted.diagonal.tolist() == [1.0, 1.0, 0.5]
+    assert kernels.same.off_diagonal[0, 1] == 0.5
+    assert kernels.same.off_diagonal[1, 2] == 0.5
+    assert kernels.same_id is not None and kernels.same_id.off_diagonal[0, 1] == 0.5
+    assert kernels.label_is_id is not None
+    assert kernels.label_is_id.diagonal.tolist() == [0.5, 0.5, 0.0]
 
 
 class Tiny(nn.Module):
@@ -154,10 +155,10 @@ def with_penalty(logits: Tensor, labels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("loss", "weight"), [(plain, 1 / 60), (accumulated, 1 / 120)])
 def test_home_made_loss_is_weighed_by_its_reduction(loss: Any, weight: float) -> None:
-    found = head_of(Tiny(loss), {"input_ids": ids_of()})
+    head_part = head_of(Tiny(loss), {"input_ids": ids_of()})
 
-    assert found.labels.weight == pytest.approx(weight)
-    assert found.labels.counted.diagonal.tolist() == [1.0] * 15 + [0.0]
+    assert head_part.labels.weight == pytest.approx(weight)
+    assert head_part.labels.counted.diagonal.tolist() == [1.0] * 15 + [0.0]
 
 
 @pytest.mark.parametrize("loss", [smoothed, with_penalty])

@@ -147,11 +147,11 @@ def test_blocks_that_cannot_be_read_are_predicted_from_a_hint() -> None:
     assert alone.missing
     assert not [m for m in spec.missing if "block" in m.where]
     stack = dslm.predict(spec).stacks["decoder"]
-    seen = measured(model, ("block_a", "block_b", "block_c"), batch())
+    measurement = measured(model, ("block_a", "block_b", "block_c"), batch())
     # one draw at d = 128 scatters by 12 % a layer
-    np.testing.assert_allclose(stack.forward.variance, seen.forward, rtol=0.2)
-    np.testing.assert_allclose(stack.backward.variance, seen.backward, rtol=0.3)
-    np.testing.assert_allclose(stack.forward.correlation, seen.correlation, atol=0.06)
+    np.testing.assert_allclose(stack.forward.variance, measurement.forward, rtol=0.2)
+    np.testing.assert_allclose(stack.backward.variance, measurement.backward, rtol=0.3)
+    np.testing.assert_allclose(stack.forward.correlation, measurement.correlation, atol=0.06)
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ def described(block: nn.Module) -> Architecture:
 
 
 def parts_of(block: nn.Module) -> BlockParts:
-    found = described(block)
-    assert found.missing == ()
-    (parts,) = found.stacks[0].parts
+    recognised = described(block)
+    assert recognised.missing == ()
+    (parts,) = recognised.stacks[0].parts
     assert parts is not None
     return parts
 
@@ -69,10 +69,10 @@ def test_norm_placement_and_residual_are_read_from_the_sums(placement: str) -> N
 
 @pytest.mark.parametrize(("causal", "stack"), [(True, "decoder"), (False, "encoder")])
 def test_written_attention_is_causal_when_its_mask_is(causal: bool, stack: str) -> None:
-    found = described(Block(WrittenAttention(causal), FeedForward()))
+    recognised = described(Block(WrittenAttention(causal), FeedForward()))
 
-    assert found.stacks[0].name == stack
-    parts = found.stacks[0].parts[0]
+    assert recognised.stacks[0].name == stack
+    parts = recognised.stacks[0].parts[0]
     assert parts is not None
     assert parts.causal is causal
 
@@ -133,7 +133,7 @@ def test_norms_on_queries_and_keys_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "known"),
+    ("written", "activation"),
     [
         ("gelu", "gelu"),
         ("gelu tanh", "gelu_tanh"),
@@ -143,10 +143,10 @@ def test_norms_on_queries_and_keys_are_found() -> None:
         ("tanh", "tanh"),
     ],
 )
-def test_activation_is_told_from_its_numbers(written: str, known: str) -> None:
+def test_activation_is_told_from_its_numbers(written: str, activation: str) -> None:
     feed_forward = parts_of(Block(WrittenAttention(), FeedForward(written))).feed_forward
 
-    assert feed_forward.activation == known
+    assert feed_forward.activation == activation
     assert feed_forward.gate is None
 
 
@@ -186,8 +186,8 @@ def test_rotation_at_rates_of_its_own_is_told_from_its_numbers() -> None:
     rotary = parts_of(Block(RotaryAttention(stretch=1.5), FeedForward())).attention.rotary
 
     assert rotary is not None
-    own = 500.0 ** (-np.arange(4) / 4) * np.array([1, 1.5, 1, 1])
-    assert rotary.frequencies == pytest.approx(own.tolist(), rel=1e-4)
+    rates = 500.0 ** (-np.arange(4) / 4) * np.array([1, 1.5, 1, 1])
+    assert rotary.frequencies == pytest.approx(rates.tolist(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -206,23 +206,23 @@ def test_rotation_at_rates_of_its_own_is_told_from_its_numbers() -> None:
 def test_what_the_theory_does_not_know_is_named_and_not_guessed(block: object, what: str) -> None:
     assert callable(block)
 
-    found = described(block())
+    recognised = described(block())
 
-    (missing,) = found.missing
+    (missing,) = recognised.missing
     assert what in missing.what
     assert missing.where.startswith("blocks.0")
     assert missing.why
-    assert found.stacks[0].parts == (None,)
+    assert recognised.stacks[0].parts == (None,)
 
 
 def test_one_unknown_block_leaves_the_others_known() -> None:
     blocks = [Block(WrittenAttention(), FeedForward()) for _ in range(3)]
     blocks[1] = Block(WrittenAttention(), Experts())
 
-    found = architecture(Model(*blocks), (), batch())
+    recognised = architecture(Model(*blocks), (), batch())
 
-    assert [p is None for p in found.stacks[0].parts] == [False, True, False]
-    assert [m.where.split(".")[1] for m in found.missing] == ["1"]
+    assert [p is None for p in recognised.stacks[0].parts] == [False, True, False]
+    assert [m.where.split(".")[1] for m in recognised.missing] == ["1"]
 
 
 def test_a_shared_block_is_missing_and_a_model_without_blocks_too() -> None:

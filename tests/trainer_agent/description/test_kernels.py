@@ -23,8 +23,8 @@ def brute_force(x: Tensor, mask: Tensor, sizes: list[int]) -> tuple[np.ndarray, 
     diagonal = np.zeros(len(cells))
     off = np.full((len(cells), len(cells)), np.nan)
     for i, first in enumerate(cells):
-        own = [values[b, t] @ values[b, t] for b in range(len(x)) for t in first if real[b, t]]
-        diagonal[i] = np.mean(own) / x.shape[-1]
+        squares = [values[b, t] @ values[b, t] for b in range(len(x)) for t in first if real[b, t]]
+        diagonal[i] = np.mean(squares) / x.shape[-1]
         for j, second in enumerate(cells):
             pairs = [
                 values[b, t] @ values[b, u]
@@ -40,9 +40,9 @@ def brute_force(x: Tensor, mask: Tensor, sizes: list[int]) -> tuple[np.ndarray, 
 
 def assert_matches(got: Kernel, x: Tensor, mask: Tensor) -> None:
     diagonal, off = brute_force(x, mask, got.cell_sizes.tolist())
-    known = ~np.isnan(off)
+    is_filled = ~np.isnan(off)
     np.testing.assert_allclose(got.diagonal, diagonal, rtol=1e-4)
-    np.testing.assert_allclose(got.off_diagonal[known], off[known], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got.off_diagonal[is_filled], off[is_filled], rtol=1e-3, atol=1e-4)
 
 
 @settings(deadline=None, max_examples=30)

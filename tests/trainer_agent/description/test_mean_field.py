@@ -57,22 +57,22 @@ def aligned(model: nn.Module, batch: dict[str, Tensor]) -> nn.Module:
 def test_course_follows_a_fresh_model(build: Any) -> None:
     torch.manual_seed(0)
     model = build("sdpa").eval()
-    found = mean_field(model, batch_of())
-    (course,) = found.stacks.values()
+    field = mean_field(model, batch_of())
+    (course,) = field.stacks.values()
 
-    assert found.missing == ()
+    assert field.missing == ()
     np.testing.assert_allclose(course.variance, measured(model, batch_of()), rtol=0.1)
 
 
 def test_course_follows_trained_weights_where_their_moments_do_not() -> None:
     torch.manual_seed(0)
     model = aligned(gpt2("sdpa"), batch_of()).eval()
-    seen = measured(model, batch_of())
+    measurement = measured(model, batch_of())
     (course,) = mean_field(model, batch_of()).stacks.values()
     moments = dslm.predict(describe(model, batch_of())).stacks["decoder"].forward.variance
 
-    assert np.abs(moments / seen - 1).max() > 0.5
-    assert np.abs(course.variance / seen - 1).max() < 0.25
+    assert np.abs(moments / measurement - 1).max() > 0.5
+    assert np.abs(course.variance / measurement - 1).max() < 0.25
 
 
 def test_padding_is_left_out() -> None:
@@ -80,14 +80,14 @@ def test_padding_is_left_out() -> None:
     model = gpt2("sdpa").eval()
     batch = padded()
     other = dict(batch, input_ids=torch.where(batch["attention_mask"] > 0, batch["input_ids"], 7))
-    a, b = (mean_field(model, one).stacks["decoder"].variance for one in (batch, other))
+    a, b = (mean_field(model, tokens).stacks["decoder"].variance for tokens in (batch, other))
     np.testing.assert_allclose(a, b)
 
 
 def test_what_is_not_covered_is_named() -> None:
-    found = mean_field(llama("sdpa"), batch_of())
-    assert found.stacks == {}
-    assert "attention" in found.missing[0].what
+    field = mean_field(llama("sdpa"), batch_of())
+    assert field.stacks == {}
+    assert "attention" in field.missing[0].what
 
 
 def test_model_is_left_as_it_was() -> None:

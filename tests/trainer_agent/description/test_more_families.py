@@ -34,9 +34,9 @@ FRACTIONS = {"gpt_neox": 0.25, "phi": 0.5} | dict.fromkeys(WHOLE_HEAD, 1.0)
 
 def first_block(name: str) -> BlockParts:
     """The first block of a two-layer model, understood whole."""
-    found = architecture(BUILDERS[name](2, 64), (), batch_for(name))
-    assert found.missing == ()
-    (stack,) = found.stacks
+    recognised = architecture(BUILDERS[name](2, 64), (), batch_for(name))
+    assert recognised.missing == ()
+    (stack,) = recognised.stacks
     assert None not in stack.parts
     parts = stack.parts[0]
     assert parts is not None
@@ -88,12 +88,12 @@ def test_family_is_predicted_within_one_draws_scatter(name: str) -> None:
     (stack,) = dslm.predict(spec).stacks.values()
     blocks = architecture(model, (), batch).stacks[0].blocks
 
-    seen = measured(model, blocks, batch)
+    measurement = measured(model, blocks, batch)
 
-    forward = np.abs(stack.forward.variance / seen.forward - 1)
-    backward = np.abs(stack.backward.variance / seen.backward - 1)
+    forward = np.abs(stack.forward.variance / measurement.forward - 1)
+    backward = np.abs(stack.backward.variance / measurement.backward - 1)
     # one draw at d = 128: a layer scatters by sqrt(2/d) = 12 %, and layers add up
     assert np.median(forward) < 0.15
     assert np.median(backward) < 0.2
     assert max(forward.max(), backward.max()) < 0.5
-    assert np.abs(stack.forward.correlation - seen.correlation).max() < 0.1
+    assert np.abs(stack.forward.correlation - measurement.correlation).max() < 0.1

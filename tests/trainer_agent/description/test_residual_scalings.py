@@ -130,8 +130,8 @@ def test_each_scaling_is_read_and_predicted(kind: str) -> None:
             assert block.attention.value.weight_var * WIDTH == pytest.approx(expected, rel=0.05)
             assert block.attention.query.weight_var * WIDTH == pytest.approx(1.0, rel=0.05)
     stack = dslm.predict(spec).stacks["decoder"]
-    seen = measured(model, [f"blocks.{i}" for i in range(LAYERS)], batch)
+    measurement = measured(model, [f"blocks.{i}" for i in range(LAYERS)], batch)
     # one draw at d = 128: a layer scatters by sqrt(2/d) = 12 %, and layers add up
-    np.testing.assert_allclose(stack.forward.variance, seen.forward, rtol=0.25)
-    np.testing.assert_allclose(stack.backward.variance, seen.backward, rtol=0.35)
-    np.testing.assert_allclose(stack.forward.correlation, seen.correlation, atol=0.08)
+    np.testing.assert_allclose(stack.forward.variance, measurement.forward, rtol=0.25)
+    np.testing.assert_allclose(stack.backward.variance, measurement.backward, rtol=0.35)
+    np.testing.assert_allclose(stack.forward.correlation, measurement.correlation, atol=0.08)

@@ -39,11 +39,11 @@ def batch() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("gated", [False, True])
 def test_both_stacks_are_recognised(gated: bool) -> None:
     kind = "gated-gelu" if gated else "relu"
-    found = architecture(t5(feed_forward_proj=kind), (), batch())
+    recognised = architecture(t5(feed_forward_proj=kind), (), batch())
 
-    assert found.missing == ()
-    assert found.stack("decoder").reads == "encoder"
-    for stack in found.stacks:
+    assert recognised.missing == ()
+    assert recognised.stack("decoder").reads == "encoder"
+    for stack in recognised.stacks:
         for parts in stack.parts:
             assert parts is not None and parts.attention.position_bias is not None
             assert parts.attention.score_scale == pytest.approx(1.0, rel=1e-4)
@@ -51,17 +51,17 @@ def test_both_stacks_are_recognised(gated: bool) -> None:
             assert parts.feed_forward.activation == ("gelu_tanh" if gated else "relu")
             assert (parts.feed_forward.gate is not None) == gated
             assert parts.attention_norm.kind == "rmsnorm"
-    assert all(p is not None and p.cross is not None for p in found.stack("decoder").parts)
+    assert all(p is not None and p.cross is not None for p in recognised.stack("decoder").parts)
 
 
 def test_a_bias_that_was_trained_is_read_again() -> None:
     model = t5()
-    found = architecture(model, (), batch())
+    recognised = architecture(model, (), batch())
     table = model.get_parameter(TABLES["decoder"])
     with torch.no_grad():
         table.copy_(torch.arange(table.numel()).reshape(table.shape))
 
-    blocks = measure(found, model)["decoder"]
+    blocks = measure(recognised, model)["decoder"]
 
     for block in blocks:
         assert block is not None and block.attention.position_bias is not None
@@ -80,13 +80,13 @@ def test_t5_is_predicted_within_one_draws_scatter() -> None:
         for name in TABLES.values():
             model.get_parameter(name).mul_(20)
     spec = trainer_agent.describe(model, batch())
-    known = architecture(model, (), batch()).stacks
-    seen = measured_stacks(model, {s.name: s.blocks for s in known}, batch())
+    stacks = architecture(model, (), batch()).stacks
+    measurement = measured_stacks(model, {s.name: s.blocks for s in stacks}, batch())
 
     for name, stack in dslm.predict(spec).stacks.items():
         # as for the other families: one draw at d = 128
-        forward = np.abs(stack.forward.variance / seen[name].forward - 1)
-        backward = np.abs(stack.backward.variance / seen[name].backward - 1)
+        forward = np.abs(stack.forward.variance / measurement[name].forward - 1)
+        backward = np.abs(stack.backward.variance / measurement[name].backward - 1)
         assert np.median(forward) < 0.15
         assert np.median(backward) < 0.2
-        assert np.abs(stack.forward.correlation - seen[name].correlation).max() < 0.1
+        assert np.abs(stack.forward.correlation - measurement[name].correlation).max() < 0.1

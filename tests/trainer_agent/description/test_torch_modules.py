@@ -30,16 +30,16 @@ def described(model: nn.Module, mask: Tensor | None = None) -> Architecture:
 def test_encoder_layers_are_recognised(norm_first: bool, placement: str) -> None:
     model = encoder(norm_first=norm_first)
 
-    found = described(model)
+    recognised = described(model)
 
-    assert found.missing == ()
-    parts = found.stacks[0].parts[0]
+    assert recognised.missing == ()
+    parts = recognised.stacks[0].parts[0]
     assert parts is not None
-    assert (found.stacks[0].name, parts.placement) == ("encoder", placement)
+    assert (recognised.stacks[0].name, parts.placement) == ("encoder", placement)
     assert (parts.attention.n_heads, parts.attention.p_drop) == (4, 0.1)
     assert parts.attention_residual.p_drop == pytest.approx(0.1)
     assert parts.feed_forward.activation == "gelu"
-    (block, _) = measure(found, model)["encoder"]
+    (block, _) = measure(recognised, model)["encoder"]
     assert block is not None
     keys = model.get_parameter("layers.0.self_attn.in_proj_weight")[WIDTH : 2 * WIDTH]
     assert block.attention.key.weight_var == pytest.approx(float(keys.detach().square().mean()))
@@ -47,8 +47,8 @@ def test_encoder_layers_are_recognised(norm_first: bool, placement: str) -> None
 
 @pytest.mark.parametrize("additive", [True, False])
 def test_a_causal_mask_makes_an_encoder_layer_a_decoder(additive: bool) -> None:
-    kept_out = torch.ones(SEQ, SEQ).triu(1).bool()
-    mask = torch.zeros(SEQ, SEQ).masked_fill(kept_out, float("-inf")) if additive else kept_out
+    masked_out = torch.ones(SEQ, SEQ).triu(1).bool()
+    mask = torch.zeros(SEQ, SEQ).masked_fill(masked_out, float("-inf")) if additive else masked_out
 
     assert described(encoder(), mask).stacks[0].name == "decoder"
 
@@ -60,14 +60,14 @@ def test_a_bias_in_the_mask_is_read(heads: int) -> None:
     bias = -slopes * back.abs()
     bias = bias.repeat(2, 1, 1) if heads > 1 else bias[0]
 
-    found = described(encoder(), bias)
+    recognised = described(encoder(), bias)
 
-    assert found.missing == ()
-    parts = found.stacks[0].parts[0]
+    assert recognised.missing == ()
+    parts = recognised.stacks[0].parts[0]
     assert parts is not None and parts.attention.position_bias is not None
-    seen = parts.attention.position_bias.observed
-    assert (seen.distances, sum(seen.heads)) == ((1 - SEQ, 0, SEQ - 1), 4)
-    assert [row[0] for row in seen.values] == pytest.approx((-7 * slopes.flatten()).tolist())
+    observed = parts.attention.position_bias.observed
+    assert (observed.distances, sum(observed.heads)) == ((1 - SEQ, 0, SEQ - 1), 4)
+    assert [row[0] for row in observed.values] == pytest.approx((-7 * slopes.flatten()).tolist())
 
 
 def test_sequence_first_streams_are_missing() -> None:
@@ -112,13 +112,15 @@ def redrawn(model: nn.Module) -> nn.Module:
 def check_prediction(model: nn.Module) -> dslm.ModelSpec:
     spec = trainer_agent.describe(model, sequences())
     assert spec.missing == ()
-    known = architecture(model, (), sequences()).stacks
-    seen = measured_stacks(model, {s.name: s.blocks for s in known}, sequences())
+    stacks = architecture(model, (), sequences()).stacks
+    measurement = measured_stacks(model, {s.name: s.blocks for s in stacks}, sequences())
     for name, stack in dslm.predict(spec).stacks.items():
         # one draw at d = 128: a layer scatters by sqrt(2/d) = 12 %
-        np.testing.assert_allclose(stack.forward.variance, seen[name].forward, rtol=0.15)
-        np.testing.assert_allclose(stack.backward.variance, seen[name].backward, rtol=0.3)
-        np.testing.assert_allclose(stack.forward.correlation, seen[name].correlation, atol=0.08)
+        np.testing.assert_allclose(stack.forward.variance, measurement[name].forward, rtol=0.15)
+        np.testing.assert_allclose(stack.backward.variance, measurement[name].backward, rtol=0.3)
+        np.testing.assert_allclose(
+            stack.forward.correlation, measurement[name].correlation, atol=0.08
+        )
     return spec
 
 
@@ -156,10 +158,10 @@ def test_a_decoder_that_reads_no_stack_is_missing_by_name() -> None:
     decoder = nn.TransformerDecoder(layer, 2)
     x, memory = torch.randn(2, SEQ, WIDTH), torch.randn(2, SEQ, WIDTH)
 
-    found = architecture(decoder, (x, memory))
+    recognised = architecture(decoder, (x, memory))
 
-    assert {m.what for m in found.missing} == {"cross-attention"}
-    assert all(parts is None for stack in found.stacks for parts in stack.parts)
+    assert {m.what for m in recognised.missing} == {"cross-attention"}
+    assert all(parts is None for stack in recognised.stacks for parts in stack.parts)
 
 
 def test_copies_of_one_layer_are_noted() -> None:

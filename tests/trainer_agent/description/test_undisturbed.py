@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,8 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls.add_(1)
-        return self.inner(x) + 0.0 * torch.rand(())
+        drawn = random.random() + np.random.random()
+        return self.inner(x) + 0.0 * (torch.rand(()) + drawn)
 
 
 def model() -> nn.Module:
@@ -64,11 +67,13 @@ def test_describing_leaves_a_model_as_it_was(way: Describe, training: bool) -> N
     grads = {n: p.grad.clone() for n, p in watched.named_parameters() if p.grad is not None}
     state = {n: t.clone() for n, t in watched.state_dict().items()}
     modes = [m.training for m in watched.modules()]
-    hooks, random = hooks_of(watched), torch.get_rng_state()
+    hooks, state_of_torch = hooks_of(watched), torch.get_rng_state()
+    others = random.getstate(), np.random.get_state()[1].tolist()
 
     way(watched)
 
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), state_of_torch)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == others
     assert hooks_of(watched) == hooks
     assert [m.training for m in watched.modules()] == modes
     assert all(torch.equal(t, state[n]) for n, t in watched.state_dict().items())
@@ -97,13 +102,13 @@ def test_training_goes_on_the_same_after_describing(way: Describe) -> None:
 
 def test_a_failing_forward_takes_hooks_and_state_back() -> None:
     watched = model()
-    hooks, random = hooks_of(watched), torch.get_rng_state()
+    hooks, state_of_torch = hooks_of(watched), torch.get_rng_state()
 
     with pytest.raises(ValueError, match="batch: Model's forward fails"):
         trainer_agent.describe(watched, {"ids": torch.full((1, 4), 99)})
 
     assert hooks_of(watched) == hooks
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), state_of_torch)
 
 
 def test_a_compiled_model_is_described_and_not_compiled_again() -> None:
@@ -114,11 +119,11 @@ def test_a_compiled_model_is_described_and_not_compiled_again() -> None:
     compiled(**batch())
     before = compilations.frame_count
 
-    found = architecture(compiled, (), batch())
+    recognised = architecture(compiled, (), batch())
     compiled(**batch())
 
-    assert found.missing == ()
-    assert found.stacks[0].blocks == ("blocks.0",)
+    assert recognised.missing == ()
+    assert recognised.stacks[0].blocks == ("blocks.0",)
     assert compilations.frame_count == before
 
 
@@ -126,7 +131,7 @@ def test_a_data_parallel_wrapper_is_looked_through() -> None:
     plain = Model(Block(WrittenAttention(), FeedForward()))
     wrapped = nn.DataParallel(plain)
 
-    found = architecture(wrapped, (), batch())
+    recognised = architecture(wrapped, (), batch())
 
-    assert found == architecture(plain, (), batch())
-    assert measure(found, wrapped) == measure(found, plain)
+    assert recognised == architecture(plain, (), batch())
+    assert measure(recognised, wrapped) == measure(recognised, plain)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import dslm
 from tests.trainer_agent import distributed_job
@@ -18,7 +17,6 @@ from tests.trainer_agent.jobs import run_job
 from tests.trainer_agent.recording import recorded
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from trainer_agent import describe
-from trainer_agent.description.trace.unsharded import bytes_needed
 
 KINDS = ["fsdp", "fsdp-halves", "tensor", "sequence", "grid", "grid-sequence"]
 
@@ -129,13 +127,12 @@ def test_gpt2_describes_itself_in_parts_as_it_does_whole(tmp_path: Path) -> None
     assert_close(parts, full)
 
 
-def test_room_for_gathered_parameters_is_that_of_the_others_and_the_largest_block() -> None:
-    table, small, large = torch.empty(100, 8), torch.empty(8, 8), torch.empty(32, 8)
+def test_heads_that_lie_over_processes_are_read_as_all_of_them(tmp_path: Path) -> None:
+    run_job("heads", tmp_path, distributed_job.read_split_heads)
 
-    needed = bytes_needed([table], [[small], [small, large]], tokens=10)
-
-    parameters = 4 * (table.numel() + small.numel() + large.numel())
-    assert needed == parameters + 10 * (100 * 3 * 4 + (8 + 32) * 4 * 4)
+    whole, split = json.loads((tmp_path / "read").read_text())
+    assert "n_heads=4, n_kv_heads=2" in whole
+    assert split == whole
 
 
 def test_sums_of_slices_are_those_of_the_whole_matrix(tmp_path: Path) -> None:

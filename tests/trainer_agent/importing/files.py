@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_agent.importing import Recording
+from wire import is_absent
 
 Scalars = Mapping[str, Mapping[int, float]]
 
@@ -45,3 +46,8 @@ def trainer_state(path: Path, log_history: Sequence[Mapping[str, Any]]) -> Path:
 def series(recording: Recording) -> dict[str, list[list[float]]]:
     """The values of a recording, by key."""
     return {key.key: values.tolist() for key, values in recording.series.items()}
+
+
+def absent(recording: Recording) -> dict[str, list[list[bool]]]:
+    """Which values of a recording its steps do not have, by key."""
+    return {key.key: is_absent(values).tolist() for key, values in recording.series.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.trainer_agent.importing.files import series
+from tests.trainer_agent.importing.files import absent, series
 from trainer_agent.importing import RecordingError, read_recording
 
 
@@ -21,10 +21,17 @@ def table(folder: Path, text: str, name: str = "log.csv") -> Path:
 def test_an_empty_cell_is_an_absent_value(tmp_path: Path) -> None:
     path = table(tmp_path, "step,train_loss,val_loss\n0,3.5,\n1,,2.5\n2,1.5,\n")
 
-    values = series(read_recording(path))
+    recording = read_recording(path)
 
-    np.testing.assert_equal(values["/loss/value"], [[3.5], [math.nan], [1.5]])
-    np.testing.assert_equal(values["/val_loss/value"], [[math.nan], [2.5], [math.nan]])
+    assert absent(recording)["/loss/value"] == [[False], [True], [False]]
+    assert absent(recording)["/val_loss/value"] == [[True], [False], [True]]
+    np.testing.assert_equal(series(recording)["/loss/value"], [[3.5], [math.nan], [1.5]])
+
+
+def test_a_diverged_loss_is_no_absent_one(tmp_path: Path) -> None:
+    path = table(tmp_path, "step,loss,lr\n0,3.5,1\n1,nan,1\n2,,1\n")
+
+    assert absent(read_recording(path))["/loss/value"] == [[False], [False], [True]]
 
 
 def test_an_empty_cell_of_an_export_is_an_absent_value(tmp_path: Path) -> None:
@@ -33,6 +40,7 @@ def test_an_empty_cell_of_an_export_is_an_absent_value(tmp_path: Path) -> None:
     recording = read_recording(path)
 
     np.testing.assert_equal(series(recording)["decoder/stream/mean"], [[math.nan, 0.5]])
+    assert absent(recording)["decoder/stream/mean"] == [[True, False]]
     assert recording.times.tolist() == [9.0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,13 @@ def test_a_folder_of_checkpoints_is_the_newest_under_the_folder_s_name(tmp_path:
     recording = read_recording(folder)
 
     assert (recording.name, recording.steps.tolist()) == ("gpt-small", [10, 20])
+
+
+def test_a_log_without_times_has_that_of_its_file(tmp_path: Path) -> None:
+    path = trainer_state(tmp_path / "trainer_state.json", HISTORY)
+    os.utime(path, (1.5e9, 1.5e9))
+
+    assert read_recording(path).times.tolist() == [1.5e9, 1.5e9]
 
 
 def test_a_diverged_loss_is_read_as_json_writers_write_it(tmp_path: Path) -> None:

@@ -56,8 +56,9 @@ def test_two_processes_of_a_framework_are_one_run(kind: str, store: Store, tmp_p
     assert store.healths[-1].first_failure == ""
     assert {rank for _, rank in store.frames} == {0}
     assert store.ends[the_run(store)].status == "finished"
-    one, other = (np.load(tmp_path / f"weights-{rank}.npz") for rank in range(WORLD))
-    assert one.files and all(np.array_equal(one[name], other[name]) for name in one.files)
+    first, second = (np.load(tmp_path / f"weights-{rank}.npz") for rank in range(WORLD))
+    assert first.files
+    assert all(np.array_equal(first[name], second[name]) for name in first.files)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,8 @@ def test_both_processes_of_a_framework_save_and_stop_at_the_same_step(
 ) -> None:
     run(f"{kind}-asked", tmp_path)
 
-    one, other = (int(np.load(tmp_path / f"weights-{rank}.npz")["steps"]) for rank in range(WORLD))
-    assert one == other < LONGER
-    assert (tmp_path / saved.format(one)).exists()
+    files = [tmp_path / f"weights-{rank}.npz" for rank in range(WORLD)]
+    first, second = (int(np.load(file)["steps"]) for file in files)
+    assert first == second < LONGER
+    assert (tmp_path / saved.format(first)).exists()
     assert store.healths[-1].first_failure == ""

@@ -13,8 +13,10 @@ from trainer_agent.capture.statistics.extra import SAMPLED_TOKENS
 from trainer_agent.capture.statistics.moments import MomentRow
 from trainer_agent.capture.statistics.sums import MAXIMA, Matrix, Sums, unpack
 from trainer_agent.model.plan import Plan, RowsKept
+from wire import ABSENT
 
 Scalar = float | Tensor
+NOT_GIVEN = float(ABSENT)
 SCALAR_SLOTS = 64
 SCALE_SLOT = SCALAR_SLOTS - 1  # the loss scale, which is no series of its own here
 
@@ -126,7 +128,7 @@ class Accumulator:
             if value.numel() == 1 and slot < SCALAR_SLOTS:
                 self._scalars[slot].copy_(value.detach().reshape(()), non_blocking=True)
                 return None
-        return math.nan if value is None else _number(value)
+        return NOT_GIVEN if value is None else _number(value)
 
     def adopt(self, other: Accumulator, rows: RowsKept) -> None:
         """Take over what another one holds, on the same device, in the rows that it has here."""
@@ -164,12 +166,12 @@ class Accumulator:
 
 
 def _number(value: object) -> float:
-    """The value as it is now: a tensor may be written to later. NaN where it is no number."""
+    """The value as it is now: a tensor may be written to later. Absent where it is no number."""
     try:
         # A value that has a gradient is read without torch's warning.
         return float(value.item() if isinstance(value, Tensor) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
-        return math.nan
+        return NOT_GIVEN
 
 
 def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:

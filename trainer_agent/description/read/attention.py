@@ -65,8 +65,10 @@ def attention_call(output: LinearCall, model: nn.Module) -> AttentionCall | None
         return None
     query, key, value = (projection(n, model) for n in (core.query, core.key, core.value))
     _check(core, query, key, value)
-    n_heads, _ = _heads(core.query, query.part.d_out)
-    bias = _bias(mixed, core, n_heads, model)
+    n_heads, _ = _heads(core.query, query)
+    bias = _bias(mixed, core, n_heads // query.n_parts, model)
+    if bias is not None and query.n_parts > 1:
+        raise UnrecognisedError(mixed, "position bias", "of heads that lie over several processes")
     return _call(query.input, key.input, _parts(core, (query, key, value), output.part(), bias))
 
 
@@ -114,7 +116,7 @@ def _parts(
     bias: BiasPart | None,
 ) -> AttentionParts:
     query, key, value = sides
-    n_heads, d_head = _heads(core.query, query.part.d_out)
+    n_heads, d_head = _heads(core.query, query)
     same_width = value.part.d_out == key.part.d_out and output.d_in == query.part.d_out
     if n_heads * d_head != query.part.d_out or key.part.d_out % d_head or not same_width:
         raise UnrecognisedError(
@@ -141,10 +143,12 @@ def _parts(
     )
 
 
-def _heads(query: Node, width: int) -> tuple[int, int]:
-    """(heads, their width); three dimensions may hold batch and heads in one."""
+def _heads(query: Node, made_by: Projection) -> tuple[int, int]:
+    """(heads, their width) over all processes; three dimensions may hold batch and heads in one."""
     shape = query.value.shape
-    return (shape[-3] if len(shape) == 4 else width // shape[-1]), shape[-1]
+    if len(shape) == 4:
+        return shape[-3] * made_by.n_parts, shape[-1]
+    return made_by.part.d_out // shape[-1], shape[-1]
 
 
 def _core(node: Node) -> Core | None:

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from trainer_agent.description.read.packed_attention import OP, packed_argument
 from trainer_agent.description.read.parts import LinearPart
-from trainer_agent.description.trace.graph import ADDS, VIEWS, Run, argument, feature_runs, strip
+from trainer_agent.description.trace.graph import (
+    ADDS,
+    VIEWS,
+    Run,
+    UnrecognisedError,
+    argument,
+    feature_runs,
+    strip,
+)
 from trainer_agent.description.trace.tracer import Node
 
 MATMULS = frozenset({"matmul", "__matmul__", "mm"})
@@ -23,10 +31,19 @@ class LinearCall:
     bias: Node | None
     input_first: bool
 
+    @property
+    def d_out(self) -> int:
+        """Outputs of the whole map."""
+        return int(self.weight.value.shape[1 if self.input_first else 0])
+
+    @property
+    def n_parts(self) -> int:
+        """Over how many processes the outputs lie (tensor parallelism)."""
+        return self.d_out // self.output.value.shape[-1]
+
     def part(self, taken: Node | None = None) -> LinearPart:
         """The map, or the slice of it that the view `taken` of the output takes."""
-        d_out = self.output.value.shape[-1]
-        runs: tuple[Run, ...] = ((0, d_out),) if taken is None else feature_runs(taken, self.output)
+        runs = self._runs(taken)
         return LinearPart(
             weight=self.weight.where,
             bias=self.bias.where if self.bias else None,
@@ -35,6 +52,18 @@ class LinearCall:
             outputs=runs,
             input_first=self.input_first,
         )
+
+    def _runs(self, taken: Node | None) -> tuple[Run, ...]:
+        every_output = ((0, self.d_out),)
+        if taken is None:
+            return every_output
+        runs, d_here = feature_runs(taken, self.output), self.output.value.shape[-1]
+        if d_here == self.d_out:
+            return runs
+        if runs != ((0, d_here),):
+            # Which outputs of the whole map these are depends on how the processes share it.
+            raise UnrecognisedError(taken, "fused map", "its outputs lie over several processes")
+        return every_output
 
 
 def linear_call(node: Node) -> LinearCall | None:
@@ -48,7 +77,17 @@ def linear_call(node: Node) -> LinearCall | None:
         return _call(node, node.args[0], node.args[1], None, input_first=True)
     if node.op in ADDS and len(node.args) == 2:
         return _with_bias(node)
+    if node.op == "alias":
+        return _handed_on(node)
     return _packed(node)
+
+
+def _handed_on(node: Node) -> LinearCall | None:
+    """A map whose output a hook has put together from several processes, or taken a part of."""
+    call = linear_call(node.inputs[0])
+    if call is None:
+        return None
+    return LinearCall(node, call.input, call.weight, call.bias, call.input_first)
 
 
 def _packed(node: Node) -> LinearCall | None:

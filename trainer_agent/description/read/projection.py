@@ -27,7 +27,7 @@ class Projection:
     """factor * rotary(norm(part(input))): a projection, and the stream it reads.
 
     `norm` and `rotary` are None where there is none; `norm_width` is the number of features the
-    norm is over, 0 without one.
+    norm is over, 0 without one; `n_parts` is over how many processes the features lie.
     """
 
     part: LinearPart
@@ -36,6 +36,7 @@ class Projection:
     norm: NormPart | None = None
     norm_width: int = 0
     rotary: Rotary | None = None
+    n_parts: int = 1
 
 
 def projection(node: Node, model: nn.Module) -> Projection:
@@ -48,13 +49,13 @@ def projection(node: Node, model: nn.Module) -> Projection:
     factor, top = _without_factor(node, base)
     if is_view_of(top, base):
         part = call.part(made or top)
-        return Projection(part, call.input, factor, norm_part, width)
+        return Projection(part, call.input, factor, norm_part, width, n_parts=call.n_parts)
     before, after = _around_change(top, base)
     rotary = _rotary(before.value, after.value)
     if rotary is None:
         raise UnrecognisedError(after, "queries or keys changed", "not a plain rotary embedding")
     part = call.part(made or before)
-    return Projection(part, call.input, factor, norm_part, width, rotary)
+    return Projection(part, call.input, factor, norm_part, width, rotary, call.n_parts)
 
 
 def _source(node: Node) -> LinearCall:

@@ -59,7 +59,8 @@ def architecture(
         except BaseException:
             recognition.close()
             raise
-        return recognition.finish(output, padding_of(kwargs))
+        read = recognition.finish(output, padding_of(kwargs))
+    return replace(read, n_params=_n_params(model))  # with every parameter in its place again
 
 
 class Recognition:
@@ -107,6 +108,11 @@ class Recognition:
         """Seconds taken beside the model's own calls of torch."""
         return self._trace.spent_s
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every block was called and read."""
+        return all(block in self._readings for c in self._columns for block in c.blocks)
+
     def open(self) -> None:
         """Look on from here on."""
         self._calls.attach()
@@ -118,8 +124,8 @@ class Recognition:
         self._trace.end()
         self._calls.detach()
         # Modes leave in the order of a stack: one that code of the job's has left on top stays.
-        if self._is_open and overrides._get_current_function_mode() is self._trace:
-            self._trace.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if self._is_open and _top_mode() is self._trace:
+            self._trace.__exit__(None, None, None)
             self._is_open = False
 
     def finish(self, output: Any, mask: Tensor | None = None) -> Architecture:
@@ -147,7 +153,7 @@ class Recognition:
             family=_family(self._model),
             stacks=stacks,
             missing=missing + self._head.missing,
-            n_params=sum(p.numel() for p in self._model.parameters() if p.requires_grad),
+            n_params=_n_params(self._model),
             notes=tuple(_copies(stacks, self._model)),
         )
 
@@ -237,12 +243,16 @@ class Recognition:
         return output
 
 
+_top_mode: Callable[[], Any] = overrides._get_current_function_mode
+
+
 @contextmanager
 def _reading(model: nn.Module) -> Iterator[None]:
-    """Read tensors without a trace in the job: no gradients, and no cast kept by autocast."""
+    """Read tensors without a trace in the job: unseen by modes, no gradients, no cast kept."""
     parameter = next(model.parameters(), None)
     kind = "cpu" if parameter is None else parameter.device.type
-    with torch.no_grad(), torch.autocast(kind, enabled=False):
+    unseen = torch._C.DisableTorchFunction()
+    with unseen, torch.no_grad(), torch.autocast(kind, enabled=False):
         yield
 
 
@@ -257,6 +267,10 @@ def _copies(stacks: tuple[StackParts, ...], model: nn.Module) -> Iterator[str]:
                 "takes those of different blocks as independent, and is off by tens of percent "
                 "where they are not: draw each block's weights anew"
             )
+
+
+def _n_params(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _family(model: nn.Module) -> str:

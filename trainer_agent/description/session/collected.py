@@ -37,10 +37,9 @@ class Observations:
 
     def rename(self, stacks: dict[str, str]) -> None:
         """Call stacks by other names; what belongs to one that has none is dropped."""
-        for values in (self.inputs, self.gradients, self.widths):
-            renamed = {stacks[name]: value for name, value in values.items() if name in stacks}
-            values.clear()
-            values.update(renamed)
+        self.inputs = {stacks[name]: x for name, x in self.inputs.items() if name in stacks}
+        self.gradients = {stacks[name]: g for name, g in self.gradients.items() if name in stacks}
+        self.widths = {stacks[name]: n for name, n in self.widths.items() if name in stacks}
 
 
 def packed_spec(

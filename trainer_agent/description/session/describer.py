@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from dslm.spec import Kernel, Missing
+from dslm.spec import Missing
 from trainer_agent import description
 from trainer_agent.capture.guard import Guard
-from trainer_agent.capture.hooks import first_stream
 from trainer_agent.capture.listeners import PassListener
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint
-from trainer_agent.description.planning import branch_modules, plan_of
+from trainer_agent.description.planning import plan_of
+from trainer_agent.description.session.batch_inputs import InputKernels, input_kernels
+from trainer_agent.description.session.branches import count_branches
 from trainer_agent.description.session.collected import Observations, packed_spec
+from trainer_agent.description.session.reasons import (
+    AFTER_THE_STEP,
+    APART,
+    COMPILED,
+    COMPILED_WHY,
+    FLAT,
+    SHARDED,
+    SPLIT,
+    WITHOUT_DROPOUT,
+)
 from trainer_agent.description.trace.limits import (
     compiled_part,
     is_transformed,
@@ -28,44 +38,15 @@ from trainer_agent.description.trace.limits import (
 )
 from trainer_agent.description.trace.unsharded import holds_shards, is_flat
 from trainer_agent.distributed import Processes
-from trainer_agent.model.plan import NORM_INPUTS, Plan, rows_kept
+from trainer_agent.model.plan import Plan, rows_kept
 from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
-    from trainer_agent.description import Architecture, BlockParts, Weighed
+    from trainer_agent.description import Architecture, Weighed
     from trainer_agent.description.read.recognition import Recognition
-    from trainer_agent.description.trace.module_calls import ModuleCall
 
 FIRST_AGAIN = 50
 TIMES_LATER = 4
-WITHOUT_DROPOUT = (
-    "the input kernel is that of watch's batch, without dropout or padding mask, and gradients at "
-    "the top are taken as independent between tokens"
-)
-SHARDED = (
-    "the parameters are sharded: the weights are those after the step described, and what "
-    "attention and feed-forward add is measured from the next sample on"
-)
-SPLIT = (
-    "sequences lie over several processes: the input kernel is that of the first step's batch "
-    "without padding mask, and gradients at the top are taken as independent between tokens"
-)
-AFTER_THE_STEP = "the model is compiled as a whole: the weights are those after the step described"
-FLAT = Missing(
-    "model",
-    "flat parameters",
-    "FSDP's first version hides the matrices of a block in one vector: use fully_shard",
-)
-APART = Missing(
-    "model",
-    "sharded parameters",
-    "their moments are added up, and not every process of the job was ready for that",
-)
-COMPILED_WHY = (
-    "torch has no calls to read off what it compiles: give watch(batch=...) before compiling, "
-    "and the model is described by running it once on that batch"
-)
-COMPILED = Missing("model", "compiled as a whole", COMPILED_WHY)
 
 
 class Watched(Protocol):
@@ -141,7 +122,7 @@ class SelfDescription:
         self._mask: Tensor | None = None
         self._unagreed: Architecture | None = None
         self._must_agree = False
-        self._input_kernels: dict[str, tuple[Kernel, torch.Size]] = {}
+        self._input_kernels: InputKernels = {}
         self._split_inputs: dict[str, Any] = {}
         self._is_split = False
         self._fresh_weights: Weighed | None = None
@@ -156,8 +137,9 @@ class SelfDescription:
         """
         if is_flat(self._model) or holds_shards(self._model):
             return
-        with self._hooks.paused(), self._first_inputs():
+        with self._hooks.paused(), input_kernels(self._model, self._hooks.plan) as kernels:
             architecture = description.architecture(self._model, args, kwargs, hints=self._hints)
+        self._input_kernels = kernels
         if architecture.stacks:
             self._take_plan(architecture)
             self._fresh_weights = description.weigh(architecture, unwrap(self._model))
@@ -234,11 +216,17 @@ class SelfDescription:
 
         self.together = self._must_agree = holds_shards(self._model)
         self._mask = padding_of(kwargs)
-        recognition = Recognition(
-            self._model, self._hints, on_block=None if self.together else self._count_branches
-        )
-        self._recognition = recognition
-        recognition.open()
+        count = partial(count_branches, self._hooks, self._model)
+        # Rows that the other processes do not count could not be added up.
+        on_block = None if self.together else count
+        recognition = Recognition(self._model, self._hints, on_block=on_block)
+        try:
+            recognition.open()
+        except Exception as error:
+            recognition.close()
+            self._fail(error)
+        else:
+            self._recognition = recognition
 
     def pass_ends(self, output: Any) -> None:
         """Take what the pass has shown of the architecture."""
@@ -247,19 +235,23 @@ class SelfDescription:
         started = time.perf_counter()
         recognition, self._recognition = self._recognition, None
         self._account.add(ONCE, recognition.spent_s)
-        if output is None and sys.exc_info()[0] is not None:
+        if output is None and not recognition.is_complete:
+            # The pass raised, or was interrupted, which nobody tells of before the next one begins.
             recognition.close()
-            self.forget()  # the pass raised; the job may try another batch
+            self.forget()
             return
         try:
             self._settle(recognition.finish(output, self._mask))
             self._split_inputs = recognition.split_inputs
         except Exception as error:
-            self._guard.note("description", error)
-            what = f"{type(error).__name__}: {error}"
-            self._failure = Missing("model", what, "its forward pass could not be followed")
+            self._fail(error)
         self._mask = None
         self._account.charge(ONCE, started)
+
+    def _fail(self, error: Exception) -> None:
+        self._guard.note("description", error)
+        what = f"{type(error).__name__}: {error}"
+        self._failure = Missing("model", what, "its forward pass could not be followed")
 
     def _settle(self, architecture: Architecture) -> None:
         if not architecture.stacks:
@@ -313,30 +305,6 @@ class SelfDescription:
                     self._architecture, unwrap(self._model)
                 )
 
-    def _count_branches(
-        self, block: str, parts: BlockParts, calls: Mapping[str, ModuleCall]
-    ) -> None:
-        """Count what hooks would have: they are set where the block's branches are known."""
-        places = (
-            (stack.name, stack.blocks.index(block))
-            for stack in self._hooks.plan.stacks
-            if block in stack.blocks
-        )
-        stack, index = next(places, ("", 0))
-        if not stack or not torch.is_grad_enabled():
-            return
-        for site, path in branch_modules(parts).items():
-            call = None if path is None else calls.get(path)
-            if path is None or call is None or not self._model.get_submodule(path).training:
-                continue
-            is_input = site in NORM_INPUTS
-            if is_input and "norm_inputs" not in self._hooks.plan.requested.sites:
-                continue
-            args, kwargs = call.args
-            x = first_stream((*args, *kwargs.values()) if is_input else call.output)
-            if x is not None:
-                self._hooks.count(stack, site, index, x)
-
     def _fall_back(self, observations: Observations, why: str) -> None:
         """Take input kernels that were made elsewhere, where the step's own were not to be had."""
         for stack in self._hooks.plan.stacks:
@@ -346,31 +314,6 @@ class SelfDescription:
                 observations.batch_size = max(observations.batch_size, shape[0])
                 observations.gradients.pop(stack.name, None)
                 observations.notes = (*observations.notes, why)
-
-    @contextmanager
-    def _first_inputs(self) -> Iterator[None]:
-        """Take the kernel of what enters the stacks: inside compiled blocks nobody listens."""
-        inputs: dict[str, Tensor] = {}
-
-        def note(path: str) -> Callable[..., None]:
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                x = first_stream((*args, *kwargs.values()))
-                if x is not None:
-                    inputs[path] = x.detach()
-
-            return hook
-
-        firsts = [stack.blocks[0] for stack in self._hooks.plan.stacks]
-        modules = [(path, self._model.get_submodule(path)) for path in firsts]
-        handles = [m.register_forward_pre_hook(note(p), with_kwargs=True) for p, m in modules]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-        self._input_kernels = {
-            p: (description.kernel(x), x.shape) for p, x in inputs.items() if x.ndim == 3
-        }
 
     def stack_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
         """Take the input kernel of a stack."""

@@ -41,7 +41,8 @@ def is_transformed() -> bool:
 
     Nothing of it can be read: its tensors stand for others, or hold nothing yet.
     """
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    is_initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if is_initialized and torch.cuda.is_current_stream_capturing():
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -61,9 +62,11 @@ def _is_compiled_module(module: nn.Module) -> bool:
 
 def _is_compiled(function: Callable[..., Any]) -> bool:
     # Torch's marks say whose they are, as `functools.wraps` copies them.
-    is_own = getattr(function, "_torchdynamo_wrapper_id", id(function)) == id(function)
+    is_original = getattr(function, "_torchdynamo_wrapper_id", id(function)) == id(function)
     inner = getattr(function, "_torchdynamo_orig_callable", None)
-    return is_own and inner is not None and not getattr(function, "_torchdynamo_disable", False)
+    return (
+        is_original and inner is not None and not getattr(function, "_torchdynamo_disable", False)
+    )
 
 
 def _namespaces(model: nn.Module) -> Iterator[Mapping[str, Any]]:

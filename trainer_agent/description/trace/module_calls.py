@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -70,7 +71,7 @@ class ModuleCalls:
         them may be taken away meanwhile.
         """
         for path, module in self._modules.items():
-            if not path:
+            if not path or isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 continue
             first, last = self._hook(self._first_before, path), self._hook(self._last_before, path)
             add = module.register_forward_pre_hook
@@ -98,7 +99,8 @@ class ModuleCalls:
             return
         started = time.perf_counter()
         try:
-            call(*arguments)
+            with torch._C.DisableTorchFunction():  # what is called here is no call of the job's
+                call(*arguments)
         except Exception as error:
             trace.fail(error)
         trace.spent_s += time.perf_counter() - started

@@ -1,22 +1,26 @@
-"""Running a model once more without leaving a trace of it."""
+"""Running a model once more, where its user asks for it, and leaving it as it was."""
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put back random state and buffers; keep compiled models eager; hush warnings.
+    """Put back buffers and the random state of torch, numpy and Python; run compiled code eagerly.
 
-    The user has seen, or will see, the warnings of the model's own forward pass.
+    Warnings are not shown: the user sees those of the job's own forward pass. What else a model
+    keeps (a counter, a cache, a file) does change.
     """
+    generators = random.getstate(), np.random.get_state()
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     buffers = {id(b): (b, b._version, b.detach().clone()) for b in model.buffers()}
     with ExitStack() as stack:
@@ -28,6 +32,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
+            random.setstate(generators[0])
+            np.random.set_state(generators[1])
             with torch.no_grad():
                 for buffer, version, value in buffers.values():
                     if buffer._version != version:

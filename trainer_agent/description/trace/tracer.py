@@ -176,10 +176,11 @@ class Trace(TorchFunctionMode):
 
     def alias(self, before: Tensor, after: Tensor) -> None:
         """Note that a hook hands on one tensor for another: a part of it, or all of its parts."""
-        is_new = after is not before and self.find(after) is None
-        if self.recording and is_new and self._follows((before,), {}):
-            node = Node("alias", self.value_of(after), self.path[-1], 0, (self.node(before),))
-            self._add(node, after)
+        if not self.recording or after is before or not self._follows((before,), {}):
+            return
+        source, made = self.node(before), self.find(after)
+        if made is None or not _derives(made, source):
+            self._add(Node("alias", self.value_of(after), self.path[-1], 0, (source,)), after)
 
     def find(self, tensor: Tensor) -> Node | None:
         """The node of a tensor, None where no recorded call used or made it."""
@@ -266,12 +267,12 @@ class Trace(TorchFunctionMode):
     def value_of(self, tensor: Any) -> Tensor:
         """What a tensor holds here; of a large one outside of blocks its shape alone."""
         value: Tensor = tensor
-        if hasattr(tensor, "to_local"):
-            with torch.no_grad():
+        with torch.no_grad():
+            if hasattr(tensor, "to_local"):
                 value = tensor.to_local()
-        if self._is_large(value):
-            return torch.empty(value.shape, dtype=value.dtype, device="meta")
-        return value.detach()
+            if self._is_large(value):
+                return torch.empty(value.shape, dtype=value.dtype, device="meta")
+            return value.detach()
 
     def _is_large(self, value: Tensor) -> bool:
         followed = self.recording and self._limit is not None
@@ -286,6 +287,20 @@ class Trace(TorchFunctionMode):
         if self._limit is not None and len(self.nodes) >= self._limit:
             self.recording = False
         return node
+
+
+def _derives(node: Node, source: Node) -> bool:
+    """Whether a node was computed from another one."""
+    pending, visited = [node], {id(node)}
+    while pending:
+        current = pending.pop()
+        if current is source:
+            return True
+        for earlier in current.inputs:
+            if earlier.order >= source.order and id(earlier) not in visited:
+                visited.add(id(earlier))
+                pending.append(earlier)
+    return False
 
 
 def _name(func: Callable[..., Any]) -> str:

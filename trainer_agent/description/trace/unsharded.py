@@ -8,17 +8,14 @@ job must enter together, and run the same pass.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 # Who sets the hooks that split inputs and outputs, or gather parameters.
 SPLITTERS = ("torch.distributed.", "transformers.integrations.tensor_parallel")
-# Held in float32 for each output of a matrix while a block's graph is read, and for each logit.
-BYTES_AN_OUTPUT, BYTES_A_LOGIT = 4 * 4, 3 * 4
 
 
 def is_sharded(parameter: object) -> bool:
@@ -63,37 +60,6 @@ def unsharded(model: nn.Module, blocks: Collection[str]) -> Iterator[dict[int, s
         for path in blocks:
             stack.callback(modules[path].register_forward_pre_hook(enter).remove)
         yield names
-
-
-def would_fit(model: nn.Module, blocks: Collection[str], tokens: int) -> bool:
-    """Whether a GPU has room for such a pass on so many tokens, roughly; elsewhere true."""
-    device = next(model.parameters()).device
-    if device.type != "cuda":
-        return True
-    modules = dict(model.named_modules())
-    inside = [modules[path] for path in blocks]
-    in_blocks = {id(parameter) for block in inside for parameter in block.parameters()}
-    outside = [parameter for parameter in model.parameters() if id(parameter) not in in_blocks]
-    free = torch.cuda.mem_get_info(device)[0]
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return bytes_needed(outside, [list(block.parameters()) for block in inside], tokens) < free
-
-
-def bytes_needed(outside: Sequence[Tensor], blocks: Sequence[Sequence[Tensor]], tokens: int) -> int:
-    """What whole parameters and the tensors made of so many tokens take, of one block at a time."""
-    logits = max(_outputs(outside), default=0) * BYTES_A_LOGIT
-    each = [
-        sum(map(_size, block)) + tokens * sum(_outputs(block)) * BYTES_AN_OUTPUT for block in blocks
-    ]
-    return sum(map(_size, outside)) + tokens * logits + max(each, default=0)
-
-
-def _outputs(parameters: Iterable[Tensor]) -> list[int]:
-    return [max(parameter.shape) for parameter in parameters if parameter.ndim >= 2]
-
-
-def _size(parameter: Tensor) -> int:
-    return parameter.numel() * parameter.itemsize
 
 
 class _Gathered:

@@ -68,10 +68,10 @@ def test_the_head_is_described_while_labels_fit_the_step(tmp_path: Path) -> None
     agent.close()
 
     spec = spec_from_json(transport.revisions[0].spec)
-    found = predict(spec).stacks["decoder"]
+    prediction = predict(spec).stacks["decoder"]
     assert spec.stacks["decoder"].head is not None
-    assert found.loss == pytest.approx(float(loss.detach()), abs=0.2)
-    assert np.isfinite(found.gradient_variance).all()
+    assert prediction.loss == pytest.approx(float(loss.detach()), abs=0.2)
+    assert np.isfinite(prediction.gradient_variance).all()
 
 
 class AskingTransport(RecordingTransport):
@@ -163,6 +163,26 @@ def test_a_pass_that_raises_is_not_described_and_the_next_one_is(tmp_path: Path)
     agent.step(loss=1.0)
     agent.close()
 
+    spec = spec_from_json(transport.revisions[0].spec)
+    assert spec.missing == () and None not in spec.stacks["decoder"].blocks
+
+
+def test_a_pass_that_is_interrupted_is_not_described_and_the_next_one_is(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model, _ = built()
+    agent, transport = recorded(model, tmp_path)
+    handle = model.blocks[1].up.register_forward_hook(interrupt)
+
+    with pytest.raises(KeyboardInterrupt):  # of which torch tells no hook
+        loss_of(model, batch(1))
+    handle.remove()
+    loss_of(model, batch(1)).backward()
+    agent.step(loss=1.0)
+    agent.close()
+
+    assert torch.overrides._get_current_function_mode() is None
     spec = spec_from_json(transport.revisions[0].spec)
     assert spec.missing == () and None not in spec.stacks["decoder"].blocks
 

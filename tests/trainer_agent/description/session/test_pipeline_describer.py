@@ -39,7 +39,7 @@ def described_whole(layers: int) -> ModelSpec:
 
 def revisions(folder: Path) -> list[tuple[int, ModelSpec]]:
     sent = json.loads((folder / "frames-0.json").read_text())
-    return [(one["step"], spec_from_json(one["spec"])) for one in sent]
+    return [(revision["step"], spec_from_json(revision["spec"])) for revision in sent]
 
 
 def numbers(block: Block | None) -> list[float]:
@@ -47,8 +47,8 @@ def numbers(block: Block | None) -> list[float]:
     assert block is not None
     maps = [block.attention.query, block.attention.output, block.feed_forward.up]
     norms = [block.attention_norm, block.feed_forward_norm]
-    of_maps = [value for one in maps for value in (one.weight_var, one.bias_var)]
-    return of_maps + [value for one in norms for value in (one.gain_mean, one.bias_var)]
+    of_maps = [value for part in maps for value in (part.weight_var, part.bias_var)]
+    return of_maps + [value for part in norms for value in (part.gain_mean, part.bias_var)]
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "interleaved"])
@@ -56,28 +56,28 @@ def test_the_description_of_a_pipeline_is_that_of_the_whole_model(
     kind: str,
     run: Callable[[str], Path],
 ) -> None:
-    (step, found), *_ = revisions(run(kind))
+    (step, described), *_ = revisions(run(kind))
     expected = described_whole(LAYERS[kind])
 
     assert step == 1  # the first is left out
-    assert found.missing == expected.missing == ()
-    assert (found.batch_size, found.n_params) == (expected.batch_size, expected.n_params)
-    of, to = found.stacks["decoder"], expected.stacks["decoder"]
+    assert described.missing == expected.missing == ()
+    assert (described.batch_size, described.n_params) == (expected.batch_size, expected.n_params)
+    of, to = described.stacks["decoder"], expected.stacks["decoder"]
     assert of.d_model == to.d_model and len(of.blocks) == len(to.blocks) == LAYERS[kind]
     for block, other in zip(of.blocks, to.blocks, strict=True):
         # float32 in another order, and Adam's first step is the sign of each gradient
         assert numbers(block) == pytest.approx(numbers(other), rel=1e-3, abs=1e-7)
         assert block is not None and other is not None
         assert (block.placement, block.attention.n_heads) == (other.placement, 2)
-    for kernel, wanted in (
+    for kernel, expected_kernel in (
         (of.input_kernel, to.input_kernel),
         (of.top_gradient_kernel, to.top_gradient_kernel),
     ):
-        assert kernel is not None and wanted is not None
-        largest = float(wanted.diagonal.max())
-        np.testing.assert_allclose(kernel.diagonal, wanted.diagonal, rtol=1e-3)
+        assert kernel is not None and expected_kernel is not None
+        largest = float(expected_kernel.diagonal.max())
+        np.testing.assert_allclose(kernel.diagonal, expected_kernel.diagonal, rtol=1e-3)
         np.testing.assert_allclose(
-            kernel.off_diagonal, wanted.off_diagonal, rtol=1e-3, atol=1e-3 * largest
+            kernel.off_diagonal, expected_kernel.off_diagonal, rtol=1e-3, atol=1e-3 * largest
         )
 
 
@@ -86,10 +86,10 @@ def test_the_prediction_of_a_pipeline_misses_nothing_that_the_whole_model_has(
     kind: str,
     run: Callable[[str], Path],
 ) -> None:
-    (_, found), *_ = revisions(run(kind))
+    (_, described), *_ = revisions(run(kind))
     expected = predict(described_whole(LAYERS[kind]))
 
-    prediction = predict(found)
+    prediction = predict(described)
 
     assert len(prediction.missing) <= len(expected.missing)
     of, to = prediction.stacks["decoder"], expected.stacks["decoder"]
@@ -105,26 +105,27 @@ def test_a_description_that_the_server_asks_for_is_of_all_processes(
 ) -> None:
     first, *later = revisions(run(kind))
 
-    (before, _), (after, found) = first, later[0]
+    (before, _), (after, described) = first, later[0]
     assert before < 2 and 5 < after < 50  # asked at step 5; at 50 it is time anyway
-    assert found.missing == ()
-    assert None not in found.stacks["decoder"].blocks and len(found.stacks["decoder"].blocks) == 3
+    assert described.missing == ()
+    blocks = described.stacks["decoder"].blocks
+    assert None not in blocks and len(blocks) == 3
     assert str(np.load(run(kind) / "frames-0.npz")["reason"]) == ""
 
 
 def spec(n: int, *, first: float = 1.0) -> ModelSpec:
     """A stage of `n` blocks that were not understood."""
-    one = np.array([first])
-    kernel = Kernel(one, one[:, None], np.array([1]))
+    diagonal = np.array([first])
+    kernel = Kernel(diagonal, diagonal[:, None], np.array([1]))
     return ModelSpec("custom", {"decoder": Stack(4, (None,) * n, kernel, kernel)}, n_params=10)
 
 
 def test_a_stage_that_does_not_come_leaves_its_blocks_open_and_is_named() -> None:
-    whole = merged_spec([spec(2), None, spec(1)], [{"decoder": 2}, {"decoder": 3}, {"decoder": 1}])
+    merged = merged_spec([spec(2), None, spec(1)], [{"decoder": 2}, {"decoder": 3}, {"decoder": 1}])
 
-    assert whole.stacks["decoder"].blocks == (None,) * 6
-    assert [one.where for one in whole.missing] == ["stage 1"]
-    assert whole.n_params == 20
+    assert merged.stacks["decoder"].blocks == (None,) * 6
+    assert [missing.where for missing in merged.missing] == ["stage 1"]
+    assert merged.n_params == 20
 
 
 def test_the_input_is_the_first_stage_s_and_the_top_the_last_one_s() -> None:
@@ -137,13 +138,13 @@ def test_the_input_is_the_first_stage_s_and_the_top_the_last_one_s() -> None:
 
 
 def test_what_a_stage_could_not_read_is_named_with_the_stage() -> None:
-    found = Missing("blocks.0.attention", "softmax of my own", "not known")
+    missing = Missing("blocks.0.attention", "softmax of my own", "not known")
     without_blocks = ModelSpec(
         "custom", {}, missing=(Missing("model", "blocks", "none"),), n_params=5
     )
-    parts = [without_blocks, replace(spec(1), missing=(found,), notes=("odd",))]
+    parts = [without_blocks, replace(spec(1), missing=(missing,), notes=("odd",))]
 
-    whole = merged_spec(parts, [{}, {"decoder": 1}])
+    merged = merged_spec(parts, [{}, {"decoder": 1}])
 
-    assert whole.missing == (replace(found, where="stage 1: blocks.0.attention"),)
-    assert whole.notes == ("stage 1: odd",) and whole.n_params == 15
+    assert merged.missing == (replace(missing, where="stage 1: blocks.0.attention"),)
+    assert merged.notes == ("stage 1: odd",) and merged.n_params == 15

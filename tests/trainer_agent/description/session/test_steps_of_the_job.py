@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from dslm import spec_from_json
 from tests.trainer_agent.recording import RecordingTransport, recorded
-from tests.trainer_agent.small_gpt import LAYERS, WIDTH, SmallGPT, batch, train_step
+from tests.trainer_agent.small_gpt import LAYERS, WIDTH, SmallGPT, batch, loss_of, train_step
 
 STEPS = 4
 
@@ -160,3 +162,52 @@ def test_the_job_s_own_hooks_are_called_once_a_call(tmp_path: Path) -> None:
     times = {name: 2 * STEPS if "dropout" in name else STEPS for name in called}
     assert calls == times | {f"before {name}": n for name, n in times.items()}
     assert spec_from_json(transport.revisions[0].spec).missing == ()
+
+
+def test_no_tensor_of_a_step_is_held_after_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SmallGPT(p_drop=0.2)
+    made: list[weakref.ref[Tensor]] = []
+
+    def remember(_module: nn.Module, _args: object, output: Tensor) -> None:
+        made.append(weakref.ref(output))
+
+    for module in model.modules():
+        if not isinstance(module, nn.ModuleList):
+            module.register_forward_hook(remember)
+    agent, transport = recorded(model, tmp_path)
+
+    loss = loss_of(model, batch(0))
+    loss.backward()
+    agent.step(loss=loss.item())
+    del loss
+    gc.collect()
+
+    assert made and not any(reference() is not None for reference in made)
+    agent.close()
+    assert spec_from_json(transport.revisions[0].spec).missing == ()
+
+
+def test_the_graph_of_a_step_is_that_of_the_job(tmp_path: Path) -> None:
+    shapes = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        model = SmallGPT(p_drop=0.2)
+        agent = recorded(model, tmp_path)[0] if watched else None
+        shapes.append(nodes_of(loss_of(model, batch(0))))
+        if agent is not None:
+            agent.close()
+
+    assert shapes[0] == shapes[1]
+
+
+def nodes_of(loss: Tensor) -> list[str]:
+    """The autograd nodes that a loss hangs on, by name."""
+    pending, names, visited = [loss.grad_fn], [], set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in visited:
+            visited.add(node)
+            names.append(node.name())
+            pending += [following for following, _ in node.next_functions]
+    return sorted(names)

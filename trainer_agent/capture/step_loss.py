@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -35,3 +36,20 @@ class StepLoss:
         count = self._count
         total = self.take_sum()
         return None if total is None else total / count
+
+
+def returned_loss(output: Any) -> Tensor | None:
+    """The loss among what a model's forward returns, None where it returns none.
+
+    It is what a mapping calls ``loss`` (as the outputs of `transformers` do), else the only single
+    number that has a gradient: ``(logits, loss)``, or the loss by itself.
+    """
+    if isinstance(output, Mapping):
+        named = output.get("loss")
+        items = [named] if named is not None else list(output.values())
+    else:
+        items = list(output) if isinstance(output, tuple | list) else [output]
+    losses = [
+        item for item in items if isinstance(item, Tensor) and item.ndim == 0 and item.requires_grad
+    ]
+    return losses[0] if len(losses) == 1 else None

@@ -1,0 +1,149 @@
+/* What the scripts read: the API's answers, live messages, the page's own data, and two globals. */
+
+export type Values = number[] | Float32Array;
+export type QuantityName = "variance" | "correlation" | "gradient";
+
+export interface Quantity {
+  series: string;
+  site: "stream" | "stream_gradient";
+  moment: "variance" | "correlation";
+  log: boolean;
+  relative: boolean;
+}
+
+export type Quantities = Record<QuantityName, Quantity>;
+
+/** Numbers that JSON cannot write come as "NaN", "Infinity" and "-Infinity". */
+export type ApiNumber = number | string | null | undefined;
+
+// The API's answers; fields whose name ends in _f32 are base64 of little-endian float32.
+
+export interface MissingPart {
+  where: string;
+  what: string;
+  why: string;
+}
+
+export interface PackedCurve {
+  variance_f32: string;
+  variance_low_f32: string;
+  variance_high_f32: string;
+  correlation_f32: string;
+  correlation_low_f32: string;
+  correlation_high_f32: string;
+}
+
+export interface StackCurves {
+  stream: PackedCurve;
+  stream_gradient: PackedCurve;
+}
+
+export interface Revision {
+  state: string;
+  reason: string;
+  stacks: Record<string, StackCurves>;
+  missing: MissingPart[];
+}
+
+export interface SeriesHistory {
+  steps: number[];
+  n_layers_plus_one: number;
+  values_f32: string;
+}
+
+export interface ScalarHistory {
+  steps: number[];
+  values_f32: Record<string, string>;
+}
+
+export interface Alert {
+  id: string;
+  run_id: string;
+  run_name: string;
+  severity: "info" | "warning" | "critical";
+  title: string;
+  status: string;
+  step: number;
+  opened_at: number;
+}
+
+export interface RunSummary {
+  id: string;
+  status: string;
+}
+
+// Live messages; `reconnected` is the connection's own.
+
+export interface FrameMessage {
+  type: "frame";
+  run: string;
+  step: number;
+  series_f32: Record<string, string>;
+  scalars: Record<string, ApiNumber>;
+  skipped: number;
+}
+
+export type LiveMessage =
+  | { type: "hello" | "ping" | "reconnected" }
+  | { type: "prediction"; run: string }
+  | { type: "run"; run: RunSummary }
+  | { type: "alert"; alert: Alert }
+  | FrameMessage;
+
+// The page's own data: dashboard/page_data.py.
+
+export interface RunData {
+  id: string;
+  name: string;
+  colour: string;
+  status: string;
+  stack: string;
+  stacks: Record<string, object>;
+  last_seen: number;
+}
+
+export interface PageData {
+  page: "runs" | "run" | "compare" | "alerts";
+  stack?: string;
+  charts: Record<QuantityName, string>;
+  scalars: string;
+  heatmaps: string[];
+  runs: RunData[];
+}
+
+// What the scripts hold.
+
+/** The predicted curves of a quantity; `missing` says why (part of) `predicted` is absent. */
+export interface PredictedCurves {
+  predicted: Float32Array;
+  low: Float32Array;
+  high: Float32Array;
+  today: Float32Array;
+  missing: string;
+}
+
+export type Predictions = Record<QuantityName, PredictedCurves>;
+
+export interface Trace {
+  meta: string;
+  x: ArrayLike<number>;
+}
+
+/** An element in which Plotly has drawn a chart. */
+export interface Chart extends HTMLElement {
+  data: Trace[];
+  layout: Record<string, { range: [number, number] }>;
+  _fullLayout: { _size: { l: number; t: number; w: number; h: number } };
+  on(event: string, listener: () => void): void;
+  removeAllListeners(event: string): void;
+}
+
+declare global {
+  const Plotly: {
+    restyle(chart: Chart, data: object, traces: number[]): void;
+    update(chart: Chart, data: object, layout: object, traces?: number[]): void;
+  };
+  interface Window {
+    dash_clientside: { set_props(id: string, props: object): void };
+  }
+}

@@ -1,0 +1,47 @@
+"""What enters the stacks in a pass that the user has asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dslm.spec import Kernel
+from trainer_agent import description
+from trainer_agent.capture.hooks import first_stream
+from trainer_agent.model.plan import Plan
+
+InputKernels = dict[str, tuple[Kernel, torch.Size]]
+
+
+@contextmanager
+def input_kernels(model: nn.Module, plan: Plan) -> Iterator[InputKernels]:
+    """Kernel and shape of each stack's input, by its first block; filled in at the end.
+
+    Blocks that are compiled afterwards tell no hook what enters them.
+    """
+    inputs: dict[str, Tensor] = {}
+
+    def note(path: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = first_stream((*args, *kwargs.values()))
+            if x is not None:
+                inputs[path] = x.detach()
+
+        return hook
+
+    modules = {stack.blocks[0]: model.get_submodule(stack.blocks[0]) for stack in plan.stacks}
+    handles = [
+        module.register_forward_pre_hook(note(path), with_kwargs=True)
+        for path, module in modules.items()
+    ]
+    kernels: InputKernels = {}
+    try:
+        yield kernels
+    finally:
+        for handle in handles:
+            handle.remove()
+    kernels |= {p: (description.kernel(x), x.shape) for p, x in inputs.items() if x.ndim == 3}
