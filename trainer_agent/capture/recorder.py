@@ -160,6 +160,7 @@ class Recorder:
         """A block starts; the first block's start is a new pass, unless it is a recomputation."""
         self._block = (stack, index)
         self._ran = True
+        # A reentrant checkpoint runs the first block again inside the backward pass.
         if index == 0 and not in_backward():
             self._passes.begin(stack)
             self._passes.begin(stage_suffix(stack))
@@ -173,6 +174,8 @@ class Recorder:
         if torch.compiler.is_compiling():
             self._trace_stream(stack, index, x)
             return
+        # try and except, not the guard's context: this runs once a block, and a context manager
+        # takes three more calls.
         started = time.perf_counter()
         try:
             if self._passes.first_time(stack, "stream", index):
@@ -206,6 +209,7 @@ class Recorder:
 
         A call that cannot be read is the first one, too: what follows is other attention.
         """
+        # Attention outside of blocks, of a pooling head say, belongs to no row.
         if self._block is None or not self.active or not torch.is_grad_enabled():
             return
         started = time.perf_counter()

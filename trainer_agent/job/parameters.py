@@ -81,7 +81,7 @@ class ParameterReader:
 
     def _after_update(self, optimizer: Optimizer) -> None:
         self._read(lambda plan: self._add_update(plan, optimizer))
-        self._before = []
+        self._before = []  # even where reading failed: they hold copies of weights
 
     def _read(self, read: Callable[[Plan], None]) -> None:
         started = time.perf_counter()
@@ -210,7 +210,8 @@ class UpdateHooks:
             return None
         if callable(kwargs.get("closure")):
             return args, {**kwargs, "closure": self._wrapped(optimizer, kwargs["closure"])}
-        if len(args) > 1 and callable(args[1]):  # the first is the optimizer
+        # Torch passes a hook what `step` was called with, the optimizer itself first.
+        if len(args) > 1 and callable(args[1]):
             return (args[0], self._wrapped(optimizer, args[1]), *args[2:]), kwargs
         self._before(optimizer)
         return None
@@ -221,6 +222,7 @@ class UpdateHooks:
 
         def run(*args: Any, **kwargs: Any) -> Any:
             loss = closure(*args, **kwargs)
+            # Once: LBFGS calls its closure again at weights that it has moved.
             while pending:
                 pending.pop()(optimizer)
             return loss

@@ -63,6 +63,7 @@ class AttentionFunctionMode(TorchFunctionMode):
             self._observe(partial(sampled_logits, *args, **kwargs))
         elif func is functional.multi_head_attention_forward:
             self._observe(partial(sampled_multihead, *args, **kwargs))
+        # A softmax over four axes is attention by hand; over fewer it is a router or the loss.
         elif isinstance(args[0], Tensor) and args[0].ndim == 4:
             self._observe(partial(sampled_scores, args[0]))
 
