@@ -78,7 +78,7 @@ class Agent:
         _agents.add(self)
 
     @property
-    def speaks(self) -> bool:
+    def is_sender(self) -> bool:
         """Whether this process sends: in a job of several, rank 0 does for all of them."""
         return self._parts.processes.is_sender
 

@@ -150,7 +150,7 @@ def watch(
     if batch is not None:
         _prepare(agent, batch)
     # Printed, not logged: a job without logging set up would hide the address.
-    if agent.speaks:
+    if agent.is_sender:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent
 

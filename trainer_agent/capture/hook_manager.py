@@ -123,7 +123,7 @@ class HookManager:
             self._handles.unpark()
             return
         self._recorder.stop()
-        # A compiled module must keep its hooks: torch looks at them only while it compiles.
+        # A compiled module must keep its hooks: torch reads them only while it compiles.
         if self._recorder.eager and not self._has_compiled_parts:
             self._handles.park()
 
@@ -296,7 +296,7 @@ class HookManager:
 
 
 def in_shape_inference() -> bool:
-    """Whether the forward pass that now begins runs on memory that nobody has filled.
+    """Whether the forward pass that now begins runs on memory that torch has not filled.
 
     A pipeline's stage runs so before the first step, and whenever evaluation and training take
     turns. Called by a hook inside the pass.

@@ -1,4 +1,4 @@
-"""Who is told what a sampled step passes, in the thread that runs it; what is raised is counted."""
+"""Protocols of what listens to a sampled step, in the thread that runs it."""
 
 from __future__ import annotations
 

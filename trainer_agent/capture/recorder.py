@@ -166,7 +166,7 @@ class Recorder:
             self._passes.begin(stage_suffix(stack))
 
     def leave_block(self) -> None:
-        """The running block is over: attention calls are nobody's."""
+        """The running block is over: attention calls belong to no block."""
         self._block = None
 
     def stream(self, stack: str, index: int, x: Tensor) -> None:

@@ -22,7 +22,7 @@ from trainer_agent.model.plan import Plan
 # Values of one tensor that are kept over an update, to see what it changed.
 SAMPLED_VALUES = 4096
 SECOND_MOMENT = "exp_avg_sq"  # as Adam and its kin name it
-Look = Callable[[Optimizer], None]
+OnUpdate = Callable[[Optimizer], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,12 @@ class UpdateHooks:
     """
 
     def __init__(
-        self, optimizer: Optimizer, before: Look, after: Look, *, enabled: Callable[[], bool]
+        self,
+        optimizer: Optimizer,
+        before: OnUpdate,
+        after: OnUpdate,
+        *,
+        enabled: Callable[[], bool],
     ) -> None:
         """Set the hooks; an optimizer without hooks is never read.
 
@@ -217,7 +222,7 @@ class UpdateHooks:
         return None
 
     def _wrapped(self, optimizer: Optimizer, closure: Callable[..., Any]) -> Callable[..., Any]:
-        """The closure, with a look at the optimizer after its first call."""
+        """The closure, which reads the optimizer after its first call."""
         pending = [self._before]
 
         def run(*args: Any, **kwargs: Any) -> Any:

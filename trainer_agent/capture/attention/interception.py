@@ -65,7 +65,7 @@ class AttentionInterception:
                 return function(*args, **kwargs)
             return self._call(point, args, kwargs)
 
-        # Whoever compiles the wrapper compiles the function itself.
+        # A job that compiles the wrapper compiles the function itself.
         wrapper._torchdynamo_orig_callable = innermost(function)  # type: ignore[attr-defined]
         wrapper._torchdynamo_wrapper_id = id(wrapper)  # type: ignore[attr-defined]
         return staticmethod(wrapper) if isinstance(point.value, staticmethod) else wrapper

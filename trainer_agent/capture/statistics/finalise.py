@@ -45,7 +45,7 @@ def silent_places(plan: Plan, fired: NDArray[np.bool_]) -> tuple[str, ...]:
 def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
     """The sums as they would be without the scale that the gradients carry.
 
-    Shares lost to a number format stay as they are: they speak of the tensors the job computes.
+    Shares lost to a number format stay as they are: the job computes the scaled tensors.
     """
     divisors = np.ones(columns.COLUMNS)
     divisors[columns.SUM] = scale
