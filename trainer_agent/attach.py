@@ -130,6 +130,7 @@ def watch(
     for module in called_modules(model):
         _check_hints(module, hints)
     custom = () if custom_sites is None else sites_of(model, options, custom_sites, hints)
+    # Two agents of one run and rank would number their frames alike, and lose half of them.
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(
             "resume",
@@ -148,7 +149,8 @@ def watch(
     )
     if batch is not None:
         _prepare(agent, batch)
-    if agent.speaks:
+    # Printed, not logged: a job without logging set up would hide the address.
+    if agent.is_sender:
         print(f"evenkeel: {agent.url}", flush=True)
     return agent
 
