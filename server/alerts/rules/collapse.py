@@ -7,8 +7,8 @@ from math import ceil
 
 import numpy as np
 
-from server.alerts.rules.advice import advice_for
 from server.alerts.rules.depth import Span, closeness, longest_run, number
+from server.alerts.rules.depth_advice import advice_for
 from server.alerts.rules.finding import Finding
 from server.alerts.rules.gradient import relative_gradient
 from server.alerts.rules.observation import Observation, StackFacts

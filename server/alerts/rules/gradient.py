@@ -8,8 +8,8 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from server.alerts.rules.advice import CLIP, advice_for
 from server.alerts.rules.depth import longest_run, number
+from server.alerts.rules.depth_advice import CLIP, advice_for
 from server.alerts.rules.finding import Finding
 from server.alerts.rules.observation import Floats, Observation, StackFacts
 from server.alerts.rules.running_stats import RunningStats

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statistics import median
 
-from server.alerts.rules.advice import advice_for
 from server.alerts.rules.collapse import Collapse, collapse_of
 from server.alerts.rules.depth import closeness, number
+from server.alerts.rules.depth_advice import advice_for
 from server.alerts.rules.finding import Finding
 from server.alerts.rules.gradient import VANISHED, relative_gradient
 from server.alerts.rules.observation import Observation, StackFacts
