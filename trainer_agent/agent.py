@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet, finalize
 
 from torch import nn
 from torch.optim import Optimizer
@@ -23,12 +23,14 @@ from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.session.describer import SelfDescription
 from trainer_agent.model.sites import CustomSite
+from trainer_agent.model.unwrap import unwrap
 from trainer_agent.options import Options
 from wire import RunEnd
 
 logger = logging.getLogger("evenkeel")
 EXIT_TIMEOUT_S = 5.0
 SETTLE_TIMEOUT_S = 5.0
+FORMER_TIMEOUT_S = 2.0
 _agents: WeakSet[Agent] = WeakSet()
 
 
@@ -58,7 +60,7 @@ class Agent:
         self._options = options
         # Counted by the training thread alone; `_idle_steps` is set to 0 by any thread.
         self._step = self._passed = self._idle_steps = 0
-        self._closed = False
+        self._closed = self._has_stepped = self._model_is_gone = False
         # A pipeline's first step may run on memory that torch has not filled.
         self._discards_sample = options.pipeline is not None
         self._parts = compose(
@@ -75,6 +77,7 @@ class Agent:
         )
         self.rank = self._parts.processes.rank
         self._parts.hooks.switch(on=True)
+        self._follow_model(unwrap(model))
         atexit.register(self._close_at_exit)
         _agents.add(self)
 
@@ -202,7 +205,7 @@ class Agent:
         self._close(end_of(error), EXIT_TIMEOUT_S if error else 10.0)
 
     def _end_step(self, reported: dict[str, Scalar | None], step: int | None) -> None:
-        parts = self._parts
+        parts, self._has_stepped = self._parts, True
         ended, sampled = time.perf_counter(), parts.recorder.active
         if step is not None:
             self._step = step
@@ -264,10 +267,31 @@ class Agent:
         """Do at the end of the next step what there is to do; called from any thread."""
         self._idle_steps = 0
 
+    def _follow_model(self, model: nn.Module) -> None:
+        """End the run where the job lets its model go without a word, as a notebook's cell does."""
+        end = WeakMethod(self._end_without_model)
+
+        def model_is_gone() -> None:
+            if (call := end()) is not None:
+                call()
+
+        finalize(model, model_is_gone).atexit = False
+
+    def _end_without_model(self) -> None:
+        # A module given to `watch` alone, which nobody calls, goes at once: the run does not.
+        if self._closed or not self._has_stepped:
+            return
+        self._closed = self._model_is_gone = True
+        self._idle_steps = 0
+        with self._parts.guard.at("close"):
+            for part in self._parts.removables:
+                part.remove()
+            self._parts.sender.begin_closing(RunEnd(status="finished"))
+
     def _close(self, end: RunEnd, timeout_s: float) -> bool:
-        if self._closed:
+        if self._closed and not self._model_is_gone:
             return True
-        self._closed, self._idle_steps = True, 0
+        self._closed, self._model_is_gone, self._idle_steps = True, False, 0
         self._parts.recorder.stop()
         with self._parts.guard.at("close"):
             atexit.unregister(self._close_at_exit)
@@ -279,6 +303,23 @@ class Agent:
     def _close_at_exit(self) -> None:
         # Python notes here the exception that ends the program, before it runs exit handlers.
         self._close(end_of(getattr(sys, "last_value", None)), EXIT_TIMEOUT_S)
+
+
+def close_former(options: Options) -> list[str]:
+    """Close the agents of this process under this project, name and rank; returns their pages.
+
+    A notebook's cell that runs again watches its new model so, and has let the former one go.
+    """
+    name = options.project, options.run, options.rank
+    former = [
+        agent
+        for agent in _agents
+        if (agent._options.project, agent._options.run, agent._options.rank) == name
+        and not agent._closed
+    ]
+    for agent in former:
+        agent.close(FORMER_TIMEOUT_S)
+    return [agent.url for agent in former if agent.speaks]
 
 
 def is_open(run_id: str, rank: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer_agent.agent import Agent, is_open
+from trainer_agent.agent import Agent, close_former, is_open
 from trainer_agent.capture.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.commands.alert_actions import Action, read_actions
 from trainer_agent.delivery.http_transport import HttpTransport
@@ -62,7 +62,8 @@ def watch(
 
     Args:
         model: the model that trains.
-        project, run: how the run is filed and shown.
+        project, run: how the run is filed and shown. Another model that this process watches under
+            the same two is closed: a notebook's cell may run again.
         optimizer: read for the learning rate and the norm of the gradients.
         scaler: the ``torch.amp.GradScaler``; found by itself where the process has one.
         server, key: where to send; default ``EVENKEEL_URL``, ``EVENKEEL_KEY``.
@@ -130,6 +131,7 @@ def watch(
     for module in called_modules(model):
         _check_hints(module, hints)
     custom = () if custom_sites is None else sites_of(model, options, custom_sites, hints)
+    former = close_former(options)
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(
             "resume",
@@ -149,7 +151,8 @@ def watch(
     if batch is not None:
         _prepare(agent, batch)
     if agent.speaks:
-        print(f"evenkeel: {agent.url}", flush=True)
+        ended = f" (in the place of {', '.join(former)}, which is closed)" if former else ""
+        print(f"evenkeel: {agent.url}{ended}", flush=True)
     return agent
 
 

@@ -38,6 +38,7 @@ from trainer_agent.capture.step_loss import StepLoss, returned_loss
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, settled, stage_suffix
+from trainer_agent.model.reference import refer_to
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
 DISPENSABLE = ("attention_logits", "attention", "feed_forward")
@@ -73,7 +74,7 @@ class HookManager:
         guard: Guard,
         account: OverheadAccount,
     ) -> None:
-        self._model, self._chunks, self._recorder = model, chunks, recorder
+        self._reference, self._chunks, self._recorder = refer_to(model), chunks, recorder
         self._guard, self._account = guard, account
         self._requested = plan.requested
         self._dropped: list[str] = []
@@ -91,6 +92,10 @@ class HookManager:
     def plan(self) -> Plan:
         """The places measured."""
         return self._plan
+
+    @property
+    def _model(self) -> nn.Module:
+        return self._reference()
 
     @property
     def dropped_sites(self) -> tuple[str, ...]:
@@ -177,6 +182,8 @@ class HookManager:
         self._handles.clear()
         for handle in self._model_handles:
             handle.remove()
+        self._blocks.clear()
+        self._interception.forget()
 
     def take_returned_loss(self) -> Scalar | None:
         """The mean of the losses that the model's forward returned since the last call, or None."""

@@ -60,7 +60,8 @@ class OptimizerReader:
         return scalars
 
     def remove(self) -> None:
-        """Take the hook away."""
+        """Take the hook away, and read the optimizer no more."""
+        self._optimizer = None
         if self._handle is not None:
             self._handle.remove()
 

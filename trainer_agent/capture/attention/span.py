@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.hooks import Notify
 from trainer_agent.model.plan import Plan, StackPlan
+from trainer_agent.model.reference import refer_to
 
 
 class AttentionSpans:
@@ -23,13 +24,13 @@ class AttentionSpans:
     def __init__(
         self, model: nn.Module, plan: Plan, start: Callable[[], None], stop: Callable[[], None]
     ) -> None:
-        self._model = model
+        self._model = refer_to(model)
         self._start, self._stop = Notify(start), Notify(stop)
         self._between_projections = _has_projections(plan, model)
 
     def attach(self, stack: StackPlan, index: int) -> list[RemovableHandle]:
         """Set the hooks of one block."""
-        module = self._model.get_submodule
+        module = self._model().get_submodule
         if not self._between_projections:
             block = module(stack.blocks[index])
             return [

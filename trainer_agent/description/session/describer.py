@@ -39,6 +39,7 @@ from trainer_agent.description.trace.limits import (
 from trainer_agent.description.trace.unsharded import holds_shards, is_flat
 from trainer_agent.distributed import Processes
 from trainer_agent.model.plan import Plan, rows_kept
+from trainer_agent.model.reference import refer_to
 from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class SelfDescription:
             hints: what the user says of blocks.
             processes: agree on the plan, and add up the moments of sharded weights.
         """
-        self._model, self._hooks, self._recorder = model, hooks, recorder
+        self._reference, self._hooks, self._recorder = refer_to(model), hooks, recorder
         self._guard, self._account = guard, account
         self._hints, self._processes = hints, processes
         self._architecture: Architecture | None = None
@@ -128,6 +129,10 @@ class SelfDescription:
         self._fresh_weights: Weighed | None = None
         self.together = False
         hooks.subscribe(self)
+
+    @property
+    def _model(self) -> nn.Module:
+        return self._reference()
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Read the architecture off a pass on the user's batch, where one process can by itself.
