@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -214,16 +215,23 @@ class HookManager:
             if "attention_logits" not in self._dropped and not self._has_compiled_parts:
                 span = self._spans.attach(stack, index)
                 self._handles.add(f"{stack.name}/attention_logits[{index}]", *span)
-        self._attach_branches(stack.name, "attention", stack.attention)
-        self._attach_branches(stack.name, "feed_forward", stack.feed_forward)
+        self._attach_branches(stack.name, "attention", stack.attention, stack.attention_factors)
+        factors = stack.feed_forward_factors
+        self._attach_branches(stack.name, "feed_forward", stack.feed_forward, factors)
         if "norm_inputs" in self._requested.sites:
             self._attach_norms(stack, NORM_INPUTS[0], stack.attention_norm)
             self._attach_norms(stack, NORM_INPUTS[1], stack.feed_forward_norm)
 
-    def _attach_branches(self, stack: str, site: str, paths: tuple[str | None, ...]) -> None:
-        for index, path in enumerate(paths):
-            if path is not None and site not in self._dropped:
-                after = AfterBranch(self._recorder, stack, site, index)
+    def _attach_branches(
+        self,
+        stack: str,
+        site: str,
+        paths: tuple[str | None, ...],
+        factors: tuple[float, ...] = (),
+    ) -> None:
+        for index, (path, factor) in enumerate(zip_longest(paths, factors, fillvalue=1.0)):
+            if isinstance(path, str) and site not in self._dropped:
+                after = AfterBranch(self._recorder, stack, site, index, factor or 1.0)
                 handle = self._model.get_submodule(path).register_forward_hook(after)
                 self._handles.add(f"{stack}/{site}[{index}]", handle)
 

@@ -98,14 +98,17 @@ class AfterBlock(Hook):
 
 
 class AfterBranch(Hook):
-    """Forward hook of the module whose output a branch adds to the stream.
+    """Forward hook of the module whose output, times `factor`, a branch adds to the stream.
 
     Inside a compiled block the layer is a tensor, not a number: torch compiles a number into the
     code, and would compile the block once for each layer.
     """
 
-    def __init__(self, recorder: Recorder, stack: str, site: str, index: int) -> None:
+    def __init__(
+        self, recorder: Recorder, stack: str, site: str, index: int, factor: float = 1.0
+    ) -> None:
         self._recorder, self._stack, self._site, self._index = recorder, stack, site, index
+        self._factor = factor
         self._row = recorder.row(stack, site, index)
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
@@ -114,6 +117,8 @@ class AfterBranch(Hook):
             x = first_stream(output)
             if x is None:
                 return
+            if self._factor != 1.0:
+                x = x.detach() * self._factor
             if torch.compiler.is_compiling():
                 self._recorder.trace_branch(self._stack, self._row, x)
             else:

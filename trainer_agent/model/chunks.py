@@ -78,6 +78,7 @@ def _marked(stack: StackPlan, chunk: Chunk) -> StackPlan:
         attention=_within(chunk, stack.attention),
         feed_forward=_within(chunk, stack.feed_forward),
         projections=tuple(tuple(prefix + path for path in paths) for paths in stack.projections),
+        attention_outputs=_within(chunk, stack.attention_outputs),
         attention_norm=_within(chunk, stack.attention_norm),
         feed_forward_norm=_within(chunk, stack.feed_forward_norm),
     )

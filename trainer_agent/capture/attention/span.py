@@ -37,7 +37,7 @@ class AttentionSpans:
                 block.register_forward_pre_hook(self._start),
                 block.register_forward_hook(self._stop),
             ]
-        output = module(stack.attention[index] or "")
+        output = module(stack.attention_outputs[index] or "")
         return [
             *(module(path).register_forward_hook(self._start) for path in stack.projections[index]),
             output.register_forward_pre_hook(self._stop),
@@ -48,7 +48,9 @@ def _has_projections(plan: Plan, model: nn.Module) -> bool:
     spans = [
         (*projections, output) if projections and output else ()
         for stack in plan.stacks
-        for projections, output in zip_longest(stack.projections, stack.attention, fillvalue=())
+        for _, projections, output in zip_longest(
+            stack.blocks, stack.projections, stack.attention_outputs, fillvalue=()
+        )
     ]
     ends = [model.get_submodule(path) for span in spans for path in span]
     return all(spans) and not any(any(module.children()) for module in ends)
