@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ from trainer_agent.model.blocks import columns
 from trainer_agent.model.dtensor import local
 from trainer_agent.model.unwrap import unwrap
 
+logger = logging.getLogger("evenkeel")
 # what reading an unforeseen graph may run into: the model's own pass has not failed
 UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 TOKENS = 1  # the dimension of a stream (batch, seq, features) that runs over tokens
@@ -216,9 +218,9 @@ class Recognition:
         except UnrecognisedError as error:
             where = error.where if error.where.startswith(path) else path
             reading.missing = Missing(where, error.what, error.why)
-        except UNFORESEEN as error:
-            what = f"{type(error).__name__} on reading it: {error}"
-            reading.missing = Missing(path, "block", what)
+        except UNFORESEEN:
+            logger.debug("evenkeel cannot read %s", path, exc_info=True)
+            reading.missing = Missing(path, "block", "what it computes could not be read")
         self._heed_hints(path, reading)
         with suppress(UnrecognisedError, *UNFORESEEN):
             reading.added = self._added(path, stream, output, reading)

@@ -27,6 +27,7 @@ from trainer_agent.description.session.reasons import (
     COMPILED,
     COMPILED_WHY,
     FLAT,
+    NOT_FOLLOWED,
     SHARDED,
     SPLIT,
     WITHOUT_DROPOUT,
@@ -255,8 +256,7 @@ class SelfDescription:
 
     def _fail(self, error: Exception) -> None:
         self._guard.note("description", error)
-        what = f"{type(error).__name__}: {error}"
-        self._failure = Missing("model", what, "its forward pass could not be followed")
+        self._failure = NOT_FOLLOWED
 
     def _settle(self, architecture: Architecture) -> None:
         if not architecture.stacks:
