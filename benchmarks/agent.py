@@ -1,11 +1,10 @@
 """What the agent costs a training job, as ratios of steps taken in turn in one process.
 
 Each round takes one step of every job, one after the other, and compares it with the bare job's
-step of the same round; the median over rounds is printed, and beside it what all rounds together
-took ("all CPU"), which is what counts where only some steps are sampled. The server runs in a
+step of the same round. The table has the median over rounds and, as "all CPU", the ratio of all
+rounds together, which is what counts where only some steps are sampled. "CPU" is processor time of
+the job with its sender thread: on a busy machine it says more than the clock. The server runs in a
 process of its own.
-"CPU" counts processor time of the whole job, its sender thread included: on a machine that does
-other things, too, it says more than the clock.
 
     python -m benchmarks.agent
     python -m benchmarks.agent --long 2000    # the budget, once its start is paid back
@@ -44,7 +43,11 @@ WARM_UP = 4
 
 @dataclass
 class Job:
-    """A training job; per step, seconds by the clock, of CPU, and inside `agent.step`."""
+    """A training job and, for every step, its seconds.
+
+    Attributes:
+        steps, cpu, calls: by the clock, of processor time, and by the clock inside `agent.step`.
+    """
 
     name: str
     model: nn.Module
@@ -56,8 +59,8 @@ class Job:
     calls: list[float] = field(default_factory=list)
 
     def step(self, ids: Tensor) -> None:
-        """Train on one batch, (batch, context + 1), and note what it took."""
-        _wait(ids.device)
+        """Train on one batch, (batch, context + 1), and record its times."""
+        _wait(ids.device)  # the step before may still run on the device
         started, busy = time.perf_counter(), time.process_time()
         loss = loss_of(self.model(ids[:, :-1]), ids[:, 1:])
         self.optimizer.zero_grad()
@@ -127,6 +130,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def serve(address: Connection, folder: str) -> None:
+    # imported here: this runs in a spawned process, and the job's must not load a server
     import uvicorn
 
     from server.app import create_app
@@ -150,6 +154,7 @@ def serve(address: Connection, folder: str) -> None:
 
 @contextmanager
 def served(folder: str) -> Iterator[str]:
+    # spawned, not forked: a fork would share the job's threads and its torch state
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=serve, args=(there, folder), daemon=True)
@@ -173,13 +178,13 @@ def compare(jobs: list[Job], arguments: argparse.Namespace) -> None:
 
 
 def over(job_times: list[float], bare_times: list[float]) -> str:
-    """Median over rounds of what is added to the bare job, in percent."""
+    """Median over rounds of the time added to the bare job, in percent."""
     ratios = [time / bare_time for time, bare_time in zip(job_times, bare_times, strict=True)]
     return f"{100 * (statistics.median(ratios) - 1):+.1f} %"
 
 
 def over_all(job_times: list[float], bare_times: list[float]) -> str:
-    """What all rounds together take more than the bare job's, in percent."""
+    """Time that all rounds together add to the bare job's, in percent."""
     return f"{100 * (sum(job_times) / sum(bare_times) - 1):+.1f} %"
 
 
@@ -198,11 +203,11 @@ def report(jobs: list[Job]) -> None:
 
 
 def settle(sizes: Sizes, steps: int, url: str, folder: str) -> None:
-    """What the default budget comes to in a longer job, once its start is paid back.
+    """Print the default budget's cost in a longer job, once its start is paid back.
 
-    The agent's clock takes the bare job's steps for its own job's, too: hence half the budget.
-    The sender may work in either's steps: all that the bare job's thread does not take is the
-    watched job's.
+    The agent's clock counts the bare job's steps as its job's, so it gets half the budget. The
+    sender thread may work during either job's step, so all processor time but that of the bare
+    job's thread counts as the watched job's.
     """
     half_budget = watched(url, folder, None, overhead=0.005)
     jobs = [make_job("bare", sizes), make_job("agent, default budget", sizes, half_budget)]
@@ -247,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--long", type=int, default=0, help="steps of a longer, smaller job")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # more threads would hide the sender's work behind idle cores
     if arguments.device == "cuda":
         if not torch.cuda.is_available():
             print("no CUDA device: nothing measured")

@@ -1,4 +1,4 @@
-"""What the agent takes before it measures anything: import time, and memory."""
+"""The agent's fixed costs: import time and memory, in processes of their own."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ print("resident", int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 
 
 def report_import() -> None:
-    """CPU and memory that importing the agent adds to torch's, its bytecode being there."""
+    """Print CPU time and memory that importing the agent adds to torch, with bytecode compiled."""
     environment = {
         name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
     }
@@ -68,7 +68,7 @@ def report_import() -> None:
 
 
 def report_memory(shape: tuple[int, ...], url: str, folder: str) -> None:
-    """Resident memory that a watched job has beyond a bare one, each in processes of its own.
+    """Print the resident memory that a watched job has beyond a bare one.
 
     `shape` is layers, width, batch and context.
     """

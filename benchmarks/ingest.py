@@ -87,7 +87,7 @@ def batches(frames: int) -> list[bytes]:
 
 
 def points(bodies: list[bytes]) -> int:
-    """How many values these batches carry."""
+    """Number of values in these batches."""
     return sum(len(decode_batch(body).frames) for body in bodies) * VALUES
 
 
@@ -103,6 +103,7 @@ def raw_insert(bodies: list[bytes]) -> float:
     """Points a second into a bare SQLite table of packed rows."""
     with tempfile.TemporaryDirectory() as folder:
         database = sqlite3.connect(Path(folder) / "raw.db")
+        # the server's settings: without a sync per commit this would be no floor for it
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         database.execute(
@@ -140,6 +141,7 @@ def _send(port: int, run: str, bodies: list[bytes]) -> None:
     mark = 0
     for body in bodies:
         mark = _post(connection, run, body)
+    # a batch without frames asks for the mark alone
     heartbeat = encode_batch(FrameBatch(0, 1, [], Health()))
     while mark < last:  # on Redis the answer comes before the commit
         mark = _post(connection, run, heartbeat)
@@ -153,7 +155,7 @@ def _post(connection: http.client.HTTPConnection, run: str, body: bytes) -> int:
         content = answer.read()
         if answer.status == 200:
             return msgspec.json.decode(content, type=FramesReceipt).durable
-        if answer.status != 503:  # 503: the writer is behind, come again
+        if answer.status != 503:  # 503: the writer is behind, so send the batch again
             raise RuntimeError(f"{answer.status}: {content!r}")
         time.sleep(0.01)
 

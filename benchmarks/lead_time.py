@@ -69,6 +69,7 @@ def stack_facts(recipe: Recipe, model: torch.nn.Module) -> dict[str, StackFacts]
     return facts(spec, {0: dslm.predict(spec)})
 
 
+# the server's own rules and lifecycle, without the server
 def judged(steps: Iterator[Values], stacks: dict[str, StackFacts]) -> Iterator[tuple[float, list]]:
     stats, tracks = RunningStats(), {}
     for step, values in enumerate(steps):
@@ -95,13 +96,14 @@ def visible_at(losses: np.ndarray, twin: np.ndarray) -> int | None:
     """The step from which on the smoothed loss stays 10 % above the twin's, or is not finite."""
     length = min(len(losses), len(twin))
     above = ~(_smooth(losses[:length]) <= 1.1 * _smooth(twin[:length]))
+    # a later step below the line takes an earlier one back: somebody watching would wait
     last_fine = np.flatnonzero(~above)
     first = int(last_fine[-1]) + 1 if len(last_fine) else 0
     return first if first < length else None
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:
-    """Median of the last 11: what somebody watching the curve has seen by then."""
+    """Median of the last 11 steps, so nothing of the future."""
     windows = [losses[max(0, at - 10) : at + 1] for at in range(len(losses))]
     return np.array([np.median(window) for window in windows])
 

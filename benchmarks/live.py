@@ -1,11 +1,11 @@
-"""From `agent.step` to the changed picture, with three runs live.
+"""Delay from `agent.step` to the changed picture, with three runs live.
 
     python -m benchmarks.live
 
 Three of the examples' training jobs report to one server; a headless Chromium shows one of them.
-A frame carries the time at which its step ended; the page's plots say when they were redrawn, the
-live WebSocket when the message came. The same clock times all three. The floor in the same run is
-the moment the message reaches a bare WebSocket client: what lies above it is the browser's.
+A frame carries the time at which its step ended. The page's plots record when they were redrawn,
+and a bare WebSocket client when the message arrived. One clock times all three. The message's
+arrival is the floor: the delay beyond it is the browser's.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def report(name: str, seconds: list[float]) -> None:
 
 
 def delays(arrivals: dict[int, float], ended: dict[int, float]) -> list[float]:
-    """Seconds from the end of each step to its being seen."""
+    """Seconds from the end of each step to its arrival."""
     return [arrivals[step] - ended[step] for step in arrivals if step in ended]
 
 
@@ -89,12 +89,12 @@ def job(variant: str, url: str, folder: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [*command, "--steps", "100000"], env=environment, stdout=log, stderr=log, text=True
         )
-    os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+    os.setpriority(os.PRIO_PROCESS, process.pid, 10)  # three jobs on few cores starve the page
     return process
 
 
 async def measure(url: str) -> tuple[dict[int, float], dict[int, float], dict[int, float]]:
-    """When each step was drawn, was on the WebSocket, and had ended; seconds since the epoch."""
+    """Times at which each step was drawn, arrived and ended, in seconds since the epoch."""
     run_id = await first_run(url)
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(
@@ -108,7 +108,7 @@ async def measure(url: str) -> tuple[dict[int, float], dict[int, float], dict[in
         await chromium.close()
     shown: dict[int, float] = {}
     for step, at in redrawn:
-        shown.setdefault(int(step), float(at))
+        shown.setdefault(int(step), float(at))  # a step may be drawn again
     return shown, arrived, ended
 
 

@@ -1,4 +1,4 @@
-"""Small runs trained here and now, with every sampled step as the alert rules see it."""
+"""Small training runs that yield the series of every step, as the alert rules receive them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run: what is trained, and what goes wrong with it."""
+    """One run: its model, its training, and the fault that it has, if any."""
 
     name: str
     variant: str = "pre-ln"
@@ -55,7 +55,7 @@ def batches_of(recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def measured(recipe: Recipe, model: ByteGPT) -> Iterator[Values]:
-    """Train; the measured series of each step, before the step changes the weights."""
+    """Train, and yield the series of each step before the optimizer changes the weights."""
     values: Values = {}
     _hook(model, values, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.0)
@@ -133,6 +133,7 @@ def _logit_recorder(values: Values, n_layers: int, index: int) -> Callable[..., 
     visible = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril()
 
     def hook(_module: nn.Module, _inputs: object, qkv: Tensor) -> None:
+        # a quarter of the batch is enough for a maximum and a mean, at a quarter of the cost
         heads = qkv.detach()[:4].unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         logits = heads[0] @ heads[1].transpose(-1, -2) / heads.shape[-1] ** 0.5
         shares = logits.masked_fill(~visible, -torch.inf).softmax(-1)

@@ -1,8 +1,8 @@
 """The run page of a 48-layer run with 1,000 sampled steps, in headless Chromium.
 
-Prints, beside their targets: first contentful paint, when every chart is drawn (cold and warm),
-what the page weighs, what a live update weighs and how long it takes from the server's answer to
-the picture, beside the round trip of a Dash callback; and what a step of scrubbing costs.
+Prints, beside their targets: first contentful paint; the time until every chart is drawn, with a
+cold and a warm cache; the page's weight; the weight of a live update and its time from sending to
+the changed picture, beside the round trip of a Dash callback; and the time of a scrubbing step.
 
     python -m benchmarks.page
 """
@@ -164,7 +164,7 @@ async def _send_one(site: str, run: SyntheticRun, step: int) -> None:
 
 
 def _callback(page: Page, step: int) -> float:
-    """Time until the charts of the blocks, drawn by the server, show a step."""
+    """Time until the charts that the server draws, of the blocks, show a step."""
     page.evaluate("document.querySelector('[data-tab=internals]').hidden = true")
     started = time.perf_counter()
     page.evaluate(ASK_BLOCKS, step)

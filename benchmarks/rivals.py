@@ -1,4 +1,4 @@
-"""What people watch a training job with instead: hooks by hand, and `wandb.watch`."""
+"""Other ways to watch a training job: hooks by hand, and `wandb.watch`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What a rival does after a step, given its loss.
+# called after a step, with its loss
 AfterStep = Callable[[Tensor], None]
 
 
 def naive_hooks(model: nn.Module) -> AfterStep:
-    """Mean and variance of every module's output and its gradient, brought over one by one."""
+    """Mean and variance of every module's output and gradient, each copied to the host at once."""
     values: dict[str, float] = {}
 
     def note(name: str, x: Tensor) -> None:
@@ -27,7 +27,7 @@ def naive_hooks(model: nn.Module) -> AfterStep:
 
 
 def stacked_hooks(model: nn.Module) -> AfterStep:
-    """The same, kept on the device and brought over in one piece at the end of the step."""
+    """The same moments, kept on the device and copied to the host once at the end of the step."""
     pending: list[Tensor] = []
     copied: dict[str, list[float]] = {}
 

@@ -1,4 +1,4 @@
-"""What the stream of a real model does over depth, measured in one forward and backward pass."""
+"""Moments of a real model's stream over depth, measured in one forward and backward pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measured(model: nn.Module, blocks: tuple[str, ...], batch: Mapping[str, Tens
 def measured_stacks(
     model: nn.Module, stacks: Mapping[str, tuple[str, ...]], batch: Mapping[str, Tensor]
 ) -> dict[str, Curves]:
-    """The same for each of several stacks of blocks, from one pass."""
+    """The curves of `measured` for each stack of blocks, from one pass."""
     streams: dict[str, list[Tensor]] = {name: [] for name in stacks}
     handles = [h for name, b in stacks.items() for h in hooks(model, b, streams[name])]
     output = model(**batch)
@@ -41,7 +41,7 @@ def measured_stacks(
 
 
 def hooks(model: nn.Module, blocks: tuple[str, ...], into: list[Tensor]) -> list[Any]:
-    """Hooks that put the stream around each block into a list; to be removed by the caller."""
+    """Hooks that append the stream around each block to `into`; the caller removes them."""
 
     def first(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _keep(stream_of(args, kwargs))

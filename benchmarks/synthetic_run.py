@@ -1,6 +1,6 @@
-"""A run that nobody trained: measured values drawn around the theory's own prediction.
+"""A run without training: measured values drawn around the theory's prediction.
 
-Declared and sent as an agent would, so that everything behind it is real.
+It is declared and sent as an agent would, so that the server's side is real.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _linear(d_in: int, d_out: int) -> dslm.Linear:
 class SyntheticRun:
     """Layout, prediction and a stream of frames; the same seed gives the same values.
 
-    A job that went on from a checkpoint numbers its frames from past all of the former one's.
+    A job that continues from a checkpoint sets `first_seq` past the frames of the one before.
     """
 
     name: str
@@ -127,7 +127,7 @@ class SyntheticRun:
         return [wire.Series(stack, *key) for key in depth]
 
     def declaration(self, *, project: str = "synthetic") -> wire.RunDeclaration:
-        """What the agent declares first."""
+        """The declaration that an agent sends first."""
         return wire.RunDeclaration(
             project=project,
             name=self.name,
@@ -144,6 +144,7 @@ class SyntheticRun:
         """One frame a step; from `broken_from` on, NaN and Inf in the upper half."""
         layout_hash = self.layout.hash
         for step in steps:
+            # seeded by step, so that a step sent twice has the same values
             rng = np.random.default_rng((self.seed, step))
             broken = broken_from is not None and step >= broken_from
             values = self._values(step, rng, broken=broken)
@@ -161,7 +162,7 @@ class SyntheticRun:
     def _stack_values(
         self, stack: str, step: int, rng: np.random.Generator, *, broken: bool
     ) -> Floats:
-        """The values of one stack; where nothing is predicted they lie around one."""
+        """The values of one stack; where nothing is predicted they scatter around 1."""
         forward, backward = self.curves[stack]
         n, drift = len(forward.variance) - 1, 1 - np.exp(-step / 300)
         depth = np.linspace(0, 1, n + 1)

@@ -1,14 +1,14 @@
 """Prediction against measurement: ``python -m benchmarks.theory [--families | --deep | …]``.
 
-At initialisation, in training mode. A row is the error of the mean over draws of the weights:
-relative for variances, absolute for correlations, at the median and at the worst layer, each with
-the standard error of that mean; then the largest error of one draw at one layer, and whether the
-aims are met. Ids are distributed as words are (Zipf), or bytes of Python's sources.
+Models are at initialisation and in training mode. A row has the error of the mean over draws of the
+weights, relative for variances and absolute for correlations: at the median and at the worst layer,
+each with the standard error of that mean; then the largest error of one draw at one layer, and
+whether the aims are met. Ids are drawn by Zipf's law, or are bytes of Python's sources.
 
-Without an option: 24 layers of GPT-2 and BERT, with their own dropout and without, Llama, and the
-examples' plain GPTs, whose Xavier weights drive tokens to one vector. Here the exit code is 1 where
-GPT-2 or BERT pass the aims by half, or one draw of theirs is 15 % off. Models whose tokens
-collapse count for nothing there: one draw scatters by tens of percent at any width in reach.
+Without an option the table has 24 layers of GPT-2 and BERT, with dropout and without, Llama, and
+the examples' plain GPTs, whose Xavier weights drive tokens to one vector. The exit code is then 1
+if GPT-2 or BERT exceed the aims by half, or one of their draws is 15 % off. Models whose tokens
+collapse do not count there, as one draw scatters by tens of percent at any width in reach.
 
 ``--families`` prints a 12-layer model of each family, ``--deep`` models of 48 and 192 layers,
 ``--extremes`` hot scores and full rank collapse (in decades), ``--trained`` predictions from the

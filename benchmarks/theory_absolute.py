@@ -1,9 +1,9 @@
 """The gradient in absolute units at initialisation: predicted from head and labels, measured.
 
-``python -m benchmarks.theory --absolute``. No backward pass is shown to the theory: the kernel of
-dLoss/d(last block's output), its variance, its correlation between tokens and the first loss all
-come from the final norm, the head's weights and the batch's labels. The lowest layer's gradient
-variance is what the whole curve makes of it.
+``python -m benchmarks.theory --absolute``. The theory gets no backward pass: it predicts the kernel
+of dLoss/d(last block's output), and with it variance, correlation between tokens and first loss,
+from the final norm, the head's weights and the batch's labels. The lowest layer's gradient variance
+tests the curve below.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def _draw(case: Case, seed: int) -> dict[str, Row]:
     spec = trainer_agent.describe(model, batch)
     if spec.missing:
         raise SystemExit(f"{case.name}: not understood: {spec.missing[0]}")
+    # `describe` measures the top gradient where it can; here it must be predicted
     unseen = {name: replace(s, top_gradient_kernel=None) for name, s in spec.stacks.items()}
     predicted = dslm.predict(replace(spec, stacks=unseen)).stacks
     stacks = trainer_agent.description.architecture(model, (), batch).stacks

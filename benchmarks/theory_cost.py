@@ -1,12 +1,11 @@
 """What a prediction costs, in time, memory and accuracy: ``python -m benchmarks.theory_cost``.
 
-First, models of 12, 24 and 48 layers at 128 to 8,192 tokens, each in a process of its own, one
-thread: CPU time of the first prediction and of the next, and how far the first raises the
-process's peak memory above that after the imports. Depth costs in proportion where the ratio of
-48 to 24 layers is 2.
+The first table has models of 12, 24 and 48 layers at 128 to 8,192 tokens, each in a fresh process
+of one thread: CPU time of the first prediction and of the next, and the rise of peak memory over
+that after the imports. The cost is proportional to depth where the ratio of 48 to 24 layers is 2.
 
-Then, at a length where single tokens can still be computed, the difference between the cells of
-`dslm.cell_sizes` and single tokens, with the kernel of a drawn batch: median and worst layer,
+The second table compares the cells of `dslm.cell_sizes` with single tokens, at a length where
+single tokens can still be computed, on the kernel of a drawn batch: median and worst layer,
 relative for variances, absolute for correlations.
 
 The exit code is 1 where 48 layers at 1,024 tokens take more than 1 s or 200 MB.
@@ -51,6 +50,7 @@ CASES = {
 }
 
 
+# the first prediction also fills the caches, such as the table of softmax moments
 def cost_here(family: str, n_layers: int, seq_len: int) -> tuple[float, float, float]:
     """(first CPU seconds, next CPU seconds, MB above the imports) in this process."""
     kernel = expected_kernel(seq_len, causal=family != "bert")

@@ -20,7 +20,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How deep and wide a model is."""
+    """Depth and width of a model."""
 
     layers: int
     width: int
@@ -29,10 +29,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model to build, the batch it takes, and what the bounds are held to.
+    """A model to build and the batch that it takes.
 
-    One draw of a model whose tokens collapse into one vector scatters too far for a bound, and
-    its mean takes more `draws` to stand still. `size` sequences of `context` tokens are a batch.
+    Attributes:
+        name: its name in tables.
+        build: makes the model, with fresh weights.
+        batch: kind of the batch, see `batch_of`.
+        bound: whether every draw is held to the bounds. Draws of a model whose tokens collapse
+            into one vector scatter too far for that.
+        draws: number of draws that the mean is taken over.
+        size, context: sequences of a batch, and tokens of a sequence.
     """
 
     name: str
@@ -126,7 +132,7 @@ def batch_of(case: Case, seed: int, *, size: int = BATCH, context: int = CONTEXT
 
 
 def _zipf(size: int, context: int, draw: torch.Generator) -> Tensor:
-    """Ids as often as words: the k-th is drawn with a probability like 1/k; 0 to 2 are kept."""
+    """Ids drawn by Zipf's law, the k-th with a probability in proportion to 1/k; never 0 to 2."""
     odds = 1.0 / torch.arange(1, VOCAB - 2)
     drawn = torch.multinomial(odds, size * context, replacement=True, generator=draw)
     return 3 + drawn.reshape(size, context)

@@ -20,7 +20,7 @@ Pairs = list[tuple[Curves, Curves]]  # (predicted, measured), one a draw
 
 @dataclass(frozen=True, slots=True)
 class Aims:
-    """What the median and the worst layer of a mean over draws are held to."""
+    """Bounds on the error of a mean over draws, at the median and at the worst layer."""
 
     variance: tuple[float, float] = (0.03, 0.10)
     correlation: tuple[float, float] = (0.02, 0.06)
@@ -41,10 +41,11 @@ class Row:
     """Error of the mean over draws.
 
     Attributes:
-        median, worst: over layers. layer: where the worst is.
-        median_sem, sem: standard errors of the mean over draws: at the median layer, and at the
+        median, worst: over layers.
+        layer: the worst layer.
+        median_sem, sem: standard errors of the mean over draws, at the median layer and at the
             worst one.
-        one_draw: the largest error of one draw at one layer.
+        worst_draw: the largest error of one draw at one layer.
     """
 
     model: str
@@ -70,7 +71,7 @@ class Row:
 def draws_of(case: Case, seeds: range, *, typical: bool = False) -> dict[str, Pairs]:
     """(predicted, measured) of each draw of the weights, by stack.
 
-    Predicted is the mean over draws, or the `typical` draw, the middle of the band.
+    The prediction is the mean over draws, or with `typical` the typical draw, mid-band.
     """
     pairs: dict[str, Pairs] = {}
     blocks: dict[str, tuple[str, ...]] = {}

@@ -1,10 +1,11 @@
 """Predictions from today's weights after some training, beside those from the first weights.
 
-Second moments of the weights say what scale alone does. Training also lines weights up with what
-they read: after 200 steps GPT-2's first feed-forward layer puts out tens of times what matrices of
-that size would for random directions, and no second moment holds that. Block 0's input and the
-weights themselves do: ``directions`` carries the stream's mean vector and covariance through them
-(`trainer_agent.mean_field`), with all tokens as one group or grouped by the most frequent ids.
+Second moments of the weights describe the effect of scale alone. Training also aligns weights with
+their inputs: after 200 steps the output of GPT-2's first feed-forward layer is tens of times what
+matrices of that size make of random directions, which no second moment expresses. ``directions``
+propagates the stream's mean vector and covariance from block 0's input through the weights
+themselves (`trainer_agent.mean_field`), with all tokens as one group or grouped by the most
+frequent ids.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def train(model: nn.Module, case: Case) -> None:
 
 
 def _print(case: Case, model: nn.Module, *, step: int) -> None:
-    batch = batch_of(case, 10_000, size=SIZE, context=CONTEXT)
+    batch = batch_of(case, 10_000, size=SIZE, context=CONTEXT)  # a seed that training never took
     with torch.no_grad():
         loss = float(model(**batch)["loss"])
     blocks = trainer_agent.description.architecture(model, (), batch).stacks[0].blocks

@@ -12,6 +12,7 @@ from typing import Any
 FONT = "Inter, ui-sans-serif, system-ui, sans-serif"
 
 RUN_COLOURS = ("#2f7fd6", "#d9722b", "#14937a", "#b05ec4")
+MAX_COMPARED = len(RUN_COLOURS)  # a run without a colour of its own could not be told apart
 MEASURED = RUN_COLOURS[0]
 PREDICTED = "#7d8896"
 PREDICTED_TODAY = "#a8842c"
@@ -20,6 +21,7 @@ ALARM = "#dc3545"
 WARNING = "#c98a14"
 LEARNING_RATE = "#8a7bd1"
 
+# Left and right alike for all, so that the axes of charts above each other line up.
 MARGINS = {"l": 52, "r": 14, "t": 6, "b": 34}
 TIMELINE_MARGINS = {"l": 52, "r": 14, "t": 6, "b": 22}
 

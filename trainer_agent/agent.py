@@ -60,9 +60,8 @@ class Agent:
         self._options = options
         # Counted by the training thread alone; `_idle_steps` is set to 0 by any thread.
         self._step = self._passed = self._idle_steps = 0
-        self._closed = self._has_stepped = self._model_is_gone = False
-        # A pipeline's first step may run on memory that torch has not filled.
-        self._discards_sample = options.pipeline is not None
+        self._closed = self._model_is_gone = False
+        self._is_first = True  # the first step is sampled whatever the interval
         self._parts = compose(
             model,
             options,
@@ -82,7 +81,7 @@ class Agent:
         _agents.add(self)
 
     @property
-    def speaks(self) -> bool:
+    def is_sender(self) -> bool:
         """Whether this process sends: in a job of several, rank 0 does for all of them."""
         return self._parts.processes.is_sender
 
@@ -205,48 +204,51 @@ class Agent:
         self._close(end_of(error), EXIT_TIMEOUT_S if error else 10.0)
 
     def _end_step(self, reported: dict[str, Scalar | None], step: int | None) -> None:
-        parts, self._has_stepped = self._parts, True
-        ended, sampled = time.perf_counter(), parts.recorder.active
+        parts = self._parts
+        processes, controller = parts.processes, parts.controller
+        ended, active = time.perf_counter(), parts.recorder.active
         if step is not None:
             self._step = step
         steps, self._passed, self._idle_steps = self._passed + 1, 0, 0
-        parts.controller.end_steps(steps, ended)
-        parts.processes.complete_rendezvous(parts.hooks.plan)
-        if sampled and self._discards_sample:
-            sampled = self._discards_sample = False
-            parts.recorder.accumulator.clear()
-            parts.describer.forget()
+        controller.end_steps(steps, ended)
+        sampled = active and not (self._is_first and self._discards_first())
         if sampled:
             self._finish_sample(reported)
         parts.optimizer.end_steps(steps)
-        self._begin_step(ended, sampled=sampled)
-
-    def _begin_step(self, ended: float, *, sampled: bool) -> None:
-        """Begin the next step; the last one `ended` then."""
-        parts = self._parts
-        processes = parts.processes
         cost_s = parts.meter.end_sample(ended)
         outcome = processes.end_step(self._step, sampled=sampled)
         parts.dispatcher.end_step(outcome)
         self._step += 1
-        sample_next = parts.controller.next_step(self._step, cost_s, outcome.every, sampled=sampled)
+        sample_next = controller.next_step(self._step, cost_s, outcome.every, sampled=sampled)
         parts.actions.act()
         if not (processes.synchronized or processes.is_sender or processes.command_pending):
             # The others measure without this process, and it owes them nothing.
             self._close(RunEnd(status="finished"), 0.0)
             return
-        if sample_next != parts.recorder.active:
+        if sample_next != active:
             parts.hooks.switch(on=sample_next)
         # The step after a sample is timed beside it.
         if not sampled and not sample_next and not processes.command_pending:
-            self._idle_steps = max(parts.controller.sampler.unsampled_from(self._step) - 1, 0)
+            self._idle_steps = max(controller.sampler.unsampled_from(self._step) - 1, 0)
             # A command that came since found no idle steps to end.
             parts.dispatcher.wake_if_waiting()
+
+    def _discards_first(self) -> bool:
+        """Settle with other processes what is measured; whether the first sample is of no use."""
+        parts, self._is_first = self._parts, False
+        parts.processes.complete_rendezvous(parts.hooks.plan)
+        if self._options.pipeline is None:
+            return False
+        # Torch has run each stage on memory that it had not filled, to learn shapes.
+        parts.recorder.accumulator.clear()
+        parts.describer.forget()
+        return True
 
     def _finish_sample(self, reported: dict[str, Scalar | None]) -> None:
         parts = self._parts
         try:
-            reported |= parts.controller.burst_layers()
+            if parts.controller.in_burst:
+                reported |= parts.controller.burst_layers()
             parts.sender.offer(parts.readout.take(self._step, reported))
             self._describe()
             if parts.guard.failures:
@@ -279,7 +281,7 @@ class Agent:
 
     def _end_without_model(self) -> None:
         # A module given to `watch` alone, which nobody calls, goes at once: the run does not.
-        if self._closed or not self._has_stepped:
+        if self._closed or self._is_first:
             return
         self._closed = self._model_is_gone = True
         self._idle_steps = 0
@@ -319,7 +321,7 @@ def close_former(options: Options) -> list[str]:
     ]
     for agent in former:
         agent.close(FORMER_TIMEOUT_S)
-    return [agent.url for agent in former if agent.speaks]
+    return [agent.url for agent in former if agent.is_sender]
 
 
 def is_open(run_id: str, rank: int) -> bool:

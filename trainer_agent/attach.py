@@ -132,6 +132,7 @@ def watch(
         _check_hints(module, hints)
     custom = () if custom_sites is None else sites_of(model, options, custom_sites, hints)
     former = close_former(options)
+    # Two agents of one run and rank would number their frames alike, and lose half of them.
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(
             "resume",
@@ -150,7 +151,8 @@ def watch(
     )
     if batch is not None:
         _prepare(agent, batch)
-    if agent.speaks:
+    # Printed, not logged: a job without logging set up would hide the address.
+    if agent.is_sender:
         ended = f" (in the place of {', '.join(former)}, which is closed)" if former else ""
         print(f"evenkeel: {agent.url}{ended}", flush=True)
     return agent

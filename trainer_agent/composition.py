@@ -87,6 +87,7 @@ def compose(
 ) -> Parts:
     """The parts of the agent of a run. `wake` is `Dispatcher`'s."""
     guard, account = Guard(), OverheadAccount()
+    # Hooks on a wrapper would see what it adds (an all-gather, a compiled graph), not the model.
     inner = unwrap(model)
     local_stages, n_stages = options.pipeline or (None, None)
     chunks = chunks_of(model, local_stages)
@@ -130,6 +131,7 @@ def compose(
     staged = options.pipeline is not None
     optimizer_reader = OptimizerReader(optimizer, scale, recorder, guard, account, staged=staged)
     parameters = None
+    # Its hooks come before those that may take the gradients away: it reads what the job computed.
     if plan.parameter_places:
         parameters = ParameterReader(inner, hooks, recorder, guard, account)
         if optimizer is not None:
@@ -149,6 +151,7 @@ def compose(
     actions = AlertActions(options.on_alert, guard)
     dispatcher = Dispatcher(describer, controller, actions, processes, wake)
     health = HealthReport(guard, hooks, framing, meter, controller, actions, processes)
+    # The only thread that talks to the server; on other ranks nothing does.
     sender = (
         Sender(
             options,

@@ -1,4 +1,4 @@
-"""How the agent of a run is doing, as every request to the server tells it."""
+"""The health of a run's agent, which every request to the server carries."""
 
 from __future__ import annotations
 

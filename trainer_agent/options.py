@@ -118,6 +118,7 @@ def require_url(url: str) -> str:
 
 
 def _require_at_least(argument: str, value: int, lowest: int) -> int:
+    # True is an int to Python, and a mistake here.
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise WatchError(
             argument, f"{value!r} is not usable", fix=f"give a whole number from {lowest}"
@@ -188,6 +189,7 @@ def _require_tags(tags: Sequence[str]) -> tuple[str, ...]:
 
 def _require_json(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
+        # There and back: what the server would store, before the job changes its own objects.
         plain = json.loads(json.dumps(dict(config), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise WatchError(
@@ -205,6 +207,7 @@ def _run_id(resume: str | None, project: str, run: str) -> str | None:
     named = resume or os.environ.get("EVENKEEL_RUN_ID") or None
     if named is None or re.fullmatch("[0-9a-f]{32}", named):
         return named
+    # Apart from each other, or a scheduler's job called like a run would be that run.
     of_job = f"run {run}" if named == "auto" else f"job {named}"
     return hashlib.blake2b(f"{project}\n{of_job}".encode(), digest_size=16).hexdigest()
 
@@ -213,6 +216,7 @@ def _require_folder(spool_dir: str | os.PathLike[str] | None) -> Path:
     folder = Path(spool_dir) if spool_dir is not None else default_spool_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Written to now: a full or read-only disk should not come up after hours of training.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -1,8 +1,8 @@
 """Component formulas against simulation, beside the errors the reference published.
 
-Each row draws Gaussian signals and weights and runs the component itself. A cell holds the
-formula's error and the simulation's scatter together, as the reference's do. What is known of the
-drawn numbers is used to keep the scatter small; each row says how.
+Each row draws Gaussian signals and weights and runs the component itself. A cell contains the
+formula's error and the simulation's scatter together, as in the reference. Variance reduction keeps
+the scatter small; each row says which.
 
 Run: python -m benchmarks.components [component ...]; without a name all but attention_wide
 """

@@ -72,8 +72,9 @@ def attention_wide(rng: np.random.Generator) -> Iterator[Errors]:
 def heads(rng: np.random.Generator, grid: dict[str, tuple[float, ...]]) -> Iterator[Errors]:
     """A random subset of the full grid in which each axis takes each of its values equally often.
 
-    A draw less what the same draw gives with uniform weights, plus the known mean of that: what
-    then scatters is the part that the scores make, so hot scores get more draws.
+    Uniform weights on the same draw serve as a control variate: their result is subtracted, and
+    their exact mean added. Only the effect of the scores then scatters, so hot scores get more
+    draws.
     """
     axes = {name: rng.permutation(np.resize(v, SETTINGS)) for name, v in grid.items()}
     for at in (dict(zip(axes, values, strict=True)) for values in zip(*axes.values(), strict=True)):
@@ -95,7 +96,7 @@ def head_of(at: dict[str, float], query_std: float) -> AttentionHead:
 
 
 def draws_for(head: AttentionHead, x: Moments) -> int:
-    """2 where scores are cold; 37 at a score variance of 1.3, and no more than 80."""
+    """2 where scores are small, 37 at a score variance of 1.3, and at most 80."""
     return min(int(2 + 27 * head.score_var(x)), 80)
 
 

@@ -30,7 +30,7 @@ PAIRS = 250_000
 
 @dataclass(frozen=True)
 class Parts:
-    """Sums over everything drawn of a mapped signal's parts: those of `standard`, then the ones.
+    """Sums over all draws of a mapped signal's parts: those of `standard`, then a constant 1.
 
     Attributes:
         total: (4,) mean of each part's image.
@@ -41,7 +41,7 @@ class Parts:
     gram: Floats
 
     def moments(self, x: Moments | GradMoments) -> Floats:
-        """What `measured` gives for the image of two tokens of moments `x`: a mix of the parts."""
+        """Return `measured` of the images of two tokens of moments `x`, which mix the parts."""
         mean = x.mean if isinstance(x, Moments) else 0.0
         shared, single = np.sqrt(x.corr_l * x.var), np.sqrt((1 - x.corr_l) * x.var)
         mix = np.array([[shared, single, 0.0, mean], [shared, 0.0, single, mean]])
@@ -60,7 +60,7 @@ def linear(rng: np.random.Generator) -> Iterator[Errors]:
 
 
 def mapped_parts(rng: np.random.Generator, d_in: int, d_out: int) -> tuple[Parts, Parts]:
-    """Images under W, then under Wᵀ; several tokens meet each draw of the weights."""
+    """Images under W, then under Wᵀ, several tokens for each draw of the weights."""
     draws = OUTPUTS // d_out
     tokens = -(-ENTRIES // (draws * min(d_in, d_out)))
     images = []
@@ -80,7 +80,7 @@ def one_image(rng: np.random.Generator, w: Floats, tokens: int) -> tuple[Floats,
 
 
 def dropout(rng: np.random.Generator) -> Iterator[Errors]:
-    """Each pair of tokens meets all four outcomes of its two masks, weighted by their chance.
+    """Each pair of tokens has all four outcomes of its two masks, weighted by their probability.
 
     Drawn masks would hide a covariance of 0.1 behind the scatter of a mean of 10.
     """

@@ -1,4 +1,4 @@
-"""Real models, freshly drawn or trained a little, over what is predicted of them."""
+"""Figures of real models, at initialisation or briefly trained, with their predictions."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _gain(stack: dslm.Stack) -> float:
 
 
 def _scalar(inner: Kernel) -> float:
-    """V (r + (1 - r)/L) of the branch's input: attention that sees every token evenly."""
+    """V (r + (1 - r)/L) of the branch's input: the scalar form of uniform attention."""
     var, cov = mean_diagonal(inner), mean_off_diagonal(inner)
     return cov + (var - cov) / float(inner.cell_sizes.sum())
 
@@ -219,7 +219,7 @@ def _hot_bert() -> nn.Module:
 
 
 def trained_figure() -> None:
-    """What the first weights and today's say after 200 steps, over what is measured then."""
+    """Predictions from the first and from today's weights after 200 steps, and measurements."""
     figure, axes = sheet(2)
     for axis, case in zip(axes, TRAINED, strict=True):
         torch.manual_seed(0)

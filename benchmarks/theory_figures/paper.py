@@ -1,4 +1,4 @@
-"""How the figures look, and where they go."""
+"""The figures' style, and the folder that they are saved in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[Any]
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images" / "theory"
-# dark enough for white paper, and told apart by the colour-blind
+# dark enough for white paper, and distinguishable without colour vision
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8A8A"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 
@@ -54,6 +54,7 @@ def keyed(axes: Axes) -> None:
 
 def save(figure: Figure, name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
+    # no version in the file: a figure drawn again without a change is the same file
     figure.savefig(FOLDER / f"{name}.png", facecolor="white", metadata={"Software": None})
 
 

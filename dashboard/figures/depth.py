@@ -14,7 +14,7 @@ from dashboard.display.quantities import Quantity
 from dashboard.figures.markers import marker_trace
 from dashboard.vectors import Vector
 
-GAP = 0.035
+GAP = 0.035  # between columns, as a share of the width
 AT_INIT = ("7px,4px", theme.PREDICTED)
 FROM_TODAY = ("2px,3px", theme.PREDICTED_TODAY)
 DIGITS = "%{y:.4~g}<extra></extra>"

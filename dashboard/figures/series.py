@@ -12,7 +12,7 @@ from dashboard import theme
 from dashboard.display.axes import axis_range, log_ticks
 from dashboard.vectors import Matrix, Vector
 
-LINES = 6
+LINES = 6  # more than these are hard to tell apart by colour
 MANY_TIMES = 30.0  # largest over smallest value from which on an axis is logarithmic
 SHALLOW, DEEP = (47, 127, 214), (217, 114, 43)  # colours of the first and the last layer
 

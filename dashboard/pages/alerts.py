@@ -149,7 +149,7 @@ def _register_lists(app: Dash, client: ApiClient) -> None:
         try:
             return panel_cards(await client.alerts(run=run.id))
         except ApiError:
-            return no_update
+            return no_update  # the connection's banner says it
 
     app.callback(
         Output(ids.RUN_ALERTS, "children"),

@@ -21,7 +21,6 @@ from dashboard.pages.player import player
 from dashboard.pages.profiles import depth_column, n_layers, stack_of
 from dashboard.pages.states import failure
 
-MAX_RUNS = len(theme.RUN_COLOURS)  # a run without a colour of its own could not be told apart
 CHARTS = dict(
     zip(
         (quantity.name for quantity in QUANTITIES),
@@ -37,8 +36,9 @@ async def load(client: ApiClient, run_ids: Sequence[str], step: int | None) -> h
     Raises:
         ApiError: when one of them does not exist or there is no answer.
     """
-    if not 2 <= len(run_ids) <= MAX_RUNS:
+    if not 2 <= len(run_ids) <= theme.MAX_COMPARED:
         return failure(_wrong_number(len(run_ids)))
+    # The runs first: for one that does not exist nothing else is asked.
     runs = await asyncio.gather(*(client.run(run_id) for run_id in run_ids))
     profiles = await asyncio.gather(*(client.profile(run_id, step) for run_id in run_ids))
     revisions = await asyncio.gather(*(client.predictions(run_id) for run_id in run_ids))
@@ -48,8 +48,8 @@ async def load(client: ApiClient, run_ids: Sequence[str], step: int | None) -> h
 def _wrong_number(n_runs: int) -> ApiError:
     return ApiError(
         400,
-        f"A comparison takes 2 to {MAX_RUNS} runs; {n_runs} were asked for.",
-        f"Tick 2 to {MAX_RUNS} runs in the list, then press Compare.",
+        f"A comparison takes 2 to {theme.MAX_COMPARED} runs; {n_runs} were asked for.",
+        f"Tick 2 to {theme.MAX_COMPARED} runs in the list, then press Compare.",
     )
 
 

@@ -60,7 +60,7 @@ def register(app: Dash, client: ApiClient) -> None:
         try:
             profile = await client.profile(run.id, step.step)
         except ApiError:
-            return no_update
+            return no_update  # the charts of the step before stay; the next step asks again
         return block_cards(profile, step.stack)
 
     app.callback(

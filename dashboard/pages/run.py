@@ -46,6 +46,7 @@ async def load(
     Raises:
         ApiError: when there is no such run or no answer.
     """
+    # Side by side: the page waits for the slowest answer and not for the sum.
     run, profile, revisions, alerts = await asyncio.gather(
         client.run(run_id),
         client.profile(run_id, step),
@@ -241,7 +242,7 @@ def register(app: Dash, client: ApiClient) -> None:
         try:
             return header(await client.run(run.id))
         except ApiError:
-            return no_update
+            return no_update  # the connection's banner says it, and what stands is still true
 
     app.callback(
         Output(ids.RUN_HEADER, "children"),

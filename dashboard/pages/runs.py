@@ -7,13 +7,12 @@ from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
 
-from dashboard import ids
+from dashboard import ids, theme
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.page_data import PageData
 from dashboard.pages.run_list import PAGE_SIZE, run_list
 from dashboard.pages.states import failure
 
-MAX_COMPARED = 4
 STATUSES = ("running", "finished", "diverged", "lost_contact", "failed")
 
 
@@ -58,14 +57,14 @@ def _project_filter() -> dcc.RadioItems:
 
 
 def _compare_link(selected: Sequence[str]) -> html.A:
-    ready = 2 <= len(selected) <= MAX_COMPARED
+    ready = 2 <= len(selected) <= theme.MAX_COMPARED
     label = "Compare" if not selected else f"Compare {len(selected)} runs"
     return html.A(
         label,
         id=ids.RUNS_COMPARE,
         href=f"/compare?runs={','.join(selected)}" if ready else None,
         className="button primary" if ready else "button disabled",
-        title="" if ready else f"Select 2 to {MAX_COMPARED} runs of the list",
+        title="" if ready else f"Select 2 to {theme.MAX_COMPARED} runs of the list",
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dashboard import theme
 from dashboard.api_types import RunSummary
 
-MAX_RUNS = 4
 MAX_SUGGESTIONS = 2
 SCALES = ", λ "  # opens the residual scales at the end of an architecture
 
@@ -54,5 +54,5 @@ def _suggest(group: Sequence[RunSummary]) -> Suggestion | None:
     post = [run for run in newest.values() if run.placement == "post"]
     if not pre or not post:
         return None
-    chosen = [*pre, *sorted(post, key=_is_scaled)][:MAX_RUNS]
+    chosen = [*pre, *sorted(post, key=_is_scaled)][: theme.MAX_COMPARED]
     return Suggestion(tuple(run.id for run in chosen), tuple(run.name for run in chosen))

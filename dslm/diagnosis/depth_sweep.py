@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 
 from dslm.diagnosis.precision import Bools
-from dslm.kernels.grid import merge_cells, prepare
+from dslm.kernels.coarsen import merge_stack
 from dslm.model import predict
 from dslm.prediction import StackPrediction
-from dslm.spec import Floats, Kernel, ModelSpec
+from dslm.spec import Floats, ModelSpec, Stack
 
 TIMES_DEEPER = 4  # a sweep goes to this multiple of the model's depth, within the next two bounds
 SHALLOWEST_SEARCH = 96
@@ -183,21 +183,17 @@ def _deeper(spec: ModelSpec, times: Fraction) -> ModelSpec:
     """Return `spec` with `times` as many blocks in every stack, repeated in their order."""
     stacks = {}
     for name, stack in spec.stacks.items():
-        n, top = len(stack.blocks), stack.top_gradient_kernel
-        stacks[name] = replace(
-            stack,
-            blocks=tuple(stack.blocks[i % n] for i in range(max(round(n * times), 1))),
-            input_kernel=coarse(stack.input_kernel),
-            top_gradient_kernel=None if top is None else coarse(top),
-        )
+        n = len(stack.blocks)
+        blocks = tuple(stack.blocks[i % n] for i in range(max(round(n * times), 1)))
+        stacks[name] = replace(coarse(stack), blocks=blocks)
     return replace(spec, stacks=stacks)
 
 
-def coarse(kernel: Kernel) -> Kernel:
-    """Return `kernel` on at most 32 cells: the first 16 unchanged, the others merged evenly."""
-    n_cells = len(kernel.cell_sizes)
+def coarse(stack: Stack) -> Stack:
+    """Return `stack` on at most 32 cells: the first 16 unchanged, the others merged evenly."""
+    n_cells = len(stack.input_kernel.cell_sizes)
     if n_cells <= CELLS:
-        return kernel
+        return stack
     late = np.linspace(SINGLE_CELLS, n_cells, CELLS - SINGLE_CELLS + 1)[:-1]
     starts = np.concatenate([np.arange(SINGLE_CELLS), np.round(late).astype(np.int64)])
-    return merge_cells(prepare(kernel), starts)
+    return merge_stack(stack, starts)

@@ -12,7 +12,11 @@ from dslm.spec import Kernel, Labels, Stack
 
 def coarsen_stack(stack: Stack) -> Stack:
     """Return `stack` with its kernels prepared, on no more cells than `cell_sizes` has."""
-    starts = coarse_starts(stack.input_kernel.cell_sizes, stack.blocks)
+    return merge_stack(stack, coarse_starts(stack.input_kernel.cell_sizes, stack.blocks))
+
+
+def merge_stack(stack: Stack, starts: Sizes) -> Stack:
+    """Return `stack` with its kernels prepared, on coarser cells that begin at cells `starts`."""
     return replace(
         stack,
         input_kernel=_coarse(stack.input_kernel, starts),

@@ -71,7 +71,7 @@ def test_every_rule_is_in_the_table_of_alerts_with_its_patience() -> None:
 
 @pytest.mark.parametrize("name", [*SITES, *QUANTITIES])
 def test_what_can_be_measured_is_on_the_agents_page(name: str) -> None:
-    page = text_of("docs/agent.md") + text_of("docs/api.md")
+    page = text_of("docs/agent_reference.md") + text_of("docs/api.md")
     parts = name.replace("_overflow", "").replace("_underflow", "")
 
     assert name in page or f"{parts}_" in page

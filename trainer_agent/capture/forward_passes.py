@@ -39,5 +39,6 @@ class ForwardPasses:
         passes = self._passes[name]
         if passes.counted.get((site, index)) == passes.number:
             return False
+        # The number, not a flag: so a new pass has nothing to reset.
         passes.counted[site, index] = passes.number
         return True

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from trainer_agent.capture.listeners import BackwardListener
+
 OnGradient = Callable[[Tensor], None]
-
-
-class BackwardListener(Protocol):
-    """Is called as a backward pass begins and once it is over."""
-
-    def backward_begins(self, *, half: bool) -> None:
-        """A backward pass reaches the first stream; `half`: float16 was in the forward pass."""
-
-    def backward_ends(self) -> None:
-        """It is over, and the parameters have their gradients."""
 
 
 def on_gradient(x: Tensor, call: OnGradient) -> RemovableHandle:

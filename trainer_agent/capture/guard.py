@@ -44,6 +44,7 @@ class Guard:
         """Count a failure that was caught elsewhere."""
         self.failures += 1
         self._by_place[place] = self._by_place.get(place, 0) + 1
+        # Once: a hook that fails does so in every step, and the log is the user's.
         if not self.first_failure:
             shows_errors = logger.isEnabledFor(logging.DEBUG) or place == USERS_FUNCTION
             reason = f"{type(error).__name__}: {error}" if shows_errors else NOT_MEASURED
@@ -72,6 +73,7 @@ class _GuardedBlock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
+        # Not KeyboardInterrupt, SystemExit or GeneratorExit: these are for the job.
         if error is None or not isinstance(error, Exception):
             return False
         self._guard.note(self._place, error)

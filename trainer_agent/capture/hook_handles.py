@@ -41,6 +41,8 @@ class HookHandles:
     def park(self) -> None:
         """Take the hooks off their modules: torch calls a module without hooks the short way."""
         for handle in chain.from_iterable(self._handles.values()):
+            # Through torch's own dictionaries: what `remove` removes has to be registered anew, and
+            # then has another handle.
             if isinstance(handle, RemovableHandle):
                 hooks = handle.hooks_dict_ref()
                 if hooks is not None and handle.id in hooks:

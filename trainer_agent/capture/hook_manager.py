@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -30,10 +30,11 @@ from trainer_agent.capture.hooks import (
     CompiledCall,
     is_compiled_in_place,
 )
+from trainer_agent.capture.listeners import PassListener
 from trainer_agent.capture.model_state import BlockSlots, device_of, has_compiled_parts
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.padding import padding_masks
-from trainer_agent.capture.recorder import Recorder, StreamListener
+from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics.accumulator import Scalar
 from trainer_agent.capture.step_loss import StepLoss, returned_loss
 from trainer_agent.model.chunks import Chunk
@@ -52,18 +53,12 @@ SHAPE_INFERENCE = "_forward_metadata_inference"
 MAX_FRAMES = 32
 
 
-class PassListener(StreamListener, Protocol):
-    """Is told of a chunk's sampled forward passes, and given the ends of its stacks."""
-
-    def pass_begins(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A sampled forward pass of the chunk begins on these arguments."""
-
-    def pass_ends(self, output: Any) -> None:
-        """That pass is over and gave this output; None where it raised."""
-
-
 class HookManager:
-    """Sets the hooks that feed a `Recorder`. While that is not active each returns at once."""
+    """Sets the hooks that feed a `Recorder`. While that is not active each returns at once.
+
+    Attributes:
+        plan: the places measured; set by `apply`. No property, as the recorder's attributes.
+    """
 
     def __init__(
         self,
@@ -90,11 +85,6 @@ class HookManager:
         self.apply(plan)
 
     @property
-    def plan(self) -> Plan:
-        """The places measured."""
-        return self._plan
-
-    @property
     def _model(self) -> nn.Module:
         return self._reference()
 
@@ -116,7 +106,7 @@ class HookManager:
         """
         self._handles.clear()
         sites = tuple(settled(site, plan.stacks) for site in self._requested.custom)
-        self._plan = plan = replace(plan, requested=replace(self._requested, custom=sites))
+        self.plan = plan = replace(plan, requested=replace(self._requested, custom=sites))
         self._searches_left = SEARCHED_PASSES
         self._blocks = BlockSlots(plan, self._model)
         self._has_compiled_parts = has_compiled_parts(self._model)
@@ -139,7 +129,7 @@ class HookManager:
             self._handles.unpark()
             return
         self._recorder.stop()
-        # A compiled module must keep its hooks: torch looks at them only while it compiles.
+        # A compiled module must keep its hooks: torch reads them only while it compiles.
         if self._recorder.eager and not self._has_compiled_parts:
             self._handles.park()
 
@@ -245,7 +235,7 @@ class HookManager:
                 self._handles.add(f"{stack.name}/{site}[{index}]", handle)
 
     def _attach_lm_head(self) -> None:
-        blocks = tuple(path for stack in self._plan.stacks for path in stack.blocks)
+        blocks = tuple(path for stack in self.plan.stacks for path in stack.blocks)
         path = lm_head_of(self._model, blocks)
         if path is not None and "log_z" not in self._dropped:
             suffix = next(chunk.suffix for chunk in self._chunks if path.startswith(chunk.prefix))
@@ -291,14 +281,14 @@ class HookManager:
 
     def _stacks_of(self, chunk: Chunk) -> list[str]:
         return [
-            stack.name for stack in self._plan.stacks if stage_suffix(stack.name) == chunk.suffix
+            stack.name for stack in self.plan.stacks if stage_suffix(stack.name) == chunk.suffix
         ]
 
     def _keep_up_with_model(self) -> None:
         """Set the hooks anew where blocks were compiled, or the model moved, since."""
         moved = device_of(self._model) != self._recorder.accumulator.device
         if moved or self._blocks.changed():
-            self.apply(self._plan)
+            self.apply(self.plan)
         elif self._searches_left:
             self._has_compiled_parts = has_compiled_parts(self._model)
 
@@ -321,7 +311,7 @@ class HookManager:
 
 
 def in_shape_inference() -> bool:
-    """Whether the forward pass that now begins runs on memory that nobody has filled.
+    """Whether the forward pass that now begins runs on memory that torch has not filled.
 
     A pipeline's stage runs so before the first step, and whenever evaluation and training take
     turns. Called by a hook inside the pass.

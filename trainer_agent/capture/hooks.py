@@ -72,6 +72,7 @@ class BeforeBlock(Hook):
             return
         if not torch.compiler.is_compiling():
             recorder.enter_block(self._stack, self._index)
+        # Every later block's input is the output of the one before, which is counted there.
         if self._index == 0 and recorder.wants(module):
             x = first_stream((*args, *kwargs.values()))
             if x is not None:
@@ -109,6 +110,7 @@ class AfterBranch(Hook):
     ) -> None:
         self._recorder, self._stack, self._site, self._index = recorder, stack, site, index
         self._factor = factor
+        # Made now: made while torch traces it would be a constant of the graph.
         self._row = recorder.row(stack, site, index)
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
@@ -168,6 +170,7 @@ class CompiledCall:
 
     def __init__(self, module: nn.Module, before: ModuleHook, after: ModuleHook) -> None:
         self._module, self._before, self._after = module, before, after
+        # In the instance: the slot of the class is None for modules that are not compiled.
         self._call: Callable[..., Any] = vars(module)[_SLOT]
         vars(module)[_SLOT] = self
 
@@ -203,6 +206,7 @@ def first_stream(values: Any) -> Tensor | None:
     elif not isinstance(values, (tuple, list)):
         return None
     for value in values:
+        # Not by position: masks, caches and ids of any number may come before the stream.
         if isinstance(value, Tensor) and value.ndim >= 2 and value.is_floating_point():
             return value
     return None

@@ -37,5 +37,6 @@ class BlockSlots:
         self._slots = []
 
     def _read(self) -> list[tuple[int, bool]]:
+        # Read off the containers: `get_submodule` would walk every path again in each sampled pass.
         blocks = (modules[name] for modules, name in self._slots)
         return [(id(block), is_compiled(block)) for block in blocks if block is not None]

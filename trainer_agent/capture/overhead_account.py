@@ -32,11 +32,17 @@ class OverheadAccount:
         """Add seconds that were measured otherwise."""
         self._seconds[purpose] += seconds
 
-    def of(self, *purposes: str) -> float:
-        """Seconds taken for these purposes."""
-        return sum(self._seconds[purpose] for purpose in purposes)
+    def of(self, purpose: str) -> float:
+        """Seconds taken for this purpose."""
+        return self._seconds[purpose]
 
     def total(self) -> float:
         """Seconds taken for all purposes."""
         # Another thread may add a purpose meanwhile: copied at once.
         return sum(tuple(self._seconds.values()))
+
+    def recurrent(self) -> float:
+        """Seconds that the training thread has taken for what recurs with every sample."""
+        seconds = self._seconds
+        once = seconds[ONCE] + seconds[BACKGROUND_ONCE]
+        return sum(tuple(seconds.values())) - once - seconds[BACKGROUND]

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer_agent.capture.forward_passes import ForwardPasses
 from trainer_agent.capture.gradient_hooks import (
-    BackwardListener,
     BackwardPasses,
     GradientHooks,
     in_backward,
     on_gradient,
 )
 from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.listeners import BackwardListener, StreamListener
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.statistics.accumulator import Accumulator
@@ -31,16 +31,6 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 OnTensor = Callable[[str, Tensor, Tensor | None], None]
 
 
-class StreamListener(Protocol):
-    """Is given the ends of each stack of a sampled step, by the name the stack has in its chunk."""
-
-    def stack_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
-        """The input of the stack's first block, (batch, seq, features), and its padding mask."""
-
-    def top_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
-        """The gradient of the last block's output, of the same shape."""
-
-
 class Recorder:
     """Adds up the sums of tensors while a sampled step runs.
 
@@ -48,13 +38,20 @@ class Recorder:
     pass counts it once, however often a checkpoint runs it again; passes of several
     micro-batches add up. The methods are called by hooks, inside the training thread or, for
     gradients, inside autograd's.
+
+    Attributes:
+        active: whether the step now running is sampled; set by `start` and `stop`.
+        accumulator: the buffer that is filled; another one after `restart` and `relabel`.
     """
+
+    # Plain attributes, though only this class sets them: the code of a property would have to be
+    # read from memory in every step, which takes the training thread 2 µs each.
 
     def __init__(
         self, plan: Plan, device: torch.device, guard: Guard, account: OverheadAccount
     ) -> None:
         self._guard, self._account = guard, account
-        self._active = self._compiled = self._ran = self._half = False
+        self.active = self._compiled = self._ran = self._half = False
         self._layers: frozenset[int] | None = None
         self._layers_before: Mapping[str, int] = {}
         self._masks: dict[str, Tensor | None] = {}
@@ -68,8 +65,8 @@ class Recorder:
     def restart(self, plan: Plan, device: torch.device) -> None:
         """Start empty, with the rows of `plan`, on the device that the model is on now."""
         self._plan = plan
-        self._accumulator = Accumulator(plan, device)
-        self._logits = PendingLogits(self._accumulator, plan.heads)
+        self.accumulator = Accumulator(plan, device)
+        self._logits = PendingLogits(self.accumulator, plan.heads)
         self._passes = ForwardPasses()
         self._tops = {stack.name: len(stack.blocks) for stack in plan.stacks}
         self._first_blocks = {stack.name: stack.blocks[0] for stack in plan.stacks}
@@ -87,11 +84,11 @@ class Recorder:
 
         The running pass may have shown that a stack is the encoder, or how many heads it has.
         """
-        plan_before, accumulator, logits = self._plan, self._accumulator, self._logits
+        plan_before, accumulator, logits = self._plan, self.accumulator, self._logits
         passes, masks = self._passes, self._masks
         self.restart(plan, device)
         rows = rows_kept(plan_before, plan)
-        self._accumulator.adopt(accumulator, rows)
+        self.accumulator.adopt(accumulator, rows)
         self._logits.adopt(logits, rows.logits)
         self._passes.adopt(passes, rows.stacks)
         names = rows.stacks
@@ -102,17 +99,7 @@ class Recorder:
         self._reduction = self._reduction_to(frozenset())
 
     def _reduction_to(self, quantities: frozenset[str]) -> TensorReduction:
-        return TensorReduction(quantities, self._accumulator.wide, repeats=self._repeats)
-
-    @property
-    def active(self) -> bool:
-        """Whether the step now running is sampled."""
-        return self._active
-
-    @property
-    def accumulator(self) -> Accumulator:
-        """The buffer that is filled; another one after `restart`."""
-        return self._accumulator
+        return TensorReduction(quantities, self.accumulator.wide, repeats=self._repeats)
 
     @property
     def compiled(self) -> bool:
@@ -126,11 +113,11 @@ class Recorder:
 
     def start(self) -> None:
         """Count from here on."""
-        self._active = True
+        self.active = True
 
     def stop(self) -> None:
         """Count nothing from here on."""
-        self._active = False
+        self.active = False
 
     def subscribe(self, listener: StreamListener, suffix: str = "") -> None:
         """Give a listener the stacks of the chunk whose names end with `suffix`."""
@@ -150,7 +137,7 @@ class Recorder:
 
     def wants(self, module: nn.Module) -> bool:
         """Whether what `module` now computes belongs to the sampled step."""
-        return self._active and module.training and torch.is_grad_enabled()
+        return self.active and module.training and torch.is_grad_enabled()
 
     def note_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what a compiled forward pass of the running step was given."""
@@ -173,12 +160,13 @@ class Recorder:
         """A block starts; the first block's start is a new pass, unless it is a recomputation."""
         self._block = (stack, index)
         self._ran = True
+        # A reentrant checkpoint runs the first block again inside the backward pass.
         if index == 0 and not in_backward():
             self._passes.begin(stack)
             self._passes.begin(stage_suffix(stack))
 
     def leave_block(self) -> None:
-        """The running block is over: attention calls are nobody's."""
+        """The running block is over: attention calls belong to no block."""
         self._block = None
 
     def stream(self, stack: str, index: int, x: Tensor) -> None:
@@ -186,6 +174,8 @@ class Recorder:
         if torch.compiler.is_compiling():
             self._trace_stream(stack, index, x)
             return
+        # try and except, not the guard's context: this runs once a block, and a context manager
+        # takes three more calls.
         started = time.perf_counter()
         try:
             if self._passes.first_time(stack, "stream", index):
@@ -208,7 +198,7 @@ class Recorder:
     def row(self, stack: str, site: str, index: int) -> Tensor:
         """The row of a place as a tensor (1,), for compiled code that counts it."""
         row = self._rows[stack, site] + index
-        return torch.arange(row, row + 1, device=self._accumulator.device)
+        return torch.arange(row, row + 1, device=self.accumulator.device)
 
     def trace_branch(self, stack: str, row: Tensor, x: Tensor) -> None:
         """Have what a branch adds counted inside a compiled graph; `row` as `row` gives it."""
@@ -219,7 +209,8 @@ class Recorder:
 
         A call that cannot be read is the first one, too: what follows is other attention.
         """
-        if self._block is None or not self._active or not torch.is_grad_enabled():
+        # Attention outside of blocks, of a pooling head say, belongs to no row.
+        if self._block is None or not self.active or not torch.is_grad_enabled():
             return
         started = time.perf_counter()
         stack, index = self._block
@@ -241,11 +232,11 @@ class Recorder:
         """Count log Z of a chunk's final logits, (batch, seq, vocabulary)."""
         mask = self._mask(suffix, logits)
         if torch.compiler.is_compiling():
-            self._accumulator.add_log_z(log_z_sums(logits, mask))
+            self.accumulator.add_log_z(log_z_sums(logits, mask))
             return
         started = time.perf_counter()
         with self._guard.at("log_z"):
-            self._accumulator.add_log_z(log_z_sums(logits, mask))
+            self.accumulator.add_log_z(log_z_sums(logits, mask))
         self._account.charge("log_z", started)
 
     def _counts(self, stack: str, index: int) -> bool:
@@ -261,11 +252,11 @@ class Recorder:
                 self._count(row, part, fitting(mask, part))
             return
         sums = self._reduction.sums(x, mask)
-        self._accumulator.add(row, sums.moments)
+        self.accumulator.add(row, sums.moments)
         if sums.extra is not None:
-            self._accumulator.add_extra(row, *sums.extra)
+            self.accumulator.add_extra(row, *sums.extra)
         if sums.gram is not None:
-            self._accumulator.set_gram(row, sums.gram)
+            self.accumulator.set_gram(row, sums.gram)
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = self._mask(stack, x)

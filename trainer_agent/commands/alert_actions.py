@@ -84,6 +84,7 @@ class AlertActions:
 
     def act(self) -> None:
         """Do what is to be done about new alerts; a function's failure is counted."""
+        # A deque, because the sender's thread appends meanwhile.
         while self._alerts:
             alert, flags = self._alerts.popleft()
             for action in self._actions:

@@ -129,8 +129,10 @@ class Spool:
     @no_fork
     def close(self) -> None:
         """Close the file and leave it in place."""
-        self._delete_dropped()
-        self._db.close()
+        try:
+            self._delete_dropped()
+        finally:
+            self._db.close()
 
     @no_fork
     def delete(self) -> None:

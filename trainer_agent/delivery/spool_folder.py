@@ -71,16 +71,20 @@ def adopt_orphans(folder: Path, *, server: str, limit_bytes: int) -> Iterator[Sp
 
 def release(spool: Spool) -> None:
     """Close a spool and leave it for the next agent."""
-    spool.close()
-    _unlock(spool.path)
+    try:
+        spool.close()
+    finally:  # a folder that the job has deleted meanwhile
+        _unlock(spool.path)
 
 
 def remove(spool: Spool) -> None:
     """Delete a spool whose content is delivered."""
-    spool.delete()
-    # Before the lock is given up, or a lock file that another process has just taken would go.
-    _lock_path(spool.path).unlink(missing_ok=True)
-    _unlock(spool.path)
+    try:
+        spool.delete()
+        # Before the lock is given up, or a lock file that another process has just taken would go.
+        _lock_path(spool.path).unlink(missing_ok=True)
+    finally:
+        _unlock(spool.path)
 
 
 def forget_parent_locks() -> None:

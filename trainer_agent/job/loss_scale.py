@@ -45,7 +45,7 @@ class LossScale:
 
 
 def _only_scaler() -> Any:
-    """The process's one scaler in use; None where there are several: `watch` must be told."""
+    """The only scaler in use in the process; None where there are several."""
     kind = torch.amp.GradScaler
     # By type, not isinstance: that would ask objects of other libraries for their class.
     scalers = [x for x in gc.get_objects() if issubclass(type(x), kind) and x.is_enabled()]

@@ -22,7 +22,7 @@ from trainer_agent.model.plan import Plan
 # Values of one tensor that are kept over an update, to see what it changed.
 SAMPLED_VALUES = 4096
 SECOND_MOMENT = "exp_avg_sq"  # as Adam and its kin name it
-Look = Callable[[Optimizer], None]
+OnUpdate = Callable[[Optimizer], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class ParameterReader:
 
     def _after_update(self, optimizer: Optimizer) -> None:
         self._read(lambda plan: self._add_update(plan, optimizer))
-        self._before = []
+        self._before = []  # even where reading failed: they hold copies of weights
 
     def _read(self, read: Callable[[Plan], None]) -> None:
         started = time.perf_counter()
@@ -182,7 +182,12 @@ class UpdateHooks:
     """
 
     def __init__(
-        self, optimizer: Optimizer, before: Look, after: Look, *, enabled: Callable[[], bool]
+        self,
+        optimizer: Optimizer,
+        before: OnUpdate,
+        after: OnUpdate,
+        *,
+        enabled: Callable[[], bool],
     ) -> None:
         """Set the hooks; an optimizer without hooks is never read.
 
@@ -210,17 +215,19 @@ class UpdateHooks:
             return None
         if callable(kwargs.get("closure")):
             return args, {**kwargs, "closure": self._wrapped(optimizer, kwargs["closure"])}
-        if len(args) > 1 and callable(args[1]):  # the first is the optimizer
+        # Torch passes a hook what `step` was called with, the optimizer itself first.
+        if len(args) > 1 and callable(args[1]):
             return (args[0], self._wrapped(optimizer, args[1]), *args[2:]), kwargs
         self._before(optimizer)
         return None
 
     def _wrapped(self, optimizer: Optimizer, closure: Callable[..., Any]) -> Callable[..., Any]:
-        """The closure, with a look at the optimizer after its first call."""
+        """The closure, which reads the optimizer after its first call."""
         pending = [self._before]
 
         def run(*args: Any, **kwargs: Any) -> Any:
             loss = closure(*args, **kwargs)
+            # Once: LBFGS calls its closure again at weights that it has moved.
             while pending:
                 pending.pop()(optimizer)
             return loss

@@ -35,7 +35,7 @@ class Chunk:
 
 
 def chunks_of(model: nn.Module, stages: Sequence[int] | None) -> tuple[Chunk, ...]:
-    """The chunks of a model: of a list of modules, which nobody calls, each is one.
+    """The chunks of a model: of a list of modules, which is not called itself, each is one.
 
     `stages` has a number for each; None where there is no pipeline.
     """

@@ -14,7 +14,7 @@ def local(tensor: Any) -> Tensor:
 
 
 def is_partial(tensor: Any) -> bool:
-    """Whether the tensor is the sum of what the processes hold, which nobody has formed yet."""
+    """Whether the tensor is the sum of what the processes hold, which no process has formed yet."""
     return any(placement.is_partial() for placement in getattr(tensor, "placements", ()))
 
 

@@ -17,6 +17,7 @@ def lm_head_of(model: nn.Module, blocks: tuple[str, ...]) -> str | None:
         module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)
     }
     path: str
+    # Tied or not, a head has one output for each row of the embedding.
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{block}.") for block in blocks)
         if module is head or (

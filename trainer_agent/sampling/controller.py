@@ -17,6 +17,7 @@ class SamplingController:
     Attributes:
         sampler: decides by interval.
         bursts: what the server asks for beyond it.
+        in_burst: whether the step that runs is sampled for a burst alone.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class SamplingController:
         bounded = processes.size == 1 and options.every is None
         self.bursts = Bursts(overhead=options.overhead if bounded else None)
         self._device_clock = DeviceClock()
-        self._by_interval = True
+        self.in_burst = False
         self._layers: frozenset[int] | None = None
         self._cost_s = 0.0
 
@@ -54,14 +55,13 @@ class SamplingController:
             agreed_every: the interval that the processes have agreed on, or None.
             sampled: whether the step before it was.
         """
-        if sampled and self._by_interval:
+        if sampled and not self.in_burst:
             self._choose_interval(cost_s, agreed_every)
         elif sampled:
             self.bursts.charge(cost_s)
-        self._by_interval = self.sampler.is_sampled(step)
-        in_burst = self.bursts.wants_next()
-        sample_next = self._by_interval or in_burst
-        layers = None if self._by_interval else self.bursts.layers
+        by_interval, by_burst = self.sampler.is_sampled(step), self.bursts.wants_next()
+        sample_next, self.in_burst = by_interval or by_burst, by_burst and not by_interval
+        layers = self.bursts.layers if self.in_burst else None
         if layers != self._layers:
             self._count_layers(layers)
         if self._recorder.accumulator.device.type == "cuda":
@@ -70,7 +70,7 @@ class SamplingController:
 
     def burst_layers(self) -> dict[str, float]:
         """How many layers a burst is about, for its frames: 0 for all of them."""
-        return {} if self._by_interval else {"burst_layers": float(len(self.bursts.layers or ()))}
+        return {"burst_layers": float(len(self.bursts.layers or ()))}
 
     def affordable(self, steps: int) -> int:
         """How many of a burst's steps a budget allows; called from any thread."""

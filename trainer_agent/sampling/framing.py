@@ -56,9 +56,12 @@ class Framing:
 
     def frame_content(
         self,
-        header: SampleHeader,
+        step: int,
+        plan: Plan,
         take: Callable[[], Sums],
         *,
+        every: int,
+        has_loss: bool,
         scalars: Scalars,
         scale: float | None,
         overhead: float,
@@ -66,8 +69,11 @@ class Framing:
         """The declaration of a frame's layout, and the frame's values; waits for the device.
 
         Args:
-            header: of this process's sample.
-            take: its sums, once they are on the host.
+            step: number of the step.
+            plan: the places that this process has measured.
+            take: their sums, once they are on the host.
+            every: the interval that this process's budget asks for, 0 where it is fixed.
+            has_loss: whether the job gave a loss.
             scalars: numbers of the step, by name.
             scale: what the gradients were multiplied by, NaN where by nothing; None: it lies
                 among the sums' scalars, in its own slot.
@@ -77,9 +83,10 @@ class Framing:
             name: partial(_read, slot, number)
             for slot, (name, number) in enumerate(scalars.items())
         }
-        local_sums = partial(_unscaled, header.plan, take, scale)
+        header = SampleHeader(step, plan, every, has_loss)
+        local_sums = partial(_unscaled, plan, take, scale)
         sums, numbers = self._processes.reduce(header, local_sums, readers)
-        plan = self._processes.global_plan(header.plan)
+        plan = self._processes.global_plan(plan)
         if not numbers.get("burst_layers", 0.0) > 0.0:  # a burst may look at some layers alone
             self._note_silence(plan, sums)
         # A layout lists every name that the run has had, in an order that never changes.

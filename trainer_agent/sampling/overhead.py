@@ -10,12 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from trainer_agent.capture.overhead_account import (
-    BACKGROUND,
-    BACKGROUND_ONCE,
-    ONCE,
-    OverheadAccount,
-)
+from trainer_agent.capture.overhead_account import BACKGROUND, BACKGROUND_ONCE, OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 
 # Over so many frames the background work is averaged: it is done for several at a time.
@@ -61,9 +56,9 @@ class OverheadMeter:
     def end_sample(self, ended: float) -> float:
         """Charge the agent's work since the step's end; returns what recurs with such a sample."""
         self._account.add("step", time.perf_counter() - ended)
-        # Background work is done for several samples at a time: its average stands for it.
-        recurrent = self._account.total() - self._account.of(ONCE, BACKGROUND_ONCE, BACKGROUND)
+        recurrent = self._account.recurrent()
         sample_s, self._recurrent = recurrent - self._recurrent, recurrent
+        # Background work is done for several samples at a time: its average stands for it.
         return sample_s + self._background_per_sample
 
     def share_since_frame(self) -> float:

@@ -11,7 +11,7 @@ from trainer_agent.capture.hook_manager import HookManager
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics.accumulator import SCALE_SLOT, Scalar
 from trainer_agent.delivery.messages import Sample
-from trainer_agent.distributed import Processes, SampleHeader
+from trainer_agent.distributed import Processes
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerReader
 from trainer_agent.sampling.controller import SamplingController
@@ -48,12 +48,6 @@ class Readout:
         if scalars.get("loss") is None:
             scalars["loss"] = returned
         alone = processes.size == 1
-        header = SampleHeader(
-            step,
-            self.hooks.plan,
-            0 if alone else self.controller.proposed_interval(),
-            scalars.get("loss") is not None,
-        )
         numbers = {
             name: accumulator.scalar(slot, value)
             for slot, (name, value) in enumerate(scalars.items())
@@ -61,8 +55,11 @@ class Readout:
         scale = accumulator.scalar(SCALE_SLOT, self.scale.take())
         content = partial(
             self.framing.frame_content,
-            header,
+            step,
+            self.hooks.plan,
             accumulator.take(),  # after the scalars, which lie in the same buffer
+            every=0 if alone else self.controller.proposed_interval(),
+            has_loss=scalars.get("loss") is not None,
             scalars=numbers,
             scale=scale,
             overhead=self.meter.share_since_frame(),

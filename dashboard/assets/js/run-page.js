@@ -12,29 +12,14 @@ import { connect, listen } from "./live.js";
 import { LiveHistories, stackOf } from "./live-histories.js";
 import { Player } from "./player.js";
 import { getPredictions } from "./predictions.js";
+import { describeStep, firstRunOf, predictionOf } from "./references.js";
 import { extentOf, Playhead, ScalarChart } from "./timeline.js";
 import { onceAFrame, rationed, throttled } from "./timing.js";
 
 /** @import { Chart, LiveMessage, PageData, Predictions, RunData, RunSummary } from "./types" */
-/** @import { Reference } from "./heatmap.js" */
 
 /** @param {RunData} run */
 const isRunning = (run) => run.status === "running" || run.status === "lost_contact";
-
-/**
- * Which step a run shows while the player is at `step`.
- * @param {number} step
- * @param {number | null} shown
- * @param {number} last
- * @param {boolean} running
- */
-export function describeStep(step, shown, last, running) {
-  if (shown === null) return "has no step yet here";
-  const text = formatCount(shown);
-  if (shown === step) return `step ${text}`;
-  if (shown === last) return `${running ? "at" : "ends at"} step ${text}`;
-  return `no step ${formatCount(step)}; shows ${text}`;
-}
 
 /** The step that the address asks for. */
 function requestedStep() {
@@ -126,7 +111,7 @@ export class RunPage {
   startHeatmaps(charts) {
     const maps = charts.map((chart, i) => {
       const isRun = this.data.page === "run";
-      return new Heatmap(chart, isRun ? this.prediction() : this.firstRun(i + 1));
+      return new Heatmap(chart, isRun ? predictionOf(this) : firstRunOf(this, i + 1));
     });
     const heatmaps = new Heatmaps(maps, query("heat"), (name) => setQuery("heat", name));
     const retheme = () => {
@@ -136,44 +121,6 @@ export class RunPage {
     addEventListener("evenkeel-theme", retheme);
     this.undo.push(() => removeEventListener("evenkeel-theme", retheme));
     this.heatmaps = heatmaps;
-  }
-
-  /**
-   * Measured values are compared with the prediction at initialisation.
-   * @returns {Reference}
-   */
-  prediction() {
-    return {
-      label: "predicted",
-      history: () => this.histories.list[0],
-      row: (_, name) => this.predictions?.[0][name].predicted ?? null,
-      why: (name) => {
-        const curves = this.predictions?.[0][name];
-        return curves && !curves.predicted.length ? curves.missing : "";
-      },
-    };
-  }
-
-  /**
-   * The run at `index` is compared with the first one, at the same step.
-   * @param {number} index
-   * @returns {Reference}
-   */
-  firstRun(index) {
-    const reference = () => this.histories.list[0];
-    const history = () => this.histories.list[index];
-    return {
-      label: "first run",
-      history,
-      row: (at, name) => {
-        const step = history().steps[at];
-        return step > reference().last ? null : reference().row(name, reference().indexOf(step));
-      },
-      why: () => {
-        const differ = reference().length > 0 && reference().width !== history().width;
-        return differ ? "runs of different depth" : "";
-      },
-    };
   }
 
   /** Swaps in every step of histories that were first fetched thinned; the position stays. */

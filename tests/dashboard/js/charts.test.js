@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deviation } from "../../../dashboard/assets/js/heatmap.js";
 import { predictionsOf } from "../../../dashboard/assets/js/predictions.js";
-import { describeStep } from "../../../dashboard/assets/js/run-page.js";
+import { describeStep } from "../../../dashboard/assets/js/references.js";
 import { extentOf } from "../../../dashboard/assets/js/timeline.js";
 import { packed } from "./answers.js";
 

@@ -139,12 +139,25 @@ def test_coarse_positions_change_a_prediction_by_less_than_three_percent() -> No
     decoder = stack(12, seq_len=192, placement="pre", std=0.08)
     fine = dslm.predict(spec_of(decoder)).stacks["decoder"]
 
-    rough = dslm.predict(spec_of(with_input(decoder, coarse(decoder.input_kernel)))).stacks[
-        "decoder"
-    ]
+    rough = dslm.predict(spec_of(coarse(decoder))).stacks["decoder"]
 
     np.testing.assert_allclose(rough.forward.variance, fine.forward.variance, rtol=0.03)
     np.testing.assert_allclose(rough.backward.variance, fine.backward.variance, rtol=0.03)
+
+
+def with_head(decoder: dslm.Stack) -> dslm.Stack:
+    """The stack under a final norm and a mean loss over the labels of 64 classes."""
+    n = int(decoder.input_kernel.cell_sizes.sum())
+    labels = dslm.Labels(1 / (8 * n), counted=kernel(n, corr=1.0), same=kernel(n, corr=1 / 64))
+    output = dslm.Linear(decoder.d_model, 64, 1 / decoder.d_model)
+    layers = (dslm.HeadLayer(norm=dslm.Norm("layernorm")),)
+    return replace(decoder, head=dslm.Head(layers, output, labels))
+
+
+def test_stack_with_a_head_and_more_tokens_than_cells_is_diagnosed() -> None:
+    diagnosed = diagnosis(with_head(stack(3, seq_len=64)), search=12)
+
+    assert diagnosed.correlation is not None and diagnosed.correlation.rank_loss.searched == 12
 
 
 def test_part_that_is_not_understood_leaves_the_rest_of_the_diagnosis() -> None:

@@ -24,15 +24,17 @@ class AttentionFunctionMode(TorchFunctionMode):
     Sees `scaled_dot_product_attention` (q and k arrive after rotary embedding and QK-norm),
     `multi_head_attention_forward`, which `nn.MultiheadAttention` calls, and a plain softmax over
     (batch, heads, queries, keys).
-
-    Attributes:
-        calls_s: seconds inside the calls themselves, and observing them.
     """
 
     def __init__(self, observe: Observe) -> None:
         super().__init__()
         self._observe = observe
-        self.calls_s = 0.0
+        self._calls_s = 0.0
+
+    def take_calls_s(self) -> float:
+        """Seconds inside the calls, and observing them, since this was asked last."""
+        calls_s, self._calls_s = self._calls_s, 0.0
+        return calls_s
 
     def __torch_function__(
         self,
@@ -46,7 +48,7 @@ class AttentionFunctionMode(TorchFunctionMode):
             return self._observe_and_call(func, args, kwargs or {})
         began = time.perf_counter()
         result = self._observe_and_call(func, args, kwargs or {})
-        self.calls_s += time.perf_counter() - began
+        self._calls_s += time.perf_counter() - began
         return result
 
     def _observe_and_call(
@@ -61,6 +63,7 @@ class AttentionFunctionMode(TorchFunctionMode):
             self._observe(partial(sampled_logits, *args, **kwargs))
         elif func is functional.multi_head_attention_forward:
             self._observe(partial(sampled_multihead, *args, **kwargs))
+        # A softmax over four axes is attention by hand; over fewer it is a router or the loss.
         elif isinstance(args[0], Tensor) and args[0].ndim == 4:
             self._observe(partial(sampled_scores, args[0]))
 

@@ -46,7 +46,7 @@ class AttentionInterception:
         """Intercept from here on."""
         if self.is_on:
             return
-        self._started, self._mode.calls_s = time.perf_counter(), 0.0
+        self._started = time.perf_counter()
         for point, wrapper in self._patches:
             point.swap(point.value, wrapper)
         self._mode.__enter__()  # type: ignore[no-untyped-call]
@@ -59,7 +59,7 @@ class AttentionInterception:
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             for point, wrapper in self._patches:
                 point.swap(wrapper, point.value)
-            self._charge(time.perf_counter() - self._started - self._mode.calls_s)
+            self._charge(time.perf_counter() - self._started - self._mode.take_calls_s())
 
     def _wrapper(self, point: PatchPoint) -> Any:
         function = point.function
@@ -70,7 +70,7 @@ class AttentionInterception:
                 return function(*args, **kwargs)
             return self._call(point, args, kwargs)
 
-        # Whoever compiles the wrapper compiles the function itself.
+        # A job that compiles the wrapper compiles the function itself.
         wrapper._torchdynamo_orig_callable = innermost(function)  # type: ignore[attr-defined]
         wrapper._torchdynamo_wrapper_id = id(wrapper)  # type: ignore[attr-defined]
         return staticmethod(wrapper) if isinstance(point.value, staticmethod) else wrapper

@@ -37,6 +37,7 @@ class AttentionSpans:
                 block.register_forward_pre_hook(self._start),
                 block.register_forward_hook(self._stop),
             ]
+        # From any of the projections on: a fused one is all three, and their order is the model's.
         output = module(stack.attention_outputs[index] or "")
         return [
             *(module(path).register_forward_hook(self._start) for path in stack.projections[index]),

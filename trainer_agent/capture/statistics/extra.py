@@ -220,7 +220,7 @@ def rank_sums(grams: NDArray[np.float64]) -> NDArray[np.float64]:
         grams: (rows, tokens, tokens); all zero where no token was.
 
     Source: Roy and Vetterli 2007 for the effective rank, here of eigenvalues where they take
-    singular values, so that both ranks speak of the same shares of energy.
+    singular values, so that both ranks follow from the same shares of energy.
     """
     sums = np.zeros((len(grams), 3))
     traces = np.trace(grams, axis1=1, axis2=2)

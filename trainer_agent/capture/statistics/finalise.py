@@ -27,6 +27,7 @@ def frame_values(plan: Plan, sums: Sums, scalars: Sequence[float]) -> NDArray[np
             statistics[key] = _KINDS[place.kind](plan, place, sums)
         parts.append(statistics[key][quantity][place.first : place.first + place.n])
     parts.append(np.array(scalars, dtype=np.float64))
+    # Values past float32 become infinite, which the server shows as what they are.
     with np.errstate(over="ignore"):
         return np.concatenate(parts).astype(np.float32)
 
@@ -44,7 +45,7 @@ def silent_places(plan: Plan, fired: NDArray[np.bool_]) -> tuple[str, ...]:
 def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
     """The sums as they would be without the scale that the gradients carry.
 
-    Shares lost to a number format stay as they are: they speak of the tensors the job computes.
+    Shares lost to a number format stay as they are: the job computes the scaled tensors.
     """
     divisors = np.ones(columns.COLUMNS)
     divisors[columns.SUM] = scale
@@ -53,6 +54,7 @@ def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
     powers[columns.CUBES], powers[columns.FOURTHS] = scale**3, scale**4
     rows, extra, largest = sums.moments.copy(), sums.extra.copy(), sums.extra_max.copy()
     for place in plan.places:
+        # Gradients of parameters are read after the scaler has divided them.
         if place.site == "stream_gradient":
             gradients = slice(place.first, place.first + place.n)
             rows[gradients] /= divisors
@@ -103,6 +105,7 @@ def moment_statistics(rows: Matrix) -> dict[str, Vector]:
         mean = rows[:, columns.SUM] / count
         # Rounding may leave a constant tensor a hair below zero; NaN stays NaN.
         variance = np.maximum(rows[:, columns.SQUARES] / count - mean**2, 0.0)
+        # A place without pairs (one token a sequence) divides by zero here, and is NaN.
         covariance = rows[:, columns.PAIR_PRODUCTS] / rows[:, columns.PAIRS] - mean**2
         correlation = covariance / variance
         nonfinite = rows[:, columns.NONFINITE] / count

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dslm.spec import Missing
 from trainer_agent import description
 from trainer_agent.capture.guard import Guard
-from trainer_agent.capture.hook_manager import PassListener
+from trainer_agent.capture.listeners import PassListener
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from torch import Tensor
 
 from trainer_agent.capture.guard import Guard
-from trainer_agent.capture.hook_manager import HookManager, PassListener
+from trainer_agent.capture.hook_manager import HookManager
+from trainer_agent.capture.listeners import PassListener
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint
