@@ -61,6 +61,7 @@ class RankHealth(Struct, frozen=True):
     first_failure: str = ""
     silent: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     overhead: float = 0.0
     every: int = 1
     dropped_sites: list[str] = field(default_factory=list)

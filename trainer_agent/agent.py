@@ -22,6 +22,7 @@ from trainer_agent.delivery.messages import Description, end_of
 from trainer_agent.delivery.transport import Transport
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.session.describer import SelfDescription
+from trainer_agent.job.optimizer import OptimizerArgument, optimizers_of
 from trainer_agent.model.sites import CustomSite
 from trainer_agent.model.unwrap import unwrap
 from trainer_agent.options import Options
@@ -49,7 +50,7 @@ class Agent:
         model: nn.Module,
         options: Options,
         *,
-        optimizer: Optimizer | None,
+        optimizer: OptimizerArgument,
         scaler: Any = None,
         transport: Callable[[], Transport],
         intervals: ExportIntervals | None = None,
@@ -66,7 +67,7 @@ class Agent:
             model,
             options,
             run_id=self.run_id,
-            optimizer=optimizer,
+            optimizers=optimizers_of(optimizer),
             scaler=scaler,
             transport=transport,
             intervals=intervals,
@@ -211,6 +212,8 @@ class Agent:
             self._step = step
         steps, self._passed, self._idle_steps = self._passed + 1, 0, 0
         controller.end_steps(steps, ended)
+        if active:
+            parts.recorder.end_step()
         sampled = active and not (self._is_first and self._discards_first())
         if sampled:
             self._finish_sample(reported)

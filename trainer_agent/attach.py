@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from trainer_agent.agent import Agent, close_former, is_open
 from trainer_agent.capture.custom_sites import custom_sites as find_custom_sites
@@ -19,6 +18,7 @@ from trainer_agent.description.hints import Hint, HintError
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.trace.replay import call_arguments
 from trainer_agent.errors import WatchError
+from trainer_agent.job.optimizer import OptimizerArgument, optimizers_of
 from trainer_agent.model.chunks import called_modules, chunks_of, sites_in
 from trainer_agent.model.sites import CustomSite
 from trainer_agent.options import (
@@ -35,7 +35,7 @@ def watch(
     *,
     project: str,
     run: str,
-    optimizer: Optimizer | None = None,
+    optimizer: OptimizerArgument = None,
     scaler: Any = None,
     server: str | None = None,
     key: str | None = None,
@@ -64,7 +64,8 @@ def watch(
         model: the model that trains.
         project, run: how the run is filed and shown. Another model that this process watches under
             the same two is closed: a notebook's cell may run again.
-        optimizer: read for the learning rate and the norm of the gradients.
+        optimizer: read for the learning rate and the norm of the gradients; several as a list or
+            a dictionary.
         scaler: the ``torch.amp.GradScaler``; found by itself where the process has one.
         server, key: where to send; default ``EVENKEEL_URL``, ``EVENKEEL_KEY``.
         overhead: share of the job's time that measuring may take, default 0.01. The first four
@@ -125,7 +126,9 @@ def watch(
         quantities=quantities,
     )
     options = replace(options, on_alert=read_actions(on_alert))
-    if "skip_step" in options.on_alert and not hasattr(optimizer, "register_step_pre_hook"):
+    if "skip_step" in options.on_alert and not all(
+        hasattr(each, "register_step_pre_hook") for each in optimizers_of(optimizer) or (None,)
+    ):
         raise WatchError("on_alert", '"skip_step" needs an optimizer', fix="pass optimizer=")
     _check_chunks(model, options.pipeline)
     for module in called_modules(model):
@@ -163,10 +166,17 @@ def _check_objects(model: Any, optimizer: Any, scaler: Any) -> None:
         raise WatchError(
             "model", f"{type(model).__name__} is no torch module", fix="pass the model"
         )
-    if optimizer is not None and not hasattr(optimizer, "param_groups"):
-        raise WatchError(
-            "optimizer", f"{type(optimizer).__name__} has no param_groups", fix="pass the optimizer"
-        )
+    try:
+        optimizers = optimizers_of(optimizer)
+    except TypeError:
+        optimizers = (optimizer,)
+    for each in optimizers:
+        if not hasattr(each, "param_groups"):
+            raise WatchError(
+                "optimizer",
+                f"{type(each).__name__} has no param_groups",
+                fix="pass the optimizer, or a list of optimizers",
+            )
     if scaler is not None and not hasattr(scaler, "get_scale"):
         raise WatchError(
             "scaler", f"{type(scaler).__name__} has no get_scale", fix="pass the GradScaler"

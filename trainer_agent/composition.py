@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.hook_manager import HookManager
 from trainer_agent.capture.model_state import device_of
+from trainer_agent.capture.notes import Notes
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.commands.alert_actions import AlertActions
@@ -77,7 +78,7 @@ def compose(
     options: Options,
     *,
     run_id: str,
-    optimizer: Optimizer | None,
+    optimizers: tuple[Optimizer, ...],
     scaler: Any,
     transport: Callable[[], Transport],
     intervals: ExportIntervals | None,
@@ -86,7 +87,7 @@ def compose(
     wake: Callable[[], None],
 ) -> Parts:
     """The parts of the agent of a run. `wake` is `Dispatcher`'s."""
-    guard, account = Guard(), OverheadAccount()
+    guard, account, notes = Guard(), OverheadAccount(), Notes()
     # Hooks on a wrapper would see what it adds (an all-gather, a compiled graph), not the model.
     inner = unwrap(model)
     local_stages, n_stages = options.pipeline or (None, None)
@@ -94,7 +95,7 @@ def compose(
     structure = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)
     plan = replace(structure, requested=RequestedSites(options.quantities, options.sites, custom))
 
-    recorder = Recorder(plan, device_of(inner), guard, account)
+    recorder = Recorder(plan, device_of(inner), guard, account, notes)
     hooks = HookManager(inner, chunks, plan, recorder, guard=guard, account=account)
     processes = join(
         guard,
@@ -129,17 +130,25 @@ def compose(
 
     scale = LossScale(scaler)
     staged = options.pipeline is not None
-    optimizer_reader = OptimizerReader(optimizer, scale, recorder, guard, account, staged=staged)
+    optimizer_reader = OptimizerReader(
+        optimizers,
+        scale,
+        recorder,
+        guard,
+        account,
+        staged=staged,
+        model=inner,
+        notes=notes,
+    )
     parameters = None
     # Its hooks come before those that may take the gradients away: it reads what the job computed.
     if plan.parameter_places:
         parameters = ParameterReader(inner, hooks, recorder, guard, account)
-        if optimizer is not None:
+        for optimizer in optimizers:
             parameters.attach(optimizer)
-    skipper = None
-    if "skip_step" in options.on_alert and optimizer is not None:
-        skipper = UpdateSkipper(optimizer, guard)
-    hooked = hooks, optimizer_reader, parameters, skipper
+    skips = "skip_step" in options.on_alert
+    skippers = [UpdateSkipper(optimizer, guard) for optimizer in optimizers if skips]
+    hooked = hooks, optimizer_reader, parameters, *skippers
 
     meter = OverheadMeter(account, recorder)
     controller = SamplingController(options, hooks, recorder, meter, processes)
@@ -150,7 +159,7 @@ def compose(
 
     actions = AlertActions(options.on_alert, guard)
     dispatcher = Dispatcher(describer, controller, actions, processes, wake)
-    health = HealthReport(guard, hooks, framing, meter, controller, actions, processes)
+    health = HealthReport(guard, notes, hooks, framing, meter, controller, actions, processes)
     # The only thread that talks to the server; on other ranks nothing does.
     sender = (
         Sender(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.hook_manager import HookManager
+from trainer_agent.capture.notes import Notes
 from trainer_agent.commands.alert_actions import AlertActions
 from trainer_agent.distributed import Processes
 from trainer_agent.sampling.controller import SamplingController
@@ -19,6 +20,7 @@ class HealthReport:
     """Reads the parts of an agent. The sender calls it, and adds what only it knows."""
 
     guard: Guard
+    notes: Notes
     hooks: HookManager
     framing: Framing
     meter: OverheadMeter
@@ -40,5 +42,6 @@ class HealthReport:
             burst=bursts.last_id,
             burst_left=bursts.left,
             burst_note=bursts.note,
+            notes=self.notes.all(),
             wants_alerts=self.actions.subscribed,
         )

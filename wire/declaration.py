@@ -28,6 +28,7 @@ class Health(msgspec.Struct, frozen=True):
         burst_left: steps the running burst still has.
         burst_note: how the last burst ended early, or why it was refused, or "".
         wants_alerts: whether the job acts on alerts, so that receipts carry them.
+        notes: what is left out of the numbers, or of whom they are not, in a sentence each.
     """
 
     dropped: int = 0
@@ -43,6 +44,7 @@ class Health(msgspec.Struct, frozen=True):
     burst_note: str = ""
     wants_alerts: bool = False
     stopped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class RunDeclaration(msgspec.Struct, frozen=True):

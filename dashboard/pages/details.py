@@ -59,6 +59,7 @@ def _report(rank: RankHealth) -> list[str]:
         (rank.first_failure, f"the first: {rank.first_failure}"),
         (rank.stopped, f"measured before and not any more: {', '.join(rank.stopped)}"),
         (rank.silent, f"not measured yet: {', '.join(rank.silent)}"),
+        (rank.notes, "; ".join(rank.notes)),
         (rank.dropped_sites, f"not measured: {', '.join(rank.dropped_sites)}"),
     ]
     interval = "every step" if rank.every == 1 else f"every {rank.every} steps"

@@ -93,7 +93,8 @@ def _unmeasured(ranks: Sequence[RankHealth]) -> list[HealthNote]:
             noun = "place" if len(places) == 1 else "places"
             names = ", ".join(sorted(places))
             notes.append(HealthNote(f"{len(places)} {noun} {what}", is_bad, names))
-    return notes
+    sentences = dict.fromkeys(sentence for rank in ranks for sentence in rank.notes)
+    return [*notes, *(HealthNote(sentence, False, "said by the agent") for sentence in sentences)]
 
 
 def _failures(ranks: Sequence[RankHealth]) -> list[HealthNote]:

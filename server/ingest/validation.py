@@ -72,7 +72,7 @@ def _require_health(health: Health) -> None:
         )
     for field in ("first_failure", "burst", "burst_note"):
         require_text(getattr(health, field), f"health.{field}")
-    for field in ("silent", "stopped", "dropped_sites"):
+    for field in ("silent", "stopped", "dropped_sites", "notes"):
         for index, name in enumerate(getattr(health, field)):
             require_text(name, f"health.{field}[{index}]")
 

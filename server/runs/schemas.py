@@ -72,6 +72,7 @@ class HealthInfo(Answer):
     first_failure: str = ""
     silent: list[str] = Field(default_factory=list)
     stopped: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     overhead: float = 0.0
     every: int = 1
     dropped_sites: list[str] = Field(default_factory=list)

@@ -9,10 +9,17 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class _Passes:
-    """The forward passes of one stack: their number, and in which a row was last counted."""
+    """The forward passes of one stack.
+
+    Attributes:
+        number: of the running one.
+        counted: in which a row was last counted.
+        recomputed: in which a block was last run again without having been counted before.
+    """
 
     number: int = 0
     counted: dict[tuple[str, int], int] = field(default_factory=dict)
+    recomputed: dict[int, int] = field(default_factory=dict)
 
 
 class ForwardPasses:
@@ -42,3 +49,21 @@ class ForwardPasses:
         # The number, not a flag: so a new pass has nothing to reset.
         passes.counted[site, index] = passes.number
         return True
+
+    def recompute(self, name: str, index: int, *, same_pass: bool) -> None:
+        """A block runs again inside a backward pass.
+
+        A reentrant checkpoint runs its blocks without gradients first, so that they are counted
+        here: each time that is not of the `same_pass` as the last is another forward pass's.
+        """
+        passes = self._passes[name]
+        if passes.recomputed.get(index) != passes.number:
+            if passes.counted.get(("stream", index + 1)) != passes.number:
+                passes.recomputed[index] = passes.number
+        elif not same_pass:
+            streams = {index + 1, *([0] if index == 0 else [])}
+            passes.counted = {
+                (site, at): number
+                for (site, at), number in passes.counted.items()
+                if (at not in streams if site == "stream" else at != index)
+            }

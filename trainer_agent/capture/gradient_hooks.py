@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from trainer_agent.capture.backward_call import UNRECOGNISED, BackwardCall, running_call
 from trainer_agent.capture.listeners import BackwardListener
 
 OnGradient = Callable[[Tensor], None]
@@ -21,7 +23,7 @@ def on_gradient(x: Tensor, call: OnGradient) -> RemovableHandle:
 
 
 class GradientHooks:
-    """Sets hooks that last for one backward pass.
+    """Sets hooks that last for one step.
 
     A hook goes with its tensor, but a pipeline receives into the same tensors in every step:
     there each step would leave one more.
@@ -36,13 +38,13 @@ class GradientHooks:
             on_gradient(x, call)
             return
         place = stack, index, id(x)
-
-        def once(g: Tensor) -> None:
-            self._remove(place)
-            call(g)
-
         self._remove(place)
-        self._on_leaves[place] = on_gradient(x, once)
+        self._on_leaves[place] = on_gradient(x, call)
+
+    def end_step(self) -> None:
+        """Take the hooks away that would stay."""
+        for place in tuple(self._on_leaves):
+            self._remove(place)
 
     def _remove(self, place: tuple[str, int, int]) -> None:
         handle = self._on_leaves.pop(place, None)
@@ -51,22 +53,37 @@ class GradientHooks:
 
 
 class BackwardPasses:
-    """Tells listeners of backward passes, each pass once."""
+    """Tells listeners of backward passes, each pass once.
+
+    A reentrant checkpoint runs passes of its own inside one; the one around them counts.
+    """
 
     def __init__(self) -> None:
         self._listeners: list[BackwardListener] = []
-        self._running = -1
+        self._thread = threading.get_ident()
+        self._running = False
+        self._call = -1, UNRECOGNISED
 
     def subscribe(self, listener: BackwardListener) -> None:
         """Have a listener called from now on."""
         self._listeners.append(listener)
 
+    def forward_begins(self) -> None:
+        """A forward pass begins outside of any backward pass: the last one is over, or failed."""
+        self._running, self._thread = False, threading.get_ident()
+
+    def call(self) -> BackwardCall:
+        """How the backward pass that now runs was called."""
+        task = torch._C._current_graph_task_id()
+        if task != self._call[0]:
+            self._call = task, running_call(self._thread)
+        return self._call[1]
+
     def reached(self, *, half: bool) -> None:
         """A backward pass has reached a stream; only the first call of each pass counts."""
-        running = torch._C._current_graph_task_id()
-        if running == self._running:
+        if self._running:
             return
-        self._running = running
+        self._running = True
         for listener in self._listeners:
             listener.backward_begins(half=half)
         # From within a callback: data-parallel wrappers finish their gradients in one, too, and
@@ -74,6 +91,7 @@ class BackwardPasses:
         _engine.queue_callback(lambda: _engine.queue_callback(self._end))
 
     def _end(self) -> None:
+        self._running = False
         for listener in self._listeners:
             listener.backward_ends()
 

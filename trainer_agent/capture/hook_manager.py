@@ -170,6 +170,7 @@ class HookManager:
         """Take every hook away."""
         self._end_pass()
         self._recorder.stop()
+        self._recorder.release()
         self._handles.clear()
         for handle in self._model_handles:
             handle.remove()

@@ -19,25 +19,32 @@ from trainer_agent.capture.gradient_hooks import (
 )
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.listeners import BackwardListener, StreamListener
+from trainer_agent.capture.loss_gradients import TRANSFORMED, is_of_loss
+from trainer_agent.capture.notes import Notes
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.logits import PendingLogits, QuerySample, log_z_sums
-from trainer_agent.capture.statistics.tensor_sums import TensorReduction
+from trainer_agent.capture.statistics.tensor_sums import TensorReduction, TensorSums
+from trainer_agent.capture.stream_gradients import StreamGradient, StreamGradients
+from trainer_agent.capture.transforms import is_transformed
 from trainer_agent.model.dtensor import local_part
 from trainer_agent.model.plan import Plan, rows_kept, stage_suffix
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 OnTensor = Callable[[str, Tensor, Tensor | None], None]
+# What was counted of a gradient: its stack's first block, its place, and its sums.
+CountedGradient = tuple[str, int, TensorSums]
 
 
 class Recorder:
     """Adds up the sums of tensors while a sampled step runs.
 
     A tensor counts when its module is in training mode with gradients enabled. Each forward
-    pass counts it once, however often a checkpoint runs it again; passes of several
-    micro-batches add up. The methods are called by hooks, inside the training thread or, for
-    gradients, inside autograd's.
+    pass counts it once, however often a checkpoint runs it again, and its gradient as the sum of
+    what all backward passes over it bring. The forward passes of a step add up: those of
+    micro-batches, of a closure, of several losses alike. The methods are called by hooks, inside
+    the training thread or, for gradients, inside autograd's.
 
     Attributes:
         active: whether the step now running is sampled; set by `start` and `stop`.
@@ -48,9 +55,14 @@ class Recorder:
     # read from memory in every step, which takes the training thread 2 µs each.
 
     def __init__(
-        self, plan: Plan, device: torch.device, guard: Guard, account: OverheadAccount
+        self,
+        plan: Plan,
+        device: torch.device,
+        guard: Guard,
+        account: OverheadAccount,
+        notes: Notes | None = None,
     ) -> None:
-        self._guard, self._account = guard, account
+        self._guard, self._account, self._notes = guard, account, notes or Notes()
         self.active = self._compiled = self._ran = self._half = False
         self._layers: frozenset[int] | None = None
         self._layers_before: Mapping[str, int] = {}
@@ -60,6 +72,9 @@ class Recorder:
         self._on_input: dict[str, OnTensor] = {}
         self._on_top_gradient: dict[str, OnTensor] = {}
         self._gradient_hooks, self._backward = GradientHooks(), BackwardPasses()
+        self._gradients = StreamGradients(self._withdraw, self._notes)
+        # Of blocks that a reentrant checkpoint has run again in this step.
+        self._recomputed: dict[tuple[str, int], StreamGradient[CountedGradient | None]] = {}
         self.restart(plan, device)
 
     def restart(self, plan: Plan, device: torch.device) -> None:
@@ -128,6 +143,20 @@ class Recorder:
         """Tell a listener of the backward passes of sampled steps."""
         self._backward.subscribe(listener)
 
+    def end_step(self) -> None:
+        """Count what waited for the step's end, and let go what belongs to it."""
+        started = time.perf_counter()
+        with self._guard.at("stream_gradient"):
+            self._gradients.end_step()
+        self.release()
+        self._account.charge("stream_gradient", started)
+
+    def release(self) -> None:
+        """Let go what belongs to the running step."""
+        self._gradients.forget()
+        self._gradient_hooks.end_step()
+        self._recomputed = {}
+
     def count_layers(self, layers: frozenset[int] | None, before: Mapping[str, int]) -> None:
         """Count these layers of the whole model, or all; compiled graphs count all of them.
 
@@ -137,7 +166,11 @@ class Recorder:
 
     def wants(self, module: nn.Module) -> bool:
         """Whether what `module` now computes belongs to the sampled step."""
-        return self.active and module.training and torch.is_grad_enabled()
+        wants = self.active and module.training and torch.is_grad_enabled()
+        if not wants or torch.compiler.is_compiling() or not is_transformed():
+            return wants
+        self._notes.say("transforms", TRANSFORMED)
+        return False
 
     def note_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what a compiled forward pass of the running step was given."""
@@ -158,12 +191,26 @@ class Recorder:
 
     def enter_block(self, stack: str, index: int) -> None:
         """A block starts; the first block's start is a new pass, unless it is a recomputation."""
+        if is_transformed():
+            return
         self._block = (stack, index)
         self._ran = True
-        # A reentrant checkpoint runs the first block again inside the backward pass.
-        if index == 0 and not in_backward():
+        # A reentrant checkpoint runs blocks again inside the backward pass.
+        if in_backward():
+            with self._guard.at(f"{stack}/recomputation[{index}]"):
+                self._enter_again(stack, index)
+        elif index == 0:
+            self._backward.forward_begins()
             self._passes.begin(stack)
             self._passes.begin(stage_suffix(stack))
+
+    def _enter_again(self, stack: str, index: int) -> None:
+        # Called inside the job's own backward pass. The hooks of a reentrant checkpoint's streams
+        # are called inside the checkpoint's, which ends before the job's does.
+        self._backward.reached(half=self._half)
+        gradient = self._recomputed.get((stack, index + 1))
+        same_pass = gradient is not None and gradient.waiting is not None
+        self._passes.recompute(stack, index, same_pass=same_pass)
 
     def leave_block(self) -> None:
         """The running block is over: attention calls belong to no block."""
@@ -180,6 +227,9 @@ class Recorder:
         try:
             if self._passes.first_time(stack, "stream", index):
                 self._count_stream(stack, index, x)
+            elif (stack, index) in self._recomputed and x.requires_grad:
+                # Another backward pass over the same forward pass.
+                self._follow(stack, index, x, self._recomputed[stack, index])
         except Exception as error:
             self._guard.note(f"{stack}/stream[{index}]", error)
         self._account.charge("stream", started)
@@ -211,6 +261,8 @@ class Recorder:
         """
         # Attention outside of blocks, of a pooling head say, belongs to no row.
         if self._block is None or not self.active or not torch.is_grad_enabled():
+            return
+        if is_transformed():
             return
         started = time.perf_counter()
         stack, index = self._block
@@ -246,17 +298,19 @@ class Recorder:
         return fitting(self._masks.get(self._last_stacks.get(stack, stack)), x)
 
     def _count(self, row: int | Tensor, x: Tensor, mask: Tensor | None) -> None:
+        self._add_sums(row, x, mask)  # which compiled code cannot return
+
+    def _add_sums(self, row: int | Tensor, x: Tensor, mask: Tensor | None) -> TensorSums | None:
         part = local_part(x)
         if part is not x:  # the other processes count theirs
-            if part is not None:
-                self._count(row, part, fitting(mask, part))
-            return
+            return None if part is None else self._add_sums(row, part, fitting(mask, part))
         sums = self._reduction.sums(x, mask)
         self.accumulator.add(row, sums.moments)
         if sums.extra is not None:
             self.accumulator.add_extra(row, *sums.extra)
         if sums.gram is not None:
             self.accumulator.set_gram(row, sums.gram)
+        return sums
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = self._mask(stack, x)
@@ -267,21 +321,58 @@ class Recorder:
             self._tell(self._on_input, stack, x, mask)
         if x.requires_grad:
             # The stack goes by its first block: until then it may get another name.
-            call = partial(self._count_gradient, self._first_blocks[stack], index, mask)
-            self._gradient_hooks.add(stack, index, x, call)
+            count = partial(self._count_gradient, self._first_blocks[stack], index, mask)
+            gradient = StreamGradient(count)
+            if in_backward():
+                self._recomputed[stack, index] = gradient
+            self._follow(stack, index, x, gradient)
 
-    def _count_gradient(self, first_block: str, index: int, mask: Tensor | None, g: Tensor) -> None:
+    def _follow(
+        self,
+        stack: str,
+        index: int,
+        x: Tensor,
+        gradient: StreamGradient[CountedGradient | None],
+    ) -> None:
+        call = partial(self._on_gradient, self._first_blocks[stack], index, gradient)
+        self._gradient_hooks.add(stack, index, x, call)
+
+    def _on_gradient(
+        self,
+        first_block: str,
+        index: int,
+        gradient: StreamGradient[CountedGradient | None],
+        g: Tensor,
+    ) -> None:
+        if not self.active:
+            return
         started = time.perf_counter()
-        stack = self._stacks.get(first_block, "")
         try:
-            if self._counts(stack, index):
-                self._count(self._rows[stack, "stream_gradient"] + index, g, mask)
-            self._backward.reached(half=self._half)
-            if index == self._tops[stack]:
-                self._tell(self._on_top_gradient, stack, g, mask)
+            call = self._backward.call()
+            if is_of_loss(call, gradient, g, self._notes):
+                self._backward.reached(half=self._half)
+                self._gradients.add(gradient, g, retains=call.retains)
         except Exception as error:
+            stack = self._stacks.get(first_block, "")
             self._guard.note(f"{stack}/stream_gradient[{index}]", error)
         self._account.charge("stream_gradient", started)
+
+    def _count_gradient(
+        self, first_block: str, index: int, mask: Tensor | None, g: Tensor
+    ) -> CountedGradient | None:
+        stack = self._stacks.get(first_block, "")
+        sums = None
+        if self._counts(stack, index):
+            sums = self._add_sums(self._rows[stack, "stream_gradient"] + index, g, mask)
+        if index == self._tops[stack]:
+            self._tell(self._on_top_gradient, stack, g, mask)
+        return None if sums is None else (first_block, index, sums)
+
+    def _withdraw(self, counted: CountedGradient | None) -> None:
+        if counted is not None:
+            first_block, index, sums = counted
+            row = self._rows[self._stacks[first_block], "stream_gradient"] + index
+            self.accumulator.subtract(row, sums)
 
     def _tell(
         self, calls: Mapping[str, OnTensor], stack: str, x: Tensor, mask: Tensor | None

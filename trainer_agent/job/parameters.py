@@ -185,7 +185,7 @@ class UpdateHooks:
         self,
         optimizer: Optimizer,
         before: OnUpdate,
-        after: OnUpdate,
+        after: OnUpdate | None,
         *,
         enabled: Callable[[], bool],
     ) -> None:
@@ -193,15 +193,15 @@ class UpdateHooks:
 
         Args:
             optimizer: whose updates are read.
-            before, after: called around an update; they must not raise.
+            before, after: called around an update, or before it alone; they must not raise.
             enabled: asked as a step begins.
         """
         self._before, self._after, self._enabled = before, after, enabled
         registers = [
             (getattr(optimizer, "register_step_pre_hook", None), self._step_begins),
-            (getattr(optimizer, "register_step_post_hook", None), self._step_ends),
+            (getattr(optimizer, "register_step_post_hook", None), after and self._step_ends),
         ]
-        self._handles = [register(hook) for register, hook in registers if register is not None]
+        self._handles = [register(hook) for register, hook in registers if register and hook]
 
     def remove(self) -> None:
         """Take the hooks away."""
@@ -235,7 +235,7 @@ class UpdateHooks:
         return run
 
     def _step_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
-        if self._enabled():
+        if self._after is not None and self._enabled():
             self._after(optimizer)
 
 

@@ -12,6 +12,7 @@ from trainer_agent.capture.statistics import columns
 from trainer_agent.capture.statistics.extra import SAMPLED_TOKENS
 from trainer_agent.capture.statistics.moments import MomentRow
 from trainer_agent.capture.statistics.sums import MAXIMA, Matrix, Sums, unpack
+from trainer_agent.capture.statistics.tensor_sums import TensorSums
 from trainer_agent.model.plan import Plan, RowsKept
 from wire import ABSENT
 
@@ -74,6 +75,13 @@ class Accumulator:
             self._extra.index_add_(0, row, sums.to(self._flat).unsqueeze(0))
             largest = torch.maximum(self._extra_max[row], largest.to(self._flat))
             self._extra_max.index_copy_(0, row, largest)
+
+    def subtract(self, row: int, sums: TensorSums) -> None:
+        """Take back what `add` and `add_extra` have added; a largest value stays."""
+        moments = sums.moments
+        self.add(row, tuple(-x for x in moments) if isinstance(moments, tuple) else -moments)
+        if sums.extra is not None:
+            self._extra[row].sub_(sums.extra[0].to(self._flat))
 
     def set_gram(self, row: int | Tensor, gram: Tensor) -> None:
         """Put a `token_gram` in place of the last one."""
