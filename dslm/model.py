@@ -147,7 +147,8 @@ def _scores(layer: Layer) -> float:
 
 
 def _branch_variance(sub: SubLayer) -> float:
-    return mean_diagonal(sub.branch) * (1 - sub.placement.residual.p_drop)
+    residual = sub.placement.residual
+    return mean_diagonal(sub.branch) * (1 - residual.p_drop) * residual.beta**2
 
 
 def _over_blocks(stack: Stack, values: list[float]) -> Floats:

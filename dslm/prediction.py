@@ -44,8 +44,8 @@ class StackPrediction:
         backward: moments of dLoss/d(stream), its variance relative to the last value, which is 1.
         score_variance: float64[N], variance of one query's attention scores over the positions
             it sees, averaged over queries.
-        attention_variance: float64[N], second moment of the attention branch's output, before
-            its residual dropout and scale.
+        attention_variance: float64[N], second moment of what the attention branch adds to the
+            stream, with its norm and scale, before its residual dropout.
         feed_forward_variance: float64[N], the same for the feed-forward branch.
         gradient_scale: variance of dLoss/d(output of the last block), in absolute units: what
             `backward.variance` is relative to. NaN where no head is known.

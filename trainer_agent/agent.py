@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet, finalize
 
 from torch import nn
 from torch.optim import Optimizer
@@ -24,12 +24,14 @@ from trainer_agent.description.hints import Hint
 from trainer_agent.description.session.describer import SelfDescription
 from trainer_agent.job.optimizer import OptimizerArgument, optimizers_of
 from trainer_agent.model.sites import CustomSite
+from trainer_agent.model.unwrap import unwrap
 from trainer_agent.options import Options
 from wire import RunEnd
 
 logger = logging.getLogger("evenkeel")
 EXIT_TIMEOUT_S = 5.0
 SETTLE_TIMEOUT_S = 5.0
+FORMER_TIMEOUT_S = 2.0
 _agents: WeakSet[Agent] = WeakSet()
 
 
@@ -59,7 +61,7 @@ class Agent:
         self._options = options
         # Counted by the training thread alone; `_idle_steps` is set to 0 by any thread.
         self._step = self._passed = self._idle_steps = 0
-        self._closed = False
+        self._closed = self._model_is_gone = False
         self._is_first = True  # the first step is sampled whatever the interval
         self._parts = compose(
             model,
@@ -75,6 +77,7 @@ class Agent:
         )
         self.rank = self._parts.processes.rank
         self._parts.hooks.switch(on=True)
+        self._follow_model(unwrap(model))
         atexit.register(self._close_at_exit)
         _agents.add(self)
 
@@ -269,10 +272,31 @@ class Agent:
         """Do at the end of the next step what there is to do; called from any thread."""
         self._idle_steps = 0
 
+    def _follow_model(self, model: nn.Module) -> None:
+        """End the run where the job lets its model go without a word, as a notebook's cell does."""
+        end = WeakMethod(self._end_without_model)
+
+        def model_is_gone() -> None:
+            if (call := end()) is not None:
+                call()
+
+        finalize(model, model_is_gone).atexit = False
+
+    def _end_without_model(self) -> None:
+        # A module given to `watch` alone, which nobody calls, goes at once: the run does not.
+        if self._closed or self._is_first:
+            return
+        self._closed = self._model_is_gone = True
+        self._idle_steps = 0
+        with self._parts.guard.at("close"):
+            for part in self._parts.removables:
+                part.remove()
+            self._parts.sender.begin_closing(RunEnd(status="finished"))
+
     def _close(self, end: RunEnd, timeout_s: float) -> bool:
-        if self._closed:
+        if self._closed and not self._model_is_gone:
             return True
-        self._closed, self._idle_steps = True, 0
+        self._closed, self._model_is_gone, self._idle_steps = True, False, 0
         self._parts.recorder.stop()
         with self._parts.guard.at("close"):
             atexit.unregister(self._close_at_exit)
@@ -284,6 +308,23 @@ class Agent:
     def _close_at_exit(self) -> None:
         # Python notes here the exception that ends the program, before it runs exit handlers.
         self._close(end_of(getattr(sys, "last_value", None)), EXIT_TIMEOUT_S)
+
+
+def close_former(options: Options) -> list[str]:
+    """Close the agents of this process under this project, name and rank; returns their pages.
+
+    A notebook's cell that runs again watches its new model so, and has let the former one go.
+    """
+    name = options.project, options.run, options.rank
+    former = [
+        agent
+        for agent in _agents
+        if (agent._options.project, agent._options.run, agent._options.rank) == name
+        and not agent._closed
+    ]
+    for agent in former:
+        agent.close(FORMER_TIMEOUT_S)
+    return [agent.url for agent in former if agent.is_sender]
 
 
 def is_open(run_id: str, rank: int) -> bool:

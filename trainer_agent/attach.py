@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainer_agent.agent import Agent, is_open
+from trainer_agent.agent import Agent, close_former, is_open
 from trainer_agent.capture.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.commands.alert_actions import Action, read_actions
 from trainer_agent.delivery.http_transport import HttpTransport
@@ -62,7 +62,8 @@ def watch(
 
     Args:
         model: the model that trains.
-        project, run: how the run is filed and shown.
+        project, run: how the run is filed and shown. Another model that this process watches under
+            the same two is closed: a notebook's cell may run again.
         optimizer: read for the learning rate and the norm of the gradients; several as a list or
             a dictionary.
         scaler: the ``torch.amp.GradScaler``; found by itself where the process has one.
@@ -133,6 +134,7 @@ def watch(
     for module in called_modules(model):
         _check_hints(module, hints)
     custom = () if custom_sites is None else sites_of(model, options, custom_sites, hints)
+    former = close_former(options)
     # Two agents of one run and rank would number their frames alike, and lose half of them.
     if options.run_id is not None and is_open(options.run_id, options.rank):
         raise WatchError(
@@ -154,7 +156,8 @@ def watch(
         _prepare(agent, batch)
     # Printed, not logged: a job without logging set up would hide the address.
     if agent.is_sender:
-        print(f"evenkeel: {agent.url}", flush=True)
+        ended = f" (in the place of {', '.join(former)}, which is closed)" if former else ""
+        print(f"evenkeel: {agent.url}{ended}", flush=True)
     return agent
 
 

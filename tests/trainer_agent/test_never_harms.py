@@ -84,12 +84,33 @@ def test_a_failing_statistic_is_logged_once_counted_and_given_up(
     agent.close()
 
     assert [record.message for record in caplog.records if "failed at" in record.message] == [
-        "evenkeel failed at decoder/stream[0] and goes on without it (training is not affected)"
+        "evenkeel failed at decoder/stream[0] and goes on without it (training is not affected): "
+        "set the level of the logger evenkeel to DEBUG for the traceback"
     ]
-    assert "no statistics today" in transport.health.first_failure
+    assert not any(record.exc_info for record in caplog.records)
+    assert transport.health.first_failure.startswith("decoder/stream[0]: it could not be measured")
+    assert "no statistics today" not in caplog.text + transport.health.first_failure
     assert transport.health.failures >= 10
     assert not any(block._forward_hooks for block in model.blocks)
     assert [frame.step for frame in transport.frames] == list(range(12))
+
+
+def test_the_level_debug_shows_tracebacks_of_the_agents_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(x: Tensor, mask: Tensor | None = None) -> Tensor:
+        raise RuntimeError("no statistics today")
+
+    model, optimizer = built()
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+    monkeypatch.setattr(tensor_sums, "moment_row", broken)
+
+    with caplog.at_level(logging.DEBUG, logger="evenkeel"):
+        agent.step(loss=train_step(model, optimizer, batch(0)))
+    agent.close()
+
+    assert "Traceback" in caplog.text
+    assert transport.health.first_failure == "decoder/stream[0]: RuntimeError: no statistics today"
 
 
 def test_step_takes_nonsense_for_not_given(tmp_path: Path) -> None:

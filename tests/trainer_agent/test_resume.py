@@ -111,7 +111,7 @@ def test_two_models_of_a_process_do_not_share_a_run(tmp_path: Path) -> None:
 
     first = trainer_agent.watch(model, **options)
     with pytest.raises(WatchError, match="resume of its own"):
-        trainer_agent.watch(torch.nn.Linear(2, 2), **options)
+        trainer_agent.watch(torch.nn.Linear(2, 2), **options | {"run": "other"})
     first.close()
     trainer_agent.watch(model, **options).close()
 

@@ -7,10 +7,17 @@ from types import TracebackType
 
 logger = logging.getLogger("evenkeel")
 FAILURE_LIMIT = 10
+# Where the error is of the job's own function.
+USERS_FUNCTION = "on_alert"
+FOR_THE_TRACEBACK = "set the level of the logger evenkeel to DEBUG for the traceback"
+NOT_MEASURED = f"it could not be measured in a step; {FOR_THE_TRACEBACK}"
 
 
 class Guard:
-    """Logs the first failure of the agent, counts the others, and lets none out.
+    """Logs the first failure of the agent in a sentence, counts the others, and lets none out.
+
+    Errors and tracebacks are logged at the level DEBUG: they are the agent's own, and say nothing
+    to who trains.
 
     ``with guard.at("stream decoder/3"):`` swallows every `Exception` of its body.
     KeyboardInterrupt and SystemExit are the job's: they pass.
@@ -39,12 +46,15 @@ class Guard:
         self._by_place[place] = self._by_place.get(place, 0) + 1
         # Once: a hook that fails does so in every step, and the log is the user's.
         if not self.first_failure:
-            self.first_failure = f"{place}: {type(error).__name__}: {error}"
+            shows_errors = logger.isEnabledFor(logging.DEBUG) or place == USERS_FUNCTION
+            reason = f"{type(error).__name__}: {error}" if shows_errors else NOT_MEASURED
+            self.first_failure = f"{place}: {reason}"
             logger.warning(
-                "evenkeel failed at %s and goes on without it (training is not affected)",
+                "evenkeel failed at %s and goes on without it (training is not affected)%s",
                 place,
-                exc_info=error,
+                "" if shows_errors else f": {FOR_THE_TRACEBACK}",
             )
+        logger.debug("evenkeel failed at %s", place, exc_info=error)
 
 
 class _GuardedBlock:

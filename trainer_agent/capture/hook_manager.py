@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ from trainer_agent.capture.step_loss import StepLoss, returned_loss
 from trainer_agent.model.chunks import Chunk
 from trainer_agent.model.lm_head import lm_head_of
 from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan, settled, stage_suffix
+from trainer_agent.model.reference import refer_to
 
 # Sites given up, costliest first, where a budget cannot be kept otherwise.
 DISPENSABLE = ("attention_logits", "attention", "feed_forward")
@@ -68,7 +70,7 @@ class HookManager:
         guard: Guard,
         account: OverheadAccount,
     ) -> None:
-        self._model, self._chunks, self._recorder = model, chunks, recorder
+        self._reference, self._chunks, self._recorder = refer_to(model), chunks, recorder
         self._guard, self._account = guard, account
         self._requested = plan.requested
         self._dropped: list[str] = []
@@ -81,6 +83,10 @@ class HookManager:
         self._handles = HookHandles()
         self._model_handles = [handle for chunk in chunks for handle in self._around(chunk)]
         self.apply(plan)
+
+    @property
+    def _model(self) -> nn.Module:
+        return self._reference()
 
     @property
     def dropped_sites(self) -> tuple[str, ...]:
@@ -168,6 +174,8 @@ class HookManager:
         self._handles.clear()
         for handle in self._model_handles:
             handle.remove()
+        self._blocks.clear()
+        self._interception.forget()
 
     def take_returned_loss(self) -> Scalar | None:
         """The mean of the losses that the model's forward returned since the last call, or None."""
@@ -198,16 +206,23 @@ class HookManager:
             if "attention_logits" not in self._dropped and not self._has_compiled_parts:
                 span = self._spans.attach(stack, index)
                 self._handles.add(f"{stack.name}/attention_logits[{index}]", *span)
-        self._attach_branches(stack.name, "attention", stack.attention)
-        self._attach_branches(stack.name, "feed_forward", stack.feed_forward)
+        self._attach_branches(stack.name, "attention", stack.attention, stack.attention_factors)
+        factors = stack.feed_forward_factors
+        self._attach_branches(stack.name, "feed_forward", stack.feed_forward, factors)
         if "norm_inputs" in self._requested.sites:
             self._attach_norms(stack, NORM_INPUTS[0], stack.attention_norm)
             self._attach_norms(stack, NORM_INPUTS[1], stack.feed_forward_norm)
 
-    def _attach_branches(self, stack: str, site: str, paths: tuple[str | None, ...]) -> None:
-        for index, path in enumerate(paths):
-            if path is not None and site not in self._dropped:
-                after = AfterBranch(self._recorder, stack, site, index)
+    def _attach_branches(
+        self,
+        stack: str,
+        site: str,
+        paths: tuple[str | None, ...],
+        factors: tuple[float, ...] = (),
+    ) -> None:
+        for index, (path, factor) in enumerate(zip_longest(paths, factors, fillvalue=1.0)):
+            if isinstance(path, str) and site not in self._dropped:
+                after = AfterBranch(self._recorder, stack, site, index, factor or 1.0)
                 handle = self._model.get_submodule(path).register_forward_hook(after)
                 self._handles.add(f"{stack}/{site}[{index}]", handle)
 

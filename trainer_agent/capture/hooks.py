@@ -99,14 +99,17 @@ class AfterBlock(Hook):
 
 
 class AfterBranch(Hook):
-    """Forward hook of the module whose output a branch adds to the stream.
+    """Forward hook of the module whose output, times `factor`, a branch adds to the stream.
 
     Inside a compiled block the layer is a tensor, not a number: torch compiles a number into the
     code, and would compile the block once for each layer.
     """
 
-    def __init__(self, recorder: Recorder, stack: str, site: str, index: int) -> None:
+    def __init__(
+        self, recorder: Recorder, stack: str, site: str, index: int, factor: float = 1.0
+    ) -> None:
         self._recorder, self._stack, self._site, self._index = recorder, stack, site, index
+        self._factor = factor
         # Made now: made while torch traces it would be a constant of the graph.
         self._row = recorder.row(stack, site, index)
 
@@ -116,6 +119,8 @@ class AfterBranch(Hook):
             x = first_stream(output)
             if x is None:
                 return
+            if self._factor != 1.0:
+                x = x.detach() * self._factor
             if torch.compiler.is_compiling():
                 self._recorder.trace_branch(self._stack, self._row, x)
             else:

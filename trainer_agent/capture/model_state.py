@@ -32,6 +32,10 @@ class BlockSlots:
         """Whether a block was replaced or compiled since this was made."""
         return self._read() != self._state
 
+    def clear(self) -> None:
+        """Hold no block any longer."""
+        self._slots = []
+
     def _read(self) -> list[tuple[int, bool]]:
         # Read off the containers: `get_submodule` would walk every path again in each sampled pass.
         blocks = (modules[name] for modules, name in self._slots)

@@ -23,6 +23,7 @@ from trainer_agent.options import Options
 from wire import Command, Frame, Health, RunEnd, SpecRevision
 
 QUEUE_LIMIT = 1024
+CLOSING_LIMIT_S = 10.0  # for what is left where nobody waits for it
 BATCH_LIMIT = 256  # messages packed together: their values are in memory twice meanwhile
 
 # Told what the thread takes of the processor, in seconds, and whether it recurs with every frame.
@@ -165,6 +166,16 @@ class Sender:
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self._arrived
+
+    def begin_closing(self, end: RunEnd) -> None:
+        """Send what is left and the run's end, with nobody waiting for it.
+
+        Takes no lock: a garbage collection may call it, in whatever the thread that it is in does.
+        """
+        if self._thread is not None and self._forks == forks.count:
+            self._queue.append(end)
+            self._offered += 1
+            self._deadline = time.monotonic() + CLOSING_LIMIT_S
 
     def _drop_oldest(self) -> None:
         with suppress(IndexError):  # the thread was quicker

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from trainer_agent.description.hints import Hint, hinted_columns
+from trainer_agent.description.read.parts import Added
 from trainer_agent.model.blocks import columns
 from trainer_agent.model.plan import NORM_INPUTS, Plan, StackPlan
 from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, BlockParts, NormPart, StackParts
+
+UNKNOWN = Added(None)
 
 
 def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
@@ -32,26 +35,33 @@ def plan_of(architecture: Architecture) -> Plan:
     return Plan(tuple(_stack_plan(stack) for stack in architecture.stacks))
 
 
-def branch_modules(parts: BlockParts) -> dict[str, str | None]:
-    """Which module a site of a block is measured at: what puts it out, or the norm it goes into."""
+def norm_modules(parts: BlockParts | None) -> dict[str, str | None]:
+    """The modules of the norms whose inputs are sites of a block."""
+    if parts is None:
+        return {}
     return {
-        "attention": parts.attention.output.module,
-        "feed_forward": parts.feed_forward.down.module,
         NORM_INPUTS[0]: _module_of(parts.attention_norm),
         NORM_INPUTS[1]: _module_of(parts.feed_forward_norm),
     }
 
 
 def _stack_plan(stack: StackParts) -> StackPlan:
-    modules = [branch_modules(parts) if parts else {} for parts in stack.parts]
+    norms = [norm_modules(parts) for parts in stack.parts]
+    attention, feed_forward = (
+        tuple(of_block.get(site, UNKNOWN) for of_block in stack.added)
+        for site in ("attention", "feed_forward")
+    )
     return StackPlan(
         name=stack.name,
         blocks=stack.blocks,
-        attention=tuple(of_block.get("attention") for of_block in modules),
-        feed_forward=tuple(of_block.get("feed_forward") for of_block in modules),
+        attention=tuple(added.module for added in attention),
+        feed_forward=tuple(added.module for added in feed_forward),
+        attention_factors=tuple(added.factor for added in attention),
+        feed_forward_factors=tuple(added.factor for added in feed_forward),
+        attention_outputs=tuple(p and p.attention.output.module for p in stack.parts),
         projections=tuple(_projections(parts) for parts in stack.parts),
-        attention_norm=tuple(of_block.get(NORM_INPUTS[0]) for of_block in modules),
-        feed_forward_norm=tuple(of_block.get(NORM_INPUTS[1]) for of_block in modules),
+        attention_norm=tuple(of_block.get(NORM_INPUTS[0]) for of_block in norms),
+        feed_forward_norm=tuple(of_block.get(NORM_INPUTS[1]) for of_block in norms),
         n_heads=_heads(stack.parts),
     )
 

@@ -48,6 +48,11 @@ class BackgroundWorker:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def begin_closing(self) -> None:
+        """Run what is left and end; nobody waits for it."""
+        if self._thread is not None:
+            self._put(None)
+
     def _put(self, run: Callable[[], None] | None) -> None:
         with self._wake:
             self._queue.append(run)
@@ -86,6 +91,10 @@ class ReduceOnlySender:
     def close(self, end: object, *, timeout_s: float) -> bool:
         """Reduce what is left; returns whether that was in time."""
         return self._worker.close(timeout_s)
+
+    def begin_closing(self, end: object) -> None:
+        """Reduce what is left, and end; nobody waits for it."""
+        self._worker.begin_closing()
 
     def resume(self, run_id: str, last_seq: int) -> bool:
         """Accept any run: nothing is numbered here."""

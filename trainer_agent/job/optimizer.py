@@ -22,6 +22,7 @@ from trainer_agent.job.gradient_norm import (
 )
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.parameters import UpdateHooks
+from trainer_agent.model.reference import refer_to
 
 # Learning rates beyond these are not shown.
 SHOWN_OPTIMIZERS = 8
@@ -67,7 +68,7 @@ class OptimizerReader:
         self._optimizers, self._scale = tuple(optimizers), scale
         self._guard, self._account = guard, account
         self._reads_after_backward = not staged
-        self._model, self._notes = model, notes
+        self._model, self._notes = None if model is None else refer_to(model), notes
         self._n_in_groups = 0
         self._after_backward: dict[int, GradientReading | None] = {}
         self._at_step: dict[int, Tensor | None] = {}
@@ -102,7 +103,8 @@ class OptimizerReader:
         return scalars
 
     def remove(self) -> None:
-        """Take the hooks away."""
+        """Take the hooks away, and read the optimizers no more."""
+        self._optimizers = ()
         for hooks in self._hooks:
             hooks.remove()
         if self._handle is not None:
@@ -183,7 +185,7 @@ class OptimizerReader:
         if n_in_groups != self._n_in_groups:
             self._n_in_groups = n_in_groups
             identities = {id(parameter) for group in groups for parameter in group}
-            self._notes.say("optimizer", unoptimized(self._model, identities))
+            self._notes.say("optimizer", unoptimized(self._model(), identities))
 
 
 def unoptimized(model: nn.Module, identities: set[int]) -> str:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
 
 from trainer_agent.model.plan import STAGE_SEPARATOR, Plan, StackPlan
+from trainer_agent.model.reference import refer_to
 from trainer_agent.model.sites import CustomSite
 from trainer_agent.model.unwrap import unwrap
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """A module that is called by itself, inside the module that is watched.
 
     Attributes:
-        module: the user's own, inside compilation and data-parallel wrappers.
         prefix: what its modules' paths begin with, seen from the watched module.
         suffix: what names of its stacks end with, so that two chunks' stacks keep apart.
         stage: which stage of a pipeline it is, or None.
     """
 
-    module: nn.Module
-    prefix: str = ""
-    suffix: str = ""
-    stage: int | None = None
+    def __init__(
+        self, module: nn.Module, prefix: str = "", suffix: str = "", stage: int | None = None
+    ) -> None:
+        self._module = refer_to(module)
+        self.prefix, self.suffix, self.stage = prefix, suffix, stage
+
+    @property
+    def module(self) -> nn.Module:
+        """The user's own, inside compilation and data-parallel wrappers."""
+        return self._module()
 
 
 def chunks_of(model: nn.Module, stages: Sequence[int] | None) -> tuple[Chunk, ...]:
@@ -73,6 +78,7 @@ def _marked(stack: StackPlan, chunk: Chunk) -> StackPlan:
         attention=_within(chunk, stack.attention),
         feed_forward=_within(chunk, stack.feed_forward),
         projections=tuple(tuple(prefix + path for path in paths) for paths in stack.projections),
+        attention_outputs=_within(chunk, stack.attention_outputs),
         attention_norm=_within(chunk, stack.attention_norm),
         feed_forward_norm=_within(chunk, stack.feed_forward_norm),
     )

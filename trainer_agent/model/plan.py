@@ -29,8 +29,11 @@ class StackPlan:
         blocks: module paths in the order the model calls them.
         attention, feed_forward: per block, path of the module whose output is the branch's
             contribution to the stream, or None where it is not known.
+        attention_factors, feed_forward_factors: per block, the number by which that output is
+            multiplied before it is added; empty where all are 1.
         projections: per block, paths of the modules that make queries, keys and values, where
-            the attention call lies between them and the module in `attention`; else ().
+            the attention call lies between them and the module in `attention_outputs`; else ().
+        attention_outputs: per block, path of attention's output projection, or None.
         attention_norm, feed_forward_norm: per block, path of the branch's norm, or None.
         n_heads: attention heads of a block, 0 where not known or not the same in all.
     """
@@ -39,7 +42,10 @@ class StackPlan:
     blocks: tuple[str, ...]
     attention: tuple[str | None, ...]
     feed_forward: tuple[str | None, ...]
+    attention_factors: tuple[float, ...] = ()
+    feed_forward_factors: tuple[float, ...] = ()
     projections: tuple[tuple[str, ...], ...] = ()
+    attention_outputs: tuple[str | None, ...] = ()
     attention_norm: tuple[str | None, ...] = ()
     feed_forward_norm: tuple[str | None, ...] = ()
     n_heads: int = 0

@@ -37,6 +37,11 @@ class AttentionInterception:
         """Find the functions that must be patched; takes up to 20 ms."""
         self._patches = [(point, self._wrapper(point)) for point in patch_points(model)]
 
+    def forget(self) -> None:
+        """Hold no function to patch any longer: it may stand in a module of the model's."""
+        if not self.is_on:
+            self._patches = []
+
     def start(self) -> None:
         """Intercept from here on."""
         if self.is_on:

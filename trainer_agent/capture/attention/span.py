@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.hooks import Notify
 from trainer_agent.model.plan import Plan, StackPlan
+from trainer_agent.model.reference import refer_to
 
 
 class AttentionSpans:
@@ -23,13 +24,13 @@ class AttentionSpans:
     def __init__(
         self, model: nn.Module, plan: Plan, start: Callable[[], None], stop: Callable[[], None]
     ) -> None:
-        self._model = model
+        self._model = refer_to(model)
         self._start, self._stop = Notify(start), Notify(stop)
         self._between_projections = _has_projections(plan, model)
 
     def attach(self, stack: StackPlan, index: int) -> list[RemovableHandle]:
         """Set the hooks of one block."""
-        module = self._model.get_submodule
+        module = self._model().get_submodule
         if not self._between_projections:
             block = module(stack.blocks[index])
             return [
@@ -37,7 +38,7 @@ class AttentionSpans:
                 block.register_forward_hook(self._stop),
             ]
         # From any of the projections on: a fused one is all three, and their order is the model's.
-        output = module(stack.attention[index] or "")
+        output = module(stack.attention_outputs[index] or "")
         return [
             *(module(path).register_forward_hook(self._start) for path in stack.projections[index]),
             output.register_forward_pre_hook(self._stop),
@@ -48,7 +49,9 @@ def _has_projections(plan: Plan, model: nn.Module) -> bool:
     spans = [
         (*projections, output) if projections and output else ()
         for stack in plan.stacks
-        for projections, output in zip_longest(stack.projections, stack.attention, fillvalue=())
+        for _, projections, output in zip_longest(
+            stack.blocks, stack.projections, stack.attention_outputs, fillvalue=()
+        )
     ]
     ends = [model.get_submodule(path) for span in spans for path in span]
     return all(spans) and not any(any(module.children()) for module in ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,6 +50,17 @@ class NormPart:
     bias: str | None
     eps: float
     gain_offset: float = 0.0
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a branch adds to the stream, but for dropout: `factor` times a module's output.
+
+    `module` is the path of a module inside the block, None where none puts it out.
+    """
+
+    module: str | None
     factor: float = 1.0
 
 
@@ -185,6 +197,7 @@ class StackParts:
             (batch, seq, d_model) argument; its output, or the first tensor of it, is the next.
         parts: what was understood of each; None where `Architecture.missing` says why.
         d_model: width of the stream.
+        added: by block, what each site ("attention", "feed_forward") adds, where it can be told.
         reads: name of the stack whose output its cross-attention sees, or None.
         final_norm, final_p_drop: between this stack's last block and one that reads it.
         head: from its last block to the loss; None where the forward pass computes no loss.
@@ -194,6 +207,7 @@ class StackParts:
     blocks: tuple[str, ...]
     parts: tuple[BlockParts | None, ...]
     d_model: int
+    added: tuple[Mapping[str, Added], ...] = ()
     reads: str | None = None
     final_norm: NormPart | None = None
     final_p_drop: float = 0.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import Tensor, nn, overrides
 
 from dslm.spec import Missing
 from trainer_agent.description.hints import Hint, hinted_columns
+from trainer_agent.description.read.added import AddedReader
 from trainer_agent.description.read.block import BlockCall, block_call
 from trainer_agent.description.read.by_hand import block_by_hand
 from trainer_agent.description.read.encoder_output import EncoderOutput, EncoderOutputs
 from trainer_agent.description.read.head_trace import HeadTrace, padding_of
-from trainer_agent.description.read.parts import Architecture, BlockParts, StackParts
+from trainer_agent.description.read.parts import Added, Architecture, StackParts
 from trainer_agent.description.read.stacks import BlockReading, stacks_of
 from trainer_agent.description.trace.graph import UnrecognisedError
 from trainer_agent.description.trace.module_calls import Arguments, ModuleCall, ModuleCalls
@@ -27,12 +29,13 @@ from trainer_agent.model.blocks import columns
 from trainer_agent.model.dtensor import local
 from trainer_agent.model.unwrap import unwrap
 
+logger = logging.getLogger("evenkeel")
 # what reading an unforeseen graph may run into: the model's own pass has not failed
 UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 TOKENS = 1  # the dimension of a stream (batch, seq, features) that runs over tokens
 FAMILIES = frozenset({"gpt2", "bert", "llama"})
 
-OnBlock = Callable[[str, BlockParts, Mapping[str, ModuleCall]], None]
+OnBlock = Callable[[str, BlockReading, Mapping[str, ModuleCall]], None]
 
 
 def architecture(
@@ -87,7 +90,7 @@ class Recognition:
         """Prepare to read a pass with dropout, or leave dropout out of it.
 
         `names` are the parameters' by identity, where they may change while it runs; `on_block`
-        is told of every block that was understood, with the calls of the modules in it.
+        is told of every block that was read, with the calls of the modules in it.
         """
         self._model, self._hints, self._on_block = model, hints, on_block
         self._columns = hinted_columns(model, columns(model), hints)
@@ -154,7 +157,7 @@ class Recognition:
             stacks=stacks,
             missing=missing + self._head.missing,
             n_params=_n_params(self._model),
-            notes=tuple(_copies(stacks, self._model)),
+            notes=(*_copies(stacks, self._model), *_unmeasured(stacks)),
         )
 
     def enter_block(self, path: str, before: Arguments, args: Arguments) -> None:
@@ -186,8 +189,8 @@ class Recognition:
         self._running = None
         with _reading(self._model):
             reading = self._read(path, stream, output)
-        if reading.parts is not None and self._on_block is not None:
-            self._on_block(path, reading.parts, self._calls.calls)
+        if self._on_block is not None:
+            self._on_block(path, reading, self._calls.calls)
         self._trace.end()
         self._calls.calls = {}
         with _reading(self._model):
@@ -215,11 +218,23 @@ class Recognition:
         except UnrecognisedError as error:
             where = error.where if error.where.startswith(path) else path
             reading.missing = Missing(where, error.what, error.why)
-        except UNFORESEEN as error:
-            what = f"{type(error).__name__} on reading it: {error}"
-            reading.missing = Missing(path, "block", what)
+        except UNFORESEEN:
+            logger.debug("evenkeel cannot read %s", path, exc_info=True)
+            reading.missing = Missing(path, "block", "what it computes could not be read")
         self._heed_hints(path, reading)
+        with suppress(UnrecognisedError, *UNFORESEEN):
+            reading.added = self._added(path, stream, output, reading)
         return reading
+
+    def _added(
+        self, path: str, stream: Node, output: Any, reading: BlockReading
+    ) -> dict[str, Added]:
+        result = result_of(output)
+        ends = None if result is None else self._trace.find(result)
+        if ends is None or len(self._calls.calls) == 0:
+            return {}
+        inside = {p: call for p, call in self._calls.calls.items() if p.startswith(f"{path}.")}
+        return AddedReader(stream, inside, self._model).of(ends, reading.parts)
 
     def _heed_hints(self, path: str, reading: BlockReading) -> None:
         for hint in self._hints:
@@ -267,6 +282,18 @@ def _copies(stacks: tuple[StackParts, ...], model: nn.Module) -> Iterator[str]:
                 "takes those of different blocks as independent, and is off by tens of percent "
                 "where they are not: draw each block's weights anew"
             )
+
+
+def _unmeasured(stacks: tuple[StackParts, ...]) -> Iterator[str]:
+    """Says which branches add what no hook is given."""
+    for stack in stacks:
+        for site, name in (("attention", "attention"), ("feed_forward", "feed-forward")):
+            added = [of_block.get(site) for of_block in stack.added]
+            if any(item is None or item.module is None for item in added):
+                yield (
+                    f"{stack.name}: what {name} adds to the stream is put out by no module of the "
+                    "block, and is not measured"
+                )
 
 
 def _n_params(model: nn.Module) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dslm.spec import Missing
 from trainer_agent.description.read.encoder_output import EncoderOutput
-from trainer_agent.description.read.parts import BlockParts, StackParts
+from trainer_agent.description.read.parts import Added, BlockParts, StackParts
 from trainer_agent.model.blocks import Column
 
 
@@ -19,6 +19,7 @@ class BlockReading:
         d_model: width of its stream.
         order: how many blocks were called before it.
         parts, missing: what was understood of it; or why that is nothing.
+        added: what its branches add to the stream, by site.
         reads: the other stack's output that it reads, or None.
         stack: the name that a hint gives its stack, or None.
     """
@@ -27,6 +28,7 @@ class BlockReading:
     order: int
     parts: BlockParts | None = None
     missing: Missing | None = None
+    added: dict[str, Added] = field(default_factory=dict)
     reads: EncoderOutput | None = None
     stack: str | None = None
 
@@ -77,7 +79,8 @@ def _stack(called: list[str], readings: Readings) -> StackParts:
     causal = {p.causal for p in parts if p is not None}
     first = readings[called[0]]
     name = first.stack or ("encoder" if causal == {False} else "decoder")
-    return StackParts(name, tuple(called), parts, first.d_model)
+    added = tuple(readings[block].added for block in called)
+    return StackParts(name, tuple(called), parts, first.d_model, added)
 
 
 def _named_apart(stacks: list[StackParts], missing: list[Missing]) -> tuple[StackParts, ...]:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer_agent.capture.hooks import first_stream
-from trainer_agent.description.planning import branch_modules
+from trainer_agent.description.planning import norm_modules
+from trainer_agent.description.read.parts import Added
 from trainer_agent.model.plan import NORM_INPUTS, Plan
 
 if TYPE_CHECKING:
-    from trainer_agent.description import BlockParts
+    from trainer_agent.description.read.stacks import BlockReading
     from trainer_agent.description.trace.module_calls import ModuleCall
 
 
@@ -33,7 +34,7 @@ def count_branches(
     hooks: Counts,
     model: nn.Module,
     block: str,
-    parts: BlockParts,
+    reading: BlockReading,
     calls: Mapping[str, ModuleCall],
 ) -> None:
     """Count what hooks would have, had the block's branches been known before it was called.
@@ -49,14 +50,16 @@ def count_branches(
     # Without gradients runs a reentrant checkpoint: its recomputation is counted, by hooks.
     if not stack or not torch.is_grad_enabled():
         return
-    for site, path in branch_modules(parts).items():
+    norms = norm_modules(reading.parts) if "norm_inputs" in hooks.plan.requested.sites else {}
+    for site, added in (
+        reading.added | {site: Added(path) for site, path in norms.items()}
+    ).items():
+        path = added.module
         call = None if path is None else calls.get(path)
         if path is None or call is None or not model.get_submodule(path).training:
             continue
-        is_input = site in NORM_INPUTS
-        if is_input and "norm_inputs" not in hooks.plan.requested.sites:
-            continue
         args, kwargs = call.args
-        x = first_stream((*args, *kwargs.values()) if is_input else call.output)
+        x = first_stream((*args, *kwargs.values()) if site in NORM_INPUTS else call.output)
         if x is not None:
-            hooks.count(stack, site, index, x)
+            factor = added.factor
+            hooks.count(stack, site, index, x if factor == 1.0 else x.detach() * factor)

@@ -27,6 +27,7 @@ from trainer_agent.description.session.reasons import (
     COMPILED,
     COMPILED_WHY,
     FLAT,
+    NOT_FOLLOWED,
     SHARDED,
     SPLIT,
     WITHOUT_DROPOUT,
@@ -39,6 +40,7 @@ from trainer_agent.description.trace.limits import (
 from trainer_agent.description.trace.unsharded import holds_shards, is_flat
 from trainer_agent.distributed import Processes
 from trainer_agent.model.plan import Plan, rows_kept
+from trainer_agent.model.reference import refer_to
 from trainer_agent.model.unwrap import unwrap
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ class SelfDescription:
             hints: what the user says of blocks.
             processes: agree on the plan, and add up the moments of sharded weights.
         """
-        self._model, self._hooks, self._recorder = model, hooks, recorder
+        self._reference, self._hooks, self._recorder = refer_to(model), hooks, recorder
         self._guard, self._account = guard, account
         self._hints, self._processes = hints, processes
         self._architecture: Architecture | None = None
@@ -128,6 +130,10 @@ class SelfDescription:
         self._fresh_weights: Weighed | None = None
         self.together = False
         hooks.subscribe(self)
+
+    @property
+    def _model(self) -> nn.Module:
+        return self._reference()
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Read the architecture off a pass on the user's batch, where one process can by itself.
@@ -250,8 +256,7 @@ class SelfDescription:
 
     def _fail(self, error: Exception) -> None:
         self._guard.note("description", error)
-        what = f"{type(error).__name__}: {error}"
-        self._failure = Missing("model", what, "its forward pass could not be followed")
+        self._failure = NOT_FOLLOWED
 
     def _settle(self, architecture: Architecture) -> None:
         if not architecture.stacks:

@@ -32,3 +32,4 @@ COMPILED_WHY = (
     "and the model is described by running it once on that batch"
 )
 COMPILED = Missing("model", "compiled as a whole", COMPILED_WHY)
+NOT_FOLLOWED = Missing("model", "forward pass", "it could not be followed call by call")

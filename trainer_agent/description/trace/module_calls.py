@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trainer_agent.description.trace.tracer import Trace
+from trainer_agent.description.trace.replay import result_of
+from trainer_agent.description.trace.tracer import Node, Trace
 from trainer_agent.description.trace.unsharded import holds_shards
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -35,10 +36,15 @@ class BlockListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """The last call of a module: what it was given and has put out, hooks included."""
+    """The last call of a module: what it was given and has put out, hooks included.
+
+    `node` is that output's, and `number` counts the calls in the block that runs.
+    """
 
     args: Arguments
     output: Any
+    node: Node | None = None
+    number: int = 1
 
 
 class ModuleCalls:
@@ -138,7 +144,14 @@ class ModuleCalls:
         if path in self._blocks:
             self._listener.leave_block(path, y)
         elif not self._trace.is_outside:
-            self.calls[path] = ModuleCall((args, kwargs), y)
+            former = self.calls.get(path)
+            number = 1 if former is None else former.number + 1
+            # Now, before a call in place makes another tensor of it.
+            self.calls[path] = ModuleCall((args, kwargs), y, self._node_of(y), number)
+
+    def _node_of(self, output: Any) -> Node | None:
+        result = result_of(output)
+        return None if result is None else self._trace.find(result)
 
     def _rename(self, path: str, module: nn.Module) -> None:
         """Name the parameters that FSDP, or data parallelism, has put in the places of others."""
