@@ -12,7 +12,8 @@ import transformers
 import dslm
 import trainer_agent
 from dslm.kernels.grid import correlation, mean_diagonal
-from evenkeel.prediction.reduced_model import describe_config, with_layers, with_small_vocabulary
+from evenkeel.prediction.changed_settings import with_layers, with_small_vocabulary
+from evenkeel.prediction.reduced_model import describe_config
 from evenkeel.prediction.zipf import zipf_ids
 from server.errors import StartError
 

@@ -1,0 +1,66 @@
+"""What a command is doing, on a terminal, once it takes longer than a second."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+QUIET_S, EVERY_S = 1.0, 0.5
+
+
+class _Line:
+    """The line of one command: what it does now, and for how long."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self._started, self._ended = time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Take the line off the terminal."""
+        self._ended.set()
+        self._thread.join()
+
+    def _show(self) -> None:
+        if self._ended.wait(QUIET_S):
+            return
+        while True:
+            seconds = time.monotonic() - self._started
+            _write(f"evenkeel: {self.stage} ... {seconds:.0f} s")
+            if self._ended.wait(EVERY_S):
+                _write("")
+                return
+
+
+def _write(text: str) -> None:
+    # back to the start and clear: the answer that follows begins on an empty line
+    sys.stderr.write(f"\r\x1b[2K{text}")
+    sys.stderr.flush()
+
+
+_line: _Line | None = None
+
+
+@contextmanager
+def progress(stage: str) -> Iterator[None]:
+    """Show `stage`, or what `report` says later, while the body runs; nothing off a terminal."""
+    global _line
+    if _line is not None or not sys.stderr.isatty():
+        yield
+        return
+    _line = _Line(stage)
+    try:
+        yield
+    finally:
+        _line.end()
+        _line = None
+
+
+def report(stage: str) -> None:
+    """Say what the command does from now on."""
+    if _line is not None:
+        _line.stage = stage
