@@ -23,6 +23,7 @@ class BlockKinds:
 
     @classmethod
     def of(cls, model: nn.Module, column: Column) -> BlockKinds:
+        """Return the kinds of a column's blocks."""
         firsts: dict[object, int] = {}
         for number, path in enumerate(column.blocks):
             firsts.setdefault(_kind(model.get_submodule(path), number), number)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evenkeel.prediction.meta_model import without_warnings
+from evenkeel.prediction.meta_model import initialise
 
 SAMPLE = 2**18  # the second moment of normal draws is off by 0.3 %, one standard error
 
@@ -25,16 +25,14 @@ def initial_moments(model: nn.Module) -> dict[str, tuple[float, float]]:
 
     `model` is on the meta device and stays so. Parameters filled in another way are left out.
     """
+    storages = {parameter.untyped_storage()._cdata: parameter for parameter in model.parameters()}
     samples = {
-        parameter.untyped_storage()._cdata: torch.full((min(parameter.numel(), SAMPLE),), torch.nan)
-        for parameter in model.parameters()
+        storage: torch.full((min(parameter.numel(), SAMPLE),), torch.nan)
+        for storage, parameter in storages.items()
     }
-    with torch.random.fork_rng([]), without_warnings(), torch.no_grad():
-        torch.manual_seed(0)
-        with _SampledFills(
-            samples, {p.untyped_storage()._cdata: p.numel() for p in model.parameters()}
-        ):
-            model.initialize_weights()  # type: ignore[operator]
+    sizes = {storage: parameter.numel() for storage, parameter in storages.items()}
+    with _SampledFills(samples, sizes):
+        initialise(model)
     moments = {}
     for name, parameter in model.named_parameters():
         sample = samples[parameter.untyped_storage()._cdata].double()

@@ -35,6 +35,16 @@ def build_on_meta(settings: Settings) -> nn.Module:
     return model
 
 
+def initialise(model: nn.Module) -> None:
+    """Fill the model's weights and buffers by its own rule, each time from the same seed."""
+    for module in model.modules():  # transformers marks what it has set up, and would pass it by
+        vars(module).pop("_is_hf_initialized", None)
+    # forked: the caller's random state is not ours to move
+    with torch.random.fork_rng([]), without_warnings(), torch.no_grad():
+        torch.manual_seed(0)
+        model.initialize_weights()  # type: ignore[operator]
+
+
 def parameter_count(model: nn.Module) -> int:
     """Return the number of a model's parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -26,6 +26,7 @@ from trainer_agent.description.read.parts import (
     LinearPart,
     StackParts,
 )
+from trainer_agent.description.read.position_bias import BiasPart
 from trainer_agent.description.spec.moments import Weighed
 from trainer_agent.model.blocks import columns
 
@@ -43,17 +44,19 @@ class Narrowing:
     Attributes:
         model: the narrower model, on the meta device.
         factor: ratio of the widths.
+        ratios: by parameter of a block, the ratio of its sizes.
     """
 
     model: nn.Module
     factor: int
+    ratios: Mapping[str, tuple[int, ...]]
 
     @property
     def note(self) -> str:
         """What a reader must know of it."""
         return (
-            f"blocks were read at 1/{self.factor} of their width; sizes and weight moments are "
-            "those of the full width"
+            f"blocks were read at 1/{self.factor} of their width, position biases on as many of "
+            "the heads; sizes and weight moments are those of the full width"
         )
 
     def widened(self, layout: Architecture) -> Architecture:
@@ -71,7 +74,15 @@ class Narrowing:
                 for (name, _, _), row in zip(slices, weights.sums.rows.tolist(), strict=True)
             ]
         ).reshape(-1, 3)
-        return Weighed(layout, replace(weights.sums, rows=rows), weights.biases)
+        biases = {
+            part: part.observed
+            for stack in layout.stacks
+            for block in stack.parts
+            if block is not None
+            for part in (a.position_bias for a in block.attentions)
+            if part is not None
+        }
+        return Weighed(layout, replace(weights.sums, rows=rows), biases)
 
     def _stack(self, stack: StackParts) -> StackParts:
         parts = tuple(None if block is None else self._block(block) for block in stack.parts)
@@ -90,15 +101,24 @@ class Narrowing:
         return replace(cross, attention=self._attention(cross.attention))
 
     def _attention(self, parts: AttentionParts) -> AttentionParts:
+        query, key = self._linear(parts.query), self._linear(parts.key)
         return replace(
             parts,
-            query=self._linear(parts.query),
-            key=self._linear(parts.key),
+            query=query,
+            key=key,
             value=self._linear(parts.value),
             output=self._linear(parts.output),
-            n_heads=parts.n_heads * self.factor,
-            n_kv_heads=parts.n_kv_heads * self.factor,
+            n_heads=parts.n_heads * query.d_out // parts.query.d_out,
+            n_kv_heads=parts.n_kv_heads * key.d_out // parts.key.d_out,
+            position_bias=self._bias(parts),
         )
+
+    def _bias(self, parts: AttentionParts) -> BiasPart | None:
+        bias = parts.position_bias
+        if bias is None:
+            return None
+        heads = tuple(n * self.factor for n in bias.observed.heads)
+        return replace(bias, observed=replace(bias.observed, heads=heads), table=None)
 
     def _feed_forward(self, parts: FeedForwardParts) -> FeedForwardParts:
         return replace(
@@ -110,7 +130,9 @@ class Narrowing:
 
     def _linear(self, part: LinearPart) -> LinearPart:
         # `outputs` stays: it is the key that the narrow model's moments are found by
-        return replace(part, d_in=part.d_in * self.factor, d_out=part.d_out * self.factor)
+        ratios = self.ratios[part.weight]
+        d_in, d_out = ratios if part.input_first else ratios[::-1]
+        return replace(part, d_in=part.d_in * d_in, d_out=part.d_out * d_out)
 
 
 def narrowed(settings: Settings, model: nn.Module, kinds: Sequence[BlockKinds]) -> Narrowing | None:
@@ -130,8 +152,9 @@ def narrowed(settings: Settings, model: nn.Module, kinds: Sequence[BlockKinds]) 
             continue
         sizes = {name: value // factor for name, value in widths.items()}
         narrow = _built(settings | sizes | _head_width(config), kinds)
-        if narrow is not None and _is_multiple(model, narrow, factor):
-            return Narrowing(narrow, factor)
+        ratios = None if narrow is None else _ratios(model, narrow, factor)
+        if narrow is not None and ratios is not None:
+            return Narrowing(narrow, factor, ratios)
     return None
 
 
@@ -161,17 +184,21 @@ def _built(settings: Settings, kinds: Sequence[BlockKinds]) -> nn.Module | None:
     return model
 
 
-def _is_multiple(wide: nn.Module, narrow: nn.Module, factor: int) -> bool:
-    """Whether every matrix of the wide model's blocks is `factor` times as wide both ways."""
+def _ratios(wide: nn.Module, narrow: nn.Module, factor: int) -> dict[str, tuple[int, ...]] | None:
+    """Return how many times larger each parameter of the wide model's blocks is; None if uneven."""
     blocks = tuple(f"{path}." for column in columns(wide) for path in column.blocks)
     shapes = {name: tuple(p.shape) for name, p in narrow.named_parameters()}
+    ratios = {}
     for name, parameter in wide.named_parameters():
-        shape = shapes.get(name)
-        if shape is None or len(shape) != parameter.ndim:
-            return False
-        scaled = tuple(size * factor for size in shape)
-        # a vector may belong to one head, whose width stays
-        fits = (scaled,) if parameter.ndim > 1 else (scaled, shape)
-        if name.startswith(blocks) and tuple(parameter.shape) not in fits:
-            return False
-    return True
+        shape = shapes.get(name, ())
+        if not name.startswith(blocks):
+            continue
+        if len(shape) != parameter.ndim:
+            return None
+        ratio = tuple(a // b for a, b in zip(parameter.shape, shape, strict=True))
+        scaled = tuple(size * times for size, times in zip(shape, ratio, strict=True))
+        # what belongs to one head keeps its width
+        if scaled != tuple(parameter.shape) or not {*ratio} <= {1, factor}:
+            return None
+        ratios[name] = ratio
+    return ratios

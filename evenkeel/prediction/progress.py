@@ -42,25 +42,23 @@ def _write(text: str) -> None:
     sys.stderr.flush()
 
 
-_line: _Line | None = None
+_lines: list[_Line] = []  # the line that is shown, where there is one
 
 
 @contextmanager
 def progress(stage: str) -> Iterator[None]:
     """Show `stage`, or what `report` says later, while the body runs; nothing off a terminal."""
-    global _line
-    if _line is not None or not sys.stderr.isatty():
+    if _lines or not sys.stderr.isatty():
         yield
         return
-    _line = _Line(stage)
+    _lines.append(_Line(stage))
     try:
         yield
     finally:
-        _line.end()
-        _line = None
+        _lines.pop().end()
 
 
 def report(stage: str) -> None:
     """Say what the command does from now on."""
-    if _line is not None:
-        _line.stage = stage
+    for line in _lines:
+        line.stage = stage

@@ -28,7 +28,7 @@ from evenkeel.prediction.block_kinds import BlockKinds, remove_unbuilt
 from evenkeel.prediction.changed_settings import with_layers, with_small_vocabulary
 from evenkeel.prediction.coverage import gaps, uncovered
 from evenkeel.prediction.initial_moments import initial_moments
-from evenkeel.prediction.meta_model import build_on_meta, parameter_count, without_warnings
+from evenkeel.prediction.meta_model import build_on_meta, initialise, parameter_count
 from evenkeel.prediction.model_settings import Settings, reason_of, text_settings
 from evenkeel.prediction.narrow import Narrowing, narrowed
 from evenkeel.prediction.progress import report
@@ -226,9 +226,6 @@ class _Reduced:
 
 def _initialised(model: nn.Module) -> nn.Module:
     """Return the model on the CPU, its weights and buffers set by its own rule."""
-    # forked: the caller's random state is not ours to move
-    with torch.random.fork_rng([]), without_warnings():
-        torch.manual_seed(0)
-        model.to_empty(device="cpu")
-        model.initialize_weights()  # type: ignore[operator]
+    model.to_empty(device="cpu")
+    initialise(model)
     return model.train()  # predictions are of training, dropout included

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from evenkeel.prediction.meta_model import without_warnings
+from evenkeel.prediction.meta_model import initialise, without_warnings
 from server.errors import StartError
 from trainer_agent.description.trace.replay import stream_of
 from trainer_agent.model.blocks import columns
@@ -110,9 +110,7 @@ def _build_outside(model: nn.Module, blocks: Sequence[str]) -> None:
     if all(parameter.device.type != "meta" for parameter in model.parameters()):
         return
     inside = {id(m) for path in blocks for m in model.get_submodule(path).modules()}
-    with torch.random.fork_rng([]), without_warnings():
-        torch.manual_seed(0)
-        for module in model.modules():
-            if id(module) not in inside:
-                module.to_empty(device="cpu", recurse=False)
-        model.initialize_weights()  # type: ignore[operator]
+    for module in model.modules():
+        if id(module) not in inside:
+            module.to_empty(device="cpu", recurse=False)
+    initialise(model)
