@@ -42,6 +42,8 @@ def with_small_vocabulary(settings: Settings, context: int) -> tuple[Settings, t
     numbers = {name: getattr(config, name, None) for name in SPECIAL_IDS}
     special = {name: number for name, number in numbers.items() if isinstance(number, int)}
     reserved = [number for number in special.values() if 0 <= number < vocabulary]
+    if vocabulary <= len(set(reserved)):
+        raise StartError(f"vocab_size is {vocabulary}: all ids are special ones; give more")
     ids = zipf_ids(vocabulary, context, reserved)
     if vocabulary <= FEW_IDS:
         return settings, torch.from_numpy(ids)

@@ -11,7 +11,6 @@ from evenkeel.prediction.cases import Case
 from evenkeel.prediction.progress import progress
 from server.errors import StartError
 
-DEFAULT_CONTEXT = 128
 LFS_POINTER = "version https://git-lfs"
 
 
@@ -26,12 +25,12 @@ def case_of_config(config: Path, context: int | None, layers: int | None = None)
     """
     settings = read_config(config)
     with progress("loading torch and transformers"):
-        spec, notes = _described(config, settings, context or DEFAULT_CONTEXT, layers)
+        spec, notes = _described(config, settings, context, layers)
     return Case(f"{settings['model_type']} at initialisation", spec, "initialisation", notes=notes)
 
 
 def _described(
-    config: Path, settings: dict[str, Any], context: int, layers: int | None
+    config: Path, settings: dict[str, Any], context: int | None, layers: int | None
 ) -> tuple[dslm.ModelSpec, tuple[str, ...]]:
     try:  # here, as torch and transformers take seconds that no other command should
         from evenkeel.prediction.reduced_model import describe_config

@@ -43,11 +43,10 @@ def gaps(spec: dslm.ModelSpec) -> str:
     for stack in spec.stacks.values():
         n_gaps = sum(block is None for block in stack.blocks)
         if n_gaps:
-            reasons = dict.fromkeys(f"{gap.what}: {gap.why}" for gap in spec.missing)
-            share = f"{n_gaps} of {len(stack.blocks)}"
-            return f"{share} blocks are not covered by the theory ({_first(reasons)})"
+            share = f"{n_gaps} of {len(stack.blocks)} blocks"
+            return f"the theory does not cover {share} ({_first(_whys(spec.missing))})"
     if not spec.stacks:
-        return f"its blocks are not covered by the theory ({_first(_whys(spec.missing))})"
+        return f"the theory does not cover its blocks ({_first(_whys(spec.missing))})"
     return ""
 
 

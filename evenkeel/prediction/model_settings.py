@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import transformers
@@ -19,6 +20,8 @@ SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
+WRONG_TYPE = re.compile(r"Field '(\w+)' expected (\w+), got \w+ \(value: (.{1,40})\)")
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string"}
 LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
 
 
@@ -84,6 +87,10 @@ def _nested(settings: Settings, config: Any, inner: Any) -> tuple[Settings, tupl
 
 def reason_of(error: BaseException) -> str:
     """Return an error's own sentence, on one line, without names of classes."""
+    wrong = WRONG_TYPE.search(str(error))
+    if wrong:
+        field, kind, value = wrong.groups()
+        return f"{field} is {value}: give {TYPES.get(kind, kind)}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and "alidation error for" in lines[0]:
         # "Validation error for field 'x':", then "TypeError: what is wrong"

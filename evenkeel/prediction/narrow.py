@@ -52,11 +52,11 @@ class Narrowing:
     ratios: Mapping[str, tuple[int, ...]]
 
     @property
-    def note(self) -> str:
+    def notes(self) -> tuple[str, ...]:
         """What a reader must know of it."""
         return (
-            f"blocks were read at 1/{self.factor} of their width, position biases on as many of "
-            "the heads; sizes and weight moments are those of the full width"
+            f"blocks were read at 1/{self.factor} of their width; sizes and weight moments are "
+            "those of the full width, biases by position those of fewer heads",
         )
 
     def widened(self, layout: Architecture) -> Architecture:

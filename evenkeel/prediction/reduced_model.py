@@ -40,6 +40,7 @@ from trainer_agent.description.spec.kernels import kernel
 from trainer_agent.description.spec.moments import Weighed, weigh
 from trainer_agent.model.blocks import columns
 
+DEFAULT_CONTEXT = 128
 MOST_BUILT = 1_200_000_000  # parameters, which take 5 GB
 NARROWED_FROM = 60_000_000  # parameters of the blocks to be built
 OLDEST_TRANSFORMERS = 5  # older ones lost buffers made in a constructor on the meta device
@@ -47,13 +48,13 @@ TOKEN_INPUTS = ("input_ids", "decoder_input_ids")
 
 
 def describe_config(
-    settings: Settings, context: int, layers: int | None = None
+    settings: Settings, context: int | None, layers: int | None = None
 ) -> tuple[dslm.ModelSpec, tuple[str, ...]]:
     """Return the spec of the config's model at initialisation, and notes on how it was made.
 
     Args:
         settings: the config's JSON object.
-        context: tokens of a sequence.
+        context: tokens of a sequence; None for 128, or as many as a smaller model has positions.
         layers: a depth in place of the config's.
 
     Raises:
@@ -70,14 +71,31 @@ def describe_config(
     report("building the model's shapes")
     full = build_on_meta(settings)
     _require_covered(full)
+    context = context or _default_context(full)
     small, ids = with_small_vocabulary(settings, context)
     reduced = _Reduced.of(small, ids, context)
     report("reading what its blocks compute")
-    spec = replace(reduced.spec(), n_params=parameter_count(full))
+    spec = replace(_spec(reduced), n_params=parameter_count(full))
     gap = gaps(spec)
     if gap:
         raise StartError(gap)
     return spec, (*notes, *reduced.notes)
+
+
+def _default_context(model: nn.Module) -> int:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    limited = isinstance(positions, int) and positions > 1
+    return min(DEFAULT_CONTEXT, positions) if limited else DEFAULT_CONTEXT  # type: ignore[type-var]
+
+
+def _spec(reduced: _Reduced) -> dslm.ModelSpec:
+    """Return the spec, from the full width where the narrow model cannot be run."""
+    try:
+        return reduced.spec()
+    except StartError:
+        if reduced.narrowing is None or parameter_count(reduced.model) > MOST_BUILT:
+            raise
+    return replace(reduced, narrowing=None).spec()
 
 
 def _require_covered(model: nn.Module) -> None:
@@ -138,7 +156,7 @@ class _Reduced:
     def notes(self) -> tuple[str, ...]:
         """What was left unbuilt."""
         narrow = self.narrowing
-        by_factor = () if narrow is None else (narrow.note,)
+        by_factor = () if narrow is None else narrow.notes
         saved = [column for column in self.kinds if column.built < len(column.first_of_kind)]
         if not saved:
             return by_factor
