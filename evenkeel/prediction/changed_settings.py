@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from evenkeel.prediction.model_settings import Settings, config_of
+from evenkeel.prediction.model_settings import Settings, config_of, setting
 from evenkeel.prediction.zipf import zipf_ids
 from server.errors import StartError
 
@@ -20,7 +20,7 @@ def with_layers(settings: Settings, layers: int) -> Settings:
     renamed = getattr(config, "attribute_map", {})
     changed = dict(settings)
     for name in DEPTH_SETTINGS:
-        depth = getattr(config, name, None)
+        depth = setting(config, name)
         if isinstance(depth, int):
             changed[renamed.get(name, name)] = layers
             for key, value in settings.items():
@@ -36,10 +36,10 @@ def with_small_vocabulary(settings: Settings, context: int) -> tuple[Settings, t
         StartError: if the config has no vocabulary.
     """
     config = config_of(settings)
-    vocabulary = getattr(config, "vocab_size", None)
+    vocabulary = setting(config, "vocab_size")
     if not isinstance(vocabulary, int):
         raise StartError("vocab_size is missing; predict takes configs of text models")
-    numbers = {name: getattr(config, name, None) for name in SPECIAL_IDS}
+    numbers = {name: setting(config, name) for name in SPECIAL_IDS}
     special = {name: number for name, number in numbers.items() if isinstance(number, int)}
     reserved = [number for number in special.values() if 0 <= number < vocabulary]
     if vocabulary <= len(set(reserved)):

@@ -51,7 +51,7 @@ def text_settings(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
     """
     config = config_of(settings)
     inner = _text_config(config)
-    if isinstance(getattr(inner, "vocab_size", None), int):
+    if isinstance(setting(inner, "vocab_size"), int):
         return (settings, ()) if inner is config else _nested(settings, config, inner)
     raise StartError(
         f"vocab_size is missing: {config.model_type} reads no token ids; predict takes configs of "
@@ -68,7 +68,7 @@ def _text_config(config: Any) -> Any:
             inner = config.get_text_config(**choice)
         except Exception:  # several candidates
             continue
-        if isinstance(getattr(inner, "vocab_size", None), int):
+        if isinstance(setting(inner, "vocab_size"), int):
             return inner
     return config
 
@@ -87,6 +87,8 @@ def _nested(settings: Settings, config: Any, inner: Any) -> tuple[Settings, tupl
 
 def reason_of(error: BaseException) -> str:
     """Return an error's own sentence, on one line, without names of classes."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
     wrong = WRONG_TYPE.search(str(error))
     if wrong:
         field, kind, value = wrong.groups()
@@ -102,6 +104,14 @@ def reason_of(error: BaseException) -> str:
         text = lines[0] if lines else "it gives no reason"
     # what follows may list every model there is
     return text.split(". ", maxsplit=1)[0].partition(" Should contain one of")[0].rstrip(":. ")
+
+
+def setting(config: Any, name: str) -> Any:
+    """Return a config's setting; None where it has none, or one of its own for each layer."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # transformers raises where layers differ
+        return None
 
 
 def _check_lists(settings: Settings) -> None:
@@ -122,7 +132,7 @@ def _check_sizes(config: Any) -> None:
     """Refuse a size that no model can have; transformers checks types, not signs."""
     renamed = getattr(config, "attribute_map", {})
     for name in SIZES:
-        value = getattr(config, name, None)
+        value = setting(config, name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             field = renamed.get(name, name)
             if value != int(value) or isinstance(value, float):

@@ -15,7 +15,7 @@ from torch import nn
 
 from evenkeel.prediction.block_kinds import BlockKinds, remove_unbuilt
 from evenkeel.prediction.meta_model import build_on_meta
-from evenkeel.prediction.model_settings import Settings, config_of
+from evenkeel.prediction.model_settings import Settings, config_of, setting
 from server.errors import StartError
 from trainer_agent.description.read.parts import (
     Architecture,
@@ -148,7 +148,7 @@ def narrowed(settings: Settings, model: nn.Module, kinds: Sequence[BlockKinds]) 
     for factor in FACTORS:
         if any(value % factor for value in widths.values()):
             continue
-        if getattr(config, "hidden_size", 0) < NARROWEST * factor:
+        if (setting(config, "hidden_size") or 0) < NARROWEST * factor:
             continue
         sizes = {name: value // factor for name, value in widths.items()}
         narrow = _built(settings | sizes | _head_width(config), kinds)
@@ -162,7 +162,7 @@ def _widths(config: Any) -> dict[str, int]:
     renamed = getattr(config, "attribute_map", {})
     widths = {}
     for name in (*WIDTHS, *WIDTHS_OF_FAMILIES):
-        value = getattr(config, name, None)
+        value = setting(config, name)
         if isinstance(value, int) and value > 0:
             widths[renamed.get(name, name)] = value
     return widths
@@ -170,7 +170,7 @@ def _widths(config: Any) -> dict[str, int]:
 
 def _head_width(config: Any) -> dict[str, int]:
     """Return the width of a head as a setting of its own, where the config has it."""
-    width = getattr(config, "head_dim", None)
+    width = setting(config, "head_dim")
     return {"head_dim": width} if isinstance(width, int) and "head_dim" in config.to_dict() else {}
 
 

@@ -29,7 +29,7 @@ from evenkeel.prediction.changed_settings import with_layers, with_small_vocabul
 from evenkeel.prediction.coverage import gaps, uncovered
 from evenkeel.prediction.initial_moments import initial_moments
 from evenkeel.prediction.meta_model import build_on_meta, initialise, parameter_count
-from evenkeel.prediction.model_settings import Settings, reason_of, text_settings
+from evenkeel.prediction.model_settings import Settings, reason_of, setting, text_settings
 from evenkeel.prediction.narrow import Narrowing, narrowed
 from evenkeel.prediction.progress import report
 from evenkeel.prediction.stack_inputs import BlockOutputs, stack_inputs
@@ -83,7 +83,7 @@ def describe_config(
 
 
 def _default_context(model: nn.Module) -> int:
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = setting(model.config, "max_position_embeddings")
     limited = isinstance(positions, int) and positions > 1
     return min(DEFAULT_CONTEXT, positions) if limited else DEFAULT_CONTEXT  # type: ignore[type-var]
 
@@ -186,7 +186,7 @@ class _Reduced:
             with BlockOutputs(real, paths) as outputs:
                 return architecture(real, (), self._batch(self.ids[:1])), outputs
         except Exception as error:  # a model raises what it likes
-            positions = getattr(real.config, "max_position_embeddings", None)
+            positions = setting(real.config, "max_position_embeddings")
             if isinstance(positions, int) and self.context > positions:
                 raise StartError(
                     f"--context {self.context}: the model has {positions} positions; give at most "
