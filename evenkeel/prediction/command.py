@@ -13,6 +13,7 @@ from evenkeel.prediction.config import case_of_config
 from evenkeel.prediction.numbers import document
 from evenkeel.prediction.panels import lines_of
 from evenkeel.prediction.plot import require_writable, write_plot
+from evenkeel.prediction.progress import progress, report
 from evenkeel.prediction.run import WeightsChoice, cases_of_run
 from evenkeel.prediction.table import lines
 from server.errors import StartError
@@ -54,8 +55,10 @@ def predict(options: PredictOptions) -> None:
     """
     _check(options)
     what_if = parse_what_if(options.what_if)
-    cases = _cases(options, what_if)
-    diagnosed = [(case, _diagnosed(case, options.top_gradient)) for case in cases]
+    with progress("reading the model"):
+        cases = _cases(options, what_if)
+        report("computing the curves, and those of deeper stacks")
+        diagnosed = [(case, _diagnosed(case, options.top_gradient)) for case in cases]
     if options.as_json:
         print(json.dumps(document(_source(options), diagnosed)))
     else:

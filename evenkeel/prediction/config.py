@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dslm
 from evenkeel.prediction.cases import Case
+from evenkeel.prediction.progress import progress
 from server.errors import StartError
 
-DEFAULT_CONTEXT = 128
+LFS_POINTER = "version https://git-lfs"
 
 
 def case_of_config(config: Path, context: int | None, layers: int | None = None) -> Case:
@@ -22,6 +24,14 @@ def case_of_config(config: Path, context: int | None, layers: int | None = None)
             build it are not installed.
     """
     settings = read_config(config)
+    with progress("loading torch and transformers"):
+        spec, notes = _described(config, settings, context, layers)
+    return Case(f"{settings['model_type']} at initialisation", spec, "initialisation", notes=notes)
+
+
+def _described(
+    config: Path, settings: dict[str, Any], context: int | None, layers: int | None
+) -> tuple[dslm.ModelSpec, tuple[str, ...]]:
     try:  # here, as torch and transformers take seconds that no other command should
         from evenkeel.prediction.reduced_model import describe_config
     except ModuleNotFoundError as error:
@@ -29,10 +39,12 @@ def case_of_config(config: Path, context: int | None, layers: int | None = None)
             f"predict builds the model and needs {error.name}: pip install 'evenkeel[predict]'"
         ) from error
     try:
-        spec, notes = describe_config(settings, context or DEFAULT_CONTEXT, layers)
-    except StartError as error:
+        return describe_config(settings, context, layers)
+    except (StartError, dslm.SpecError) as error:
         raise StartError(f"{config}: {error}") from error
-    return Case(f"{settings['model_type']} at initialisation", spec, "initialisation", notes=notes)
+    except Exception as error:  # a config may hold what no code here or there foresees
+        reason = str(error).strip().partition("\n")[0] or "no reason is given"
+        raise StartError(f"{config}: no model can be made of it: {reason}") from error
 
 
 def read_config(config: Path) -> dict[str, Any]:
@@ -43,11 +55,25 @@ def read_config(config: Path) -> dict[str, Any]:
     """
     config = config / "config.json" if config.is_dir() else config
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        text = config.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise StartError(f"cannot read {config}: {error.strerror}") from error
     except ValueError as error:
+        raise StartError(f"{config} is no text: give a transformers config.json") from error
+    _require_text(config, text)
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise StartError(f"{config} is not JSON: {error}") from error
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise StartError(f"{config}: model_type is missing; give a transformers config.json")
     return settings
+
+
+def _require_text(config: Path, text: str) -> None:
+    if not text.strip():
+        raise StartError(f"{config} is empty: give a transformers config.json")
+    if text.startswith(LFS_POINTER):
+        raise StartError(
+            f"{config} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`"
+        )

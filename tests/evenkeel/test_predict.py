@@ -171,6 +171,17 @@ def test_config_that_is_none_is_one_line_that_names_the_field(tmp_path: Path) ->
     assert "transformers cannot build it" in refusal(path)
     path.write_text("{")
     assert "is not JSON" in refusal(path)
+    path.write_text("")
+    assert "is empty" in refusal(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 600\n")
+    assert "git lfs pull" in refusal(path)
+    path.write_bytes(b"\x80\x81\xff")
+    assert "is no text" in refusal(path)
+    path.write_text('[{"model_type": "gpt2"}]')
+    assert "model_type" in refusal(path)
+    assert "cannot read" in refusal(tmp_path / "empty-folder")
+    (tmp_path / "folder").mkdir()
+    assert "cannot read" in refusal(tmp_path / "folder")
 
 
 def test_what_if_that_makes_no_sense_names_the_block() -> None:

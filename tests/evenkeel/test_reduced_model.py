@@ -8,15 +8,22 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import dslm
 import trainer_agent
 from dslm.kernels.grid import correlation, mean_diagonal
-from evenkeel.prediction.reduced_model import describe_config, with_layers, with_small_vocabulary
+from evenkeel.prediction import reduced_model
+from evenkeel.prediction.changed_settings import with_layers, with_small_vocabulary
+from evenkeel.prediction.reduced_model import describe_config
 from evenkeel.prediction.zipf import zipf_ids
 from server.errors import StartError
 
 NARROW = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+LLAMA = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8}
+LLAMA |= {"num_key_value_heads": 2, "num_hidden_layers": 2}
+GPT2 = {"n_embd": 512, "n_layer": 2, "n_head": 8}
+T5 = {"d_model": 512, "d_ff": 1024, "num_heads": 8, "d_kv": 64, "num_layers": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 4, "n_embd": 64, "n_head": 4, "n_positions": 32},
     "bert": NARROW | {"num_hidden_layers": 3},
@@ -127,11 +134,92 @@ def test_context_beyond_the_positions_names_the_option() -> None:
         describe_config(settings("gpt2"), 33)
 
 
-def test_model_too_wide_to_build_is_refused_before_it_is_built() -> None:
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_narrow_copy_has_the_sizes_and_moments_of_the_full_width(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = {"llama": LLAMA, "gpt2": GPT2, "t5": T5}[family] | {"model_type": family}
+    expected, _ = describe_config(wide, 32)
+
+    monkeypatch.setattr(reduced_model, "NARROWED_FROM", 1)
+    spec, notes = describe_config(wide, 32)
+
+    assert any("blocks were read at 1/2 of their width" in note for note in notes)
+    for name, stack in expected.stacks.items():
+        narrow, full = spec.stacks[name].blocks[-1], stack.blocks[-1]
+        assert narrow is not None and full is not None
+        for part in ("query", "key", "value", "output"):
+            a, b = getattr(narrow.attention, part), getattr(full.attention, part)
+            assert (a.d_in, a.d_out) == (b.d_in, b.d_out)
+            assert a.weight_var == pytest.approx(b.weight_var, rel=0.03)  # 512 * 128 entries
+        assert narrow.attention.n_kv_heads == full.attention.n_kv_heads
+        assert narrow.attention.score_scale == pytest.approx(full.attention.score_scale)
+        down = full.feed_forward.down
+        assert (narrow.feed_forward.down.d_in, narrow.feed_forward.down.d_out) == (
+            down.d_in,
+            down.d_out,
+        )
+        np.testing.assert_allclose(
+            spec.stacks[name].input_kernel.diagonal, stack.input_kernel.diagonal, rtol=0.1
+        )  # not the same draws: 512 features times 8 sequences
+
+
+def test_width_of_any_size_is_answered() -> None:
     huge = settings("llama") | {"hidden_size": 65_536, "intermediate_size": 262_144}
 
-    with pytest.raises(StartError, match="parameters must be built"):
-        describe_config(huge | {"num_attention_heads": 512}, 32)
+    spec, _ = describe_config(huge | {"num_attention_heads": 512, "num_key_value_heads": 64}, 32)
+
+    block = spec.stacks["decoder"].blocks[0]
+    assert block is not None and block.attention.n_heads == 512
+    assert block.attention.key.d_out == 64 * 128
+    assert block.attention.query.weight_var == pytest.approx(4e-4, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sizes", "sentence"),
+    [
+        ("mixtral", {}, r"all 32 blocks \(MixtralDecoderLayer\) have a mixture of experts"),
+        ("deepseek_v3", {}, "latent attention and a mixture of experts"),
+        ("mamba", {}, "a state-space recurrence"),
+        ("whisper", {}, "whisper reads input_features, not token ids"),
+        ("speech_to_text", {}, "speech_to_text reads input_features"),
+        ("moonshine", {}, "moonshine reads input_values"),
+        ("qwen3", {"num_hidden_layers": 28, "layer_types": ["full_attention"] * 3}, "layer_types"),
+        ("qwen3", {"num_hidden_layers": "28"}, "num_hidden_layers is '28': give a whole number"),
+        ("llama", {"num_hidden_layers": 28.0}, "num_hidden_layers is 28.0: give a whole number"),
+        ("llama", {"vocab_size": -5}, "vocab_size is -5: give a positive number"),
+        ("gpt2", {"n_embd": 0}, "n_embd is 0: give a positive number"),
+        ("llama", {"hidden_size": 30, "num_attention_heads": 4}, "transformers cannot build it"),
+        ("llama", {"hidden_act": "no-such"}, "transformers cannot build it"),
+    ],
+)
+def test_config_beyond_the_theory_or_wrong_is_one_sentence(
+    model_type: str, sizes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(StartError, match=sentence) as refusal:
+        describe_config({"model_type": model_type} | sizes, None)
+
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_text_model_inside_another_is_used_and_named() -> None:
+    inner = {"model_type": "llama", "vocab_size": 300} | CONFIGS["llama"]
+
+    spec, notes = describe_config({"model_type": "llava", "text_config": inner}, 16)
+
+    assert notes[0].startswith("the text model inside llava (text_config)")
+    assert (len(spec.stacks["decoder"].blocks), spec.stacks["decoder"].d_model) == (3, 64)
+
+
+@pytest.mark.parametrize("model_type", list(CONFIG_MAPPING)[::40])
+def test_any_model_type_is_described_or_refused_in_a_sentence(model_type: str) -> None:
+    try:
+        spec, _ = describe_config({"model_type": model_type}, 16)
+    except StartError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        curves = dslm.predict(spec).stacks.values()
+        assert not any(np.isnan(stack.forward.variance).any() for stack in curves)
 
 
 def test_transformers_that_would_lose_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

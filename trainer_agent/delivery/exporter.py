@@ -42,13 +42,14 @@ class Exporter:
         *,
         run_id: str,
         rank: int,
+        server: str = "",
         health: Callable[[], Health] = Health,
         on_command: Callable[[Command], None] = lambda _: None,
         intervals: ExportIntervals | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spool, self._transport = spool, transport
-        self._run_id, self._rank = run_id, rank
+        self._run_id, self._rank, self._server = run_id, rank, server
         self._health, self._on_command = health, on_command
         self._intervals, self._clock = intervals or ExportIntervals(), clock
         self.watermark = 0
@@ -63,6 +64,7 @@ class Exporter:
         self._closing = False
         self._retry_at = self._sent_at = float("-inf")
         self._progress_at = clock()
+        self._logged_absence = False
         self._logged_refusals: set[tuple[int, str]] = set()
         self._handled_commands: set[str] = set()
 
@@ -189,8 +191,7 @@ class Exporter:
             messages.drop_end(self._spool)
 
     def _back_off(self, failure: Unreachable) -> float:
-        if not self._failures:
-            logger.warning("evenkeel cannot reach its server and keeps frames: %s", failure)
+        self._log_absence(failure)
         self._failures += 1
         self._sent = self.watermark
         intervals = self._intervals
@@ -198,6 +199,18 @@ class Exporter:
         wait_s = failure.retry_after_s or longest_s * _jitter.uniform(0.5, 1.0)
         self._retry_at = self._clock() + wait_s
         return wait_s
+
+    def _log_absence(self, failure: Unreachable) -> None:
+        """Say once a run, and for the run's own spool only, where frames wait and what to do."""
+        logger.debug("evenkeel: %s: %s", self._server, failure)
+        if self._server and not self._logged_absence:
+            self._logged_absence = True
+            logger.warning(
+                "evenkeel: no server answers at %s; frames wait in %s; "
+                "start one with `evenkeel serve`",
+                self._server,
+                self._spool.path.parent,
+            )
 
     def _handle_refusal(self, refusal: Refused) -> float:
         self._sent = self.watermark

@@ -209,6 +209,7 @@ class Sender:
             transport,
             run_id=self._run_id,
             rank=options.rank,
+            server=options.server,
             health=self._complete_health,
             on_command=self._on_command,
             intervals=self._intervals,

@@ -98,7 +98,15 @@ def clock() -> Clock:
 
 @pytest.fixture
 def exporter(spool: Spool, server: Server, clock: Clock) -> Exporter:
-    return Exporter(spool, server, run_id="r", rank=0, intervals=ExportIntervals(), clock=clock)
+    return Exporter(
+        spool,
+        server,
+        run_id="r",
+        rank=0,
+        server="http://away",
+        intervals=ExportIntervals(),
+        clock=clock,
+    )
 
 
 def put(spool: Spool, *seqs: int) -> None:

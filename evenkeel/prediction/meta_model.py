@@ -1,0 +1,70 @@
+"""A config's model on torch's meta device: shapes without numbers, at no cost for any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from evenkeel.prediction.model_settings import Settings, config_of, reason_of
+from server.errors import StartError
+
+# the bare model where there is one, else the class that its config belongs to
+KINDS = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM")
+
+
+def build_on_meta(settings: Settings) -> nn.Module:
+    """Return the config's model on the meta device, float32.
+
+    Raises:
+        StartError: naming what transformers cannot build.
+    """
+    config = config_of(settings)
+    kind = _kind_of(config)
+    with without_warnings(), torch.device("meta"):
+        try:
+            model = kind.from_config(config, dtype=torch.float32)
+        except Exception as error:  # each of the hundreds of models raises what it likes
+            reason = reason_of(error)
+            raise StartError(f"transformers cannot build it: {reason}") from error
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def initialise(model: nn.Module) -> None:
+    """Fill the model's weights and buffers by its own rule, each time from the same seed."""
+    for module in model.modules():  # transformers marks what it has set up, and would pass it by
+        vars(module).pop("_is_hf_initialized", None)
+    # forked: the caller's random state is not ours to move
+    with torch.random.fork_rng([]), without_warnings(), torch.no_grad():
+        torch.manual_seed(0)
+        model.initialize_weights()  # type: ignore[operator]
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _kind_of(config: Any) -> Any:
+    for name in KINDS:
+        kind = getattr(transformers, name)
+        if type(config) in kind._model_mapping:
+            return kind
+    raise StartError(f"transformers has no text model for the config {config.model_type}")
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep transformers' advice about configs off a terminal that shows a table."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
