@@ -13,6 +13,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from server.app import create_app
+from server.migration import migrate
 from server.settings import Settings
 from tests.services.agent import Agent
 from tests.services.postgres import Postgres, bin_folder
@@ -57,22 +58,30 @@ def redis() -> Iterator[Redis]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder whose SQLite file has the current schema and no rows."""
+    folder = tmp_path_factory.mktemp("migrated")
+    migrate(Settings(data_dir=folder).resolved_database_url)
+    return folder
+
+
+@pytest.fixture
+def embedded(migrated: Path, tmp_path: Path) -> Settings:
+    """Settings of a server on SQLite and the in-process bus only."""
+    return Settings(data_dir=shutil.copytree(migrated, tmp_path / "data"))
+
+
 @pytest.fixture(params=BACK_ENDS)
-async def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+async def settings(request: pytest.FixtureRequest, embedded: Settings, tmp_path: Path) -> Settings:
     """Settings of a server on SQLite and the in-process bus, then on Postgres and Redis."""
     if request.param == "embedded":
-        return Settings(data_dir=tmp_path / "data")
+        return embedded
     postgres: Postgres = request.getfixturevalue("postgres")
     redis: Redis = request.getfixturevalue("redis")
     redis.empty()
     database_url = await postgres.fresh()
     return Settings(data_dir=tmp_path / "data", database_url=database_url, redis_url=redis.url)
-
-
-@pytest.fixture
-def embedded(tmp_path: Path) -> Settings:
-    """Settings of a server on SQLite and the in-process bus only."""
-    return Settings(data_dir=tmp_path / "data")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import trainer_agent
 from dashboard.vectors import decode
 from server.app import create_app
 from server.settings import Settings
-from tests.services.polling import eventually
+from tests.services.polling import DEADLINE_S, eventually
 from tests.services.serving import listening
 from tests.trainer_agent.small_gpt import batch, built, train_step
 from wire import AlertNotice
@@ -31,7 +31,7 @@ async def running(embedded: Settings, train: Loop) -> AsyncIterator[httpx.AsyncC
     stop = threading.Event()
     async with (
         listening(create_app(embedded)) as address,
-        httpx.AsyncClient(base_url=f"http://{address}/api/v1") as client,
+        httpx.AsyncClient(base_url=f"http://{address}/api/v1", timeout=DEADLINE_S) as client,
     ):
         job = asyncio.create_task(asyncio.to_thread(train, f"http://{address}", stop))
         try:
@@ -60,7 +60,7 @@ async def test_a_burst_brings_every_step_of_the_named_layers(embedded: Settings,
         with trainer_agent.watch(model, optimizer=optimizer, every=1_000_000, **options) as agent:
             for step in range(STEPS):
                 agent.step(loss=train_step(model, optimizer, batch(step)))
-                if stop.wait(0.005):
+                if stop.wait(0.02):  # it is asked seconds later, and has nothing to do till then
                     return
 
     async with running(embedded, train) as client:

@@ -12,7 +12,7 @@ import httpx
 import trainer_agent
 from server.app import create_app
 from server.settings import Settings
-from tests.services.polling import eventually
+from tests.services.polling import DEADLINE_S, eventually
 from tests.services.serving import listening
 from tests.trainer_agent.small_gpt import batch, built, train_step
 
@@ -41,7 +41,7 @@ async def test_a_job_that_is_asked_describes_todays_weights(embedded: Settings, 
     stop = threading.Event()
     async with (
         listening(create_app(embedded)) as address,
-        httpx.AsyncClient(base_url=f"http://{address}/api/v1") as client,
+        httpx.AsyncClient(base_url=f"http://{address}/api/v1", timeout=DEADLINE_S) as client,
     ):
         job = asyncio.create_task(
             asyncio.to_thread(train, address, tmp_path / "spool", started, stop)

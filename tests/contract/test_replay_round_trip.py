@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.services.agent import LAYOUT, Agent, frame
-from tests.services.polling import eventually
+from tests.services.polling import DEADLINE_S, eventually
 from tests.services.serving import listening
 from trainer_agent.importing.__main__ import main
 
@@ -33,7 +33,7 @@ async def test_a_replayed_export_is_equal_frame_by_frame(app: FastAPI, tmp_path:
     values = recorded(np.random.default_rng(0))
     async with (
         listening(app) as address,
-        httpx.AsyncClient(base_url=f"http://{address}") as client,
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE_S) as client,
     ):
         agent = Agent(client)
         await agent.declare()

@@ -44,9 +44,7 @@ def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children()
 
 
-@pytest.mark.parametrize(
-    ("name", "status"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM), ("SIGHUP", -signal.SIGTERM)]
-)
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM)])
 def test_demo_in_the_background_ends_with_all_its_jobs(
     name: str, status: int, interrupts_ignored: None, tmp_path: Path
 ) -> None:

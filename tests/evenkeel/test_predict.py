@@ -60,7 +60,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     first, last = (dslm.spec_to_json(post_ln(4, weight_var=v)) for v in (0.02, 0.1))
     declared = RunDeclaration(project="p", name="r", layout=LAYOUT, spec=first)
     try:
-        with httpx.Client(base_url=f"{server.url}/api/v1/runs/") as client:
+        with httpx.Client(base_url=f"{server.url}/api/v1/runs/", timeout=60) as client:
             client.put(RUN, content=msgspec.json.encode(declared)).raise_for_status()
             client.put(f"{RUN}/spec", json={"step": 50, "spec": last}).raise_for_status()
             empty = RunDeclaration(project="p", name="empty", layout=LAYOUT)

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from server.events import FrameEvent
 from server.live.queue import ConflatingQueue
 from tests.services.agent import LAYOUT, Agent, frame, vector
+from tests.services.polling import DEADLINE_S
 from tests.services.serving import listening
 from tests.services.vectors import from_f32
 from wire import Layout, Series
@@ -35,7 +36,8 @@ class Live:
     async def page(self, *runs: str) -> AsyncIterator[ClientConnection]:
         """A page that is open, past its hello."""
         query = f"?runs={','.join(runs)}" if runs else ""
-        async with connect(f"ws://{self.address}/api/v1/live{query}") as socket:
+        url = f"ws://{self.address}/api/v1/live{query}"
+        async with connect(url, open_timeout=DEADLINE_S) as socket:
             assert json.loads(await socket.recv())["type"] == "hello"
             yield socket
 
@@ -44,7 +46,7 @@ class Live:
 async def live(app: FastAPI) -> AsyncIterator[Live]:
     async with (
         listening(app) as address,
-        httpx.AsyncClient(base_url=f"http://{address}") as client,
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE_S) as client,
     ):
         yield Live(client, address)
 

@@ -18,6 +18,7 @@ from tests.services.process import Process, as_user, folder_of, free_port, remov
 
 USER = "postgres"
 TEMPLATE = "evenkeel_template"
+FIRST_WITH_STRATEGY = 15
 
 
 def bin_folder() -> Path | None:
@@ -34,6 +35,7 @@ class Postgres:
         self._folder = folder_of(USER)
         self._bin = bin_folder()
         self._has_template = False
+        self._version = 0  # known once it has been connected to
         self.port = free_port()
         try:
             self._initialise()
@@ -80,7 +82,9 @@ class Postgres:
             await database.close()
             self._has_template = True
         name = f"test_{uuid.uuid4().hex}"
-        await self._execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        # Not through the log, as versions from 15 on would: that takes twice as long.
+        copying = " STRATEGY FILE_COPY" if self._version >= FIRST_WITH_STRATEGY else ""
+        await self._execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}{copying}")
         return self.url(name)
 
     async def empty(self) -> str:
@@ -93,6 +97,7 @@ class Postgres:
         # A server that has just started may still be replaying its log.
         connection = await eventually(self._connected, lambda connection: connection is not None)
         assert connection is not None
+        self._version = connection.get_server_version().major
         try:
             await connection.execute(statement)
         finally:

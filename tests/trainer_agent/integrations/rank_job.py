@@ -1,14 +1,18 @@
-"""One process of a job of two under each framework, as a launcher such as torchrun starts it.
+"""A job of two processes under each framework, with the environment that torchrun gives each.
 
 Kinds that end in ``-asked`` are longer, and tell rank 0 of a critical alert at an early step.
 
-python -m tests.trainer_agent.integrations.rank_job KIND FOLDER, with RANK and the like set.
+python -m tests.trainer_agent.integrations.rank_job KIND FOLDER PORT
 """
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
+import os
 import sys
 import warnings
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,13 @@ import torch
 from torch import nn
 
 STEPS, LONGER = 3, 40
+WORLD = 2
+# Loaded once, before the processes are forked: it takes longer than the job.
+FRAMEWORKS = {
+    "accelerate": "accelerate",
+    "trainer": "tests.trainer_agent.integrations.test_transformers_trainer",
+    "lightning": "tests.trainer_agent.integrations.test_lightning_trainer",
+}
 
 
 def accelerate(folder: Path, asked: bool) -> tuple[nn.Module, int]:
@@ -76,18 +87,37 @@ def actions(asked: bool) -> dict[str, Any]:
     return {"on_alert": ["stop", "checkpoint"]} if asked else {}
 
 
-def main(kind: str, folder: Path) -> None:
-    """Train, and leave the weights and the number of steps in the folder."""
+def main(kind: str, folder: Path, port: str) -> int:
+    """Train in two processes; returns the exit code of the first that fails, or 0."""
+    importlib.import_module(FRAMEWORKS[kind.removesuffix("-asked")])
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=train, args=(kind, folder, rank, port)) for rank in range(WORLD)]
+    for rank in ranks:
+        rank.start()
+    while all(not rank.exitcode for rank in ranks) and any(rank.is_alive() for rank in ranks):
+        connection.wait([rank.sentinel for rank in ranks if rank.is_alive()])
+    for rank in ranks:  # one that fails leaves the other waiting for it
+        rank.kill()
+        rank.join()
+    return next((abs(rank.exitcode or 0) for rank in ranks if rank.exitcode), 0)
+
+
+def train(kind: str, folder: Path, rank: int, port: str) -> None:
+    """Train as one of the processes, and leave its weights and number of steps in the folder."""
+    own = str(rank)
+    os.environ |= {"RANK": own, "LOCAL_RANK": own, "GROUP_RANK": "0", "MASTER_PORT": port}
+    os.environ |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     kind, asked = kind.removesuffix("-asked"), kind.endswith("-asked")
     jobs = {"accelerate": accelerate, "trainer": trainer, "lightning": lightning}
     model, steps = jobs[kind](folder, asked)
-    rank = torch.distributed.get_rank()
+    assert rank == torch.distributed.get_rank()
     weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
     np.savez(folder / f"weights-{rank}.npz", steps=np.array(steps), **weights)
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,39 +13,27 @@ import pytest
 
 from tests.services.process import free_port
 from tests.trainer_agent.integrations.arrivals import series, the_run
-from tests.trainer_agent.integrations.rank_job import LONGER, STEPS
+from tests.trainer_agent.integrations.rank_job import LONGER, STEPS, WORLD
 from tests.trainer_agent.receiving_server import Store
-
-WORLD = 2
 
 
 def run(kind: str, folder: Path) -> None:
-    """Start both processes and wait for them; AssertionError with what they printed."""
-    port = str(free_port())
-    ranks: list[subprocess.Popen[str]] = []
-    try:
-        ranks += [started(kind, folder, rank, port) for rank in range(WORLD)]
-        outputs = [rank.communicate(timeout=150)[0] for rank in ranks]
-    finally:  # one that fails leaves the other waiting for it
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
-    assert [rank.returncode for rank in ranks] == [0] * WORLD, "\n".join(outputs)
-
-
-def started(kind: str, folder: Path, rank: int, port: str) -> subprocess.Popen[str]:
-    """One process of the job."""
-    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "MASTER_PORT": port}
-    place |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
-    place |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests"}
+    """Run the job to its end; AssertionError with what its processes printed."""
     command = [sys.executable, "-m", "tests.trainer_agent.integrations.rank_job", kind]
-    return subprocess.Popen(
-        [*command, str(folder)],
-        env=os.environ | place | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
+    with subprocess.Popen(
+        [*command, str(folder), str(free_port())],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
+        start_new_session=True,
+    ) as job:
+        try:
+            output, _ = job.communicate(timeout=150)
+        except BaseException:
+            os.killpg(job.pid, signal.SIGKILL)
+            raise
+    assert job.returncode == 0, output
 
 
 @pytest.mark.parametrize("kind", ["accelerate", "trainer", "lightning"])
