@@ -18,6 +18,8 @@ from evenkeel.prediction.run import WeightsChoice, cases_of_run
 from evenkeel.prediction.table import lines
 from server.errors import StartError
 
+DEEPEST = 384  # layers that are searched: each costs the time of one
+
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
@@ -105,8 +107,10 @@ def _otherwise(options: PredictOptions, case: Case, what_if: WhatIf) -> Case:
 
 
 def _diagnosed(case: Case, top_gradient: float | None) -> dslm.Diagnosis:
+    n_layers = max((len(stack.blocks) for stack in case.spec.stacks.values()), default=0)
+    deepest = None if 4 * n_layers <= DEEPEST else max(n_layers, DEEPEST)
     try:
-        return dslm.diagnose(case.spec, top_gradient_std=top_gradient)
+        return dslm.diagnose(case.spec, top_gradient_std=top_gradient, search_depth=deepest)
     except dslm.SpecError as error:
         raise StartError(f"{case.name}: {error}") from error
 

@@ -41,11 +41,11 @@ def initial_moments(model: nn.Module) -> dict[str, tuple[float, float]]:
     return moments
 
 
-class _SampledFills(TorchDispatchMode):
+class _SampledFills(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Does to a parameter's sample what is done to the parameter."""
 
     def __init__(self, samples: Mapping[int, Tensor], sizes: Mapping[int, int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._samples, self._sizes = samples, sizes
 
     def __torch_dispatch__(

@@ -31,7 +31,13 @@ from trainer_agent.description.spec.moments import Weighed
 from trainer_agent.model.blocks import columns
 
 WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-WIDTHS_OF_FAMILIES = ("ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "num_kv_heads")
+WIDTHS_OF_FAMILIES: tuple[str, ...] = (
+    "ffn_dim",
+    "d_ff",
+    "n_inner",
+    "ffn_hidden_size",
+    "num_kv_heads",
+)
 WIDTHS_OF_FAMILIES += ("word_embed_proj_dim", "hidden_size_per_layer_input")
 FACTORS = (64, 32, 16, 8, 4, 2)
 NARROWEST = 256  # features: statistics of fewer are no guide to what a tensor is

@@ -85,7 +85,7 @@ def describe_config(
 def _default_context(model: nn.Module) -> int:
     positions = setting(model.config, "max_position_embeddings")
     limited = isinstance(positions, int) and positions > 1
-    return min(DEFAULT_CONTEXT, positions) if limited else DEFAULT_CONTEXT  # type: ignore[type-var]
+    return min(DEFAULT_CONTEXT, positions) if limited else DEFAULT_CONTEXT
 
 
 def _spec(reduced: _Reduced) -> dslm.ModelSpec:

@@ -52,7 +52,8 @@ class BlockOutputs:
             return (stream, *output[1:])
         if isinstance(output, Mapping):
             first = next(iter(output))
-            return type(output)({**output, first: stream})
+            kind: Any = type(output)
+            return kind({**output, first: stream})
         return stream
 
 
