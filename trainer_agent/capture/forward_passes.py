@@ -62,8 +62,6 @@ class ForwardPasses:
                 passes.recomputed[index] = passes.number
         elif not same_pass:
             streams = {index + 1, *([0] if index == 0 else [])}
-            passes.counted = {
-                (site, at): number
-                for (site, at), number in passes.counted.items()
-                if (at not in streams if site == "stream" else at != index)
-            }
+            for site, at in tuple(passes.counted):
+                if at in streams if site == "stream" else at == index:
+                    del passes.counted[site, at]

@@ -32,8 +32,7 @@ def is_of_loss(call: BackwardCall, gradient: StreamGradient[Any], g: Tensor, not
     Gradients that a loop takes by ``torch.autograd.grad`` for parameters, without making them
     differentiable, are: it is about to put them into ``.grad``.
     """
-    # Gradients are enabled while a pass makes its own differentiable.
-    gradient.differentiated |= torch.is_grad_enabled()
+    gradient.note_pass()
     if is_transformed():
         notes.say("transforms", TRANSFORMED)
     elif torch._C._functorch.is_legacy_batchedtensor(g):

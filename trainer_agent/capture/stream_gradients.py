@@ -26,34 +26,51 @@ class StreamGradient(Generic[Counted]):
     """The gradient of one tensor, which several backward passes may bring in parts.
 
     Attributes:
-        count: takes the sums of a gradient, and returns what `StreamGradients` can withdraw.
         waiting: the sum of the parts that have come, where there may be more.
-        version: of that sum; another one says that somebody has written to it.
-        step: in which it was counted, None before.
-        counted: what was.
+        step: in which it was counted or given up, None before.
         differentiated: whether a pass has made its own gradients differentiable.
     """
 
-    __slots__ = ("count", "counted", "differentiated", "step", "version", "waiting")
+    __slots__ = ("_count", "_counted", "_version", "differentiated", "step", "waiting")
 
     def __init__(self, count: Callable[[Tensor], Counted]) -> None:
-        self.count = count
+        """Prepare; `count` takes the sums of a gradient, and returns what can be withdrawn."""
+        self._count = count
+        self._counted: Counted | None = None
+        self._version = 0
         self.waiting: Tensor | None = None
-        self.version = 0
         self.step: int | None = None
-        self.counted: Counted | None = None
         self.differentiated = False
+
+    def note_pass(self) -> None:
+        """Note how the pass that brings a part was asked for."""
+        # Gradients are enabled while a pass makes its own differentiable.
+        self.differentiated |= torch.is_grad_enabled()
 
     def put(self, total: Tensor) -> None:
         """Have `total` wait."""
-        self.waiting, self.version = total, total._version
+        self.waiting, self._version = total, total._version
 
     def take(self) -> Tensor | None:
         """What waits, which the gradient then lets go; raises where it was written to."""
         total, self.waiting = self.waiting, None
-        if total is not None and total._version != self.version:
+        if total is not None and total._version != self._version:
             raise RuntimeError("a gradient was written to before its other parts came")
         return total
+
+    def count(self, total: Tensor, step: int) -> None:
+        """Count the sum of the parts, in this step."""
+        self.step = step
+        self._counted = self._count(total)
+
+    def give_up(self, step: int) -> None:
+        """Let go what waits, and take no part any more."""
+        self.step, self.waiting = step, None
+
+    def withdraw(self) -> Counted | None:
+        """What was counted, once: it was but a part."""
+        counted, self._counted = self._counted, None
+        return counted
 
 
 class StreamGradients(Generic[Counted]):
@@ -78,7 +95,7 @@ class StreamGradients(Generic[Counted]):
         was_waiting, before = gradient.waiting is not None, gradient.take()
         total = g.detach() if before is None else before + g.detach()
         if not retains or not (was_waiting or self._has_room(total)):
-            self._count(gradient, total)
+            gradient.count(total, self._step)
             return
         if not was_waiting:
             self._waiting.append(gradient)
@@ -91,21 +108,18 @@ class StreamGradients(Generic[Counted]):
         for gradient in waiting:
             total = gradient.take()
             if total is not None:
-                self._count(gradient, total)
+                gradient.count(total, self._step)
         self._step += 1
 
     def forget(self) -> None:
         """Let go what waits, uncounted."""
         for gradient in self._waiting:
-            gradient.waiting, gradient.step = None, self._step
+            gradient.give_up(self._step)
         self._waiting, self._bytes = [], 0
         self._step += 1
 
-    def _count(self, gradient: StreamGradient[Counted], total: Tensor) -> None:
-        gradient.step, gradient.counted = self._step, gradient.count(total)
-
     def _withdraw_from(self, gradient: StreamGradient[Counted]) -> None:
-        counted, gradient.counted = gradient.counted, None
+        counted = gradient.withdraw()
         if counted is not None and gradient.step == self._step:
             self._withdraw(counted)
         self._notes.say("several backward passes", TWICE)
