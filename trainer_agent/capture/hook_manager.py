@@ -78,6 +78,7 @@ class HookManager:
         charge = partial(account.add, "attention_logits")
         self._interception = AttentionInterception(recorder.logits, charge)
         self._running: Chunk | None = None
+        self._trains = True  # the running pass, as far as is known
         self._returned_loss = StepLoss()
         self._may_intercept = self._in_shape_inference = False
         self._handles = HookHandles()
@@ -256,7 +257,9 @@ class HookManager:
                 self._in_shape_inference = True
             elif recorder.wants(module):
                 self._keep_up_with_model()
-                if chunk.suffix in self._listeners:
+                # An evaluation without `torch.no_grad` says nothing of how the job trains.
+                self._trains = module.training or recorder.trains_in_evaluation
+                if chunk.suffix in self._listeners and self._trains:
                     self._listeners[chunk.suffix].pass_begins(args, kwargs)
                 self._may_intercept = self._can_intercept()
                 self._search_patch_points()
@@ -274,8 +277,9 @@ class HookManager:
         chunk, self._running = self._running, None
         if chunk is not None:
             self._may_intercept = False
-            self._returned_loss.add(returned_loss(output))
-            if chunk.suffix in self._listeners:
+            if self._trains:
+                self._returned_loss.add(returned_loss(output))
+            if chunk.suffix in self._listeners and self._trains:
                 with self._guard.at("model output"):
                     self._listeners[chunk.suffix].pass_ends(output)
             self._recorder.finish_pass()

@@ -71,7 +71,7 @@ class BeforeBlock(Hook):
         if not recorder.active:
             return
         if not torch.compiler.is_compiling():
-            recorder.enter_block(self._stack, self._index)
+            recorder.enter_block(self._stack, self._index, training=module.training)
         # Every later block's input is the output of the one before, which is counted there.
         if self._index == 0 and recorder.wants(module):
             x = first_stream((*args, *kwargs.values()))

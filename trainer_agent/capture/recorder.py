@@ -35,6 +35,9 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 OnTensor = Callable[[str, Tensor, Tensor | None], None]
 # What was counted of a gradient: its stack's first block, its place, and its sums.
 CountedGradient = tuple[str, int, TensorSums]
+# What was seen of a place in evaluation mode: its stack's first block, site, index, and the sums.
+Deferred = tuple[str, str, int, TensorSums | QuerySample]
+IN_EVALUATION = "the model trains in evaluation mode (`model.eval()`), without dropout"
 
 
 class Recorder:
@@ -71,6 +74,8 @@ class Recorder:
         self._block: tuple[str, int] | None = None
         self._on_input: dict[str, OnTensor] = {}
         self._on_top_gradient: dict[str, OnTensor] = {}
+        self._deferred: list[Deferred] | None = None
+        self.trains_in_evaluation = False
         self._gradient_hooks, self._backward = GradientHooks(), BackwardPasses()
         self._gradients = StreamGradients(self._withdraw, self._notes)
         # Of blocks that a reentrant checkpoint has run again in this step.
@@ -166,7 +171,9 @@ class Recorder:
 
     def wants(self, module: nn.Module) -> bool:
         """Whether what `module` now computes belongs to the sampled step."""
-        wants = self.active and module.training and torch.is_grad_enabled()
+        wants = self.active and torch.is_grad_enabled()
+        if not module.training and torch.compiler.is_compiling():
+            return False
         if not wants or torch.compiler.is_compiling() or not is_transformed():
             return wants
         self._notes.say("transforms", TRANSFORMED)
@@ -189,10 +196,17 @@ class Recorder:
         self._masks = masks
         self._passes.begin(suffix)
 
-    def enter_block(self, stack: str, index: int) -> None:
-        """A block starts; the first block's start is a new pass, unless it is a recomputation."""
+    def enter_block(self, stack: str, index: int, *, training: bool = True) -> None:
+        """A block starts; the first block's start is a new pass, unless it is a recomputation.
+
+        What a block in evaluation mode shows counts once a backward pass has come for it.
+        """
         if is_transformed():
             return
+        if training or in_backward():
+            self._deferred = None
+        elif index == 0 or self._deferred is None:
+            self._deferred = []
         self._block = (stack, index)
         self._ran = True
         # A reentrant checkpoint runs blocks again inside the backward pass.
@@ -239,7 +253,7 @@ class Recorder:
         started = time.perf_counter()
         try:
             if self._passes.first_time(stack, site, index) and self._counts(stack, index):
-                self._count(self._rows[stack, site] + index, x, self._mask(stack, x))
+                self._count_at(stack, site, index, x, self._mask(stack, x))
                 self._half |= x.dtype == torch.float16
         except Exception as error:
             self._guard.note(f"{stack}/{site}[{index}]", error)
@@ -270,7 +284,11 @@ class Recorder:
             first = self._passes.first_time(stack, "attention_logits", index)
             call = sample() if first and self._counts(stack, index) else None
             if call is not None:
-                self._logits.add(self._rows[stack, "attention_logits"] + index, call)
+                if self._deferred is None:
+                    self._logits.add(self._rows[stack, "attention_logits"] + index, call)
+                else:
+                    place = self._first_blocks[stack], "attention_logits", index
+                    self._deferred.append((*place, call))
         self._account.charge("attention_logits", started)
 
     def finish_pass(self) -> None:
@@ -297,6 +315,32 @@ class Recorder:
     def _mask(self, stack: str, x: Tensor) -> Tensor | None:
         return fitting(self._masks.get(self._last_stacks.get(stack, stack)), x)
 
+    def _count_at(self, stack: str, site: str, index: int, x: Tensor, mask: Tensor | None) -> None:
+        if self._deferred is None or stack not in self._first_blocks:
+            self._count(self._rows[stack, site] + index, x, mask)
+            return
+        part = local_part(x)
+        if part is not None:
+            sums = self._reduction.sums(part, mask if part is x else fitting(mask, part))
+            # The stack goes by its first block: until then it may get another name.
+            self._deferred.append((self._first_blocks[stack], site, index, sums))
+
+    def _count_deferred(self, deferred: list[Deferred], _g: Tensor) -> None:
+        """Count what a pass in evaluation mode has shown: the job does train by it."""
+        if not self.active:
+            return
+        self.trains_in_evaluation = True
+        self._notes.say("evaluation mode", IN_EVALUATION)
+        with self._guard.at("evaluation mode"):
+            while deferred:
+                first_block, site, index, content = deferred.pop(0)
+                row = self._rows[self._stacks[first_block], site] + index
+                if isinstance(content, TensorSums):
+                    self._add(row, content)
+                else:
+                    self._logits.add(row, content)
+            self._logits.flush()
+
     def _count(self, row: int | Tensor, x: Tensor, mask: Tensor | None) -> None:
         self._add_sums(row, x, mask)  # which compiled code cannot return
 
@@ -305,19 +349,24 @@ class Recorder:
         if part is not x:  # the other processes count theirs
             return None if part is None else self._add_sums(row, part, fitting(mask, part))
         sums = self._reduction.sums(x, mask)
+        self._add(row, sums)
+        return sums
+
+    def _add(self, row: int | Tensor, sums: TensorSums) -> None:
         self.accumulator.add(row, sums.moments)
         if sums.extra is not None:
             self.accumulator.add_extra(row, *sums.extra)
         if sums.gram is not None:
             self.accumulator.set_gram(row, sums.gram)
-        return sums
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         mask = self._mask(stack, x)
         if self._counts(stack, index):
-            self._count(self._rows[stack, "stream"] + index, x, mask)
+            self._count_at(stack, "stream", index, x, mask)
         self._half |= x.dtype == torch.float16
-        if index == 0:
+        if self._deferred is not None and index == self._tops[stack] and x.requires_grad:
+            on_gradient(x, partial(self._count_deferred, self._deferred))
+        if index == 0 and (self._deferred is None or self.trains_in_evaluation):
             self._tell(self._on_input, stack, x, mask)
         if x.requires_grad:
             # The stack goes by its first block: until then it may get another name.

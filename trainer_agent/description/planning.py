@@ -58,7 +58,9 @@ def _stack_plan(stack: StackParts) -> StackPlan:
         feed_forward=tuple(added.module for added in feed_forward),
         attention_factors=tuple(added.factor for added in attention),
         feed_forward_factors=tuple(added.factor for added in feed_forward),
-        attention_outputs=tuple(p and p.attention.output.module for p in stack.parts),
+        attention_outputs=tuple(
+            None if parts is None else parts.attention.output.module for parts in stack.parts
+        ),
         projections=tuple(_projections(parts) for parts in stack.parts),
         attention_norm=tuple(of_block.get(NORM_INPUTS[0]) for of_block in norms),
         feed_forward_norm=tuple(of_block.get(NORM_INPUTS[1]) for of_block in norms),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer_agent.capture.hooks import first_stream
 from trainer_agent.description.planning import norm_modules
@@ -32,7 +32,6 @@ class Counts(Protocol):
 
 def count_branches(
     hooks: Counts,
-    model: nn.Module,
     block: str,
     reading: BlockReading,
     calls: Mapping[str, ModuleCall],
@@ -56,7 +55,7 @@ def count_branches(
     ).items():
         path = added.module
         call = None if path is None else calls.get(path)
-        if path is None or call is None or not model.get_submodule(path).training:
+        if path is None or call is None:
             continue
         args, kwargs = call.args
         x = first_stream((*args, *kwargs.values()) if site in NORM_INPUTS else call.output)

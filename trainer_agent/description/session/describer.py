@@ -222,7 +222,7 @@ class SelfDescription:
 
         self.together = self._must_agree = holds_shards(self._model)
         self._mask = padding_of(kwargs)
-        count = partial(count_branches, self._hooks, self._model)
+        count = partial(count_branches, self._hooks)
         # Rows that the other processes do not count could not be added up.
         on_block = None if self.together else count
         recognition = Recognition(self._model, self._hints, on_block=on_block)
