@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,8 @@ from trainer_agent.description.trace.graph import UnrecognisedError
 from trainer_agent.description.trace.tracer import Node, Trace
 
 MAX_NODES = 256  # of what comes after the last block
+
+logger = logging.getLogger("evenkeel")
 
 
 @dataclass(slots=True)
@@ -65,9 +68,10 @@ class HeadTrace:
             # calls outside any module carry the name of the block that the trace began with
             where = "head" if error.where == block else error.where
             self.missing = (Missing(where, error.what, error.why),)
-        except Exception as error:  # reading numbers off a foreign graph: it must not stop the rest
-            what = f"{type(error).__name__}: {error}"
-            self.missing = (Missing("head", what, "what follows the blocks could not be followed"),)
+        except Exception:  # reading numbers off a foreign graph: it must not stop the rest
+            logger.debug("evenkeel cannot read the head", exc_info=True)
+            why = "what follows the blocks could not be followed"
+            self.missing = (Missing("head", "loss and logits", why),)
         else:
             if part is not None:
                 self._parts[block] = replace(part, labels=_masked(part.labels, mask))
