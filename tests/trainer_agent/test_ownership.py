@@ -10,8 +10,9 @@ import trainer_agent
 
 ROOT = Path(trainer_agent.__file__).parent
 ROOMS = ("capture", "commands", "distributed", "job", "sampling")
-# What is written to and belongs to torch.
+# What is written to and belongs to torch or Python.
 FOREIGN = {
+    "finalize(model, model_is_gone).atexit",
     "options.reduceOp",
     "parameter.grad",
     "wrapper._torchdynamo_orig_callable",
