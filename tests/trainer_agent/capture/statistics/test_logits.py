@@ -189,7 +189,7 @@ def test_attention_is_looked_for_in_the_whole_block_where_its_place_is_not_known
     def refuse(*args: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(Recognition, "finish", refuse)
+    monkeypatch.setattr(Recognition, "_architecture", refuse)
     model, _ = built()
     agent, transport = recorded(model, tmp_path)
     loss_of(model, batch(0)).backward()
