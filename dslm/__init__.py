@@ -1,4 +1,4 @@
-"""The theory: signal-propagation moments of transformers, forward and backward.
+"""The theory: signal-propagation moments of transformers, forward and backward::
 
     prediction = dslm.predict(spec)
     prediction.stacks["decoder"].forward.variance  # float64[N+1], index 0 the input of block 0
