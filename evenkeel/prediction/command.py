@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,13 +55,15 @@ def predict(options: PredictOptions) -> None:
     _check(options)
     what_if = parse_what_if(options.what_if)
     cases = _cases(options, what_if)
-    diagnosed = [(case, _diagnosed(case, options.top_gradient)) for case in cases]
+    diagnosed = [
+        (case, _diagnosed(case, options.top_gradient or case.top_gradient)) for case in cases
+    ]
+    if options.plot is not None:  # first: a pager that closes early must not cost the plot
+        write_plot(list(lines_of(diagnosed)), options.plot)
     if options.as_json:
         print(json.dumps(document(_source(options), diagnosed)))
     else:
         print("\n".join(lines(diagnosed)))
-    if options.plot is not None:
-        write_plot(list(lines_of(diagnosed)), options.plot)
 
 
 def _check(options: PredictOptions) -> None:
@@ -101,7 +103,7 @@ def _otherwise(options: PredictOptions, case: Case, what_if: WhatIf) -> Case:
     return changed(replace(deeper, name=case.name), what_if)
 
 
-def _diagnosed(case: Case, top_gradient: float | None) -> dslm.Diagnosis:
+def _diagnosed(case: Case, top_gradient: float | Mapping[str, float]) -> dslm.Diagnosis:
     try:
         return dslm.diagnose(case.spec, top_gradient_std=top_gradient)
     except dslm.SpecError as error:
