@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dslm.diagnosis.depth_sweep import CorrelationTrend, Crossing
 from dslm.diagnosis.diagnose import diagnose
-from dslm.diagnosis.growth import Growth, fit_growth
+from dslm.diagnosis.growth import Growth, GrowthBelowTop, fit_growth
 from dslm.diagnosis.precision import FORMATS, NumberFormat, Outside
 from dslm.diagnosis.report import Advice, Diagnosis, FormatReport, StackDiagnosis, TopGradient
 from dslm.diagnosis.score_scale import ScoreScale
@@ -19,6 +19,7 @@ __all__ = [
     "Diagnosis",
     "FormatReport",
     "Growth",
+    "GrowthBelowTop",
     "NumberFormat",
     "Outside",
     "ScoreScale",

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from dslm.diagnosis.depth_sweep import CorrelationTrend
-from dslm.diagnosis.report import Advice, FormatReport
+from dslm.diagnosis.report import FormatReport
 from dslm.diagnosis.score_scale import ScoreScale
 from dslm.errors import SpecError
 from dslm.prediction import StackPrediction
-from dslm.scaling import deepscale
-from dslm.spec import Stack
+from dslm.scaling import Scaling, deepscale_stacks
+from dslm.spec import ModelSpec, Stack
 
 UNEVEN_GRADIENT = 10.0  # largest over smallest norm, past which scaling is advised
 
 
-def advise(
+def reasons_to_scale(
     stack: Stack,
     factor: float | None,
     correlation: CorrelationTrend | None,
     scores: ScoreScale | None,
     formats: tuple[FormatReport, ...],
-) -> Advice:
-    """Return DeepScaleLM's scales, with the reasons for them.
+) -> tuple[str, ...]:
+    """Return the faults of a stack that DeepScaleLM repairs.
 
-    Reasons are: a gradient norm that differs more than 10-fold between layers, tokens that become
+    They are: a gradient norm that differs more than 10-fold between layers, tokens that become
     one vector within the stack, a saturated softmax, and a stream that overflows fp16.
     """
     n = len(stack.blocks)
@@ -37,12 +39,16 @@ def advise(
         reasons.append(f"the softmax of layer {scores.layer} is saturated")
     if formats and formats[0].activation_overflow.within(n):
         reasons.append(f"the stream overflows fp16 at layer {formats[0].activation_overflow.depth}")
-    # scales are given even where they are not needed, unless a block has no theory
+    return tuple(reasons)
+
+
+def scalings(spec: ModelSpec) -> tuple[Mapping[str, Scaling], str]:
+    """Return DeepScaleLM's scales of every stack, or none and the reason for that."""
     try:
         with np.errstate(all="ignore"):  # weights that overflow are measured, not used
-            return Advice(tuple(reasons), deepscale(stack))
+            return deepscale_stacks(spec), ""
     except SpecError as error:
-        return Advice(tuple(reasons), None, str(error))
+        return {}, str(error)
 
 
 def gradient_factor(prediction: StackPrediction) -> float | None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from dslm.diagnosis import sentences as say
-from dslm.diagnosis.advice import advise, gradient_factor
+from dslm.diagnosis.advice import gradient_factor, reasons_to_scale, scalings
 from dslm.diagnosis.depth_sweep import DepthSweep, correlation_trend, sweep_depths
 from dslm.diagnosis.formats import format_reports
-from dslm.diagnosis.growth import fit_growth
-from dslm.diagnosis.report import Diagnosis, StackDiagnosis, StackPlacement, TopGradient
+from dslm.diagnosis.growth import fit_below_top, fit_growth
+from dslm.diagnosis.report import Advice, Diagnosis, StackDiagnosis, StackPlacement, TopGradient
 from dslm.diagnosis.score_scale import largest_scores
 from dslm.errors import SpecError
 from dslm.model import predict
 from dslm.prediction import Prediction, StackPrediction
+from dslm.scaling import Scaling
 from dslm.spec import ModelSpec, Stack
 
 
@@ -23,7 +25,7 @@ def diagnose(
     spec: ModelSpec,
     *,
     prediction: Prediction | None = None,
-    top_gradient_std: float | None = None,
+    top_gradient_std: float | Mapping[str, float] | None = None,
     search_depth: int | None = None,
 ) -> Diagnosis:
     """Say what the theory's curves mean for a model.
@@ -37,37 +39,41 @@ def diagnose(
     Args:
         spec: the model, from `trainer_agent.describe` or built by hand.
         prediction: the result of `predict(spec)`, to save computing it again.
-        top_gradient_std: standard deviation of an entry of dLoss/d(last block's output). Without
-            it the loss is taken as a mean over the batch's tokens, with a gradient of norm
-            1/tokens at each token's vector.
+        top_gradient_std: standard deviation of an entry of dLoss/d(last block's output), of
+            every stack or by the stack's name. Without it, it is predicted from the spec's head
+            and loss; without those, the loss is taken as a mean over the batch's tokens, with a
+            gradient of norm 1/tokens at each token's vector.
         search_depth: blocks of the deepest stack predicted, by default as above.
 
     Raises:
         SpecError: if the spec describes no possible model, or `top_gradient_std` is not positive.
     """
-    if top_gradient_std is not None and not 0 < top_gradient_std < math.inf:
-        raise SpecError("top_gradient_std", "give a positive standard deviation")
+    top_stds = _by_stack(spec, top_gradient_std)
     prediction = predict(spec) if prediction is None else prediction
     sweeps = sweep_depths(spec, prediction.stacks, search_depth)
-    stacks = {
-        name: _stack(stack, sweeps[name], _top_gradient(stack, spec.batch_size, top_gradient_std))
-        for name, stack in spec.stacks.items()
-    }
+    scaled, refusal = scalings(spec)
+    stacks = {}
+    for name, stack in spec.stacks.items():
+        scale = prediction.stacks[name].gradient_scale
+        top = _top_gradient(stack, spec.batch_size, top_stds.get(name), scale)
+        stacks[name] = _stack(stack, sweeps[name], top, (scaled.get(name), refusal))
     return Diagnosis(stacks, prediction)
 
 
-def _stack(stack: Stack, sweep: DepthSweep, top: TopGradient) -> StackDiagnosis:
+def _stack(
+    stack: Stack, sweep: DepthSweep, top: TopGradient, scaled: tuple[Scaling | None, str]
+) -> StackDiagnosis:
     prediction, n, placed = sweep.stacks[0], len(stack.blocks), placement(stack)
-    variance, gradient = (
-        fit_growth(prediction.forward.variance),
-        fit_growth(prediction.backward.variance),
-    )
+    variance = fit_growth(prediction.forward.variance)
+    gradient = fit_growth(prediction.backward.variance)
+    fits = gradient is None or gradient.fits
+    below = None if fits else fit_below_top(prediction.backward.variance)
     trend, scores = correlation_trend(sweep), largest_scores(stack, prediction.score_variance)
     factor = gradient_factor(prediction)
     formats = format_reports(sweep, top) if _predicted_everywhere(prediction) else ()
-    advice = advise(stack, factor, trend, scores, formats)
+    advice = Advice(reasons_to_scale(stack, factor, trend, scores, formats), *scaled)
     sentences = (
-        say.gradient_sentence(placed, prediction, gradient),
+        say.gradient_sentence(placed, prediction, gradient, below),
         say.variance_sentence(prediction, variance),
         say.correlation_sentence(trend, n),
         say.scores_sentence(scores),
@@ -82,6 +88,7 @@ def _stack(stack: Stack, sweep: DepthSweep, top: TopGradient) -> StackDiagnosis:
         sentences=sentences,
         variance=variance,
         gradient=gradient,
+        gradient_below=below,
         gradient_factor=factor,
         correlation=trend,
         scores=scores,
@@ -104,8 +111,21 @@ def placement(stack: Stack) -> StackPlacement:
     return placements.pop() if len(placements) == 1 else "mixed"
 
 
-def _top_gradient(stack: Stack, batch_size: int, std: float | None) -> TopGradient:
+def _by_stack(spec: ModelSpec, std: float | Mapping[str, float] | None) -> Mapping[str, float]:
+    if std is None:
+        return {}
+    stds = std if isinstance(std, Mapping) else dict.fromkeys(spec.stacks, std)
+    if not all(0 < value < math.inf for value in stds.values()):
+        raise SpecError("top_gradient_std", "give a positive standard deviation")
+    return stds
+
+
+def _top_gradient(
+    stack: Stack, batch_size: int, std: float | None, predicted_var: float
+) -> TopGradient:
     if std is not None:
         return TopGradient(std, "given")
+    if 0 < predicted_var < math.inf:  # NaN without a head
+        return TopGradient(math.sqrt(predicted_var), "predicted")
     tokens = batch_size * int(stack.input_kernel.cell_sizes.sum())
     return TopGradient(1 / (tokens * math.sqrt(stack.d_model)), "assumed")

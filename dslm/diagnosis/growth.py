@@ -77,6 +77,44 @@ def fit_growth(curve: Floats) -> Growth | None:
     return min(fits, key=lambda fit: _score(fit, int(usable.sum())))
 
 
+@dataclass(frozen=True, slots=True)
+class GrowthBelowTop:
+    """The law of a gradient below the top layers, where another law holds.
+
+    Attributes:
+        top_layers: layers at the top that the law leaves out.
+        growth: the law, from layer 1 up to there.
+    """
+
+    top_layers: int
+    growth: Growth
+
+
+def fit_below_top(curve: Floats) -> GrowthBelowTop | None:
+    """Return the law of as many lower layers as one law fits; None where no lower half has one.
+
+    Tokens' gradients are independent at the top, and become as correlated as the stack makes them
+    on their way down; in these layers another law holds. Their number is found by bisection.
+    """
+    high = len(curve) - 1  # the law of layers 1 to `high` does not fit, of 1 to `low` it does
+    low, best = high // 2, _fitting(curve, high // 2)
+    if best is None:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        fit = _fitting(curve, middle)
+        if fit is None:
+            high = middle
+        else:
+            low, best = middle, fit
+    return GrowthBelowTop(len(curve) - 1 - low, best)
+
+
+def _fitting(curve: Floats, last: int) -> Growth | None:
+    fit = fit_growth(curve[: last + 1])
+    return fit if fit is not None and fit.fits else None
+
+
 def _score(fit: Growth, n: int) -> float:
     constants = 1 if fit.law == "constant" else 2
     return float(2 * n * np.log(max(fit.error, SAME_WITHIN)) + constants * np.log(n))

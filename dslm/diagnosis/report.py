@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dslm.diagnosis.depth_sweep import CorrelationTrend, Crossing
-from dslm.diagnosis.growth import Growth
+from dslm.diagnosis.growth import Growth, GrowthBelowTop
 from dslm.diagnosis.precision import Outside
 from dslm.diagnosis.score_scale import ScoreScale
 from dslm.prediction import Prediction
@@ -23,12 +23,13 @@ class TopGradient:
 
     Attributes:
         std: standard deviation of an entry of dLoss/d(output of the last block).
-        source: ``"given"`` by the caller, or ``"assumed"``: a loss averaged over the batch's
+        source: ``"given"`` by the caller; ``"predicted"`` from the stack's head and loss, or from
+            those of the stack that reads it; or ``"assumed"``: a loss averaged over the batch's
             tokens whose gradient at each token's vector has norm 1/tokens.
     """
 
     std: float
-    source: Literal["given", "assumed"]
+    source: Literal["given", "predicted", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class StackDiagnosis:
         sentences: the diagnosis in words, most important first.
         variance, gradient: laws of the stream's variance and of its gradient's, over layers
             1 to N.
+        gradient_below: the gradient's law below the top layers, where none fits all layers.
         gradient_factor: largest over smallest standard deviation of the gradient, layers 1 to N.
         correlation: how token correlation develops with depth.
         scores: the largest attention scores.
@@ -100,6 +102,7 @@ class StackDiagnosis:
     sentences: tuple[str, ...]
     variance: Growth | None
     gradient: Growth | None
+    gradient_below: GrowthBelowTop | None
     gradient_factor: float | None
     correlation: CorrelationTrend | None
     scores: ScoreScale | None

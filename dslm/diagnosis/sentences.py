@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dslm.diagnosis.depth_sweep import CorrelationTrend, Crossing
-from dslm.diagnosis.growth import Growth
+from dslm.diagnosis.growth import Growth, GrowthBelowTop
 from dslm.diagnosis.report import Advice, FormatReport
 from dslm.diagnosis.score_scale import ScoreScale
 from dslm.prediction import StackPrediction
@@ -27,7 +27,9 @@ PLACED = {
 STEEP = 20.0  # a rate per layer, from which on 1 + bl is bl within 5 % at layer 1
 
 
-def gradient_sentence(placed: str, prediction: StackPrediction, law: Growth | None) -> str:
+def gradient_sentence(
+    placed: str, prediction: StackPrediction, law: Growth | None, below: GrowthBelowTop | None
+) -> str:
     """Say how the gradient's norm changes on its way down through the stack."""
     curve = prediction.backward.variance
     if not np.isfinite(curve).all():
@@ -35,7 +37,15 @@ def gradient_sentence(placed: str, prediction: StackPrediction, law: Growth | No
     bottom = min(1, len(curve) - 1)
     times = math.sqrt(curve[bottom])
     at_bottom = f"at layer {bottom} it is {times:.3g} times that of layer {len(curve) - 1}"
-    return f"{PLACED[placed]}: the gradient's norm {_gradient_law(law)}; {at_bottom}."
+    change = _gradient_law(law) if below is None else _in_two_parts(curve, below)
+    return f"{PLACED[placed]}: the gradient's norm {change}; {at_bottom}."
+
+
+def _in_two_parts(curve: Floats, below: GrowthBelowTop) -> str:
+    ratio = math.sqrt(curve[-1] / curve[-1 - below.top_layers])
+    times = f"falls {ratio:.3g}-fold" if ratio > 1 else f"grows {1 / ratio:.3g}-fold"
+    layers = f"{below.top_layers} layers" if below.top_layers > 1 else "layer"
+    return f"{times} through the top {layers}, and below {_gradient_law(below.growth)}"
 
 
 def _gradient_law(law: Growth | None) -> str:

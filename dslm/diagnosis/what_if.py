@@ -10,8 +10,8 @@ import numpy as np
 
 from dslm.errors import SpecError
 from dslm.kernels.grid import mean_diagonal, prepare
-from dslm.scaling import apply_scaling, deepscale
-from dslm.spec import Block, Kernel, ModelSpec, Stack
+from dslm.scaling import Scaling, apply_scaling, deepscale_stacks
+from dslm.spec import Block, Head, Kernel, ModelSpec, Stack
 
 MAX_LAYERS = 10_000  # a prediction's cost is linear in it
 
@@ -20,7 +20,8 @@ def with_placement(spec: ModelSpec, placement: Literal["pre", "post"]) -> ModelS
     """Return `spec` with every norm before its branch (Pre-LN) or after the sum (Post-LN).
 
     Weights and gains stay as they are. A stream that becomes Post-LN starts at unit variance, as
-    with a norm on the embedding (BERT), and has no final norm.
+    with a norm on the embedding (BERT), and has no final norm. Where the spec has a head, the
+    gradient at the top is predicted from it, in place of the measured one.
 
     Args:
         spec: the model.
@@ -36,10 +37,13 @@ def with_placement(spec: ModelSpec, placement: Literal["pre", "post"]) -> ModelS
             replace(_movable(block, f"{path}.blocks[{index}]"), placement=placement)
             for index, block in enumerate(stack.blocks)
         )
-        moved = replace(stack, blocks=blocks)
-        if placement == "pre" or blocks == stack.blocks:
+        if blocks == stack.blocks:
+            return stack
+        moved = _without_measured_gradient(replace(stack, blocks=blocks))
+        if placement == "pre":
             return moved
-        return replace(moved, input_kernel=unit(stack.input_kernel), final_norm=None)
+        head = _without_final_norm(stack.head)
+        return replace(moved, input_kernel=unit(stack.input_kernel), final_norm=None, head=head)
 
     return _each_stack(spec, placed)
 
@@ -67,26 +71,55 @@ def with_depth(spec: ModelSpec, n_layers: int) -> ModelSpec:
         n = len(stack.blocks)
         if n == 0:
             raise SpecError(f"{path}.blocks", "give at least one block to repeat")
-        return replace(stack, blocks=tuple(stack.blocks[i % n] for i in range(n_layers)))
+        if n == n_layers:
+            return stack
+        deeper = tuple(stack.blocks[i % n] for i in range(n_layers))
+        return _without_measured_gradient(replace(stack, blocks=deeper))
 
     return _each_stack(spec, repeated)
 
 
 def with_deepscale(spec: ModelSpec) -> ModelSpec:
-    """Return `spec` with DeepScaleLM's weights and residual scales and an input of unit variance.
+    """Return `spec` with DeepScaleLM's weights and residual scales and inputs of unit variance.
 
     Raises:
-        SpecError: if a block is None or has cross-attention, or an input kernel is all zero.
+        SpecError: if a block is None, or an input kernel is all zero.
     """
 
-    def scaled(stack: Stack, path: str) -> Stack:
+    def with_unit_input(stack: Stack, path: str) -> Stack:
         for index, block in enumerate(stack.blocks):
-            _alone(_understood(block, f"{path}.blocks[{index}]"), f"{path}.blocks[{index}]")
-        start = replace(stack, input_kernel=unit(stack.input_kernel), reads=None)
-        with np.errstate(all="ignore"):  # weights that overflow are replaced
-            return apply_scaling(start, deepscale(start))
+            _understood(block, f"{path}.blocks[{index}]")
+        start = replace(stack, input_kernel=unit(stack.input_kernel))
+        return _without_measured_gradient(start)
 
-    return _each_stack(spec, scaled)
+    start = _each_stack(spec, with_unit_input)
+    with np.errstate(all="ignore"):  # weights that overflow are replaced
+        scalings = deepscale_stacks(start)
+    stacks = {name: _scaled(stack, scalings[name]) for name, stack in start.stacks.items()}
+    return replace(start, stacks=stacks)
+
+
+def _scaled(stack: Stack, scaling: Scaling) -> Stack:
+    scaled, head = apply_scaling(stack, scaling), stack.head
+    if head is None:
+        return scaled
+    std = scaling.embedding if head.tied else scaling.head
+    output = replace(head.output, weight_var=std**2, bias_var=0.0)
+    scale = head.scale * scaling.tied_head_input if head.tied else head.scale
+    return replace(scaled, head=replace(head, output=output, scale=scale))
+
+
+def _without_final_norm(head: Head | None) -> Head | None:
+    if head is None or not head.layers:
+        return head
+    first = head.layers[0]
+    final = first.norm is not None and first.linear is None
+    return replace(head, layers=head.layers[1:]) if final else head
+
+
+def _without_measured_gradient(stack: Stack) -> Stack:
+    """Return the stack without a top gradient measured on another model, if a head predicts one."""
+    return stack if stack.head is None else replace(stack, top_gradient_kernel=None)
 
 
 def unit(kernel: Kernel) -> Kernel:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import dslm
@@ -11,6 +11,23 @@ from server.errors import StartError
 
 Weights = Literal["initialisation", "today"]
 CHOICES = "use pre-ln, post-ln, deepscale or layers=N"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Measurements of one stack of a run, to compare a prediction with.
+
+    Attributes:
+        step: the sampled step.
+        top_gradient_std: standard deviation of an entry of the gradient at the last layer.
+        gradient_ratio: norm of the gradient at layer 1 over that at the last layer.
+        correlation: between tokens, at the last layer.
+    """
+
+    step: int
+    top_gradient_std: float
+    gradient_ratio: float
+    correlation: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +41,8 @@ class Case:
         step: optimizer step of the weights; None for a config.
         what_if: the changes made, as typed; empty for the unchanged model.
         notes: what a reader must know of how the spec was made.
+        measured: by stack, the run's measurements with these weights; empty for a what-if.
+        top_gradient: by stack, the measured scale of the gradient at the last layer.
     """
 
     name: str
@@ -32,6 +51,8 @@ class Case:
     step: int | None = None
     what_if: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    top_gradient: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +122,9 @@ def changed(case: Case, what_if: WhatIf) -> Case:
         raise StartError(f"--what-if {', '.join(what_if.typed)}: {error}") from error
     name = f"{case.name}, what if {', '.join(what_if.typed)}"
     notes = [note for note in notes if note]
-    return replace(case, name=name, spec=spec, what_if=what_if.typed, notes=tuple(notes))
+    return replace(
+        case, name=name, spec=spec, what_if=what_if.typed, notes=tuple(notes), measured={}
+    )
 
 
 def _depth_note(case: Case, layers: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,13 +60,15 @@ def predict(options: PredictOptions) -> None:
     with progress("reading the model"):
         cases = _cases(options, what_if)
         report("computing the curves, and those of deeper stacks")
-        diagnosed = [(case, _diagnosed(case, options.top_gradient)) for case in cases]
+        diagnosed = [
+            (case, _diagnosed(case, options.top_gradient or case.top_gradient)) for case in cases
+        ]
+    if options.plot is not None:  # first: a pager that closes early must not cost the plot
+        write_plot(list(lines_of(diagnosed)), options.plot)
     if options.as_json:
         print(json.dumps(document(_source(options), diagnosed)))
     else:
         print("\n".join(lines(diagnosed)))
-    if options.plot is not None:
-        write_plot(list(lines_of(diagnosed)), options.plot)
 
 
 def _check(options: PredictOptions) -> None:
@@ -106,7 +108,7 @@ def _otherwise(options: PredictOptions, case: Case, what_if: WhatIf) -> Case:
     return changed(replace(deeper, name=case.name), what_if)
 
 
-def _diagnosed(case: Case, top_gradient: float | None) -> dslm.Diagnosis:
+def _diagnosed(case: Case, top_gradient: float | Mapping[str, float]) -> dslm.Diagnosis:
     n_layers = max((len(stack.blocks) for stack in case.spec.stacks.values()), default=0)
     deepest = None if 4 * n_layers <= DEEPEST else max(n_layers, DEEPEST)
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import dslm
+from dslm.diagnosis import GrowthBelowTop
 from evenkeel.prediction.cases import Case
 
 VERSION = 1
@@ -31,6 +32,7 @@ def case_numbers(case: Case, diagnosis: dslm.Diagnosis) -> dict[str, Any]:
         "step": case.step,
         "what_if": list(case.what_if),
         "notes": list(case.notes),
+        "measured": plain(case.measured),
         "family": case.spec.family,
         "n_params": case.spec.n_params,
         "batch_size": case.spec.batch_size,
@@ -64,6 +66,8 @@ PROPERTIES = ("fits", "factor", "meaning", "needed")  # readers need not compute
 def _with_properties(value: object) -> Any:
     """Return a part's fields and its computed properties."""
     written = plain(value)
+    if isinstance(value, GrowthBelowTop):
+        return written | {"growth": _with_properties(value.growth)}
     if isinstance(written, dict):
         for name in PROPERTIES:
             if hasattr(value, name):
@@ -75,6 +79,8 @@ def plain(value: object) -> Any:
     """Return `value` in JSON's types; None for a number that is not finite, which JSON lacks."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):
         return [plain(item) for item in value.tolist()]
     if isinstance(value, tuple | list):

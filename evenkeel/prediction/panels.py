@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 import dslm
 from dslm.spec import Floats
 from evenkeel.prediction.cases import Case
@@ -44,6 +46,19 @@ PANELS = (
 # dark enough for white paper, and distinguishable without colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 RANK_LOSS = 0.99
+
+
+def log_limits(lines: list[Line], quantity: str) -> tuple[float, float] | None:
+    """Return limits of a logarithmic axis at least a decade apart; None to leave them open.
+
+    Without, a curve that hardly changes would fill the axis with its rounding errors.
+    """
+    values = np.concatenate([getattr(line, quantity) for line in lines])
+    positive = values[np.isfinite(values) & (values > 0)]
+    if len(positive) == 0 or positive.max() > 10 * positive.min():
+        return None
+    middle = float(np.sqrt(positive.min() * positive.max()))
+    return middle / 10**0.55, middle * 10**0.55
 
 
 def lines_of(diagnosed: list[tuple[Case, dslm.Diagnosis]]) -> Iterator[Line]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from evenkeel.prediction.panels import COLOURS, PANELS, RANK_LOSS, Line
+from evenkeel.prediction.panels import COLOURS, PANELS, RANK_LOSS, Line, log_limits
 from server.errors import StartError
 
 Writer = Callable[[list[Line], Path], None]
@@ -60,6 +61,9 @@ def _write_html(lines: list[Line], target: Path) -> None:
             )
         kind = "log" if panel.log else "linear"
         figure.update_yaxes(title=panel.label, type=kind, exponentformat="power", col=column)
+        limits = log_limits(lines, panel.quantity) if panel.log else None
+        if limits is not None:  # plotly takes the exponents
+            figure.update_yaxes(range=[math.log10(limit) for limit in limits], col=column)
     figure.add_hline(y=RANK_LOSS, line={"dash": "dot", "color": "#888"}, row=1, col=2)
     figure.update_xaxes(title="layer")
     figure.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.2})
@@ -76,7 +80,7 @@ def _write_png(lines: list[Line], target: Path) -> None:
             axes.plot(getattr(line, panel.quantity), dashes, color=colour, label=line.name, lw=1.8)
         axes.set(title=panel.title, xlabel="layer", ylabel=panel.label)
         if panel.log:
-            axes.set_yscale("log")
+            axes.set(yscale="log", ylim=log_limits(lines, panel.quantity))
         else:
             axes.axhline(RANK_LOSS, color="#888888", ls=":", lw=1)
         axes.grid(color="#dddddd", lw=0.6)

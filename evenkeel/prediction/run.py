@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from typing import Any, Literal
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
 import dslm
 from evenkeel.api import client_of, read
-from evenkeel.prediction.cases import Case
+from evenkeel.prediction.cases import Case, Measured
 from server.errors import StartError
 
+GRADIENT = "stream_gradient/variance_f32"
+CORRELATION = "stream/correlation_f32"
 WeightsChoice = Literal["init", "today", "both"]
 
 
@@ -54,4 +60,37 @@ def _case(client: httpx.Client, run: dict[str, Any], step: int) -> Case:
         ) from error
     initial = revision["label"] == "at initialisation"
     name = f"{run['name']} {revision['label']} (step {step})"
-    return Case(name, spec, "initialisation" if initial else "today", step)
+    measured = _measured(client, run, step)
+    return Case(
+        name,
+        spec,
+        "initialisation" if initial else "today",
+        step,
+        measured=measured,
+        top_gradient={
+            name: stack.top_gradient_std
+            for name, stack in measured.items()
+            if 0 < stack.top_gradient_std < math.inf
+        },
+    )
+
+
+def _measured(client: httpx.Client, run: dict[str, Any], step: int) -> dict[str, Measured]:
+    """Return the measurements of the last sampled step up to `step`, by stack, if there are any."""
+    if run["first_step"] is None or run["first_step"] > step:
+        return {}
+    profile = read(client, f"/runs/{run['id']}/profile", step=step)
+    measured = {}
+    for name, stack in profile["stacks"].items():
+        series = stack["series"]
+        if GRADIENT in series and CORRELATION in series:
+            gradient, correlation = _values(series[GRADIENT]), _values(series[CORRELATION])
+            with np.errstate(all="ignore"):
+                ratio = float(np.sqrt(gradient[min(1, len(gradient) - 1)] / gradient[-1]))
+                top = float(np.sqrt(gradient[-1]))
+            measured[name] = Measured(profile["step"], top, ratio, float(correlation[-1]))
+    return measured
+
+
+def _values(text: str) -> NDArray[np.float64]:
+    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)

@@ -44,20 +44,31 @@ def lines(diagnosed: list[Diagnosed]) -> Iterator[str]:
 def _words(case: Case, name: str, stack: dslm.StackDiagnosis) -> Iterator[str]:
     sizes = f"{stack.n_layers} layers x {stack.d_model}, {stack.seq_len} tokens"
     yield from textwrap.wrap(f"{case.name}: {name}, {sizes}", WIDTH)
-    for sentence in stack.sentences + case.notes:
+    for sentence in stack.sentences + _measured(case, name, stack.n_layers) + case.notes:
         yield from _item(sentence)
     if stack.advice.scaling is not None and stack.advice.needed:
         yield from _item(f"DeepScaleLM's standard deviations: {scaling_line(stack.advice.scaling)}")
     yield ""
-    yield from _formats(stack)
+    yield from _formats(case, name, stack)
     yield ""
+
+
+def _measured(case: Case, name: str, n_layers: int) -> tuple[str, ...]:
+    measured = case.measured.get(name)
+    if measured is None:
+        return ()
+    return (
+        f"Measured at step {measured.step}: the gradient's norm at layer 1 is "
+        f"{measured.gradient_ratio:.3g} times that of layer {n_layers}; token correlation at layer "
+        f"{n_layers} is {measured.correlation:.3f}.",
+    )
 
 
 def _item(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
 
 
-def _formats(stack: dslm.StackDiagnosis) -> Iterator[str]:
+def _formats(case: Case, name: str, stack: dslm.StackDiagnosis) -> Iterator[str]:
     if not stack.formats:
         return
     n = stack.n_layers
@@ -74,7 +85,7 @@ def _formats(stack: dslm.StackDiagnosis) -> Iterator[str]:
                 str(len(report.gradients.flushed)),
             )
         )
-    yield from textwrap.wrap(_top(stack), WIDTH)
+    yield from textwrap.wrap(_top(case, name, stack), WIDTH)
 
 
 def _from_top(crossing: Crossing, n_layers: int) -> str:
@@ -85,10 +96,13 @@ def _row(cells: tuple[str, ...]) -> str:
     return f"{cells[0]:<10}" + "".join(f"{cell:>17}" for cell in cells[1:])
 
 
-def _top(stack: dslm.StackDiagnosis) -> str:
+def _top(case: Case, name: str, stack: dslm.StackDiagnosis) -> str:
     top = stack.top_gradient
     if top.source == "given":
-        return f"Gradient at the top: {top.std:.3g} an entry, as given."
+        origin = "measured" if case.top_gradient.get(name) == top.std else "given"
+        return f"Gradient at the top: {top.std:.3g} an entry, as {origin}."
+    if top.source == "predicted":
+        return f"Gradient at the top: {top.std:.3g} an entry, predicted from the head and its loss."
     return (
         f"Gradient at the top: {top.std:.3g} an entry, assumed (a mean loss over the batch's "
         "tokens, a gradient of norm 1 at each); --top-gradient gives the measured one."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator
@@ -23,10 +24,11 @@ from evenkeel.prediction.plot import write_plot
 from evenkeel.prediction.table import WIDTH, lines
 from server.errors import StartError
 from tests.e2e.jobs import Server
-from tests.services.agent import LAYOUT
+from tests.services.agent import LAYOUT, batch, frame, vector
+from tests.services.polling import eventually
 from tests.services.process import free_port
 from tests.services.specs import post_ln
-from wire import RunDeclaration
+from wire import MEDIA_TYPE, RunDeclaration
 
 RUN = "a" * 32
 
@@ -63,11 +65,32 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with httpx.Client(base_url=f"{server.url}/api/v1/runs/", timeout=60) as client:
             client.put(RUN, content=msgspec.json.encode(declared)).raise_for_status()
             client.put(f"{RUN}/spec", json={"step": 50, "spec": last}).raise_for_status()
+            body = batch([frame(1, 50, values=measured_at_50())])
+            headers = {"content-type": MEDIA_TYPE}
+            client.post(f"{RUN}/frames", content=body, headers=headers).raise_for_status()
+            asyncio.run(stored(server.url))
             empty = RunDeclaration(project="p", name="empty", layout=LAYOUT)
             client.put("b" * 32, content=msgspec.json.encode(empty)).raise_for_status()
         yield server.url
     finally:
         server.stop()
+
+
+def measured_at_50() -> Any:
+    """A frame whose gradient's norm is 3 at layer 1 and 0.5 at the top, with tokens at 0.875."""
+    values = vector(50)
+    values[LAYOUT.slices["decoder/stream_gradient/variance"]] = [16, 9, 4, 1, 0.25]
+    values[LAYOUT.slices["decoder/stream/correlation"]] = 0.875
+    return values
+
+
+async def stored(url: str) -> None:
+    async with httpx.AsyncClient(base_url=f"{url}/api/v1/runs/") as client:
+
+        async def shown() -> Any:
+            return (await client.get(RUN)).json()
+
+        await eventually(shown, lambda run: run["frames"] == 1)
 
 
 def case(n_layers: int = 4) -> Case:
@@ -117,6 +140,22 @@ def test_run_is_shown_at_initialisation_and_from_todays_weights(url: str) -> Non
         expected = dslm.predict(post_ln(4, weight_var=weight_var)).stacks["decoder"].backward
         shown = case["stacks"]["decoder"]["stream_gradient"]["variance"]
         np.testing.assert_allclose(shown, expected.variance, rtol=1e-5)
+
+
+def test_measurement_is_told_beside_the_prediction_of_its_weights(url: str) -> None:
+    first, today = json.loads(run("--run", RUN, "--server", url, "--json").stdout)["cases"]
+
+    assert first["measured"] == {}  # nothing was sampled at step 0
+    assert today["measured"]["decoder"] == {
+        "step": 50,
+        "top_gradient_std": 0.5,
+        "gradient_ratio": 6.0,
+        "correlation": 0.875,
+    }
+    assert today["stacks"]["decoder"]["diagnosis"]["top_gradient"]["std"] == 0.5
+    words = run("--run", RUN, "--server", url, "--weights", "today").stdout
+    assert "Measured at step 50: the gradient's norm at layer 1 is 6 times" in words
+    assert "Gradient at the top: 0.5 an entry, as measured." in words
 
 
 @pytest.mark.parametrize(("weights", "step"), [("init", 0), ("today", 50)])

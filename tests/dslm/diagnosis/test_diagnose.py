@@ -47,6 +47,14 @@ def test_post_ln_loses_gradient_exponentially_at_the_rate_of_its_curve() -> None
     )
 
 
+def test_gradient_of_a_stack_that_aligns_its_tokens_is_told_in_two_parts() -> None:
+    diagnosed = diagnosis(stack(48, placement="post", std=0.09, p_drop=0.1, causal=False))
+
+    assert diagnosed.gradient is not None and not diagnosed.gradient.fits
+    assert diagnosed.gradient_below is not None and diagnosed.gradient_below.growth.fits
+    assert f"top {diagnosed.gradient_below.top_layers} layers, and below" in diagnosed.sentences[0]
+
+
 def test_rank_loss_beyond_the_stack_is_where_a_deeper_stack_loses_it() -> None:
     decoder = stack(12, seq_len=64, placement="post", std=0.05, causal=False)
     diagnosed = diagnosis(decoder, search=96)
@@ -154,10 +162,13 @@ def with_head(decoder: dslm.Stack) -> dslm.Stack:
     return replace(decoder, head=dslm.Head(layers, output, labels))
 
 
-def test_stack_with_a_head_and_more_tokens_than_cells_is_diagnosed() -> None:
-    diagnosed = diagnosis(with_head(stack(3, seq_len=64)), search=12)
+def test_top_gradient_is_predicted_where_the_head_is_known() -> None:
+    decoder = with_head(stack(3, seq_len=64))
+    expected = dslm.predict(spec_of(decoder)).stacks["decoder"].gradient_scale
 
-    assert diagnosed.correlation is not None and diagnosed.correlation.rank_loss.searched == 12
+    top = diagnosis(decoder, search=12).top_gradient  # 64 tokens are put on 32 cells, labels too
+
+    assert (top.source, top.std) == ("predicted", expected**0.5)
 
 
 def test_part_that_is_not_understood_leaves_the_rest_of_the_diagnosis() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dslm.diagnosis import fit_growth
+from dslm.diagnosis.growth import fit_below_top
 
 LAYERS = np.arange(25.0)
 SHAPES = {
@@ -68,3 +69,18 @@ def test_curve_of_no_law_does_not_fit() -> None:
 def test_two_layers_show_no_law() -> None:
     assert fit_growth(np.array([1.0, 2.0, 3.0])) is None
     assert fit_growth(np.array([1.0, 1.0, np.nan, np.inf, 2.0])) is None
+
+
+def test_law_below_a_steep_top_is_fitted_with_where_it_ends() -> None:
+    layers = np.arange(49.0)
+    curve = np.exp(0.02 * layers) * np.exp(np.maximum(layers - 40, 0))
+
+    below = fit_below_top(curve)
+
+    assert below is not None and below.growth.law == "exponential"
+    assert below.growth.rate == pytest.approx(0.02, rel=0.25)  # one steep layer is let in
+    assert below.top_layers in (7, 8)
+
+
+def test_no_law_below_the_top_of_a_curve_without_one() -> None:
+    assert fit_below_top(np.exp(np.random.default_rng(0).standard_normal(49))) is None

@@ -9,6 +9,7 @@ import pytest
 
 import dslm
 from dslm.kernels.grid import mean_diagonal
+from tests.dslm.diagnosis.test_diagnose import with_head
 from tests.dslm.specs import block, kernel, spec_of, stack, with_input
 
 
@@ -105,3 +106,26 @@ def test_cross_attention_is_refused_where_it_makes_no_sense() -> None:
     with pytest.raises(dslm.SpecError, match=r"decoder\.blocks\[0\]\.cross"):
         dslm.with_placement(spec, "post")
     assert len(dslm.with_depth(spec, 7).stacks["encoder"].blocks) == 7
+    scaled = dslm.predict(dslm.with_deepscale(spec)).stacks["decoder"].forward.variance
+    np.testing.assert_allclose(scaled, 1.0, atol=0.1)
+
+
+def test_final_norm_leaves_the_head_of_a_stack_that_becomes_post_ln() -> None:
+    spec = spec_of(replace(with_head(stack()), top_gradient_kernel=kernel(32)))
+
+    moved = decoder(dslm.with_placement(spec, "post"))
+
+    assert moved.head is not None and moved.head.layers == ()
+    assert moved.top_gradient_kernel is None  # measured under the other placement
+    assert decoder(dslm.with_placement(spec, "pre")) == decoder(spec)
+
+
+def test_deepscale_gives_the_head_its_scale() -> None:
+    loud = with_head(stack())
+    assert loud.head is not None
+    output = replace(loud.head.output, weight_var=9.0)
+    loud = replace(loud, head=replace(loud.head, output=output))
+
+    scaled = dslm.predict(dslm.with_deepscale(spec_of(loud))).stacks["decoder"]
+
+    assert scaled.logit_variance == pytest.approx(1.0, rel=0.05)
