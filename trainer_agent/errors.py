@@ -1,6 +1,10 @@
-"""The one error that the agent raises: at once, from `watch`."""
+"""The error that `watch` raises, and those whose message is written for the user."""
 
 from __future__ import annotations
+
+
+class ExplainedError(RuntimeError):
+    """A failure whose message is a sentence for the user: it is shown as it is."""
 
 
 class WatchError(ValueError):

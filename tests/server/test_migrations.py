@@ -16,7 +16,8 @@ from server.tables import metadata
 
 @pytest.fixture
 async def migrated(settings: Settings) -> AsyncIterator[Database]:
-    settings.data_dir.mkdir()
+    settings.data_dir.mkdir(exist_ok=True)
+    (settings.data_dir / "evenkeel.db").unlink(missing_ok=True)  # the template's tables are there
     database = connect(settings.resolved_database_url)
     await apply(database)
     yield database

@@ -13,6 +13,9 @@ from torch import nn
 # torch's function through which `Tensor.backward`, `torch.autograd.backward` and
 # `torch.autograd.grad` all enter the engine. What calls the engine itself is not recognised.
 ENTRANCE = "_engine_run_backward"
+# torch's schedules ask for the gradients of a stage's inputs first and of its parameters later:
+# together they are one backward pass of the loss.
+PIPELINING = "torch.distributed.pipelining"
 _RETAIN, _INPUTS = 1, 3  # positions behind the outputs
 
 
@@ -47,6 +50,8 @@ def running_call(thread: int) -> BackwardCall:
     while frame is not None:
         if frame.f_code.co_name == ENTRANCE:
             entrance = frame  # a reentrant checkpoint's own call lies inside the job's
+        if frame.f_globals.get("__name__", "").startswith(PIPELINING):
+            return UNRECOGNISED
         frame = frame.f_back
     if entrance is None:
         return UNRECOGNISED

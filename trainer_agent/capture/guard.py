@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from types import TracebackType
 
+from trainer_agent.errors import ExplainedError
+
 logger = logging.getLogger("evenkeel")
 FAILURE_LIMIT = 10
 # Where the error is of the job's own function.
@@ -48,6 +50,8 @@ class Guard:
         if not self.first_failure:
             shows_errors = logger.isEnabledFor(logging.DEBUG) or place == USERS_FUNCTION
             reason = f"{type(error).__name__}: {error}" if shows_errors else NOT_MEASURED
+            if isinstance(error, ExplainedError):
+                reason = str(error)
             self.first_failure = f"{place}: {reason}"
             logger.warning(
                 "evenkeel failed at %s and goes on without it (training is not affected)%s",

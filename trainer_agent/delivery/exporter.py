@@ -207,9 +207,10 @@ class Exporter:
             self._logged_absence = True
             logger.warning(
                 "evenkeel: no server answers at %s; frames wait in %s; "
-                "start one with `evenkeel serve`",
+                "start one with `evenkeel serve` (%s)",
                 self._server,
                 self._spool.path.parent,
+                failure,
             )
 
     def _handle_refusal(self, refusal: Refused) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 
 from trainer_agent.capture.guard import Guard
+from trainer_agent.errors import ExplainedError
 
 
-class SyncError(RuntimeError):
+class SyncError(ExplainedError):
     """The processes of the job do not measure the same step of the same model."""
 
 

@@ -14,13 +14,14 @@ from trainer_agent.distributed.stage_layout import (
     common_sites,
     stack_names,
 )
+from trainer_agent.errors import ExplainedError
 from trainer_agent.model.plan import STAGE_SEPARATOR, Place, Plan, StackPlan, stage_suffix
 
 # Rows of a local array, and the rows of the whole model's that they go to.
 Rows = Sequence[tuple[slice, slice]]
 
 
-class LayoutMismatch(RuntimeError):
+class LayoutMismatch(ExplainedError):
     """A stage does not hold the blocks that it announced."""
 
 
