@@ -179,7 +179,9 @@ class SelfDescription:
             self._fall_back(observations, SPLIT if self._is_split else WITHOUT_DROPOUT)
         if not observations.inputs and self._failure is None:
             return None
-        return lambda: self._spec(observations)
+        # Counted now: the job may have let its model go by the time the sender packs the spec.
+        n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+        return lambda: self._spec(observations, n_params)
 
     def pass_begins(self, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Begin the description, where the step is to be described."""
@@ -334,10 +336,9 @@ class SelfDescription:
         if observations is not None and stack not in observations.gradients:
             observations.gradients[stack] = description.kernel(g, mask)
 
-    def _spec(self, observations: Observations) -> dict[str, Any]:
+    def _spec(self, observations: Observations, n_params: int) -> dict[str, Any]:
         """The step as the server takes it; in a background thread, in all processes alike."""
         if observations.weights is not None and self.together:
             observations.weights = observations.weights.added_up(self._processes.all_reduce)
-        n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
         failures = () if self._failure is None else (self._failure,)
         return packed_spec(self._hooks.plan, self._architecture, observations, n_params, failures)
