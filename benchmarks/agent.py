@@ -99,10 +99,12 @@ def watched(
     url: str, folder: str, every: int | None, **more: Any
 ) -> Callable[[nn.Module, torch.optim.Optimizer], Agent]:
     def watch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Agent:
+        pace = f"every {every}" if every else "default budget"
         return trainer_agent.watch(
             model,
             project="benchmark",
-            run=f"every {every}" if every else "default budget",
+            # Each a name of its own: a second model under the same name closes the first.
+            run=", ".join([pace, *map(str, more.values())]),
             optimizer=optimizer,
             server=url,
             every=every,
