@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         StackParts,
     )
     from trainer_agent.description.read.recognition import architecture
-    from trainer_agent.description.spec.kernels import kernel
+    from trainer_agent.description.spec.kernels import KernelSums, kernel
     from trainer_agent.description.spec.model_spec import describe
     from trainer_agent.description.spec.moments import Connection, Weighed, measure, weigh
 
@@ -31,6 +31,7 @@ __all__ = [
     "Connection",
     "CrossParts",
     "FeedForwardParts",
+    "KernelSums",
     "LinearPart",
     "NormPart",
     "StackParts",
@@ -45,7 +46,7 @@ __all__ = [
 _HOMES = {
     "architecture": "read.recognition",
     "describe": "spec.model_spec",
-    "kernel": "spec.kernels",
+    **dict.fromkeys(("KernelSums", "kernel"), "spec.kernels"),
     **dict.fromkeys(("Connection", "Weighed", "measure", "weigh"), "spec.moments"),
 }
 

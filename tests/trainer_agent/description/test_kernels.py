@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dslm.spec import Kernel
-from trainer_agent.description import kernel
+from trainer_agent.description import KernelSums, kernel
 
 
 def brute_force(x: Tensor, mask: Tensor, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -131,3 +131,39 @@ def test_kernel_of_an_empty_batch_names_the_batch(shape: tuple[int, int, int]) -
 def test_kernel_names_the_mask_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"^mask must be shaped \(3, 4\)"):
         kernel(torch.zeros(3, 4, 2), torch.ones(3, 5))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    seq=st.integers(1, 9),
+    seed=st.integers(0),
+)
+def test_batches_added_up_make_the_kernel_of_one_batch(
+    sizes: list[int], seq: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed % 2**31)
+    batches = [torch.randn(n, seq, 4, generator=generator) + 0.5 for n in sizes]
+    sums = KernelSums()
+
+    for x in batches:
+        sums.add(x)
+
+    joined, expected = sums.kernel(), kernel(torch.cat(batches))
+    np.testing.assert_allclose(joined.diagonal, expected.diagonal, rtol=1e-5)
+    np.testing.assert_allclose(joined.off_diagonal, expected.off_diagonal, rtol=1e-4, atol=1e-5)
+    assert joined.mean == pytest.approx(expected.mean, rel=1e-4, abs=1e-6)
+
+
+def test_of_several_lengths_the_one_with_the_most_tokens_makes_the_kernel() -> None:
+    short, long = torch.randn(9, 4, 3), torch.randn(2, 12, 3)
+    sums = KernelSums()
+
+    sums.add(long)
+    sums.add(short)
+
+    assert (sums.length, sums.share) == (4, 36 / 60)
+    np.testing.assert_allclose(sums.kernel().diagonal, kernel(short).diagonal, rtol=1e-6)
+    at_length = sums.of_length(12)
+    assert at_length is not None and sums.of_length(5) is None
+    np.testing.assert_allclose(at_length.diagonal, kernel(long).diagonal, rtol=1e-6)

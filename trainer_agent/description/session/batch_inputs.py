@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dslm.spec import Kernel
-from trainer_agent import description
 from trainer_agent.capture.hooks import first_stream
+from trainer_agent.description.spec.kernels import KernelSums
 from trainer_agent.model.plan import Plan
 
-InputKernels = dict[str, tuple[Kernel, torch.Size]]
+InputKernels = dict[str, tuple[KernelSums, torch.Size]]
 
 
 @contextmanager
 def input_kernels(model: nn.Module, plan: Plan) -> Iterator[InputKernels]:
-    """Kernel and shape of each stack's input, by its first block; filled in at the end.
+    """Sums and shape of each stack's input, by its first block; filled in at the end.
 
     Blocks that are compiled afterwards tell no hook what enters them.
     """
@@ -44,4 +43,11 @@ def input_kernels(model: nn.Module, plan: Plan) -> Iterator[InputKernels]:
     finally:
         for handle in handles:
             handle.remove()
-    kernels |= {p: (description.kernel(x), x.shape) for p, x in inputs.items() if x.ndim == 3}
+    kernels |= {path: (sums_of(x), x.shape) for path, x in inputs.items() if x.ndim == 3}
+
+
+def sums_of(x: Tensor) -> KernelSums:
+    """The sums of one batch, (batch, seq, features)."""
+    sums = KernelSums()
+    sums.add(x)
+    return sums

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 import dslm
 from dslm.spec import Head, Kernel, Missing, ModelSpec, Stack
 from trainer_agent.model.plan import Plan, StackPlan
 
 if TYPE_CHECKING:
-    from trainer_agent.description import Architecture, Connection, Weighed
+    from trainer_agent.description import Architecture, Connection, KernelSums, Weighed
+
+# Below this share of the tokens, those of other lengths are spoken of.
+PREDICTED_SHARE = 0.75
 
 
 @dataclass(slots=True)
@@ -22,24 +26,41 @@ class Observations:
 
     Attributes:
         weights: moments of the weights, where the architecture says which those are.
-        inputs, gradients: kernels of the stream into each stack, and of its gradient at the top.
+        inputs, gradients: sums over the step's passes of the stream into each stack, and of its
+            gradient at the top.
         widths: features of each stack's stream.
         batch_size: sequences of the largest batch.
         notes: what makes a prediction doubtful though nothing is missing.
     """
 
     weights: Weighed | None = None
-    inputs: dict[str, Kernel] = field(default_factory=dict)
-    gradients: dict[str, Kernel] = field(default_factory=dict)
+    inputs: dict[str, KernelSums] = field(default_factory=dict)
+    gradients: dict[str, KernelSums] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
     batch_size: int = 1
     notes: tuple[str, ...] = ()
+
+    def add_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
+        """Add what enters a stack in one pass, (batch, seq, features), and its padding mask."""
+        _sums_of(self.inputs, stack).add(x, mask)
+        self.widths[stack] = x.shape[-1]
+        self.batch_size = max(self.batch_size, x.shape[0])
+
+    def add_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
+        """Add the gradient at the top of a stack of one pass, shaped as the stream."""
+        _sums_of(self.gradients, stack).add(g, mask)
 
     def rename(self, stacks: dict[str, str]) -> None:
         """Call stacks by other names; what belongs to one that has none is dropped."""
         self.inputs = {stacks[name]: x for name, x in self.inputs.items() if name in stacks}
         self.gradients = {stacks[name]: g for name, g in self.gradients.items() if name in stacks}
         self.widths = {stacks[name]: n for name, n in self.widths.items() if name in stacks}
+
+
+def _sums_of(sums: dict[str, KernelSums], stack: str) -> KernelSums:
+    from trainer_agent.description import KernelSums
+
+    return sums.setdefault(stack, KernelSums())
 
 
 def packed_spec(
@@ -66,21 +87,38 @@ def packed_spec(
         missing=(architecture.missing if architecture else ()) + tuple(failures),
         batch_size=observations.batch_size,
         n_params=n_params,
-        notes=(architecture.notes if architecture else ()) + observations.notes,
+        notes=(
+            *(architecture.notes if architecture else ()),
+            *observations.notes,
+            *_lengths(plan, observations),
+        ),
     )
     return spec_to_json(spec)
 
 
+def _lengths(plan: Plan, observations: Observations) -> Iterator[str]:
+    """Says of which sequences a prediction is, where those of other lengths are many."""
+    for stack in plan.stacks:
+        sums = observations.inputs.get(stack.name)
+        if sums is not None and sums.share < PREDICTED_SHARE:
+            yield (
+                f"{stack.name}: the prediction is of sequences of {sums.length} tokens, which "
+                f"hold {sums.share:.0%} of the step's tokens; what is measured is of all lengths"
+            )
+
+
 def _stack(plan: StackPlan, observations: Observations, blocks: Any, link: Connection) -> Stack:
+    sums, gradients = observations.inputs[plan.name], observations.gradients.get(plan.name)
+    input_kernel = sums.kernel()
     return Stack(
         d_model=observations.widths[plan.name],
         blocks=(None,) * len(plan.blocks) if blocks is None else blocks,
-        input_kernel=observations.inputs[plan.name],
-        top_gradient_kernel=observations.gradients.get(plan.name),
+        input_kernel=input_kernel,
+        top_gradient_kernel=None if gradients is None else gradients.of_length(sums.length),
         reads=link.reads,
         final_norm=link.final_norm,
         final_p_drop=link.final_p_drop,
-        head=_head(link, observations.inputs[plan.name]),
+        head=_head(link, input_kernel),
     )
 
 

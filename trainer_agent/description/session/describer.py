@@ -18,7 +18,7 @@ from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_of
-from trainer_agent.description.session.batch_inputs import InputKernels, input_kernels
+from trainer_agent.description.session.batch_inputs import InputKernels, input_kernels, sums_of
 from trainer_agent.description.session.branches import count_branches
 from trainer_agent.description.session.collected import Observations, packed_spec
 from trainer_agent.description.session.reasons import (
@@ -288,7 +288,7 @@ class SelfDescription:
         """Take the kernels of inputs whose sequences lie in parts over the processes."""
         for path, parts in self._split_inputs.items():
             x = parts.full_tensor()
-            self._input_kernels[path] = description.kernel(x), x.shape
+            self._input_kernels[path] = sums_of(x), x.shape
             self._is_split = True
 
     def _take_plan(self, architecture: Architecture) -> None:
@@ -323,18 +323,14 @@ class SelfDescription:
                 observations.notes = (*observations.notes, why)
 
     def stack_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
-        """Take the input kernel of a stack."""
-        observations = self._observations
-        if observations is not None and stack not in observations.inputs:
-            observations.inputs[stack] = description.kernel(x, mask)
-            observations.widths[stack] = x.shape[-1]
-            observations.batch_size = max(observations.batch_size, x.shape[0])
+        """Take the input of a stack in one of the step's passes."""
+        if self._observations is not None:
+            self._observations.add_input(stack, x, mask)
 
     def top_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
-        """Take the kernel of the gradient at the top of a stack."""
-        observations = self._observations
-        if observations is not None and stack not in observations.gradients:
-            observations.gradients[stack] = description.kernel(g, mask)
+        """Take the gradient at the top of a stack in one of the step's passes."""
+        if self._observations is not None:
+            self._observations.add_gradient(stack, g, mask)
 
     def _spec(self, observations: Observations, n_params: int) -> dict[str, Any]:
         """The step as the server takes it; in a background thread, in all processes alike."""

@@ -24,15 +24,71 @@ def kernel(
     `cells` says how many tokens share each cell of a sequence of given length. `mask` (batch, seq)
     is true, or 1, at real tokens; positions no sequence fills are left out.
     """
-    _check(x, mask)
-    x, weight = filled(x.detach(), mask)
-    sizes = cells(x.shape[1])
+    sums = KernelSums(cells)
+    sums.add(x, mask)
+    return sums.kernel()
+
+
+class KernelSums:
+    """Sums over several batches that make one kernel, as if they were one batch.
+
+    Cells belong to positions, so that batches add up where they fill equally many. Of batches of
+    several lengths the length with the most tokens makes the kernel.
+    """
+
+    def __init__(self, cells: Callable[[int], Sizes] = dslm.cell_sizes) -> None:
+        """Prepare; `cells` as those of `kernel`."""
+        self._cells = cells
+        # By length: the sums, on the device, and how many tokens they are over, padding included.
+        self._sums: dict[int, tuple[Tensor, int]] = {}
+
+    @torch.no_grad()
+    def add(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Add a batch, (batch, seq, features), with its padding mask (batch, seq)."""
+        _check(x, mask)
+        x, weight = filled(x.detach(), mask)
+        sums = _sums(x, weight, self._cells(x.shape[1]))
+        before, tokens = self._sums.get(x.shape[1], (None, 0))
+        self._sums[x.shape[1]] = (
+            sums if before is None else before + sums.to(before.device),
+            tokens + weight.numel(),
+        )
+
+    @property
+    def length(self) -> int:
+        """Positions of the length with the most tokens."""
+        return max(self._sums, key=self._tokens)
+
+    @property
+    def share(self) -> float:
+        """Share of all tokens, padding included, that sequences of that length hold."""
+        return self._tokens(self.length) / sum(map(self._tokens, self._sums))
+
+    def _tokens(self, length: int) -> int:
+        return self._sums[length][1]
+
+    def kernel(self) -> Kernel:
+        """The kernel of the length with the most tokens; waits for the device."""
+        return self._of_length(self.length)
+
+    def of_length(self, length: int) -> Kernel | None:
+        """The kernel of one length, None where no batch had it; waits for the device."""
+        return self._of_length(length) if length in self._sums else None
+
+    def _of_length(self, length: int) -> Kernel:
+        sums, _ = self._sums[length]
+        with np.errstate(invalid="ignore"):  # Inf and NaN are measured values
+            return _assemble(sums.cpu().double().numpy(), self._cells(length))
+
+
+def _sums(x: Tensor, weight: Tensor, sizes: Sizes) -> Tensor:
+    """Flat: products of cells, their pairs of tokens, squares, tokens of each cell, sum of x."""
     # where, not a product: padding may hold NaN, and NaN * 0 is NaN
     values = torch.where(weight.unsqueeze(-1) > 0, x.float(), 0.0)
     sums = cell_sums(values, sizes)
     counts = cell_sums(weight.unsqueeze(-1), sizes)
     squares = cell_sums(values.square().mean(-1, keepdim=True), sizes).sum((0, 2))
-    packed = torch.cat(
+    return torch.cat(
         [
             (_gram(sums) / x.shape[-1]).flatten(),
             _gram(counts).flatten(),
@@ -41,8 +97,6 @@ def kernel(
             values.mean(-1).sum().reshape(1),
         ]
     )
-    with np.errstate(invalid="ignore"):  # Inf and NaN are measured values
-        return _assemble(packed.cpu().double().numpy(), sizes)
 
 
 def _check(x: Tensor, mask: Tensor | None) -> None:
