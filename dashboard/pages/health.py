@@ -64,7 +64,11 @@ def _delivery(ranks: Sequence[RankHealth]) -> list[HealthNote]:
     resent = sum(rank.resent for rank in ranks)
     lost = "none lost" if dropped == 0 else f"{format_count(dropped)} frames lost"
     return [
-        HealthNote(lost, dropped > 0, "given up: the agent's spool was full"),
+        HealthNote(
+            lost,
+            dropped > 0,
+            "lost: the agent's queue or spool was full, or the server refused them",
+        ),
         HealthNote(f"{resent} resent", False, "frames sent more than once; stored once"),
     ]
 

@@ -21,8 +21,9 @@ STOPPED = Advice(
     "trainer_agent.watch after such a change, and before torch.compile."
 )
 DROPPED = Advice(
-    "The agent's spool was full: check that the server is reachable from the job and keeps up, or "
-    "measure less often: trainer_agent.watch(..., every=10)."
+    "Frames are lost where the agent's queue or spool is full, or where the server refuses them. "
+    "Check that the server is reachable from the job and keeps up, and what the job's log says of "
+    "refused frames; or measure less often: trainer_agent.watch(..., every=10)."
 )
 FAILED = Advice("Training goes on untouched. The reason names the layer to look at.")
 
@@ -67,7 +68,7 @@ def silence(step: int, seconds: float) -> Finding:
 def _dropped(observation: Observation, dropped: int, lost: int) -> Finding | None:
     if lost <= 0:
         return None
-    text = f"The agent gave up {lost} frames, {dropped} in all: its spool was full."
+    text = f"The agent gave up {lost} frames, {dropped} in all."
     return _finding(observation, text, DROPPED, site="spool", value=lost)
 
 
