@@ -13,18 +13,19 @@ from server.runs.dependencies import ReadableRun
 
 router = APIRouter(tags=["predictions"])
 
+Step = Annotated[int, Query(ge=0, le=service.MAX_STEP)]
+
 
 @router.get("/runs/{run_id}/predictions")
-async def show_predictions(run: ReadableRun, state: State) -> Predictions:
-    """Theory's curves: the first revision is at initialisation, the last is today's."""
-    return await service.show(state.database, run.id)
+async def show_predictions(run: ReadableRun, state: State, step: Step | None = None) -> Predictions:
+    """Theory's curves: the first revision is at initialisation, the last is today's.
+
+    With `step`, the one revision that held at that step.
+    """
+    return await service.show(state.database, run.id, step)
 
 
 @router.get("/runs/{run_id}/spec")
-async def show_spec(
-    run: ReadableRun,
-    state: State,
-    step: Annotated[int | None, Query(ge=0, le=service.MAX_STEP)] = None,
-) -> SpecAnswer:
+async def show_spec(run: ReadableRun, state: State, step: Step | None = None) -> SpecAnswer:
     """The model's description of a revision's `step`; the newest when absent."""
     return await service.spec(state.database, run.id, step)

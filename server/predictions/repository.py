@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Table, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_all, fetch_first, insert
-from server.predictions.rows import PredictionRow, RevisionRow
+from server.predictions.rows import PredictionHead, PredictionRow, RevisionRow
 from server.tables import predictions, revisions
 
 
@@ -78,6 +78,27 @@ class PredictionRepository:
             .limit(1)
         )
         return await fetch_first(self._session, query, PredictionRow)
+
+    async def first_head(self, run_id: str) -> PredictionHead | None:
+        """What identifies the prediction at initialisation, without its curves."""
+        query = (
+            select(predictions.c.step, predictions.c.digest, predictions.c.state)
+            .where(predictions.c.run_id == run_id)
+            .order_by(predictions.c.step)
+            .limit(1)
+        )
+        return await fetch_first(self._session, query, PredictionHead)
+
+    async def at(self, run_id: str, step: int) -> PredictionRow | None:
+        """The prediction that held at a step: of the last revision up to it, else the first."""
+        query = (
+            select(predictions)
+            .where(predictions.c.run_id == run_id, predictions.c.step <= step)
+            .order_by(predictions.c.step.desc())
+            .limit(1)
+        )
+        row = await fetch_first(self._session, query, PredictionRow)
+        return await self.first(run_id) if row is None else row
 
     async def spec(self, run_id: str, step: int) -> bytes | None:
         """The packed spec of a step."""

@@ -28,3 +28,11 @@ class PredictionRow(msgspec.Struct, frozen=True):
     state: PredictionState
     reason: str
     prediction: dict[str, Any] | None
+
+
+class PredictionHead(msgspec.Struct, frozen=True):
+    """What identifies a prediction, without its curves."""
+
+    step: int
+    digest: str
+    state: PredictionState

@@ -64,11 +64,20 @@ def unpack_spec(packed: bytes) -> dict[str, Any]:
     return msgspec.json.decode(zstandard.decompress(packed), type=dict[str, Any])
 
 
-async def show(database: Database, run_id: str) -> Predictions:
-    """Every prediction of a run."""
+async def show(database: Database, run_id: str, step: int | None = None) -> Predictions:
+    """Every prediction of a run, or the one that held at a step: of the last revision up to it.
+
+    Before the first revision it is the first one's: training has not moved the weights far.
+    """
     async with database.reading() as session:
-        rows = await PredictionRepository(session).of_run(run_id)
-    return Predictions(revisions=[_answer(row, index) for index, row in enumerate(rows)])
+        repository = PredictionRepository(session)
+        if step is None:
+            rows = await repository.of_run(run_id)
+            return Predictions(revisions=[_answer(row, index) for index, row in enumerate(rows)])
+        first, row = await repository.first_head(run_id), await repository.at(run_id, step)
+    if first is None or row is None:
+        return Predictions(revisions=[])
+    return Predictions(revisions=[_answer(row, int(row.step != first.step))])
 
 
 async def spec(database: Database, run_id: str, step: int | None) -> SpecAnswer:

@@ -8,6 +8,8 @@ from fastapi import APIRouter, Query
 
 from server.app_state import State
 from server.profiles import service
+from server.profiles.derived.schemas import AheadAnswer
+from server.profiles.derived.service import show_ahead
 from server.profiles.schemas import History, Profile, Scalars, Steps
 from server.runs.dependencies import ReadableRun
 from server.storage.measurements import ANY_STEP
@@ -26,9 +28,17 @@ async def list_steps(run: ReadableRun, state: State, after: After = -1) -> Steps
 
 
 @router.get("/runs/{run_id}/profile")
-async def show_profile(run: ReadableRun, state: State, step: Step | None = None) -> Profile:
-    """Everything measured at the sampled step nearest to `step` from below."""
-    return await service.profile(state.database, run.id, step)
+async def show_profile(
+    run: ReadableRun, state: State, step: Step | None = None, *, derived: bool = True
+) -> Profile:
+    """Everything measured at the sampled step nearest to `step` from below, and derived of it."""
+    return await service.profile(state.database, run.id, step, derived=derived)
+
+
+@router.get("/runs/{run_id}/ahead")
+async def show_departures(run: ReadableRun, state: State, step: Step | None = None) -> AheadAnswer:
+    """Which blocks depart from what they did in the samples before, up to a step."""
+    return await show_ahead(state.database, run.id, step)
 
 
 @router.get("/runs/{run_id}/history")

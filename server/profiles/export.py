@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,15 +14,19 @@ from starlette.responses import StreamingResponse
 from server.app_state import State
 from server.database import Database
 from server.errors import NotInstalled
+from server.profiles.derived.model_facts import model_facts
+from server.profiles.derived.names import derived_series
+from server.profiles.derived.reading import read_derived
 from server.runs.dependencies import ReadableRun
 from server.runs.repository import RunRepository
-from server.storage.measurements import Measured, read, sampled_steps
+from server.storage.measurements import Measured, read, sampled_steps, widths
 from wire import is_absent
 
 router = APIRouter(tags=["measurements"])
 
 Format = Literal["csv", "parquet"]
 
+DERIVED_SITES = frozenset({"innovation", "alignment"})
 STEPS_A_PART = 256  # also rows in a Parquet row group
 MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 
@@ -59,14 +64,27 @@ def encoded(parts: AsyncIterator[Measured], file_format: Format) -> AsyncIterato
 
 
 async def measurements(database: Database, run_id: str) -> AsyncIterator[Measured]:
-    """The run in parts of so many steps, ascending; one empty part if it has none."""
+    """The run in parts of so many steps, ascending; one empty part if it has none.
+
+    Innovations and alignments stand behind what was measured; what else is derived follows from
+    these and the measured series.
+    """
     async with database.reading() as session:
         layouts = await RunRepository(session).layouts_of(run_id)
         steps = await sampled_steps(session, run_id)
+    series = [
+        each
+        for each in derived_series(widths(layouts, None)).values()
+        if each.site in DERIVED_SITES and each.quantity == each.followed
+    ]
+    facts = await model_facts(database, run_id)
     for start in range(0, max(len(steps), 1), STEPS_A_PART):
+        part = steps[start : start + STEPS_A_PART]
         # A session a part: a slow download must not hold a connection between parts.
         async with database.reading() as session:
-            yield await read(session, run_id, layouts, steps[start : start + STEPS_A_PART])
+            measured = await read(session, run_id, layouts, part)
+            derived = await read_derived(session, run_id, layouts, part, series=series, facts=facts)
+        yield replace(measured, series={**measured.series, **derived})
 
 
 async def as_csv(parts: AsyncIterator[Measured]) -> AsyncIterator[bytes]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from server.database import Database
 from server.errors import InvalidField, NotFound
 from server.predictions.service import at_initialisation
+from server.profiles.derived.history import Stretch, derived_at, derived_history
+from server.profiles.derived.names import derived_series
 from server.profiles.ratio import compare, predicted
 from server.profiles.schemas import History, Profile, Scalars, StackProfile, Steps
 from server.runs.repository import RunRepository
@@ -25,6 +28,8 @@ from server.storage.rollups import read_rollups
 from server.vectors import to_f32
 from wire import Layout, is_absent
 
+LAYERS_PLUS_ONE = frozenset({"ahead", "reference"})  # derived sites over the stream's places
+
 
 async def steps(database: Database, run_id: str, after: int) -> Steps:
     """The sampled steps past `after`."""
@@ -34,8 +39,10 @@ async def steps(database: Database, run_id: str, after: int) -> Steps:
     return Steps(steps=sampled.tolist(), revision_steps=revisions)
 
 
-async def profile(database: Database, run_id: str, step: int | None) -> Profile:
-    """Everything measured at the sampled step nearest to `step` from below.
+async def profile(
+    database: Database, run_id: str, step: int | None, *, derived: bool = True
+) -> Profile:
+    """Everything measured at the sampled step nearest to `step` from below, and what follows of it.
 
     Raises:
         NotFound: if there is no such step.
@@ -49,7 +56,11 @@ async def profile(database: Database, run_id: str, step: int | None) -> Profile:
                 fix="ask GET /api/v1/runs/{run_id}/steps which steps there are",
             )
         layouts = await RunRepository(session).layouts_of(run_id)
-        measured = await read(session, run_id, layouts, np.array([nearest], dtype=np.int64))
+        steps = np.array([nearest], dtype=np.int64)
+        measured = await read(session, run_id, layouts, steps)
+    if derived:
+        following = await derived_at(database, run_id, layouts, steps)
+        measured = replace(measured, series={**measured.series, **following})
     return _profile(run_id, measured)
 
 
@@ -67,10 +78,17 @@ async def history(
 
     Raises:
         NotFound: if no layout of the run has the series.
+        InvalidField: if a derived series is to be summarised.
     """
     async with database.reading() as session:
         layouts = await RunRepository(session).layouts_of(run_id)
-        _require_series([key], layouts)
+        following = derived_series(widths(layouts, None))
+        if key not in following:
+            _require_series([key], layouts)
+    if key in following:
+        stretch = Stretch(first, last, most)
+        return await derived_history(database, run_id, layouts, key, stretch, summary=summary)
+    async with database.reading() as session:
         if summary is None:
             sampled = await sampled_steps(session, run_id, after=first - 1, last=last)
             measured = await read(session, run_id, layouts, downsample(sampled, most), [key])
@@ -136,7 +154,7 @@ def _profile(run_id: str, measured: Measured) -> Profile:
         if stack:
             stacks.setdefault(stack, {})[f"{site}/{quantity}_f32"] = to_f32(values[0])
             # A stream has one value more than there are blocks, a branch has one for each.
-            depth = values.shape[1] - 1 if site.startswith("stream") else values.shape[1]
+            depth = values.shape[1] - (site.startswith("stream") or site in LAYERS_PLUS_ONE)
             depths[stack] = max(depths.get(stack, 0), depth)
         elif values.shape[1] == 1:
             name = site if quantity == "value" else f"{site}/{quantity}"

@@ -23,6 +23,7 @@ from server.storage.segments import seqs_of, steps_of, times_of
 from wire import ABSENT, Layout
 
 ANY_STEP = 2**53
+SEGMENTS_A_QUERY = 8
 STEPS_A_QUERY = 2000  # each is a parameter, of which databases take so many
 
 Series = Mapping[str, NDArray[np.float32]]
@@ -64,6 +65,23 @@ async def sampled_steps(
         steps = steps_of(segment)[current_frames(segment, await repository.rewinds())]
         parts.append(steps[(steps > after) & (steps <= last)])
     return np.unique(np.concatenate(parts))
+
+
+async def steps_up_to(session: AsyncSession, run_id: str, last: int, count: int) -> Steps:
+    """The `count` sampled steps that end with the last one up to `last`, ascending."""
+    repository = MeasurementRepository(session, run_id)
+    parts = [np.array(await repository.newest_frame_steps(last, count), dtype=np.int64)]
+    segments = 0
+    # Segments may be short, or superseded in part: ask for more of them until there are enough.
+    while True:
+        newest = await repository.newest_segments(last, segments + SEGMENTS_A_QUERY)
+        for segment in newest[segments:]:
+            steps = steps_of(segment)[current_frames(segment, await repository.rewinds())]
+            parts.append(steps[steps <= last])
+        enough = len(np.unique(np.concatenate(parts))) >= count
+        if enough or len(newest) < segments + SEGMENTS_A_QUERY:
+            return np.unique(np.concatenate(parts))[-count:]
+        segments = len(newest)
 
 
 async def step_at(session: AsyncSession, run_id: str, step: int) -> int | None:

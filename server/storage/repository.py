@@ -55,6 +55,12 @@ class MeasurementRepository:
         newest: int | None = (await self._session.execute(query)).scalar()
         return newest
 
+    async def newest_frame_steps(self, last: int, count: int) -> list[int]:
+        """The highest `count` steps up to `last` among frames that are not in a segment."""
+        query = select(frames.c.step).distinct().where(*await self._frames_in(0, last))
+        query = query.order_by(frames.c.step.desc()).limit(count)
+        return list((await self._session.execute(query)).scalars())
+
     async def newest_segments(self, last: int, limit: int = 8) -> list[SegmentRow]:
         """The latest segments that begin at or before a step.
 

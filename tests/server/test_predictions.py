@@ -196,3 +196,37 @@ async def test_frames_are_judged_and_their_alert_reaches_the_run(agent: Agent):
     alerts = (await agent.client.get("/api/v1/alerts", params={"run": agent.run_id})).json()
     assert {alert["run_id"] for alert in alerts["alerts"]} == {agent.run_id}
     assert "nonfinite" in {alert["rule"] for alert in alerts["alerts"]}
+
+
+async def test_revision_that_held_at_a_step(agent: Agent):
+    await agent.declare(spec=dslm.spec_to_json(post_ln(N_LAYERS)))
+    for step in (50, 200):
+        scaled = dslm.with_depth(post_ln(N_LAYERS), N_LAYERS + step // 50)
+        assert await _revise(agent, step, dslm.spec_to_json(scaled)) == 204
+    every = await _settled(agent, 3)
+
+    by_step = {
+        step: (await agent.get("/predictions", step=step))["revisions"]
+        for step in (0, 49, 50, 199, 200, 10_000)
+    }
+
+    assert by_step == {
+        step: [every[index]]
+        for step, index in ((0, 0), (49, 0), (50, 1), (199, 1), (200, 2), (10_000, 2))
+    }
+
+
+async def test_before_the_first_revision_it_is_the_first_one_that_held(agent: Agent):
+    await agent.declare()
+    assert await _revise(agent, 7, dslm.spec_to_json(post_ln(N_LAYERS))) == 204
+    await _settled(agent, 1)
+
+    (revision,) = (await agent.get("/predictions", step=3))["revisions"]
+
+    assert (revision["step"], revision["label"]) == (7, "at initialisation")
+
+
+async def test_run_that_is_not_described_has_no_revision_at_any_step(agent: Agent):
+    await agent.declare()
+
+    assert (await agent.get("/predictions", step=3))["revisions"] == []

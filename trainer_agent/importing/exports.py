@@ -14,6 +14,21 @@ from trainer_agent.importing.recording import Recording, RecordingError, Values,
 from wire import ABSENT, Series
 
 INDEX_COLUMNS = ("step", "time")
+# Sites of an export that were not measured, and their quantities.
+DERIVED = {
+    "innovation": (
+        "variance",
+        "correlation",
+        "gradient",
+        "attention",
+        "feed_forward",
+        "attention_logits",
+        "updates",
+        "weights",
+        "weight_gradients",
+    ),
+    "alignment": ("attention", "feed_forward", "block"),
+}
 
 
 def is_export_header(names: Sequence[str]) -> bool:
@@ -96,8 +111,15 @@ def _matrix(column: Any) -> NDArray[Any]:
 def _recording(
     path: Path, steps: NDArray[Any], times: NDArray[Any], columns: Mapping[str, Values]
 ) -> Recording:
-    series = {_series(name, values.shape[1]): values for name, values in columns.items()}
+    # A server derives these of what was measured, and of an imported run again.
+    measured = {name: values for name, values in columns.items() if not _is_derived(name)}
+    series = {_series(name, values.shape[1]): values for name, values in measured.items()}
     return recording(path, steps.astype(np.int64), times.astype(np.float64), series)
+
+
+def _is_derived(name: str) -> bool:
+    stack, site, quantity = name.split("/", 2)
+    return bool(stack) and quantity in DERIVED.get(site, ())
 
 
 def _series(name: str, n: int) -> Series:

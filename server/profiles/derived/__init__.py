@@ -1,0 +1,1 @@
+"""Series that follow from measured ones: one block ahead, innovations, alignment."""

@@ -1,0 +1,45 @@
+"""What the curves know and what departs, in words."""
+
+from __future__ import annotations
+
+import math
+
+LEGEND = {
+    "initialisation": "from the weights at the run's start: where it began",
+    "today": "from the second moments of the weights at the revision's step",
+    "ahead": "each layer from the measured other side of its block and the block's last samples",
+    "reference": "the blocks' last samples, composed from block 0's input alone",
+}
+
+_SUBJECTS = {
+    "variance": "the variance behind it",
+    "correlation": "the correlation of tokens behind it",
+    "gradient": "the gradient's variance in front of it",
+    "attention": "what its attention adds",
+    "feed_forward": "what its feed-forward layer adds",
+    "attention_logits": "the variance of its attention logits",
+    "updates": "the size of its updates beside the other blocks'",
+    "weights": "the size of its weights",
+    "weight_gradients": "the size of its weights' gradients beside the other blocks'",
+}
+LARGEST = 30.0  # powers of two beyond which a factor says nothing
+
+
+def departure_text(
+    stack: str, block: int | None, quantity: str, step: int, *, innovation: float, high: float
+) -> str:
+    """One sentence: which block, since when, in what and by how much."""
+    where = f"The input of the {stack}" if block is None else f"Block {block} of the {stack}"
+    subject = "it" if block is None else _SUBJECTS[quantity]
+    return f"{where} departs at step {step}: {subject} {_amount(quantity, innovation, high)}."
+
+
+def _amount(quantity: str, innovation: float, high: float) -> str:
+    if not math.isfinite(innovation):
+        return "is not finite"
+    if quantity == "correlation":
+        return f"is off by {innovation:+.2g}, with a band of ±{high:.2g}"
+    band = f"within a band of ×{2**high:.3g}" if high < LARGEST else "within no band"
+    if abs(innovation) > LARGEST:
+        return ("vanishes" if innovation < 0 else "explodes") + f", expected {band}"
+    return f"is ×{2**innovation:.3g} of what its last samples say, expected {band}"
