@@ -10,6 +10,7 @@ from pathlib import Path
 import dslm
 from evenkeel.prediction.cases import Case, WhatIf, changed, parse_what_if
 from evenkeel.prediction.config import case_of_config
+from evenkeel.prediction.departures import ahead_of_run, departure_lines
 from evenkeel.prediction.numbers import document
 from evenkeel.prediction.panels import lines_of
 from evenkeel.prediction.plot import require_writable, write_plot
@@ -59,6 +60,7 @@ def predict(options: PredictOptions) -> None:
     what_if = parse_what_if(options.what_if)
     with progress("reading the model"):
         cases = _cases(options, what_if)
+        ahead = ahead_of_run(options.server, options.key, options.run) if options.run else None
         report("computing the curves, and those of deeper stacks")
         diagnosed = [
             (case, _diagnosed(case, options.top_gradient or case.top_gradient)) for case in cases
@@ -66,9 +68,10 @@ def predict(options: PredictOptions) -> None:
     if options.plot is not None:  # first: a pager that closes early must not cost the plot
         write_plot(list(lines_of(diagnosed)), options.plot)
     if options.as_json:
-        print(json.dumps(document(_source(options), diagnosed)))
+        numbers = document(_source(options), diagnosed)
+        print(json.dumps(numbers if options.run is None else numbers | {"ahead": ahead}))
     else:
-        print("\n".join(lines(diagnosed)))
+        print("\n".join((*lines(diagnosed), *departure_lines(ahead))))
 
 
 def _check(options: PredictOptions) -> None:

@@ -28,9 +28,9 @@ from tests.services.agent import LAYOUT, batch, frame, vector
 from tests.services.polling import eventually
 from tests.services.process import free_port
 from tests.services.specs import post_ln
-from wire import MEDIA_TYPE, RunDeclaration
+from wire import MEDIA_TYPE, Frame, RunDeclaration
 
-RUN = "a" * 32
+RUN, BROKEN = "a" * 32, "c" * 32
 
 
 def run(*arguments: str | Path) -> Result:
@@ -69,6 +69,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             headers = {"content-type": MEDIA_TYPE}
             client.post(f"{RUN}/frames", content=body, headers=headers).raise_for_status()
             asyncio.run(stored(server.url))
+            broken = RunDeclaration(project="p", name="broken", layout=LAYOUT, spec=first)
+            client.put(BROKEN, content=msgspec.json.encode(broken)).raise_for_status()
+            body = batch(broken_at_20())
+            client.post(f"{BROKEN}/frames", content=body, headers=headers).raise_for_status()
+            asyncio.run(stored(server.url, BROKEN, 25))
             empty = RunDeclaration(project="p", name="empty", layout=LAYOUT)
             client.put("b" * 32, content=msgspec.json.encode(empty)).raise_for_status()
         yield server.url
@@ -84,13 +89,27 @@ def measured_at_50() -> Any:
     return values
 
 
-async def stored(url: str) -> None:
+def broken_at_20() -> list[Frame]:
+    """Frames of a steady stream, to which block 2 adds 16 times as much from step 20 on."""
+    frames = []
+    for step in range(25):
+        values = vector(step)
+        values[LAYOUT.slices["decoder/stream/variance"]] = [1, 1.1, 1.2, 1.3, 1.4]
+        values[LAYOUT.slices["decoder/stream/correlation"]] = 0.5
+        values[LAYOUT.slices["decoder/stream_gradient/variance"]] = 1
+        if step >= 20:
+            values[LAYOUT.slices["decoder/stream/variance"]][3:] *= 16
+        frames.append(frame(step + 1, step, values=values))
+    return frames
+
+
+async def stored(url: str, run_id: str = RUN, count: int = 1) -> None:
     async with httpx.AsyncClient(base_url=f"{url}/api/v1/runs/") as client:
 
         async def shown() -> Any:
-            return (await client.get(RUN)).json()
+            return (await client.get(run_id)).json()
 
-        await eventually(shown, lambda run: run["frames"] == 1)
+        await eventually(shown, lambda run: run["frames"] == count)
 
 
 def case(n_layers: int = 4) -> Case:
@@ -156,6 +175,22 @@ def test_measurement_is_told_beside_the_prediction_of_its_weights(url: str) -> N
     words = run("--run", RUN, "--server", url, "--weights", "today").stdout
     assert "Measured at step 50: the gradient's norm at layer 1 is 6 times" in words
     assert "Gradient at the top: 0.5 an entry, as measured." in words
+
+
+def test_block_that_departs_is_named_with_its_step(url: str) -> None:
+    words = run("--run", BROKEN, "--server", url).stdout
+    numbers = json.loads(run("--run", BROKEN, "--server", url, "--json").stdout)["ahead"]
+
+    assert "- Block 2 of the decoder departs at step 20: the variance behind it is ×16 of" in words
+    (departure,) = numbers["departures"]
+    assert (departure["block"], departure["step"], numbers["step"]) == (2, 20, 24)
+    assert departure["measured"] == pytest.approx(4.0, abs=0.01)
+
+
+def test_run_in_which_no_block_departs_says_so(url: str) -> None:
+    words = run("--run", RUN, "--server", url).stdout
+
+    assert "- No block departs from what it did before, up to step 50." in words
 
 
 @pytest.mark.parametrize(("weights", "step"), [("init", 0), ("today", 50)])

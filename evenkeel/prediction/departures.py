@@ -1,0 +1,48 @@
+"""Which blocks of a server's run depart from what they did before, in words and as JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from evenkeel.api import client_of, read
+from evenkeel.prediction.table import WIDTH
+
+Ahead = dict[str, Any]
+
+
+def ahead_of_run(server: str, key: str | None, run_id: str) -> Ahead | None:
+    """Return what the server says of the run's newest steps; None for a run without any.
+
+    Raises:
+        StartError: if the server does not answer, or refuses.
+    """
+    with client_of(server, key) as client:
+        if read(client, f"/runs/{run_id}")["last_step"] is None:
+            return None
+        answer = read(client, f"/runs/{run_id}/ahead")
+        assert isinstance(answer, dict)
+        return answer
+
+
+def departure_lines(ahead: Ahead | None) -> Iterator[str]:
+    """Yield the lines that say which block departs, and since when."""
+    if ahead is None:
+        return
+    yield f"One block ahead, from the {ahead['baseline']['samples']} samples before:"
+    for departure in ahead["departures"]:
+        last = departure["last_step"]
+        until = f" Blocks are outside their bands until step {last}." if _lasts(departure) else ""
+        yield from _item(departure["text"] + until)
+    if not ahead["departures"]:
+        yield from _item(f"No block departs from what it did before, up to step {ahead['step']}.")
+    yield ""
+
+
+def _lasts(departure: dict[str, Any]) -> bool:
+    return bool(departure["last_step"] > departure["step"])
+
+
+def _item(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
