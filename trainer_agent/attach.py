@@ -14,13 +14,14 @@ from trainer_agent.agent import Agent, close_former, is_open
 from trainer_agent.capture.custom_sites import custom_sites as find_custom_sites
 from trainer_agent.commands.alert_actions import Action, read_actions
 from trainer_agent.delivery.http_transport import HttpTransport
-from trainer_agent.description.hints import Hint, HintError
+from trainer_agent.description.hints import Hint, HintError, check_modules
 from trainer_agent.description.planning import plan_by_structure
 from trainer_agent.description.trace.replay import call_arguments
 from trainer_agent.errors import WatchError
 from trainer_agent.job.optimizer import OptimizerArgument, optimizers_of
 from trainer_agent.model.chunks import called_modules, chunks_of, sites_in
 from trainer_agent.model.sites import CustomSite
+from trainer_agent.model.unwrap import unwrap
 from trainer_agent.options import (
     SPOOL_LIMIT_BYTES,
     Options,
@@ -68,8 +69,9 @@ def watch(
             a dictionary.
         scaler: the ``torch.amp.GradScaler``; found by itself where the process has one.
         server, key: where to send; default ``EVENKEEL_URL``, ``EVENKEEL_KEY``.
-        overhead: share of the job's time that measuring may take, default 0.01. The first four
-            steps are measured whatever they cost, then as many as this allows.
+        overhead: share of the job's time that measuring may take, default 0.01. The first two
+            steps are measured whatever they cost, two more where that is cheap, then as many as
+            this allows.
         every: measure every so many optimizer steps instead, whatever it costs.
         tags: words to find the run by.
         config: the run's settings, shown as they are.
@@ -216,6 +218,7 @@ def _check_hints(model: nn.Module, hints: Sequence[Hint]) -> None:
             raise WatchError("hints", f"{hint!r} is none", fix="give trainer_agent.Hint objects")
     try:
         plan_by_structure(model, hints)
+        check_modules(unwrap(model), hints)
     except HintError as error:
         raise WatchError(error.field, error.fix, fix="name modules of this model") from None
 

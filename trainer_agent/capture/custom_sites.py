@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from trainer_agent.errors import WatchError
+from trainer_agent.model.nearest_path import did_you_mean
 from trainer_agent.model.plan import NORM_INPUTS, Plan
 from trainer_agent.model.sites import CustomSite
 
@@ -51,13 +52,14 @@ def _site(model: nn.Module, plan: Plan, name: str, pattern: str, *, required: bo
             fix="use small letters, digits and _, and no name of evenkeel's own sites",
         )
     fits = re.compile(re.escape(str(pattern)).replace(r"\*", "[^.]+"))
-    paths = [path for path, _ in model.named_modules() if path and fits.fullmatch(path)]
+    modules = [path for path, _ in model.named_modules() if path]
+    paths = [path for path in modules if fits.fullmatch(path)]
     if not paths and not required:
         return CustomSite(name, "", ())
     if not paths:
         raise WatchError(
             ARGUMENT,
-            f"{name}: {pattern!r} fits no module",
+            f"{name}: {pattern!r} fits no module{did_you_mean(str(pattern), modules)}",
             fix="write a path of model.named_modules(), with * for a block's number",
         )
     for stack in plan.stacks:

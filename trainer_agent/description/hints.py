@@ -12,6 +12,7 @@ from torch import nn
 
 from dslm.spec import Block, Linear, Norm
 from trainer_agent.model.blocks import Column
+from trainer_agent.model.nearest_path import did_you_mean
 
 PARTS = (
     "attention.query, attention.key, attention.value, attention.output, "
@@ -81,11 +82,31 @@ def hinted_columns(
     for index, hint in enumerate(hints):
         blocks = tuple(path for path in paths if hint.matches(path))
         if not blocks:
-            raise HintError(f"hints[{index}].blocks", f"no module's path matches {hint.blocks!r}")
+            fix = f"no module's path matches {hint.blocks!r}{did_you_mean(hint.blocks, paths)}"
+            raise HintError(f"hints[{index}].blocks", fix)
         if not any(set(blocks) <= set(column.blocks) for column in detected):
             others = tuple(c for c in detected if not _overlap(c.blocks, blocks))
             detected = (*others, Column(blocks[0].rpartition(".")[0], blocks))
     return detected
+
+
+def check_modules(model: nn.Module, hints: Sequence[Hint]) -> None:
+    """Raise HintError where a block has no module or parameter that a hint names."""
+    blocks = dict(model.named_modules())
+    for index, hint in enumerate(hints):
+        for path in filter(hint.matches, blocks):
+            parts = [name for name, _ in blocks[path].named_modules()]
+            parts += [name for name, _ in blocks[path].named_parameters(remove_duplicate=False)]
+            for name, reference in hint.modules.items():
+                part = module_path(reference)
+                if part not in parts:
+                    fix = f"{path} has no {part!r}{did_you_mean(part, parts)}"
+                    raise HintError(f"hints[{index}].modules[{name!r}]", fix)
+
+
+def module_path(reference: str) -> str:
+    """The path in what a hint's `modules` hold, without ``[a:b]`` and ``.T``."""
+    return reference.removesuffix(".T").partition("[")[0]
 
 
 def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:

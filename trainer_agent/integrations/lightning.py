@@ -11,7 +11,9 @@ from torch.optim import Optimizer
 from trainer_agent.agent import Agent
 from trainer_agent.attach import watch
 from trainer_agent.capture.step_loss import StepLoss
+from trainer_agent.errors import WatchError
 from trainer_agent.job.gradient_norm import gradient_norm
+from trainer_agent.model.nearest_path import did_you_mean
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -131,7 +133,14 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
 def _inner(module: LightningModule, name: str | None) -> nn.Module:
     """The module whose forward pass is the model's: a `LightningModule`'s own may never run."""
     if name is not None:
-        named: nn.Module = module.get_submodule(name)
+        modules = dict(module.named_modules())
+        if name not in modules:
+            raise WatchError(
+                "module",
+                f"the {type(module).__name__} has no {name!r}{did_you_mean(name, modules)}",
+                fix="name one of its modules",
+            )
+        named: nn.Module = modules[name]
         return named
     children = [child for child in module.children() if any(True for _ in child.parameters())]
     has_parameters = any(True for _ in module.parameters(recurse=False))

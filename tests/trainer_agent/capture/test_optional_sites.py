@@ -231,6 +231,7 @@ def test_a_custom_site_is_measured_over_depth(tmp_path: Path):
     ("patterns", "says"),
     [
         ({"x": "nowhere.*"}, "fits no module"),
+        ({"x": "block.*.up"}, r"the nearest is 'blocks\.\*\.up'"),
         ({"x": "blocks.*.norm_*"}, "several modules of one block"),
         ({"Stream!": "blocks.*.up"}, "cannot name a site"),
         ({"stream": "blocks.*.up"}, "cannot name a site"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,19 @@ def test_a_hint_that_does_not_fit_the_model_is_refused_by_field(hint: Hint, fiel
 def test_hints_that_make_an_impossible_model_are_refused() -> None:
     with pytest.raises(SpecError, match="window"):
         blocks_of(plain(), Hint("blocks.*", fields={"attention.window": 0}))
+
+
+@pytest.mark.parametrize(
+    ("hint", "path"),
+    [
+        (Hint("decoder.blocks.*"), "blocks.*"),
+        (Hint("blocs.*"), "blocks.*"),
+        (Hint("blocks.*", modules={"attention_norm": "block.ln1"}), "ln1"),
+    ],
+)
+def test_the_refusal_of_a_hint_names_the_path_that_was_meant(hint: Hint, path: str) -> None:
+    with pytest.raises(WatchError, match=f"the nearest is '{re.escape(path)}'"):
+        trainer_agent.watch(plain(), project="p", run="r", hints=(hint,))
 
 
 @pytest.mark.parametrize("hint", [Hint("layers.*"), "blocks.*"])

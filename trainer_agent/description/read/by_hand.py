@@ -18,6 +18,7 @@ from trainer_agent.description.read.parts import (
     NormPart,
 )
 from trainer_agent.description.trace.tracer import Node
+from trainer_agent.model.nearest_path import did_you_mean
 
 NEEDED = ("placement", "attention.n_heads", "attention.causal", "feed_forward.activation")
 MODULE_PATTERN = re.compile(r"(?P<path>.*?)(\[(?P<start>\d+):(?P<stop>\d+)\])?(?P<turned>\.T)?")
@@ -102,7 +103,9 @@ class _Block:
         weight = where if where in self.parameters else f"{where}.weight"
         matrix = self.parameters.get(weight)
         if matrix is None or matrix.ndim != 2:
-            raise HintError(f"modules[{name!r}]", f"{where} is, and holds, no matrix 'weight'")
+            matrices = {path.removesuffix(".weight") for path in self._matrices()}
+            fix = f"{where} is, and holds, no matrix 'weight'{did_you_mean(where, matrices)}"
+            raise HintError(f"modules[{name!r}]", fix)
         input_first = bool(said["turned"]) or _is_conv1d(self.model, where)
         width = matrix.shape[1 if input_first else 0]
         run = (int(said["start"]), int(said["stop"])) if said["start"] else (0, width)
@@ -114,13 +117,18 @@ class _Block:
 
     def norm(self, name: str) -> NormPart:
         where = f"{self.path}.{self.hint.modules[name]}"
-        if where not in dict(self.model.named_modules()):
-            raise HintError(f"modules[{name!r}]", f"there is no module {where}")
+        modules = dict(self.model.named_modules())
+        if where not in modules:
+            fix = f"there is no module {where}{did_you_mean(where, modules)}"
+            raise HintError(f"modules[{name!r}]", fix)
         node = self.modules.get(where)
         call = None if node is None else norm_call(node, self.model)
         if call is None:
             raise HintError(f"modules[{name!r}]", f"{where} computes no LayerNorm or RMSNorm")
         return call.part
+
+    def _matrices(self) -> list[str]:
+        return [name for name, p in self.parameters.items() if p.ndim == 2]
 
 
 def _is_conv1d(model: nn.Module, path: str) -> bool:
