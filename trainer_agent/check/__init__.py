@@ -1,0 +1,1 @@
+"""What the agent would measure and predict of a training script, from two of its steps."""
