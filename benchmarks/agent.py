@@ -37,7 +37,7 @@ from benchmarks.rivals import AfterStep, Wandb, naive_hooks, stacked_hooks
 from examples.byte_gpt import ByteGPT, Sizes, loss_of
 from trainer_agent import Agent
 
-# The first step also describes the model, and a budget samples the first four at any cost.
+# The first step also describes the model, and a budget begins with up to four samples.
 WARM_UP = 4
 
 

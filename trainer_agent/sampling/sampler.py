@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from statistics import median
+from statistics import median, median_low
 
-# Sampled whatever they cost, so that a page has something to show at once.
-FIRST_STEPS = 4
+# Sampled so that a page has something to show at once: two whatever they cost, and two more where
+# a sample is no large part of a step. The first costs more than any other.
+FIRST_STEPS, SURE_STEPS = 4, 2
+DEAR_SHARE = 0.15  # four samples of that are one percent of the first 60 steps
 # A budget that allows a sample less often than this asks for cheaper samples.
 LONGEST_INTERVAL_S = 60.0
 
@@ -15,10 +17,11 @@ LONGEST_INTERVAL_S = 60.0
 class Sampler:
     """Decides after every step whether the next one is sampled.
 
-    With `every` fixed, the steps whose number it divides. With a budget, the first four and then
-    steps `every` apart, where `every` follows the measured cost: the time one sample takes over
-    the time the budget grants per step, half of it while the start is being paid back. From one
-    sample to the next `every` at most doubles or halves.
+    With `every` fixed, the steps whose number it divides. With a budget, the first four (two where
+    a sample takes more than 15 % of a step) and then steps `every` apart, where `every` follows the
+    measured cost: the time one sample takes over the time the budget grants per step, half of it
+    while the start is being paid back. From then on `every` at most doubles or halves from one
+    sample to the next.
 
     Attributes:
         every: sampling interval in steps now in force.
@@ -31,6 +34,7 @@ class Sampler:
         self.too_costly = False
         self.fixed, self._overhead = every is not None, overhead
         self._steps, self._next = 0, 0
+        self._first_steps = FIRST_STEPS
         self._costs: deque[float] = deque(maxlen=5)
         self._lengths: deque[float] = deque(maxlen=9)
         self._balance_s = 0.0
@@ -39,13 +43,13 @@ class Sampler:
         """Whether step number `step`, the next to run, is sampled."""
         if self.fixed:
             return step % self.every == 0
-        return self._steps < FIRST_STEPS or self._steps >= self._next
+        return self._steps < self._first_steps or self._steps >= self._next
 
     def unsampled_from(self, step: int) -> int:
         """How many steps from number `step` on, the next to run, are surely not sampled."""
         if self.fixed:
             return -step % self.every
-        return 0 if self._steps < FIRST_STEPS else max(self._next - self._steps, 0)
+        return 0 if self._steps < self._first_steps else max(self._next - self._steps, 0)
 
     def end_steps(self, steps: int, length_s: float, spent_s: float) -> None:
         """Count steps that took `length_s` together, of which the agent took `spent_s`."""
@@ -59,6 +63,11 @@ class Sampler:
         `agreed` is the interval that several processes have agreed on.
         """
         self._costs.append(cost_s)
+        # Several processes have to begin alike.
+        if agreed is None and self._lengths:
+            length_s = median(self._lengths)
+            if self._steps == SURE_STEPS and median_low(self._costs) > DEAR_SHARE * length_s:
+                self._first_steps = SURE_STEPS
         if not self.fixed:
             self._schedule(agreed or self.affordable_interval())
 
@@ -69,8 +78,12 @@ class Sampler:
             return self.every
         # Medians: a step that saved a checkpoint, say, is no measure of the others.
         length_s = median(self._lengths)
-        ideal = math.ceil(median(self._costs) / (granted * length_s))
+        ideal = math.ceil(median_low(self._costs) / (granted * length_s))
         self.too_costly = ideal > 1 and ideal * length_s > LONGEST_INTERVAL_S
+        # What the first samples have shown is the first interval: to double up to it, from 1, would
+        # take many more samples than the budget allows.
+        if self._steps <= self._first_steps:
+            return max(ideal, 1)
         return min(max(ideal, self.every // 2, 1), self.every * 2)
 
     def forget_costs(self) -> None:
@@ -80,6 +93,6 @@ class Sampler:
 
     def _schedule(self, every: int) -> None:
         """Let the next sample be `every` steps after the one that is just over."""
-        if self._steps >= FIRST_STEPS:
+        if self._steps >= self._first_steps:
             self.every = every
         self._next = self._steps - 1 + self.every

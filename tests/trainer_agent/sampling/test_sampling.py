@@ -20,7 +20,7 @@ from trainer_agent.capture.overhead_account import BACKGROUND, BACKGROUND_ONCE, 
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.model.plan import Plan
 from trainer_agent.sampling.overhead import DeviceClock, OverheadMeter
-from trainer_agent.sampling.sampler import FIRST_STEPS, Sampler
+from trainer_agent.sampling.sampler import DEAR_SHARE, FIRST_STEPS, SURE_STEPS, Sampler
 
 
 def metered(device: str) -> tuple[OverheadAccount, OverheadMeter]:
@@ -55,17 +55,59 @@ def test_the_share_spent_stays_inside_the_budget(
 
     sampled, share = simulate(sampler, 30_000, work_s=work_s, cost_s=cost * work_s)
 
-    assert sampled[:FIRST_STEPS] == list(range(FIRST_STEPS))
-    assert share <= overhead * 1.02 + FIRST_STEPS * cost / 30_000
+    first = SURE_STEPS if cost > DEAR_SHARE else FIRST_STEPS
+    assert sampled[:first] == list(range(first))
+    assert share <= overhead * 1.02 + first * cost / 30_000
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(1e-4, 3.0), st.floats(0.005, 0.2))
-def test_the_interval_at_most_doubles_from_sample_to_sample(cost: float, overhead: float) -> None:
+def test_after_the_first_the_interval_at_most_doubles(cost: float, overhead: float) -> None:
     sampled, _ = simulate(Sampler(None, overhead), 5_000, work_s=0.01, cost_s=cost * 0.01)
 
-    gaps = np.diff(sampled)
+    gaps = np.diff(sampled[SURE_STEPS if cost > DEAR_SHARE else FIRST_STEPS :])
     assert all(gaps[1:] <= 2 * gaps[:-1]) and all(2 * gaps[1:] + 1 >= gaps[:-1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(1e-4, 3.0))
+def test_the_first_samples_of_a_small_job_take_a_few_percent(cost: float) -> None:
+    _, share = simulate(Sampler(None, 0.01), 60, work_s=0.05, cost_s=cost * 0.05)
+
+    # Two samples whatever they cost, or four of 15 %; then the budget, and a sample that is due.
+    sure = SURE_STEPS * cost / 60 if cost > DEAR_SHARE else FIRST_STEPS * DEAR_SHARE / 60
+    assert share <= sure + 0.01 + cost / 60
+
+
+def test_a_dear_first_sample_is_no_measure_of_the_others() -> None:
+    sampler = Sampler(None, 0.05)
+
+    sampled = []
+    for step in range(100):
+        cost_s = 0.0 if not sampler.is_sampled(step) else 0.001 if step else 0.5
+        sampler.end_steps(1, 0.1 + cost_s, cost_s)
+        if cost_s:
+            sampled.append(step)
+            sampler.end_sample(cost_s)
+
+    assert sampled[:FIRST_STEPS] == list(range(FIRST_STEPS))
+
+
+def test_several_processes_begin_alike_whatever_their_samples_cost() -> None:
+    samplers = [Sampler(None, 0.01) for _ in range(2)]
+
+    sampled: list[list[int]] = [[], []]
+    for step in range(30):
+        for rank, sampler in enumerate(samplers):
+            cost_s = (0.001, 0.5)[rank]
+            if sampler.is_sampled(step):
+                sampled[rank].append(step)
+                sampler.end_steps(1, 0.1 + cost_s, cost_s)
+                sampler.end_sample(cost_s, 7)
+            else:
+                sampler.end_steps(1, 0.1, 0.0)
+
+    assert sampled[0] == sampled[1]
 
 
 def test_a_job_that_costs_less_than_the_budget_is_sampled_every_step() -> None:
@@ -115,7 +157,7 @@ def test_by_default_the_first_steps_are_sampled_and_then_fewer(
     agent.close()
 
     steps = [frame.step for frame in transport.frames]
-    assert steps[:FIRST_STEPS] == list(range(FIRST_STEPS))
+    assert steps[:SURE_STEPS] == list(range(SURE_STEPS))
     # A sample reads the clock some sixty times: it costs more than half a step.
     assert len(steps) < 12
     assert transport.health.every > 4
