@@ -77,6 +77,7 @@ def _positive(values: Floats) -> Floats:
 
 FEWEST = 3  # blocks that have a median worth the name
 
+#: What is expected one block ahead, by the name after `innovation/`.
 QUANTITIES = {
     "variance": Quantity("stream", "variance", _forward, floor=0.01, direction=1),
     "correlation": Quantity(
