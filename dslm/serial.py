@@ -48,9 +48,13 @@ FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`$")
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
     """Return `spec` as JSON values; arrays become float32, zlib-compressed and base64.
 
-    NaN and infinities become the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
+    NaN and infinities become the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``. `flows` are
+    left out where there are none.
     """
-    return _to_json(spec)
+    document = _to_json(spec)
+    if not spec.flows:
+        del document["flows"]
+    return document
 
 
 def spec_from_json(value: object) -> ModelSpec:

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dslm.flows import BlockFlow
+
 Floats = NDArray[np.float64]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
 NormKind = Literal["layernorm", "rmsnorm"]
@@ -341,6 +343,7 @@ class ModelSpec:
         batch_size: sequences in the batch described.
         n_params: number of trainable parameters.
         notes: what makes a prediction doubtful though nothing is missing.
+        flows: by stack, what was measured inside each block (None where nothing was).
     """
 
     family: str
@@ -349,3 +352,4 @@ class ModelSpec:
     batch_size: int = 1
     n_params: int = 0
     notes: tuple[str, ...] = field(default=())
+    flows: Mapping[str, tuple[BlockFlow | None, ...]] = field(default_factory=dict)

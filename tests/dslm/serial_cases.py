@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dslm import (
+    BlockFlow,
     CrossAttention,
     Head,
     HeadLayer,
@@ -20,6 +21,7 @@ from dslm import (
     PositionBias,
     Residual,
     Rotary,
+    Site,
     Stack,
 )
 from tests.dslm.specs import block
@@ -80,9 +82,20 @@ def _overflowing() -> ModelSpec:
     return ModelSpec("bert", {"encoder": Stack(8, (replace(plain, attention=attention),), kernel)})
 
 
+def _measured_inside() -> ModelSpec:
+    spec = _biased()
+    flow = BlockFlow(
+        {"in": Site(2.0, 0.5, 0.25), "attention.value": Site(0.125)},
+        {"in": Site(1e-12), "out": Site(2.5e-12, 1e-9, 1e-14)},
+        {"attention.mixed": "not seen"},
+    )
+    return replace(spec, flows={"decoder": (flow,), "encoder": (None,)})
+
+
 SPECS = {
     "decoder only": _decoder_only(),
     "encoder and decoder": _encoder_decoder(),
     "position bias": _biased(),
     "numbers that overflowed": _overflowing(),
+    "measured inside": _measured_inside(),
 }
