@@ -16,6 +16,7 @@ from server.access.middleware import AccessMiddleware
 from server.alerts import endpoints as alerts
 from server.alerts.notifier import Notifier
 from server.app_state import AppState
+from server.attribution import endpoints as attribution
 from server.bus import open_bus
 from server.cache_control import CacheControlMiddleware
 from server.clock import Clock, system_clock
@@ -79,7 +80,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
 def _route(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(access.router)
-    for endpoints in (ingest, runs, profiles, export, predictions, alerts, live):
+    for endpoints in (ingest, runs, profiles, export, predictions, attribution, alerts, live):
         app.include_router(endpoints.router, prefix=API, responses={"4XX": {"model": Failure}})
     # Last, so that it answers what nothing above has, and before a mounted page's catch-all does.
     app.include_router(_unknown)

@@ -83,6 +83,24 @@ class RevisionNotFound(MonitorError):
         )
 
 
+class FlowNotFound(MonitorError):
+    """Nothing that was measured inside this run's blocks is stored for these steps."""
+
+    status = 404
+    code = "flow_not_found"
+
+    def __init__(self, run_id: str, first: int | None) -> None:
+        super().__init__(
+            f"run {run_id} has no description up to this step that measured inside its blocks",
+            field="step",
+            fix=(
+                "wait until its agent, of this version, has described it"
+                if first is None
+                else f"ask for step {first} or a later one"
+            ),
+        )
+
+
 class NotFound(MonitorError):
     """Nothing lives at this address."""
 

@@ -77,10 +77,16 @@ class SpecRevision(msgspec.Struct, frozen=True):
     """Body of ``PUT /api/v1/runs/{run_id}/spec``: the model's weight moments at a later step.
 
     The first revision of a run (its lowest step) is the one "at initialisation" refers to.
+
+    Attributes:
+        step: the step described.
+        spec: `dslm.ModelSpec` in its JSON form, without its `flows`.
+        flows: those, in their JSON form; None where nothing was measured inside the blocks.
     """
 
     step: int
     spec: dict[str, Any]
+    flows: dict[str, Any] | None = None
 
 
 class RunEnd(msgspec.Struct, frozen=True):

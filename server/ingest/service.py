@@ -71,7 +71,7 @@ async def declare(
 
 async def revise(state: AppState, run: RunRow, revision: SpecRevision) -> None:
     """Store a model spec; its prediction is computed in the background."""
-    await predictions.revise(state, run.id, revision.step, revision.spec)
+    await predictions.revise(state, run.id, revision.step, revision.spec, revision.flows)
     if run.describe_id is not None:
         async with state.database.writing() as session:
             await RunRepository(session).clear_description(run.id, run.describe_id)

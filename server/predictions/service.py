@@ -32,19 +32,28 @@ from server.schemas import MissingInfo
 from server.vectors import to_f32
 
 MAX_STEP = 2**53
+FLOWS = "flows"  # the field of a stored spec that neither predictions nor `GET /spec` read
 
 log = structlog.get_logger(__name__)
 
 
-async def revise(state: AppState, run_id: str, step: int, spec: dict[str, Any]) -> None:
+async def revise(
+    state: AppState,
+    run_id: str,
+    step: int,
+    spec: dict[str, Any],
+    flows: dict[str, Any] | None = None,
+) -> None:
     """Store a spec for a step and have its prediction computed; again is the same.
+
+    `flows` are what was measured inside the blocks in that step, where anything was.
 
     Raises:
         InvalidField: if the step is out of range.
     """
     if not 0 <= step <= MAX_STEP:
         raise InvalidField(f"step {step} is out of range", field="step", fix="count steps from 0")
-    packed = msgspec.json.encode(spec)
+    packed = msgspec.json.encode({**spec, FLOWS: flows} if flows else spec)
     digest = hashlib.blake2b(packed, digest_size=16).hexdigest()
     async with state.database.writing() as session:
         repository = PredictionRepository(session)
@@ -60,7 +69,14 @@ async def revise(state: AppState, run_id: str, step: int, spec: dict[str, Any]) 
 
 
 def unpack_spec(packed: bytes) -> dict[str, Any]:
-    """The JSON form of a stored spec."""
+    """The JSON form of a stored spec, without its flows: older readers refuse what is new."""
+    spec = unpack_described(packed)
+    spec.pop(FLOWS, None)
+    return spec
+
+
+def unpack_described(packed: bytes) -> dict[str, Any]:
+    """The JSON form of a stored spec and its flows."""
     return msgspec.json.decode(zstandard.decompress(packed), type=dict[str, Any])
 
 

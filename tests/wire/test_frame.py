@@ -113,6 +113,12 @@ def test_an_older_writers_absent_fields_have_their_defaults() -> None:
     assert decode_batch(msgspec.msgpack.encode(older)).health == Health(dropped=2)
 
 
+def test_an_older_agents_revision_has_no_flows() -> None:
+    older = b'{"step": 3, "spec": {}}'
+
+    assert msgspec.json.decode(older, type=SpecRevision) == SpecRevision(3, {}, flows=None)
+
+
 JSON_MESSAGES = [
     RunDeclaration("p", "r", Layout((Series("", "loss", "value", 1),))),
     SpecRevision(0, {}),

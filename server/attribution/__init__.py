@@ -1,0 +1,1 @@
+"""Why a run's stream differs from the one at initialisation."""
