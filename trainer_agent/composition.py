@@ -148,7 +148,7 @@ def compose(
             parameters.attach(optimizer)
     skips = "skip_step" in options.on_alert
     skippers = [UpdateSkipper(optimizer, guard) for optimizer in optimizers if skips]
-    hooked = hooks, optimizer_reader, parameters, *skippers
+    hooked = describer, hooks, optimizer_reader, parameters, *skippers
 
     meter = OverheadMeter(account, recorder)
     controller = SamplingController(options, hooks, recorder, meter, processes)

@@ -421,5 +421,8 @@ def keep(transport: RecordingTransport, target: Path) -> None:
         and transport.series("/burst_layers/value", at)[0] > 0
     ]
     np.savez(target, steps=steps, reason=reason, closer=np.array(closer), **notes, **values)
-    specs = [{"step": revision.step, "spec": revision.spec} for revision in transport.revisions]
+    specs = [
+        {"step": revision.step, "spec": revision.spec, "flows": revision.flows}
+        for revision in transport.revisions
+    ]
     target.with_suffix(".json").write_text(json.dumps(specs))

@@ -294,7 +294,10 @@ class Sender:
                 frames.append(self._packer.pack(message, spool))
             case Description():
                 self._account()  # what came before the description recurs, and it does not
-                revision = SpecRevision(step=message.step, spec=message.spec())
+                spec = message.spec()
+                # Beside the spec: servers from before it would refuse it as a part of that.
+                flows = spec.pop("flows", None)
+                revision = SpecRevision(step=message.step, spec=spec, flows=flows)
                 messages.put_revision(spool, revision)
                 self._account(recurs=False)
             case RunEnd():

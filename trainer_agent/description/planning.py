@@ -40,8 +40,8 @@ def norm_modules(parts: BlockParts | None) -> dict[str, str | None]:
     if parts is None:
         return {}
     return {
-        NORM_INPUTS[0]: _module_of(parts.attention_norm),
-        NORM_INPUTS[1]: _module_of(parts.feed_forward_norm),
+        NORM_INPUTS[0]: module_of(parts.attention_norm),
+        NORM_INPUTS[1]: module_of(parts.feed_forward_norm),
     }
 
 
@@ -68,7 +68,7 @@ def _stack_plan(stack: StackParts) -> StackPlan:
     )
 
 
-def _module_of(norm: NormPart) -> str | None:
+def module_of(norm: NormPart) -> str | None:
     """Path of a norm's module; one without parameters has no name to be found by."""
     parameter = norm.weight or norm.bias
     return parameter.rpartition(".")[0] if parameter else None

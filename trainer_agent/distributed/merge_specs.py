@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dslm.flows import BlockFlow
 from dslm.spec import Block, Kernel, Missing, ModelSpec, Stack
 
 BlockCounts = Mapping[str, int]  # how many blocks of each stack
@@ -37,7 +38,28 @@ def merged_spec(specs: Sequence[ModelSpec | None], blocks: Sequence[BlockCounts]
         batch_size=max((spec.batch_size for spec in described), default=1),
         n_params=sum(spec.n_params for spec in described),
         notes=tuple(_notes(specs)),
+        flows=_flows(names, specs, blocks),
     )
+
+
+def _flows(
+    names: Sequence[str], specs: Sequence[ModelSpec | None], blocks: Sequence[BlockCounts]
+) -> dict[str, tuple[BlockFlow | None, ...]]:
+    """What was measured inside the blocks; nothing where no stage has measured any."""
+    if not any(spec is not None and spec.flows for spec in specs):
+        return {}
+    stages = list(zip(specs, blocks, strict=True))
+    return {
+        name: tuple(
+            flow for spec, counts in stages for flow in _flows_of(name, spec, counts.get(name, 0))
+        )
+        for name in names
+    }
+
+
+def _flows_of(name: str, spec: ModelSpec | None, n: int) -> tuple[BlockFlow | None, ...]:
+    flows = () if spec is None else spec.flows.get(name, ())
+    return flows if len(flows) == n else (None,) * n
 
 
 def _merged_stack(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -26,13 +27,18 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """What a job of several processes sent."""
     folder = tmp_path_factory.mktemp(request.param)
     run_job(request.param, folder)
-    return request.param, sent(folder), description_in(folder)
+    return request.param, sent(folder), revisions_in(folder)
 
 
 def description_in(folder: Path) -> Any:
-    """The one description that a job sent."""
-    (revision,) = json.loads((folder / "frames-0.json").read_text())
-    return revision["spec"]
+    """The first description that a job sent."""
+    return revisions_in(folder)[0]["spec"]
+
+
+def revisions_in(folder: Path) -> list[dict[str, Any]]:
+    """All descriptions that a job sent."""
+    revisions: list[dict[str, Any]] = json.loads((folder / "frames-0.json").read_text())
+    return revisions
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     agent, transport = recorded(model, folder, optimizer=optimizer, sites="norm_inputs")
     for step in range(2):
         if step == 1:
+            agent._parts.describer.ask()
             full = describe(copy.deepcopy(model), batch(0, size=4)[:, :-1])
         loss = train_step(model, optimizer, batch(step, size=4))
         agent.step(loss=loss)
@@ -51,8 +58,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_weights_of_all_parts_make_the_whole_models(job: Any, alone: Any) -> None:
-    kind, _, described = job
-    spec = dslm.spec_from_json(described)
+    kind, _, revisions = job
+    spec = dslm.spec_from_json(revisions[0]["spec"])
 
     assert spec.missing == ()
     blocks, expected_blocks = spec.stacks["decoder"].blocks, alone[0].stacks["decoder"].blocks
@@ -77,13 +84,14 @@ def assert_alike(linear: dslm.Linear, expected: dslm.Linear) -> None:
 
 
 def test_a_prediction_follows_for_sequences_of_full_length(job: Any) -> None:
-    _, _, described = job
+    _, _, revisions = job
+    spec = dslm.spec_from_json(revisions[0]["spec"])
 
-    stack = dslm.predict(dslm.spec_from_json(described)).stacks["decoder"]
+    stack = dslm.predict(spec).stacks["decoder"]
 
     assert np.isfinite(stack.forward.variance).all()
     assert np.isfinite(stack.backward.variance).all()
-    kernel = dslm.spec_from_json(described).stacks["decoder"].input_kernel
+    kernel = spec.stacks["decoder"].input_kernel
     assert int(kernel.cell_sizes.sum()) == 8
 
 
@@ -98,6 +106,26 @@ def test_branches_are_measured_from_the_second_sample_on(
     assert np.isnan(sent_values[key]).all()
     rel = 2e-2 if kind == "fsdp-halves" else 2e-3
     assert sent_values[f"second/{key}"] == pytest.approx(alone[1].series(key), rel=rel)
+
+
+def test_the_second_sample_measures_inside_the_blocks_of_all_parts(job: Any, alone: Any) -> None:
+    kind, _, (first, second) = job
+    flows, expected = (
+        dslm.spec_from_json({**revision["spec"], "flows": revision["flows"]}).flows["decoder"]
+        for revision in (second, msgspec.to_builtins(alone[1].revisions[-1]))
+    )
+
+    assert first["flows"] is None
+    rel = 5e-2 if kind == "fsdp-halves" else 1e-2
+    for flow, other in zip(flows, expected, strict=True):
+        assert flow.forward.keys() == other.forward.keys()
+        assert flow.backward.keys() == other.backward.keys()
+        for site, value in other.forward.items():
+            assert flow.forward[site].mean_square == pytest.approx(value.mean_square, rel=rel), site
+        for site, value in flow.backward.items():
+            square = value.mean_square / flow.backward["out"].mean_square
+            gain = other.backward[site].mean_square / other.backward["out"].mean_square
+            assert square == pytest.approx(gain, rel=rel), site
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "sequence", "grid", "grid-sequence"])
@@ -123,6 +151,7 @@ def test_gpt2_describes_itself_in_parts_as_it_does_whole(tmp_path: Path) -> None
     run_job("gpt2", tmp_path, distributed_job.describe_in_parts)
 
     full, parts = (json.loads((tmp_path / name).read_text()) for name in ("full", "parts"))
+    del full["flows"]  # inside the blocks nothing is measured where they lie in parts
     assert parts["missing"] == [] and parts["stacks"]["decoder"]["head"] is not None
     assert_close(parts, full)
 

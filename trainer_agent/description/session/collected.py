@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ import numpy as np
 from torch import Tensor
 
 import dslm
+from dslm.flows import BlockFlow
 from dslm.spec import Head, Kernel, Missing, ModelSpec, Stack
 from trainer_agent.model.plan import Plan, StackPlan
 
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, Connection, KernelSums, Weighed
+    from trainer_agent.description.flow.sums import FlowSums
 
 # Below this share of the tokens, those of other lengths are spoken of.
 PREDICTED_SHARE = 0.75
@@ -31,6 +33,7 @@ class Observations:
         widths: features of each stack's stream.
         batch_size: sequences of the largest batch.
         notes: what makes a prediction doubtful though nothing is missing.
+        flow: what was measured inside the blocks.
     """
 
     weights: Weighed | None = None
@@ -39,6 +42,7 @@ class Observations:
     widths: dict[str, int] = field(default_factory=dict)
     batch_size: int = 1
     notes: tuple[str, ...] = ()
+    flow: FlowSums | None = None
 
     def add_input(self, stack: str, x: Tensor, mask: Tensor | None) -> None:
         """Add what enters a stack in one pass, (batch, seq, features), and its padding mask."""
@@ -92,6 +96,7 @@ def packed_spec(
             *observations.notes,
             *_lengths(plan, observations),
         ),
+        flows={} if observations.flow is None else _flows(plan, observations.flow, blocks),
     )
     return spec_to_json(spec)
 
@@ -105,6 +110,13 @@ def _lengths(plan: Plan, observations: Observations) -> Iterator[str]:
                 f"{stack.name}: the prediction is of sequences of {sums.length} tokens, which "
                 f"hold {sums.share:.0%} of the step's tokens; what is measured is of all lengths"
             )
+
+
+def _flows(
+    plan: Plan, flow: FlowSums, blocks: Mapping[str, Any]
+) -> dict[str, tuple[BlockFlow | None, ...]]:
+    flows = {s.name: flow.flows(s.blocks) for s in plan.stacks if s.name in blocks}
+    return flows if any(any(of_stack) for of_stack in flows.values()) else {}
 
 
 def _stack(plan: StackPlan, observations: Observations, blocks: Any, link: Connection) -> Stack:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
@@ -16,6 +15,8 @@ from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.listeners import PassListener
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.recorder import Recorder
+from trainer_agent.description.flow.probe import FlowProbe, PassesOfJob
+from trainer_agent.description.flow.sums import FlowSums
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_of
 from trainer_agent.description.session.batch_inputs import InputKernels, input_kernels, sums_of
@@ -46,9 +47,11 @@ from trainer_agent.model.unwrap import unwrap
 if TYPE_CHECKING:
     from trainer_agent.description import Architecture, Weighed
     from trainer_agent.description.read.recognition import Recognition
+    from trainer_agent.description.read.stacks import BlockReading
+    from trainer_agent.description.trace.module_calls import ModuleCall
 
 FIRST_AGAIN = 50
-TIMES_LATER = 4
+TIMES_LATER = 2  # so that a description is at most half as old as the step asked for
 
 
 class Watched(Protocol):
@@ -128,6 +131,7 @@ class SelfDescription:
         self._split_inputs: dict[str, Any] = {}
         self._is_split = False
         self._fresh_weights: Weighed | None = None
+        self._probe = FlowProbe(PassesOfJob(recorder), guard, account)
         self.together = False
         hooks.subscribe(self)
 
@@ -157,7 +161,12 @@ class SelfDescription:
     def forget(self) -> None:
         """Describe the next sampled step instead of the one now ending."""
         self._observations, self._must_agree = None, False
+        self._close_probe()
         self._is_asked = True
+
+    def remove(self) -> None:
+        """Take the hooks of a step away that is being described."""
+        self._close_probe()
 
     def ask_from_time_to_time(self, step: int) -> None:
         """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
@@ -172,9 +181,11 @@ class SelfDescription:
             self._begin_late()
         if self._must_agree:
             self._settle_together()
+        flow = self._close_probe()
         observations, self._observations = self._observations, None
         if observations is None:
             return None
+        observations.flow = flow
         if self._is_split or not observations.inputs:
             self._fall_back(observations, SPLIT if self._is_split else WITHOUT_DROPOUT)
         if not observations.inputs and self._failure is None:
@@ -186,11 +197,14 @@ class SelfDescription:
     def pass_begins(self, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Begin the description, where the step is to be described."""
         if not self._is_asked:
+            self._probe.next_pass(self._hooks.plan, kwargs)
             return
         self._is_asked = False
         self._observations = Observations()
         if self._architecture is None and self._failure is None:
             self._open(kwargs)
+        elif self._architecture is not None:
+            self._open_probe(kwargs)
         self._weigh()
 
     def _begin_late(self) -> None:
@@ -224,9 +238,8 @@ class SelfDescription:
 
         self.together = self._must_agree = holds_shards(self._model)
         self._mask = padding_of(kwargs)
-        count = partial(count_branches, self._hooks)
         # Rows that the other processes do not count could not be added up.
-        on_block = None if self.together else count
+        on_block = None if self.together else self._count_block
         recognition = Recognition(self._model, self._hints, on_block=on_block)
         try:
             recognition.open()
@@ -235,6 +248,27 @@ class SelfDescription:
             self._fail(error)
         else:
             self._recognition = recognition
+            if not self.together:
+                self._open_probe(kwargs)
+
+    def _count_block(
+        self, block: str, reading: BlockReading, calls: Mapping[str, ModuleCall]
+    ) -> None:
+        count_branches(self._hooks, block, reading, calls)
+        self._probe.add(block, reading, calls)
+
+    def _open_probe(self, kwargs: Mapping[str, Any]) -> None:
+        """Measure inside the blocks too; of a whole that is compiled they show nothing."""
+        started = time.perf_counter()
+        with self._guard.at("flow"):
+            if not self._recorder.compiled:
+                self._probe.open(self._model, self._hooks.plan, self._architecture, kwargs)
+        self._account.charge(ONCE, started)
+
+    def _close_probe(self) -> FlowSums | None:
+        with self._guard.at("flow"):
+            return self._probe.close()
+        return None
 
     def pass_ends(self, output: Any) -> None:
         """Take what the pass has shown of the architecture."""
@@ -279,6 +313,7 @@ class SelfDescription:
             self._take_plan(architecture)
             self._weigh()
             self._gather_inputs()
+            self.ask()  # inside the blocks: where their parts are was not known in this step
             if self._observations is not None:
                 self._observations.notes = (*self._observations.notes, SHARDED)
         self._split_inputs = {}
@@ -336,5 +371,7 @@ class SelfDescription:
         """The step as the server takes it; in a background thread, in all processes alike."""
         if observations.weights is not None and self.together:
             observations.weights = observations.weights.added_up(self._processes.all_reduce)
+            flow = observations.flow or FlowSums.blank(observations.weights.architecture)
+            observations.flow = flow.added_up(self._processes.all_reduce)
         failures = () if self._failure is None else (self._failure,)
         return packed_spec(self._hooks.plan, self._architecture, observations, n_params, failures)

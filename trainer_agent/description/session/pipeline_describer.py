@@ -111,6 +111,11 @@ class StagedDescription:
         for describer in self._describers:
             describer.forget()
 
+    def remove(self) -> None:
+        """Take the hooks of a step away that is being described."""
+        for describer in self._describers:
+            describer.remove()
+
     def ask_from_time_to_time(self, step: int) -> None:
         """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
         for describer in self._describers:

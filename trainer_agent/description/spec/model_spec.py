@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,11 @@ from torch.utils.hooks import RemovableHandle
 import dslm.spec as theory
 from dslm.masks.cell_sizes import block_cells
 from dslm.validation import validate
+from trainer_agent.capture.guard import Guard
+from trainer_agent.capture.overhead_account import OverheadAccount
+from trainer_agent.description.flow.probe import FlowProbe, PassesOfAll
 from trainer_agent.description.hints import Hint, HintError
+from trainer_agent.description.planning import plan_of
 from trainer_agent.description.read.head import scalars_of
 from trainer_agent.description.read.head_trace import padding_of
 from trainer_agent.description.read.parts import Architecture, StackParts
@@ -57,7 +62,13 @@ def describe(
     except (TypeError, RuntimeError, ValueError, IndexError, KeyError) as error:
         name = type(model).__name__
         raise ValueError(f"batch: {name}'s forward fails on it: {error}") from error
+    guard = Guard()
+    probe = FlowProbe(PassesOfAll(), guard, OverheadAccount())
+    if not holds_shards(model):
+        with guard.at("flow"):
+            probe.open(model, plan_of(layout), layout, kwargs)
     streams = _run(model, layout, args, kwargs)
+    flow = probe.close()
     weights = weigh(layout, model).added_up(
         over_all_processes if holds_shards(model) else lambda rows: rows
     )
@@ -73,6 +84,7 @@ def describe(
         batch_size=_batch_size(streams),
         n_params=layout.n_params,
         notes=layout.notes,
+        flows={} if flow is None else {s.name: flow.flows(s.blocks) for s in layout.stacks},
     )
     if hints:
         validate(spec)
@@ -91,12 +103,13 @@ class _Streams:
 def _run(
     model: nn.Module, layout: Architecture, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, _Streams]:
-    """One forward pass in the model's own mode, and a backward pass down to the last blocks."""
+    """One forward pass in the model's own mode, and a backward pass down to the first blocks."""
     streams = {stack.name: _Streams() for stack in layout.stacks}
     handles = [h for s in layout.stacks for h in _hooks(model, s, streams[s.name])]
     try:
         with undisturbed(model), torch.enable_grad():
-            _differentiate(model(*args, **kwargs), streams)
+            inside = not holds_shards(model)
+            _differentiate(model(*args, **kwargs), streams, inside=inside)
     finally:
         for handle in handles:
             handle.remove()
@@ -118,17 +131,25 @@ def _hooks(model: nn.Module, stack: StackParts, into: _Streams) -> list[Removabl
     ]
 
 
-def _differentiate(output: Any, streams: dict[str, _Streams]) -> None:
-    """Gradients of the output's loss at the last blocks; touches no parameter's gradient."""
+def _differentiate(output: Any, streams: dict[str, _Streams], *, inside: bool) -> None:
+    """Gradients of the output's loss at the last blocks; touches no parameter's gradient.
+
+    Then those of the first blocks, for what looks on between, as far as they can be had: a
+    checkpoint that runs blocks again inside the backward pass refuses.
+    """
     loss = _loss_of(output)
     tops = [s for s in streams.values() if s.last is not None and s.last.requires_grad]
     if loss is None or not tops:
         return
     inputs = [s.last for s in tops if s.last is not None]
-    for stream, grad in zip(
-        tops, torch.autograd.grad(loss, inputs, allow_unused=True), strict=True
-    ):
+    firsts = [s.first for s in tops if s.first is not None and s.first.requires_grad]
+    firsts = firsts if inside else []
+    grads = torch.autograd.grad(loss, inputs, allow_unused=True, retain_graph=bool(firsts))
+    for stream, grad in zip(tops, grads, strict=True):
         stream.grad = grad
+    if firsts:
+        with suppress(RuntimeError):
+            torch.autograd.grad(loss, firsts, allow_unused=True)
 
 
 def _loss_of(output: Any) -> Tensor | None:

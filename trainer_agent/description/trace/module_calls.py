@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from trainer_agent.capture.hooks import first_stream
 from trainer_agent.description.trace.replay import result_of
 from trainer_agent.description.trace.tracer import Node, Trace
 from trainer_agent.description.trace.unsharded import holds_shards
@@ -38,13 +39,27 @@ class BlockListener(Protocol):
 class ModuleCall:
     """The last call of a module: what it was given and has put out, hooks included.
 
-    `node` is that output's, and `number` counts the calls in the block that runs.
+    `node` is that output's, and `number` counts the calls in the block that runs. `versions` are
+    torch's counts of what was written to its first input and output when it ended.
     """
 
     args: Arguments
     output: Any
     node: Node | None = None
     number: int = 1
+    versions: tuple[int, int] = (0, 0)
+
+    @property
+    def input(self) -> Tensor | None:
+        """Its first tensor of tokens and features; None where it was written to since."""
+        x = _input_of(self.args)
+        return x if _version_of(x) == self.versions[0] else None
+
+    @property
+    def result(self) -> Tensor | None:
+        """What it put out; None where that was written to since."""
+        x = first_stream(self.output)
+        return x if _version_of(x) == self.versions[1] else None
 
 
 class ModuleCalls:
@@ -147,7 +162,9 @@ class ModuleCalls:
             former = self.calls.get(path)
             number = 1 if former is None else former.number + 1
             # Now, before a call in place makes another tensor of it.
-            self.calls[path] = ModuleCall((args, kwargs), y, self._node_of(y), number)
+            node, ends = self._node_of(y), (_input_of((args, kwargs)), first_stream(y))
+            versions = _version_of(ends[0]), _version_of(ends[1])
+            self.calls[path] = ModuleCall((args, kwargs), y, node, number, versions)
 
     def _node_of(self, output: Any) -> Node | None:
         result = result_of(output)
@@ -173,6 +190,14 @@ class _Hook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (nullcontext(), "__exit__")
+
+
+def _input_of(args: Arguments) -> Tensor | None:
+    return first_stream((*args[0], *args[1].values()))
+
+
+def _version_of(x: Tensor | None) -> int:
+    return 0 if x is None or x.is_inference() else x._version
 
 
 def _is_small(module: nn.Module) -> bool:

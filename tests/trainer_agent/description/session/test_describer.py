@@ -108,7 +108,7 @@ def test_descriptions_follow_at_steps_that_grow_geometrically(tmp_path: Path) ->
         agent.step(loss=train_step(model, optimizer, batch(step)))
     agent.close()
 
-    assert [revision.step for revision in transport.revisions] == [0, 50, 200]
+    assert [revision.step for revision in transport.revisions] == [0, 50, 100, 200]
 
 
 class NoBlocks(torch.nn.Module):

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from dslm import predict, spec_from_json
+from dslm import BlockFlow, Site, predict, spec_from_json
 from dslm.spec import Block, Kernel, Missing, ModelSpec, Stack
 from tests.trainer_agent.distributed_job import LAYERS, PIPELINES
 from tests.trainer_agent.small_gpt import batch, built, loss_of, train_step
@@ -39,7 +40,12 @@ def described_whole(layers: int) -> ModelSpec:
 
 def revisions(folder: Path) -> list[tuple[int, ModelSpec]]:
     sent = json.loads((folder / "frames-0.json").read_text())
-    return [(revision["step"], spec_from_json(revision["spec"])) for revision in sent]
+    return [(revision["step"], spec_from_json(body_of(revision))) for revision in sent]
+
+
+def body_of(revision: dict[str, Any]) -> dict[str, Any]:
+    flows = revision["flows"]
+    return {**revision["spec"], "flows": flows} if flows else revision["spec"]
 
 
 def numbers(block: Block | None) -> list[float]:
@@ -108,11 +114,15 @@ def test_a_description_that_the_server_asks_for_is_of_all_processes(
 ) -> None:
     first, *later = revisions(run(kind))
 
-    (before, _), (after, described) = first, later[0]
+    before, _ = first
+    # Of sharded parameters the second sample is described too, for what is inside the blocks.
+    after, described = next((step, spec) for step, spec in later if step > 2)
     assert before < 2 and 5 < after < 50  # asked at step 5; at 50 it is time anyway
     assert described.missing == ()
     blocks = described.stacks["decoder"].blocks
     assert None not in blocks and len(blocks) == 3
+    flows = described.flows["decoder"]
+    assert [flow is None or flow.missing for flow in flows] == [{}] * 3
     assert str(np.load(run(kind) / "frames-0.npz")["reason"]) == ""
 
 
@@ -138,6 +148,21 @@ def test_the_input_is_the_first_stage_s_and_the_top_the_last_one_s() -> None:
 
     assert stack.input_kernel.diagonal == 2.0
     assert stack.top_gradient_kernel is not None and stack.top_gradient_kernel.diagonal == 5.0
+
+
+def test_what_was_measured_inside_blocks_is_put_in_the_order_of_the_stages() -> None:
+    flows = [BlockFlow({"in": Site(value)}) for value in (1.0, 2.0, 3.0)]
+    parts = [
+        replace(spec(2), flows={"decoder": (flows[0], flows[1])}),
+        spec(1),
+        None,
+        replace(spec(1), flows={"decoder": (flows[2],)}),
+    ]
+
+    merged = merged_spec(parts, [{"decoder": n} for n in (2, 1, 1, 1)])
+
+    assert merged.flows == {"decoder": (flows[0], flows[1], None, None, flows[2])}
+    assert merged_spec([spec(2)], [{"decoder": 2}]).flows == {}
 
 
 def test_what_a_stage_could_not_read_is_named_with_the_stage() -> None:

