@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import dslm
 from server.errors import StartError
@@ -43,6 +43,7 @@ class Case:
         notes: what a reader must know of how the spec was made.
         measured: by stack, the run's measurements with these weights; empty for a what-if.
         top_gradient: by stack, the measured scale of the gradient at the last layer.
+        attribution: the server's answer on why the blocks differ from the run's first, or None.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Case:
     notes: tuple[str, ...] = ()
     measured: Mapping[str, Measured] = field(default_factory=dict)
     top_gradient: Mapping[str, float] = field(default_factory=dict)
+    attribution: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,13 @@ def changed(case: Case, what_if: WhatIf) -> Case:
     name = f"{case.name}, what if {', '.join(what_if.typed)}"
     notes = [note for note in notes if note]
     return replace(
-        case, name=name, spec=spec, what_if=what_if.typed, notes=tuple(notes), measured={}
+        case,
+        name=name,
+        spec=spec,
+        what_if=what_if.typed,
+        notes=tuple(notes),
+        measured={},
+        attribution=None,
     )
 
 

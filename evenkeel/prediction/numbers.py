@@ -33,6 +33,7 @@ def case_numbers(case: Case, diagnosis: dslm.Diagnosis) -> dict[str, Any]:
         "what_if": list(case.what_if),
         "notes": list(case.notes),
         "measured": plain(case.measured),
+        "attribution": plain(case.attribution),
         "family": case.spec.family,
         "n_params": case.spec.n_params,
         "batch_size": case.spec.batch_size,

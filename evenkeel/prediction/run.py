@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dslm
-from evenkeel.api import client_of, read
+from evenkeel.api import client_of, read, require_success, unreachable
 from evenkeel.prediction.cases import Case, Measured
 from server.errors import StartError
 
@@ -72,7 +72,21 @@ def _case(client: httpx.Client, run: dict[str, Any], step: int) -> Case:
             for name, stack in measured.items()
             if 0 < stack.top_gradient_std < math.inf
         },
+        attribution=None if initial else _attribution(client, run, step),
     )
+
+
+def _attribution(client: httpx.Client, run: dict[str, Any], step: int) -> dict[str, Any] | None:
+    """Return why this revision differs from the first; None where the server cannot tell."""
+    try:
+        answer = client.get(f"/runs/{run['id']}/attribution", params={"step": step})
+    except httpx.HTTPError as error:
+        raise unreachable(client, error) from error
+    if answer.status_code == httpx.codes.NOT_FOUND:  # an older server, or an older agent
+        return None
+    require_success(answer)
+    body: dict[str, Any] = answer.json()
+    return body if body["step"] == step else None
 
 
 def _measured(client: httpx.Client, run: dict[str, Any], step: int) -> dict[str, Measured]:

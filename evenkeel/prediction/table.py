@@ -44,7 +44,8 @@ def lines(diagnosed: list[Diagnosed]) -> Iterator[str]:
 def _words(case: Case, name: str, stack: dslm.StackDiagnosis) -> Iterator[str]:
     sizes = f"{stack.n_layers} layers x {stack.d_model}, {stack.seq_len} tokens"
     yield from textwrap.wrap(f"{case.name}: {name}, {sizes}", WIDTH)
-    for sentence in stack.sentences + _measured(case, name, stack.n_layers) + case.notes:
+    measured = _measured(case, name, stack.n_layers) + _attributed(case, name)
+    for sentence in stack.sentences + measured + case.notes:
         yield from _item(sentence)
     if stack.advice.scaling is not None and stack.advice.needed:
         yield from _item(f"DeepScaleLM's standard deviations: {scaling_line(stack.advice.scaling)}")
@@ -62,6 +63,16 @@ def _measured(case: Case, name: str, n_layers: int) -> tuple[str, ...]:
         f"{measured.gradient_ratio:.3g} times that of layer {n_layers}; token correlation at layer "
         f"{n_layers} is {measured.correlation:.3f}.",
     )
+
+
+def _attributed(case: Case, name: str) -> tuple[str, ...]:
+    """Why the blocks differ from those of the first description."""
+    if case.attribution is None or name not in case.attribution["stacks"]:
+        return ()
+    since = f"Since step {case.attribution['baseline_step']}: "
+    sentences = case.attribution["stacks"][name]["sentences"]
+    note = case.attribution["note"]
+    return (*(since + s[0].lower() + s[1:] for s in sentences), *((note,) if note else ()))
 
 
 def _item(text: str) -> list[str]:

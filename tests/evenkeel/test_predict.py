@@ -23,6 +23,7 @@ from evenkeel.prediction.panels import lines_of
 from evenkeel.prediction.plot import write_plot
 from evenkeel.prediction.table import WIDTH, lines
 from server.errors import StartError
+from tests.dslm.attribution.flows import drawn_spec
 from tests.e2e.jobs import Server
 from tests.services.agent import LAYOUT, batch, frame, vector
 from tests.services.polling import eventually
@@ -30,7 +31,7 @@ from tests.services.process import free_port
 from tests.services.specs import post_ln
 from wire import MEDIA_TYPE, Frame, RunDeclaration
 
-RUN, BROKEN = "a" * 32, "c" * 32
+RUN, BROKEN, GROWN = "a" * 32, "c" * 32, "d" * 32
 
 
 def run(*arguments: str | Path) -> Result:
@@ -191,6 +192,36 @@ def test_run_in_which_no_block_departs_says_so(url: str) -> None:
     words = run("--run", RUN, "--server", url).stdout
 
     assert "- No block departs from what it did before, up to step 50." in words
+
+
+def test_why_a_run_differs_from_its_first_model_is_told_in_words_and_numbers(url: str) -> None:
+    specs = [
+        drawn_spec(np.random.default_rng(n), "pre", gated=False, crossed=False) for n in (1, 2)
+    ]
+    expected = dslm.attribute(*specs).stacks["decoder"]
+    with httpx.Client(base_url=f"{url}/api/v1/runs/", timeout=60) as client:
+        declared = RunDeclaration(project="p", name="grown", layout=LAYOUT)
+        client.put(GROWN, content=msgspec.json.encode(declared)).raise_for_status()
+        for step, spec in zip((1, 50), specs, strict=True):
+            body = dslm.spec_to_json(spec)
+            revision = {"step": step, "flows": body.pop("flows"), "spec": body}
+            client.put(f"{GROWN}/spec", json=revision).raise_for_status()
+
+    words = " ".join(run("--run", GROWN, "--server", url).stdout.split())
+    first, today = json.loads(run("--run", GROWN, "--server", url, "--json").stdout)["cases"]
+
+    assert first["attribution"] is None
+    assert today["attribution"]["baseline_step"] == 1
+    total = today["attribution"]["stacks"]["decoder"]["forward"]["total"]
+    assert total == pytest.approx(expected.forward.total.tolist(), rel=1e-5)
+    for sentence in expected.sentences:
+        assert f"Since step 1: t{sentence[1:]}" in words
+
+
+def test_a_run_of_an_older_agent_is_shown_without_a_reason(url: str) -> None:
+    numbers = json.loads(run("--run", RUN, "--server", url, "--json").stdout)
+
+    assert [case["attribution"] for case in numbers["cases"]] == [None, None]
 
 
 @pytest.mark.parametrize(("weights", "step"), [("init", 0), ("today", 50)])
