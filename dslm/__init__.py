@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         Direction,
         PartShare,
         StackAttribution,
-        Term,
         attribute,
     )
     from dslm.diagnosis import (
@@ -111,7 +110,6 @@ __all__ = [
     "StackAttribution",
     "StackDiagnosis",
     "StackPrediction",
-    "Term",
     "alibi",
     "alibi_slopes",
     "apply_scaling",
@@ -172,7 +170,6 @@ _HOMES = {
     "StackAttribution": "dslm.attribution",
     "StackDiagnosis": "dslm.diagnosis",
     "StackPrediction": "dslm.prediction",
-    "Term": "dslm.attribution",
     "alibi": "dslm.position_bias",
     "alibi_slopes": "dslm.position_bias",
     "apply_scaling": "dslm.scaling",
