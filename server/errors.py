@@ -94,7 +94,7 @@ class FlowNotFound(MonitorError):
             f"run {run_id} has no description up to this step that measured inside its blocks",
             field="step",
             fix=(
-                "wait until its agent, of this version, has described it"
+                "wait for its next description; older agents, and compiled blocks, show none"
                 if first is None
                 else f"ask for step {first} or a later one"
             ),

@@ -261,7 +261,7 @@ class SelfDescription:
         """Measure inside the blocks too; of a whole that is compiled they show nothing."""
         started = time.perf_counter()
         with self._guard.at("flow"):
-            if not self._recorder.compiled:
+            if not self._recorder.compiled and not runs_beside_compiled_code():
                 self._probe.open(self._model, self._hooks.plan, self._architecture, kwargs)
         self._account.charge(ONCE, started)
 

@@ -208,6 +208,25 @@ def test_checkpointed_blocks_show_the_same(reentrant: bool, tmp_path: Path) -> N
                 assert sites[site].mean_square == pytest.approx(value.mean_square, rel=1e-3), site
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_blocks_get_no_hooks_inside(tmp_path: Path) -> None:
+    model = built("gpt2")
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer, every=1)
+    agent.prepare((), labelled())
+    for block in model.get_submodule("transformer.h").children():
+        block.compile(backend="eager")
+    for step in range(2):
+        agent._parts.describer.ask()
+        model(**labelled(seed=step))["loss"].backward()
+        agent.step()
+    agent.close()
+
+    assert [revision.flows for revision in transport.revisions] == [None, None]
+    assert transport.health.failures == 0
+    torch.compiler.reset()
+
+
 def test_padding_is_left_out(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = built("gpt2").eval()
