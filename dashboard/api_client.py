@@ -138,9 +138,13 @@ class ApiClient:
         return await self._request(RUN, run_id=run_id)
 
     async def profile(self, run_id: str, step: int | None = None) -> Profile | None:
-        """Measured vectors at the sampled step nearest to `step` from below; None before any."""
+        """Measured vectors at the sampled step nearest to `step` from below; None before any.
+
+        What is derived of them is left out: the scripts read it once the page stands.
+        """
+        params = {"step": step, "derived": "false"}
         try:
-            return await self._request(PROFILE, {"step": step}, run_id=run_id)
+            return await self._request(PROFILE, params, run_id=run_id)
         except ApiError as error:
             if error.status == 404:
                 return None

@@ -181,6 +181,7 @@ class Revision(Struct, frozen=True):
 
     state: str
     reason: str = ""
+    step: int = 0
     stacks: dict[str, StackCurves] = field(default_factory=dict)
     missing: list[MissingPart] = field(default_factory=list)
 

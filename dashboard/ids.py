@@ -9,7 +9,8 @@ Selectors for a walk through the pages (all are element ids unless written as at
   ``#runs-compare``, ``[data-testid="suggested-comparison"]``, ``#runs-empty``, ``#runs-more``
 - run page: ``#run-variance``, ``#run-correlation``, ``#run-gradient``, ``#run-scalars``,
   ``#run-heatmap`` (charts), ``#run-heatmap-canvas``, ``#run-status``,
-  ``#run-last-step``, ``#run-alerts``, ``#run-describe``, ``[data-heat]``, ``[data-stack]``,
+  ``#run-last-step``, ``#run-alerts``, ``#run-describe``, ``[data-heat]``, ``[data-against]``,
+  ``[data-curve]`` (curves on show), ``#run-departures``, ``[data-stack]``,
   ``[data-why]`` (why a prediction is absent), ``[data-show]`` (tabs), ``#run-series-site`` and
   ``#run-series-quantity`` (the choice of a series), ``#run-series``
 - player, on the run and compare pages: ``#player`` (``data-step`` is the step on show,
@@ -51,6 +52,7 @@ RUN_CORRELATION = "run-correlation"
 RUN_GRADIENT = "run-gradient"
 RUN_SCALARS = "run-scalars"
 RUN_HEATMAP = "run-heatmap"
+RUN_DEPARTURES = "run-departures"
 RUN_ALERTS = "run-alerts"
 RUN_INTERNALS = "run-internals"
 RUN_SERIES = "run-series"

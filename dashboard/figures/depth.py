@@ -17,6 +17,9 @@ from dashboard.vectors import Vector
 GAP = 0.035  # between columns, as a share of the width
 AT_INIT = ("7px,4px", theme.PREDICTED)
 FROM_TODAY = ("2px,3px", theme.PREDICTED_TODAY)
+AHEAD_WIDTH = 1.8
+# Off until they are asked for: with all of them on, none can be followed.
+HIDDEN = ("low", "high", "today")
 DIGITS = "%{y:.4~g}<extra></extra>"
 EMPTY: Vector = np.empty(0)
 
@@ -43,8 +46,8 @@ class DepthColumn:
 
     @property
     def curves(self) -> tuple[Vector, ...]:
-        """Everything that the y axis has to hold."""
-        return self.measured, self.predicted, self.low, self.high, self.today
+        """Everything that the y axis has to hold before a choice of curves is made."""
+        return self.measured, self.predicted
 
 
 def depth_chart(
@@ -113,6 +116,7 @@ def _line(
         meta=f"{role}:{column}",
         xaxis=f"x{axis}",
         yaxis=f"y{axis}",
+        visible=role not in HIDDEN,
         **settings,
     )
 
@@ -125,6 +129,7 @@ def _traces(
     # Plotly draws in this order: what is measured lies over what is predicted.
     return [
         *_band(column, index),
+        *_ahead(index),
         *_predictions(column, index),
         _measured(column, index),
         marker_trace(column.measured, limits, log=log, name="not finite", **place),
@@ -141,6 +146,24 @@ def _band(column: DepthColumn, index: int) -> list[go.Scatter]:
     ]
 
 
+def _ahead(index: int) -> list[go.Scatter]:
+    """One block ahead with its band; the script fills it in for each step on show."""
+    edge: dict[str, object] = {"width": 0, "color": theme.AHEAD_BAND}
+    filled: dict[str, object] = {"fill": "tonexty", "fillcolor": theme.AHEAD_BAND}
+    return [
+        _line("ahead_low", index, EMPTY, name="band", line=edge, hoverinfo="skip"),
+        _line("ahead_high", index, EMPTY, name="band", line=edge, hoverinfo="skip", **filled),
+        _line(
+            "ahead",
+            index,
+            EMPTY,
+            name="one block ahead",
+            line={"width": AHEAD_WIDTH, "color": theme.AHEAD},
+            hovertemplate="one block ahead %{y:.4~g}, measured %{text}<extra></extra>",
+        ),
+    ]
+
+
 def _predictions(column: DepthColumn, index: int) -> list[go.Scatter]:
     return [
         _line(
@@ -148,7 +171,7 @@ def _predictions(column: DepthColumn, index: int) -> list[go.Scatter]:
             index,
             values,
             name=name,
-            line={"width": 1.6, "dash": dash, "color": colour},
+            line={"width": 1.3, "dash": dash, "color": colour},
             hovertemplate=f"{name} {DIGITS}",
         )
         for role, name, values, dash, colour in (

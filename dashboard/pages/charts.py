@@ -8,6 +8,18 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import dcc, html
 
+CURVES = (
+    (
+        "ahead",
+        "one block ahead, with its band",
+        "Each layer from the measured other side of its block and the block's last samples",
+    ),
+    ("predicted", "at initialisation", "From the weights at the run's start: where it began"),
+    ("band", "its band", "About 95 % of the layers of freshly drawn weights"),
+    ("today", "from today's weights", "From the weights described last before the step on show"),
+)
+SHOWN_CURVES = ("ahead", "predicted")
+
 # Axes follow the player and not the mouse, so Plotly's own tools are off.
 CONFIG = {"displayModeBar": False, "responsive": True, "doubleClick": False}
 
@@ -45,14 +57,24 @@ def chart_card(
 
 
 def legend() -> html.Div:
-    """What each line style means, the same on every page."""
-    entries = [
-        ("key key-measured", "measured"),
-        ("key key-predicted", "predicted at initialisation, with its band"),
-        ("key key-today", "predicted from today's weights"),
-        ("key key-alarm", "NaN or Inf"),
-    ]
+    """What each line style means, the same on every page; curves but the measured can be picked."""
     return html.Div(
-        [html.Span([html.I(className=style), meaning]) for style, meaning in entries],
+        [
+            html.Span([html.I(className="key key-measured"), "measured"]),
+            *(_curve_switch(name, meaning, hint) for name, meaning, hint in CURVES),
+            html.Span([html.I(className="key key-alarm"), "NaN or Inf"]),
+        ],
         className="legend",
+        role="group",
+        **{"aria-label": "Curves on show"},
+    )
+
+
+def _curve_switch(name: str, meaning: str, hint: str) -> html.Button:
+    return html.Button(
+        [html.I(className=f"key key-{name}"), meaning],
+        type="button",
+        className="curve",
+        title=hint,
+        **{"data-curve": name, "aria-pressed": "true" if name in SHOWN_CURVES else "false"},
     )

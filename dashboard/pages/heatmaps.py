@@ -10,6 +10,11 @@ from dashboard.display.quantities import QUANTITIES
 from dashboard.figures import heatmap_axes
 from dashboard.pages.charts import graph
 
+REFERENCES = (
+    ("", "initialisation", "Measured against the prediction at initialisation"),
+    ("ahead", "one block ahead", "Innovations: each block against its own last samples"),
+)
+
 
 def heatmap(element_id: str, *, n_layers: int, last_step: int, label: str) -> html.Div:
     """One heatmap, painted by ``45-heatmap.js`` on the canvas ``{element_id}-canvas``."""
@@ -18,6 +23,21 @@ def heatmap(element_id: str, *, n_layers: int, last_step: int, label: str) -> ht
     tip = html.Div(className="heat-tip", hidden=True)
     spoken = {"role": "img", "aria-label": label}
     return html.Div([canvas, axes, tip], className="plot", id=f"{element_id}-plot", **spoken)
+
+
+def reference_switch() -> html.Span:
+    """Buttons that pick what the heatmap compares with."""
+    buttons = [
+        html.Button(
+            label,
+            type="button",
+            className="view small",
+            title=hint,
+            **{"data-against": name, "aria-pressed": "true" if not name else "false"},
+        )
+        for name, label, hint in REFERENCES
+    ]
+    return html.Span(buttons, className="against", role="group", **{"aria-label": "Compared with"})
 
 
 def heatmap_switch() -> list[Any]:

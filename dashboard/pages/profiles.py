@@ -37,9 +37,9 @@ def depth_column(
     title: str = "",
     colour: str = theme.MEASURED,
 ) -> DepthColumn:
-    """Measured values of one step over the run's first and latest prediction."""
+    """Measured values of one step over the run's first prediction and the one that held then."""
     at_init = _band(revisions[0] if revisions else None, stack, quantity)
-    today = _band(revisions[-1] if len(revisions) > 1 else None, stack, quantity)
+    today = _band(_revision_at(revisions, profile), stack, quantity)
     return DepthColumn(
         measured=measured(quantity, stack, profile),
         predicted=at_init.middle,
@@ -63,6 +63,14 @@ def profile_of(profile: Profile | None, stack: str) -> StackProfile:
     """The vectors of one stack; none of them where nothing of it was measured."""
     stacks = {} if profile is None else profile.stacks
     return stacks.get(stack, StackProfile({}))
+
+
+def _revision_at(revisions: Sequence[Revision], profile: Profile | None) -> Revision | None:
+    """The latest revision up to the profile's step; None where that is the run's first."""
+    if profile is None:
+        return None
+    later = [revision for revision in revisions[1:] if revision.step <= profile.step]
+    return later[-1] if later else None
 
 
 def _band(revision: Revision | None, stack: str, quantity: Quantity) -> Band:

@@ -21,7 +21,7 @@ from dashboard.pages.charts import chart_card, graph, legend, missing_reasons, p
 from dashboard.pages.chips import status_chip, tag_chips
 from dashboard.pages.details import details
 from dashboard.pages.health import health_line
-from dashboard.pages.heatmaps import heatmap, heatmap_switch
+from dashboard.pages.heatmaps import heatmap, heatmap_switch, reference_switch
 from dashboard.pages.player import player
 from dashboard.pages.profiles import depth_column, n_layers, stack_of
 from dashboard.pages.series import pickers
@@ -224,7 +224,13 @@ def _timeline(run: RunDetail, stack: str, alerts: Sequence[Alert]) -> list[Any]:
     charts = html.Div(
         [
             chart_card("Loss and learning rate", "▲ marks alerts", lines),
-            chart_card("Measured against predicted", "over steps", heat, side=heatmap_switch()),
+            chart_card(
+                "Measured against predicted",
+                "log₂ over steps",
+                heat,
+                html.Div(id=ids.RUN_DEPARTURES, className="departures", **{"aria-live": "polite"}),
+                side=[reference_switch(), *heatmap_switch()],
+            ),
         ],
         className="timeline-charts",
     )

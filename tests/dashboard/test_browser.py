@@ -335,3 +335,55 @@ def test_pages_fit_a_narrow_window_in_both_themes(page: Page, pre: SyntheticRun)
         page.locator("#theme-toggle").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 800, address
     assert json.loads(page.evaluate("JSON.stringify(localStorage)"))["evenkeel-theme"]
+
+
+SHOWN = """([id, meta]) => {
+    const chart = document.querySelector(`#${id} .js-plotly-plot`);
+    return chart.data.find((trace) => trace.meta === meta).visible !== false;
+}"""
+
+
+def test_one_block_ahead_is_drawn_for_the_step_on_show_and_for_what_arrives(
+    page: Page, push: Push, pre: SyntheticRun
+) -> None:
+    arrived = """(step) => {
+        const chart = document.querySelector("#run-variance .js-plotly-plot");
+        const length = (meta) => chart.data.find((trace) => trace.meta === meta).y.length;
+        const onShow = document.getElementById("player").dataset.step === String(step);
+        return onShow && length("ahead:0") === 7 && length("ahead_high:0") === 7;
+    }"""
+    open_run(page, pre, "?step=12")
+    page.wait_for_function(arrived, arg=12)
+    ahead = page.evaluate(TRACE, ["run-variance", "ahead:0"])
+    measured = page.evaluate(TRACE, ["run-variance", "measured:0"])
+    assert ahead[0] == pytest.approx(measured[0]) and ahead[1:] != measured[1:]
+
+    page.locator("#player-follow").click()
+    push(pre, range(40, 45), declare=False)
+
+    page.wait_for_function(arrived, arg=44)
+
+
+def test_legend_switches_curves_and_the_address_keeps_them(page: Page, pre: SyntheticRun) -> None:
+    open_run(page, pre)
+    assert not page.evaluate(SHOWN, ["run-variance", "today:0"])
+    assert page.evaluate(SHOWN, ["run-variance", "ahead:0"])
+
+    page.locator('[data-curve="today"]').click()
+    page.locator('[data-curve="ahead"]').click()
+
+    assert "curves=predicted,today" in page.url
+    open_run(page, pre, "?curves=predicted,today")
+    assert page.evaluate(SHOWN, ["run-gradient", "today:0"])
+    assert not page.evaluate(SHOWN, ["run-gradient", "ahead_high:0"])
+    expect(page.locator('[data-curve="ahead"]')).to_have_attribute("aria-pressed", "false")
+
+
+def test_heatmap_compares_with_one_block_ahead_on_a_click(page: Page, pre: SyntheticRun) -> None:
+    open_run(page, pre)
+    expect(page.locator("#run-departures")).not_to_be_empty()
+
+    page.locator('[data-against="ahead"]').click()
+
+    page.wait_for_function(f"() => ({PAINTED})() > 0.6")
+    assert "against=ahead" in page.url

@@ -3,7 +3,7 @@
 import { query } from "./address.js";
 import { QUANTITIES } from "./display.js";
 
-/** @import { Alert, QuantityName, Revision, ScalarHistory, SeriesHistory } from "./types" */
+/** @import { Alert, Departure, InnovationHistory, QuantityName, Revision, ScalarHistory, SeriesHistory } from "./types" */
 
 const BASE = "/api/v1";
 export const MAX_STEPS = 2000;
@@ -92,6 +92,30 @@ export async function getRevisions(run) {
  */
 export function getHistory(run, stack, name, from, most) {
   return get(paths.history(run, stack, name, from, most));
+}
+
+/**
+ * Innovations of a quantity over steps, with their ratio to half the band.
+ * @param {string} run
+ * @param {string} stack
+ * @param {QuantityName} name
+ * @param {{ from: number, to: number | null, most: number }} range
+ * @returns {Promise<InnovationHistory>}
+ */
+export function getInnovations(run, stack, name, { from, to, most }) {
+  const end = to === null ? "" : `&to=${to}`;
+  const series = `${stack}/innovation/${name}`;
+  return get(`/runs/${run}/history?series=${series}&max_steps=${most}&from=${from}${end}`);
+}
+
+/**
+ * The blocks that depart, of the last samples up to a step, newest first.
+ * @param {string} run
+ * @param {number} step
+ * @returns {Promise<{ departures: Departure[] }>}
+ */
+export function getDepartures(run, step) {
+  return get(`/runs/${run}/ahead?step=${step}`);
 }
 
 /**

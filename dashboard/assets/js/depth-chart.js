@@ -1,5 +1,6 @@
 /* Depth profiles: moves the traces of a figure drawn by dashboard/figures/depth.py. */
 
+import { CURVES } from "./curves.js";
 import {
   axisRange,
   formatCount,
@@ -10,13 +11,16 @@ import {
   QUANTITIES,
 } from "./display.js";
 import { first } from "./dom.js";
+import { NO_CURVE } from "./innovations.js";
+import { curveAt } from "./predictions.js";
 
-/** @import { Chart, PredictedCurves, QuantityName, Values } from "./types" */
+/** @import { AheadCurve, Chart, PredictedCurves, QuantityName, Values } from "./types" */
 /** @import { RunHistory } from "./history.js" */
 
 const PATIENCE_MS = 30000;
+const CHOSEN = Object.values(CURVES).flat();
 const LINEAR_REACH = 0.2; // of the difference panel before any difference is larger
-const ROLES = /** @type {const} */ (["low", "high", "predicted", "today"]);
+const ROLES = /** @type {const} */ (["low", "high", "predicted"]);
 
 /**
  * Resolves once Dash has drawn the chart of that id.
@@ -75,6 +79,12 @@ export class DepthChart {
     this.changedTraces = new Map();
     /** @type {Record<string, unknown>} */
     this.changedLayout = {};
+    /** The predicted traces on show. @type {Set<string>} */
+    this.roles = new Set();
+    /** The curves now drawn from later weights, and one block ahead. @type {Float32Array[]} */
+    this.todays = [];
+    /** @type {Float32Array[]} */
+    this.aheads = [];
     this.hasDifference = this.index.has(`difference1:${columns}`);
   }
 
@@ -91,6 +101,22 @@ export class DepthChart {
     const { missing } = curves;
     const reason = first(document, `[data-why="${this.name}:${column}"]`);
     Object.assign(reason, { textContent: missing, title: missing, hidden: !missing });
+  }
+
+  /**
+   * Shows these predicted traces of every column, and no others.
+   * @param {Set<string>} roles
+   */
+  choose(roles) {
+    this.roles = roles;
+    const traces = this.chart.data.map((trace, i) => ({ i, role: trace.meta.split(":")[0] }));
+    const chosen = traces.filter(({ role }) => CHOSEN.includes(role));
+    this.chart.removeAllListeners("plotly_restyle");
+    Plotly.restyle(
+      this.chart,
+      { visible: chosen.map(({ role }) => roles.has(role)) },
+      chosen.map(({ i }) => i),
+    );
   }
 
   /**
@@ -148,8 +174,13 @@ export class DepthChart {
     const measured = histories.map((history) =>
       history.rows[this.name].subarray(0, history.length * history.width),
     );
-    const predicted = this.curves.flatMap((curves) => ROLES.map((role) => curves[role]));
-    this.range = axisRange([...measured, ...predicted], this.log);
+    const predicted = this.curves.flatMap((curves) =>
+      ROLES.filter((role) => this.roles.has(role)).map((role) => curves[role]),
+    );
+    const today = this.roles.has("today")
+      ? this.curves.flatMap((curves) => curves.today.map((dated) => dated.curve))
+      : [];
+    this.range = axisRange([...measured, ...predicted, ...today], this.log);
     const depths = [
       ...histories.map((history) => history.width),
       ...predicted.map((c) => c.length),
@@ -178,20 +209,61 @@ export class DepthChart {
   /**
    * Draws measured rows, one for each column; an empty one for a run that lacks the step.
    * @param {Float32Array[]} rows
+   * @param {number} step
+   * @param {AheadCurve[]} aheads one block ahead of the rows
    */
-  show(rows) {
+  show(rows, step, aheads) {
     this.rows = rows;
     const [low, high] = rows.reduce((range, row) => this.widened(range, row), this.range) || [0, 1];
     this.range = [low, high];
     rows.forEach((row, column) => {
       const positive = this.log ? row.map((value) => (value > 0 ? value : Number.NaN)) : row;
       this.change(`measured:${column}`, layers(row.length), positive);
+      this.showToday(column, step);
+      this.showAhead(column, positive, aheads[column] || NO_CURVE);
       this.mark(column, row, markerHeight(low, high, this.log));
       if (column && this.hasDifference) this.compare(column, row, rows[0]);
     });
     const range = this.chart.layout.yaxis.range;
     if (range[0] !== low || range[1] !== high) Object.assign(this.changedLayout, this.axes());
     this.flush();
+  }
+
+  /**
+   * @param {number} column
+   * @param {number} step
+   */
+  showToday(column, step) {
+    const curve = curveAt(this.curves[column]?.today || [], step);
+    if (curve === this.todays[column]) return;
+    this.todays[column] = curve;
+    this.change(`today:${column}`, layers(curve.length), curve);
+  }
+
+  /**
+   * One block ahead, and in the hover what was measured over it.
+   * @param {number} column
+   * @param {Float32Array} row
+   * @param {AheadCurve} curve
+   */
+  showAhead(column, row, { ahead, low, high }) {
+    if (!ahead.length && !this.aheads[column]?.length) return;
+    this.aheads[column] = ahead;
+    const x = layers(ahead.length);
+    const text = Array.from(ahead, (value, layer) => this.comparison(row[layer], value));
+    this.change(`ahead_low:${column}`, x, low);
+    this.change(`ahead_high:${column}`, x, high);
+    this.change(`ahead:${column}`, x, ahead, text);
+  }
+
+  /**
+   * @param {number} measured
+   * @param {number} predicted
+   */
+  comparison(measured, predicted) {
+    if (this.log) return `×${formatNumber(measured / predicted, 3)}`;
+    const distance = measured - predicted;
+    return `${distance < 0 ? "−" : "+"}${formatNumber(Math.abs(distance), 2)}`;
   }
 
   /**

@@ -113,6 +113,8 @@ export class Heatmap {
     this.name = "variance";
     this.limit = 1;
     this.missing = "";
+    /** Called whenever the cells have been painted. @type {() => void} */
+    this.onDrawn = () => {};
     this.paintedSize = "";
     this.columns = 1;
     this.plot = /** @type {HTMLElement} */ (chart.closest(".plot"));
@@ -191,8 +193,10 @@ export class Heatmap {
     this.message.textContent = length ? this.missing : "no steps yet";
     this.canvas.width = this.columns;
     this.canvas.height = Math.max(1, length ? width : 1);
-    if (!length || this.missing) return;
-    this.canvas.getContext("2d")?.putImageData(this.picture(), 0, 0);
+    if (length && !this.missing) {
+      this.canvas.getContext("2d")?.putImageData(this.picture(), 0, 0);
+    }
+    this.onDrawn();
   }
 
   picture() {

@@ -25,20 +25,29 @@ export class Heatmaps {
    */
   constructor(maps, requested, onChoose) {
     this.maps = maps;
+    this.onChoose = onChoose;
     this.chosen = NAMES.find((name) => name === requested) || null;
     this.name = this.chosen || NAMES[0];
     this.scale = first(document, ".heat-scale");
     this.buttons = all("[data-heat]");
     for (const button of this.buttons) {
       const name = /** @type {QuantityName} */ (button.dataset.heat);
-      button.onclick = () => {
-        this.chosen = name;
-        this.draw();
-        onChoose(name);
-      };
+      button.onclick = () => this.choose(name);
     }
     this.retheme();
     this.pick(this.name);
+  }
+
+  /**
+   * Shows a quantity from now on; a name that is none of the charts' changes nothing.
+   * @param {string} requested
+   */
+  choose(requested) {
+    const name = NAMES.find((each) => each === requested);
+    if (!name) return;
+    this.chosen = name;
+    this.draw();
+    this.onChoose(name);
   }
 
   retheme() {

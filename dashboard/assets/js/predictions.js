@@ -1,10 +1,11 @@
-/* The curves a run is measured against: at initialisation, and from the latest weights described. */
+/* The curves a run is measured against: at initialisation, and from the weights described since. */
 
 import { getRevisions, NAMES } from "./api.js";
 import { decode } from "./codec.js";
 import { QUANTITIES, whyMissing } from "./display.js";
+import { floorIndex } from "./history.js";
 
-/** @import { PredictedCurves, Predictions, QuantityName, Revision } from "./types" */
+/** @import { DatedCurve, PredictedCurves, Predictions, QuantityName, Revision } from "./types" */
 
 const EMPTY = new Float32Array(0);
 
@@ -32,15 +33,30 @@ function band(revision, stack, name) {
  */
 export function predictionsOf(revisions, stack) {
   const atInit = revisions[0];
-  const latest = revisions.length > 1 ? revisions[revisions.length - 1] : undefined;
+  const later = revisions.slice(1);
   /** @type {(name: QuantityName) => PredictedCurves} */
   const curves = (name) => {
     const { middle, low, high } = band(atInit, stack, name);
-    const today = band(latest, stack, name).middle;
+    const today = later.map((revision) => {
+      return { step: revision.step, curve: band(revision, stack, name).middle };
+    });
     return { predicted: middle, low, high, today, missing: whyMissing(atInit ?? null, middle) };
   };
   const [variance, correlation, gradient] = NAMES.map(curves);
   return { variance, correlation, gradient };
+}
+
+/**
+ * The curve of the revision that held at a step; empty where that is the run's first.
+ * @param {DatedCurve[]} today
+ * @param {number} step
+ */
+export function curveAt(today, step) {
+  const place = floorIndex(
+    today.map((dated) => dated.step),
+    step,
+  );
+  return place < 0 ? EMPTY : today[place].curve;
 }
 
 /**

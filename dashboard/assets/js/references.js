@@ -3,10 +3,16 @@
 import { formatCount } from "./display.js";
 
 /** @import { Reference } from "./heatmap.js" */
+/** @import { Ahead } from "./ahead.js" */
 /** @import { LiveHistories } from "./live-histories.js" */
 /** @import { Predictions } from "./types" */
 
-/** @typedef {{ histories: LiveHistories, predictions: Predictions[] | null }} Page */
+/**
+ * @typedef {object} Page
+ * @property {LiveHistories} histories
+ * @property {Predictions[] | null} predictions
+ * @property {Ahead} ahead
+ */
 
 /**
  * Measured values against the prediction at initialisation.
@@ -21,6 +27,27 @@ export function predictionOf(page) {
     why: (name) => {
       const curves = page.predictions?.[0][name];
       return curves && !curves.predicted.length ? curves.missing : "";
+    },
+  };
+}
+
+/**
+ * Measured values against one block ahead: the blocks' innovations.
+ * @param {Page} page
+ * @returns {Reference}
+ */
+export function oneBlockAhead(page) {
+  const history = () => page.histories.list[0];
+  return {
+    label: "ahead",
+    history,
+    row: (at, name) =>
+      page.ahead.innovations[0].reference(name, history().steps[at], history().row(name, at)),
+    why: (name) => {
+      if (page.ahead.innovations[0].steps[name].length) return "";
+      return page.ahead.loaded
+        ? "this run has no measurements that innovations follow from"
+        : "innovations are being computed";
     },
   };
 }

@@ -1,7 +1,9 @@
 /* The run page and the compare page: one player over one or several histories. */
 
 import { query, setQuery } from "./address.js";
+import { Ahead } from "./ahead.js";
 import { getAlerts, NAMES } from "./api.js";
+import { followCurves } from "./curves.js";
 import { announce, setProps } from "./dash.js";
 import { DepthChart, drawn } from "./depth-chart.js";
 import { formatCount, formatLoss } from "./display.js";
@@ -58,8 +60,13 @@ export class RunPage {
     this.writeAddress = rationed(() => this.setAddress(), 60, 15000);
     this.histories = new LiveHistories(data.runs, this.stack, {
       grown: () => this.grown(),
-      replaced: () => this.redraw(),
+      replaced: () => {
+        this.redraw();
+        this.ahead.load().catch(() => {});
+      },
     });
+    this.ahead = new Ahead(this);
+    this.undo.push(() => this.ahead.close());
     const show = onceAFrame((/** @type {number} */ step) => this.show(step));
     const opening = { step: this.requestedStep, live: this.isLive() };
     this.player = new Player(byId("player"), show, opening);
@@ -85,6 +92,7 @@ export class RunPage {
     performance.mark("evenkeel-charts-drawn");
     // A failure leaves the thinned picture, and the next reconnect fills it up.
     await this.refine().catch(() => {});
+    await this.ahead.load().catch(() => {});
     if (!this.closed) document.body.dataset.history = "complete";
   }
 
@@ -99,6 +107,7 @@ export class RunPage {
     const columns = this.data.runs.length;
     this.charts = depthCharts.map((chart, i) => new DepthChart(chart, NAMES[i], columns));
     this.scalars = new ScalarChart(scalarChart);
+    followCurves((roles) => this.chooseCurves(roles));
     this.startHeatmaps(heatmapCharts);
     const pick = (/** @type {number} */ step) => this.player.pickStep(step);
     this.playheads = [scalarChart, ...heatmapCharts].map((chart) => new Playhead(chart, pick));
@@ -121,6 +130,16 @@ export class RunPage {
     addEventListener("evenkeel-theme", retheme);
     this.undo.push(() => removeEventListener("evenkeel-theme", retheme));
     this.heatmaps = heatmaps;
+    this.ahead.follow(heatmaps);
+  }
+
+  /** @param {Set<string>} roles the predicted traces to show */
+  chooseCurves(roles) {
+    for (const chart of this.charts) {
+      chart.choose(roles);
+      chart.fit(this.histories.list);
+    }
+    if (this.player.step !== null) this.show(this.player.step);
   }
 
   /** Swaps in every step of histories that were first fetched thinned; the position stays. */
@@ -176,12 +195,14 @@ export class RunPage {
     const { list } = this.histories;
     const places = list.map((history) => history.indexOf(step));
     for (const chart of this.charts) {
-      chart.show(list.map((history, i) => history.row(chart.name, places[i])));
+      const rows = list.map((history, i) => history.row(chart.name, places[i]));
+      chart.show(rows, step, this.ahead.curves(chart.name, places));
     }
     for (const playhead of this.playheads) playhead.move(step);
     for (const waiting of all(".plot .waiting")) waiting.hidden = true;
     if (list.length > 1) this.nameSteps(step, places);
     this.player.bar.dataset.step = String(step);
+    this.ahead.moved();
     this.describeCharts();
     this.writeAddress();
     this.onShow?.(step);
@@ -290,6 +311,7 @@ export class RunPage {
     this.predictions = predictions;
     this.redraw();
     await this.histories.open();
+    await this.ahead.load().catch(() => {}); // the other curves stand without it
   }
 
   async markAlerts() {

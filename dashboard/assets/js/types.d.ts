@@ -39,6 +39,7 @@ export interface StackCurves {
 }
 
 export interface Revision {
+  step: number;
   state: string;
   reason: string;
   stacks: Record<string, StackCurves>;
@@ -49,6 +50,21 @@ export interface SeriesHistory {
   steps: number[];
   n_layers_plus_one: number;
   values_f32: string;
+}
+
+export interface InnovationHistory {
+  steps: number[];
+  values_f32: string;
+  ratio_f32: string;
+}
+
+/** `block` is null where the batch's own input moved. */
+export interface Departure {
+  stack: string;
+  block: number | null;
+  quantity: string;
+  step: number;
+  text: string;
 }
 
 export interface ScalarHistory {
@@ -113,12 +129,25 @@ export interface PageData {
 
 // What the scripts hold.
 
-/** The predicted curves of a quantity; `missing` says why (part of) `predicted` is absent. */
+/** The curve one block ahead at a step and the edges of its band, of shape (layers + 1,) or empty. */
+export interface AheadCurve {
+  ahead: Float32Array;
+  low: Float32Array;
+  high: Float32Array;
+}
+
+/** A prediction from the weights of a step. */
+export interface DatedCurve {
+  step: number;
+  curve: Float32Array;
+}
+
+/** The predicted curves of a quantity; `today` holds those of later revisions, ascending by step; `missing` says why (part of) `predicted` is absent. */
 export interface PredictedCurves {
   predicted: Float32Array;
   low: Float32Array;
   high: Float32Array;
-  today: Float32Array;
+  today: DatedCurve[];
   missing: string;
 }
 

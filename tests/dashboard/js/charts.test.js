@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deviation } from "../../../dashboard/assets/js/heatmap.js";
-import { predictionsOf } from "../../../dashboard/assets/js/predictions.js";
+import { curveAt, predictionsOf } from "../../../dashboard/assets/js/predictions.js";
 import { describeStep } from "../../../dashboard/assets/js/references.js";
 import { extentOf } from "../../../dashboard/assets/js/timeline.js";
 import { packed } from "./answers.js";
@@ -15,17 +15,20 @@ function curve(value) {
   return Object.fromEntries([...edges("variance"), ...edges("correlation")]);
 }
 
-function revision(value, state = "ready") {
+function revision(value, state = "ready", step = value) {
   const stacks = { decoder: { stream: curve(value), stream_gradient: curve(10 * value) } };
-  return { state, reason: "", missing: [], stacks };
+  return { step, state, reason: "", missing: [], stacks };
 }
 
-test("the first revision is the prediction and the last one that of today", () => {
+test("the first revision is the prediction and each later one holds from its step on", () => {
   const predictions = predictionsOf([revision(2), revision(3), revision(4)], "decoder");
 
   assert.deepEqual([...predictions.variance.predicted], [2, 2]);
   assert.deepEqual([...predictions.variance.low], [1, 1]);
-  assert.deepEqual([...predictions.variance.today], [4, 4]);
+  const { today } = predictions.variance;
+  assert.equal(curveAt(today, 2).length, 0);
+  assert.deepEqual([...curveAt(today, 3)], [3, 3]);
+  assert.deepEqual([...curveAt(today, 99)], [4, 4]);
   assert.deepEqual([...predictions.gradient.predicted], [20, 20]);
   assert.equal(predictions.correlation.missing, "");
 });
