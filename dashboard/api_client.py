@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from dashboard.api_types import (
     Alert,
     AlertPage,
+    Attribution,
     DescriptionRequest,
     Failure,
     History,
@@ -45,6 +46,7 @@ RUN = Endpoint("GET", "/runs/{run_id}", RunDetail)
 PROFILE = Endpoint("GET", "/runs/{run_id}/profile", Profile)
 HISTORY = Endpoint("GET", "/runs/{run_id}/history", History)
 PREDICTIONS = Endpoint("GET", "/runs/{run_id}/predictions", Predictions)
+ATTRIBUTION = Endpoint("GET", "/runs/{run_id}/attribution", Attribution)
 DESCRIBE = Endpoint("POST", "/runs/{run_id}/describe", DescriptionRequest)
 ALERTS = Endpoint("GET", "/alerts", AlertPage)
 ACKNOWLEDGE = Endpoint("POST", "/alerts/{alert_id}/acknowledge", Alert)
@@ -158,6 +160,10 @@ class ApiClient:
     async def predictions(self, run_id: str) -> list[Revision]:
         """The run's prediction revisions, ascending by step."""
         return (await self._request(PREDICTIONS, run_id=run_id)).revisions
+
+    async def attribution(self, run_id: str, step: int) -> Attribution:
+        """Why the description that held at a step differs from the first."""
+        return await self._request(ATTRIBUTION, {"step": step}, run_id=run_id)
 
     async def alerts(self, *, run: str = "", status: str = "", limit: int = 100) -> list[Alert]:
         """The newest alerts that match."""

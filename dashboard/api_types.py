@@ -192,6 +192,44 @@ class Predictions(Struct, frozen=True):
     revisions: list[Revision]
 
 
+class AttributionDirection(Struct, frozen=True):
+    """Decades of each block; `terms` add up to `total`, None is a block without a number."""
+
+    total: list[float | None]
+    terms: dict[str, list[float | None]]
+
+
+class AttributionPart(Struct, frozen=True):
+    """One part's share of its block's total, in decades."""
+
+    block: int
+    direction: str
+    part: str
+    term: str
+    decades: float
+
+
+class StackAttribution(Struct, frozen=True):
+    """One stack; `cumulative` is `forward` with what enters a block followed below it."""
+
+    forward: AttributionDirection
+    backward: AttributionDirection
+    cumulative: AttributionDirection
+    parts: list[AttributionPart]
+    sentences: list[str]
+
+
+class Attribution(Struct, frozen=True):
+    """What makes the blocks of one description differ from an earlier one's."""
+
+    baseline_step: int
+    step: int
+    note: str
+    terms: list[str]
+    stacks: dict[str, StackAttribution]
+    missing: list[MissingPart]
+
+
 class Scaling(Struct, frozen=True):
     """DeepScaleLM's residual scales, and the call that applies them."""
 

@@ -18,7 +18,7 @@ from dashboard.api_client import ApiClient
 from dashboard.delivery import PageAddresses, mount_files
 from dashboard.display.quantities import VARIANCE
 from dashboard.figures import DepthColumn, depth_chart
-from dashboard.pages import alerts, internals, run, runs, series
+from dashboard.pages import alerts, causes, internals, run, runs, series
 
 HERE = Path(__file__).parent
 FORWARDED = ("authorization", "cookie")
@@ -50,7 +50,7 @@ def mount(app: FastAPI, *, api_url: str | None = None) -> Dash:
     client = ApiClient(app, url=api_url, credentials=_credentials)
     pages.layout = shell()
     depth_chart(VARIANCE, [DepthColumn()])  # plotly's first figure costs 0.2 s: not a visitor's
-    for part in (routing, runs, run, internals, series, alerts):
+    for part in (routing, runs, run, internals, causes, series, alerts):
         part.register(pages, client)
     _start_scripts(pages)
     app.add_middleware(PageAddresses, pattern=routing.ADDRESSES)

@@ -1,6 +1,8 @@
 """Figures: values in, a `plotly.graph_objects.Figure` (or an SVG) out; no Dash, no fetching."""
 
 from dashboard.figures.blocks import BLOCK_CHARTS, BlockChart, block_chart
+from dashboard.figures.causes import causes_chart
+from dashboard.figures.causes import colours_of as colours_of_causes
 from dashboard.figures.depth import DepthColumn, depth_chart
 from dashboard.figures.heatmap import heatmap_axes
 from dashboard.figures.scalars import ScalarRun, scalar_chart
@@ -18,7 +20,9 @@ __all__ = [
     "DepthColumn",
     "ScalarRun",
     "block_chart",
+    "causes_chart",
     "colour_of",
+    "colours_of_causes",
     "depth_chart",
     "heatmap_axes",
     "scalar_chart",

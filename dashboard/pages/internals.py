@@ -55,7 +55,7 @@ def register(app: Dash, client: ApiClient) -> None:
 
     async def show_blocks(on_show: Mapping[str, Any] | None, page: Mapping[str, Any]) -> Any:
         step, run = read_step(on_show), read_page(page).run
-        if step is None or step.tab == "series" or run is None:
+        if step is None or step.tab in ("series", "why") or run is None:
             return no_update
         try:
             profile = await client.profile(run.id, step.step)

@@ -76,6 +76,7 @@ def layout(
                 [
                     _tab("Depth", "", tab),
                     _tab("Inside the blocks", "internals", tab),
+                    _tab("Why", "why", tab),
                     _tab("All series", "series", tab),
                     _tab("Details", "details", tab),
                     _stacks(run, stack),
@@ -86,6 +87,7 @@ def layout(
             html.Div(_depth(stack, profile, revisions), className="profiles", **_panel("", tab)),
             html.Div(_timeline(run, stack, alerts), className="timeline", **_panel("", tab)),
             html.Div(id=ids.RUN_INTERNALS, className="profiles blocks", **_panel("internals", tab)),
+            html.Div(id=ids.RUN_CAUSES, className="profiles causes", **_panel("why", tab)),
             html.Div(pickers(run.layout), className="all-series", **_panel("series", tab)),
             html.Div(details(run), className="details", **_panel("details", tab)),
             player(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
+from plotly.utils import PlotlyJSONEncoder
 
 from dashboard.api_types import Alert, Revision, RunDetail, RunSummary
 
@@ -80,3 +82,8 @@ def alert(**changes: Any) -> Alert:
 def revision(**fields: Any) -> Revision:
     """A prediction revision without curves."""
     return msgspec.convert(fields, Revision)
+
+
+def text_of(component: object) -> str:
+    """A component as the browser is sent it."""
+    return json.dumps(json.loads(json.dumps(component, cls=PlotlyJSONEncoder)), ensure_ascii=False)

@@ -1,23 +1,16 @@
 from __future__ import annotations
 
-import json
-
 import httpx
 import pytest
 from dash import no_update
-from plotly.utils import PlotlyJSONEncoder
 
 from benchmarks.synthetic_run import SyntheticRun, send, spec
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.pages import alerts, runs, series
 from dashboard.pages.run_list import run_list
 from dashboard.routing import page_of
-from tests.dashboard.samples import alert, run_summary
+from tests.dashboard.samples import alert, run_summary, text_of
 from tests.services.polling import eventually
-
-
-def text_of(component: object) -> str:
-    return json.dumps(json.loads(json.dumps(component, cls=PlotlyJSONEncoder)), ensure_ascii=False)
 
 
 async def predicted(client: ApiClient, run: SyntheticRun) -> None:

@@ -14,6 +14,7 @@ import { throttled } from "./timing.js";
 /** @import { PageData } from "./types" */
 
 const STALE_S = 30;
+const FOLLOWING = ["internals", "why", "series"]; // tabs that Dash draws for the step on show
 
 /** @type {RunPage | null} */
 let runPage = null;
@@ -74,7 +75,7 @@ function dressRunPage(page) {
 function askForTab(page) {
   const tab = all("[data-tab]").find((panel) => !panel.hidden)?.dataset.tab;
   const { step } = page.player;
-  if (step === null || (tab !== "internals" && tab !== "series")) return;
+  if (step === null || !tab || !FOLLOWING.includes(tab)) return;
   setProps("run-internals-step", { data: { step, stack: page.stack, tab } });
 }
 
