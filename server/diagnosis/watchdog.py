@@ -13,6 +13,7 @@ from server.diagnosis.announce import announce
 from server.events import publish_runs
 from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
+from server.runs.status import status_of
 
 EVERY_S = 1.0
 
@@ -34,12 +35,23 @@ async def mark_silent(state: AppState, notifier: Notifier) -> list[str]:
     async with state.database.writing() as session:
         runs = await RunRepository(session).get_many(silent)
         # Checked again under the lock: a frame may have come in between.
-        lost = [run for run in runs if run.status == "running" and run.last_seen < moment]
+        lost = [run for run in runs if run.status == "running" and _is_lost(state, run)]
         diagnoses = [await _lose(session, run, state.clock()) for run in lost]
     for diagnosis in diagnoses:
         await announce(state.bus, notifier, diagnosis)
     await publish_runs(state.bus, [run.id for run in lost])
     return [run.id for run in lost]
+
+
+def _is_lost(state: AppState, run: RunRow) -> bool:
+    status = status_of(
+        ended=None,
+        diverged=False,
+        diverging=False,
+        silent_s=state.clock() - run.last_seen,
+        lost_contact_s=state.settings.lost_contact_s,
+    )
+    return status == "lost_contact"
 
 
 async def _lose(session: AsyncSession, run: RunRow, now: float) -> Diagnosis:

@@ -19,9 +19,12 @@ class Column:
 def columns(model: nn.Module) -> tuple[Column, ...]:
     """Outermost containers of blocks, longest first; shorter than half of it are left out."""
     rows: list[Column] = []
+    uncalled: list[str] = []
     for path, module in model.named_modules():
-        inside = any(_contains(c, path) for c in rows)
-        if _is_row(module) and not inside:
+        inside = any(_contains(c, path) for c in rows) or path.startswith(tuple(uncalled))
+        if _is_row(module) and not inside and _is_row_of_tuples(module):
+            uncalled.append(f"{path}." if path else "")
+        elif _is_row(module) and not inside:
             blocks = _longest_row(path, module)
             rows += [Column(path, blocks)] if blocks else []
     rows.sort(key=lambda c: -len(c.blocks))
@@ -39,6 +42,16 @@ def _is_row(module: nn.Module) -> bool:
     return isinstance(module, (nn.ModuleList, nn.Sequential))
 
 
+def _is_row_of_tuples(module: nn.Module) -> bool:
+    """Whether it holds tuples such as (attention, feed-forward), none of which is ever called.
+
+    The parts of a tuple are not alike, and so are no blocks; those of a stage are.
+    """
+    parts = [[type(part) for part in item.children()] for item in module.children()]
+    uncalled = not any(map(_has_forward, module.children()))
+    return len(parts) > 1 and uncalled and len(set(parts[0])) > 1 and parts[0] == parts[1]
+
+
 def _longest_row(path: str, container: nn.Module) -> tuple[str, ...]:
     prefix = f"{path}." if path else ""
     rows = groupby(container.named_children(), key=lambda item: _could_be_block(item[1]))
@@ -47,6 +60,13 @@ def _longest_row(path: str, container: nn.Module) -> tuple[str, ...]:
 
 
 def _could_be_block(module: nn.Module) -> bool:
-    """Whether a module holds at least two matrices below it: attention or feed-forward alone do."""
+    """Whether a module holds at least two matrices below it: attention or feed-forward alone do.
+
+    A container without a forward pass is never called.
+    """
     matrices = sum(p.ndim >= 2 for p in module.parameters())
-    return matrices >= 2 and next(module.children(), None) is not None
+    return matrices >= 2 and next(module.children(), None) is not None and _has_forward(module)
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward

@@ -51,7 +51,13 @@ def stacks_of(columns: Sequence[Column], readings: Readings) -> Stacks:
         if called:
             stacks.append(_stack(called, readings))
     if not columns:
-        missing.append(Missing("model", "blocks", "no row of alike modules holding matrices found"))
+        missing.append(
+            Missing(
+                "model",
+                "blocks",
+                "found in no row of alike modules that hold matrices and are called",
+            )
+        )
     named = _named_apart(stacks, missing)
     return tuple(_connected(stack, named, readings) for stack in named), tuple(missing)
 
