@@ -151,6 +151,7 @@ def narrowed(settings: Settings, model: nn.Module, kinds: Sequence[BlockKinds]) 
     """
     config = config_of(settings)
     widths = _widths(config)
+    settings = _without_other_names(settings, config, widths)
     for factor in FACTORS:
         if any(value % factor for value in widths.values()):
             continue
@@ -172,6 +173,23 @@ def _widths(config: Any) -> dict[str, int]:
         if isinstance(value, int) and value > 0:
             widths[renamed.get(name, name)] = value
     return widths
+
+
+def _without_other_names(
+    settings: Settings, config: Any, widths: Mapping[str, int]
+) -> dict[str, Any]:
+    """Leave out second names of widths, which would win over a new value of the first.
+
+    A config maps one name to another (`num_attention_heads` to `n_head`), or reads an older name
+    and does not keep it (BLOOM's `n_embed`).
+    """
+    current, renamed = config.to_dict(), getattr(config, "attribute_map", {})
+    return {
+        name: value
+        for name, value in settings.items()
+        if renamed.get(name, name) == name or renamed[name] not in widths
+        if name in current or value not in widths.values()
+    }
 
 
 def _head_width(config: Any) -> dict[str, int]:

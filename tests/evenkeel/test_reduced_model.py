@@ -164,6 +164,21 @@ def test_narrow_copy_has_the_sizes_and_moments_of_the_full_width(
         )  # not the same draws: 512 features times 8 sequences
 
 
+def test_width_that_goes_by_older_names_is_made_narrow() -> None:
+    settings = {
+        "model_type": "bloom",
+        "n_embed": 14336,
+        "n_layer": 4,
+        "num_attention_heads": 112,
+        "vocab_size": 512,
+    }
+
+    spec, notes = describe_config(settings, 16)
+
+    assert (spec.stacks["decoder"].d_model, len(spec.stacks["decoder"].blocks)) == (14336, 4)
+    assert any("1/16 of their width" in note for note in notes)
+
+
 def test_width_of_any_size_is_answered() -> None:
     huge = settings("llama") | {"hidden_size": 65_536, "intermediate_size": 262_144}
 
