@@ -82,6 +82,7 @@ bench-theory: $(VENV)/.installed-dev  ## prediction against measurement, and wha
 	$(BIN)/python -m benchmarks.theory --trained
 	$(BIN)/python -m benchmarks.theory --absolute
 	$(BIN)/python -m benchmarks.attribution
+	$(BIN)/python -m benchmarks.innovations
 	$(BIN)/python -m benchmarks.theory_cost
 
 docs-theory: $(VENV)/.installed-dev  ## draw the figures of docs/theory.md again, and print their errors

@@ -28,7 +28,7 @@ from dslm.ahead import Departure
 WITHIN = 10  # samples
 HEALTHY_STEPS = 400
 # Not measured unless asked for: `sites="updates"` and `"weights"`.
-OPTIONAL = frozenset({"updates", "weight_gradients"})
+OPTIONAL = frozenset({"updates", "weights", "weight_gradients"})
 
 
 @dataclass(frozen=True, slots=True)
