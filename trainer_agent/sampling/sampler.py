@@ -35,6 +35,7 @@ class Sampler:
         self.fixed, self._overhead = every is not None, overhead
         self._steps, self._next = 0, 0
         self._first_steps = FIRST_STEPS
+        self._agrees = False
         self._costs: deque[float] = deque(maxlen=5)
         self._lengths: deque[float] = deque(maxlen=9)
         self._balance_s = 0.0
@@ -63,6 +64,7 @@ class Sampler:
         `agreed` is the interval that several processes have agreed on.
         """
         self._costs.append(cost_s)
+        self._agrees = agreed is not None
         # Several processes have to begin alike.
         if agreed is None and self._lengths:
             length_s = median(self._lengths)
@@ -80,9 +82,10 @@ class Sampler:
         length_s = median(self._lengths)
         ideal = math.ceil(median_low(self._costs) / (granted * length_s))
         self.too_costly = ideal > 1 and ideal * length_s > LONGEST_INTERVAL_S
-        # What the first samples have shown is the first interval: to double up to it, from 1, would
-        # take many more samples than the budget allows.
-        if self._steps <= self._first_steps:
+        # What the first samples of one process have shown is its first interval: to double up to it,
+        # from 1, would take many more samples than the budget allows. Several processes hear of a
+        # command where they agree on an interval, and so begin with short ones.
+        if self._steps <= self._first_steps and not self._agrees:
             return max(ideal, 1)
         return min(max(ideal, self.every // 2, 1), self.every * 2)
 
