@@ -82,9 +82,9 @@ class Sampler:
         length_s = median(self._lengths)
         ideal = math.ceil(median_low(self._costs) / (granted * length_s))
         self.too_costly = ideal > 1 and ideal * length_s > LONGEST_INTERVAL_S
-        # What the first samples of one process have shown is its first interval: to double up to it,
-        # from 1, would take many more samples than the budget allows. Several processes hear of a
-        # command where they agree on an interval, and so begin with short ones.
+        # What the first samples of one process have shown is its first interval: to double up to
+        # it, from 1, would take many more samples than the budget allows. Several processes hear
+        # of a command where they agree on an interval, and so begin with short ones.
         if self._steps <= self._first_steps and not self._agrees:
             return max(ideal, 1)
         return min(max(ideal, self.every // 2, 1), self.every * 2)
