@@ -68,7 +68,7 @@ class _Sums:
         self.branches: dict[str, Change] = {}
         self.unexplained: dict[str, str] = {}
         self.stream = entering
-        self._pair, self._addends, self._is_whole = pair, [entering], True
+        self._pair, self._addends, self._is_complete = pair, [entering], True
 
     def add(self, step: str) -> None:
         """Add a step's branch, and end its sum where that is measured."""
@@ -80,14 +80,14 @@ class _Sums:
         self._addends = [product(pair.skip(step), x) for x in self._addends]
         if addend is not None:
             self._addends.append(product(pair.branch_factor(step), addend))
-        self._is_whole &= addend is not None
+        self._is_complete &= addend is not None
         is_last = step == pair.steps[-1]
         if end is None or (placement == "parallel" and not is_last):
             return
         # Where a branch is not known, alignment cannot be told from it.
-        cause: Cause = ("stream", "alignment" if self._is_whole else "remainder")
+        cause: Cause = ("stream", "alignment" if self._is_complete else "remainder")
         self.stream = aligned_sum(self._addends, *end, cause)
-        self._addends, self._is_whole = [self.stream], True
+        self._addends, self._is_complete = [self.stream], True
 
     def _addend(self, step: str) -> Change | None:
         try:
