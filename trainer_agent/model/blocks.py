@@ -69,4 +69,5 @@ def _could_be_block(module: nn.Module) -> bool:
 
 
 def _has_forward(module: nn.Module) -> bool:
-    return type(module).forward is not nn.Module.forward
+    # torch.compile and accelerate set forward on the instance.
+    return "forward" in vars(module) or type(module).forward is not nn.Module.forward
