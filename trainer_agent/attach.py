@@ -55,6 +55,7 @@ def watch(
     on_alert: Action | Sequence[Action] | None = None,
     hints: Sequence[Hint] = (),
     batch: Tensor | Mapping[str, Any] | None = None,
+    token_axis: int | None = None,
 ) -> Agent:
     """Measure `model` while it trains and send what is measured to the server.
 
@@ -100,6 +101,8 @@ def watch(
             then read from one forward pass on this batch, without gradients, and branches are
             measured. Without it the agent never runs the model. Sharded models and stages of a
             pipeline take none.
+        token_axis: 1 where the streams are (batch, seq, features), 0 where they are (seq, batch,
+            features). Told by the first attention calls where it is left out.
         on_alert: what to do when the server opens an alert, nothing by default: a function of one
             argument (`wire.AlertNotice`), called at the end of a step; ``"stop"`` sets
             ``agent.should_stop`` and ``"checkpoint"`` ``agent.should_save`` on a critical one, for
@@ -126,6 +129,7 @@ def watch(
         pipeline=pipeline,
         sites=sites,
         quantities=quantities,
+        token_axis=token_axis,
     )
     options = replace(options, on_alert=read_actions(on_alert))
     if "skip_step" in options.on_alert and not all(

@@ -15,6 +15,7 @@ from trainer_agent.capture.model_state import device_of
 from trainer_agent.capture.notes import Notes
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.recorder import Recorder
+from trainer_agent.capture.token_axis import TokenAxes, sequence_first_blocks
 from trainer_agent.commands.alert_actions import AlertActions
 from trainer_agent.commands.dispatch import Dispatcher
 from trainer_agent.delivery.intervals import ExportIntervals
@@ -95,7 +96,9 @@ def compose(
     structure = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)
     plan = replace(structure, requested=RequestedSites(options.quantities, options.sites, custom))
 
-    recorder = Recorder(plan, device_of(inner), guard, account, notes)
+    blocks = (block for stack in plan.stacks for block in stack.blocks)
+    axes = TokenAxes(options.token_axis, sequence_first_blocks(inner, blocks))
+    recorder = Recorder(plan, device_of(inner), guard, account, notes=notes, axes=axes)
     hooks = HookManager(inner, chunks, plan, recorder, guard=guard, account=account)
     processes = join(
         guard,

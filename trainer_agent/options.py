@@ -37,6 +37,7 @@ class Options:
         pipeline: which stages of how many the model's chunks are, or None where it is whole.
         sites, quantities: measured beyond the default.
         on_alert: what to do about alerts, checked by `read_actions`.
+        token_axis: axis of the streams that counts a sequence's tokens, None to find out.
     """
 
     project: str
@@ -55,6 +56,7 @@ class Options:
     sites: tuple[str, ...] = ()
     quantities: tuple[str, ...] = ()
     on_alert: tuple[Any, ...] = ()
+    token_axis: int | None = None
 
 
 def read_options(
@@ -74,6 +76,7 @@ def read_options(
     pipeline: PipelineArgument | None = None,
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
+    token_axis: int | None = None,
 ) -> Options:
     """Check every argument.
 
@@ -98,6 +101,7 @@ def read_options(
         pipeline=_require_pipeline(pipeline),
         sites=_require_choice("sites", sites, SITES, {"all": SITES}),
         quantities=_require_choice("quantities", quantities, QUANTITIES, GROUPS),
+        token_axis=_require_axis(token_axis),
     )
 
 
@@ -124,6 +128,16 @@ def _require_at_least(argument: str, value: int, lowest: int) -> int:
             argument, f"{value!r} is not usable", fix=f"give a whole number from {lowest}"
         )
     return value
+
+
+def _require_axis(axis: int | None) -> int | None:
+    if isinstance(axis, bool) or axis not in (None, 0, 1):
+        raise WatchError(
+            "token_axis",
+            f"{axis!r} is no axis of tokens",
+            fix="give 1 for (batch, seq, features), 0 for (seq, batch, features), or leave it out",
+        )
+    return axis
 
 
 def _require_pipeline(pipeline: PipelineArgument | None) -> Pipeline | None:

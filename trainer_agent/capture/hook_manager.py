@@ -76,7 +76,7 @@ class HookManager:
         self._dropped: list[str] = []
         self._listeners: dict[str, PassListener] = {}
         charge = partial(account.add, "attention_logits")
-        self._interception = AttentionInterception(recorder.logits, charge)
+        self._interception = AttentionInterception(recorder.logits, charge, recorder.heads_apart)
         self._running: Chunk | None = None
         self._trains = True  # the running pass, as far as is known
         self._returned_loss = StepLoss()
@@ -265,7 +265,8 @@ class HookManager:
                 self._search_patch_points()
                 self._account.charge(ONCE, started)
                 started = time.perf_counter()
-                recorder.begin_pass(chunk.suffix, padding_masks(kwargs, self._stacks_of(chunk)))
+                masks = padding_masks(kwargs, self._stacks_of(chunk))
+                recorder.begin_pass(chunk.suffix, masks, args, kwargs)
                 self._running = chunk
         self._account.charge("pass", started)
 

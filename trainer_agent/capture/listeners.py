@@ -17,6 +17,9 @@ class StreamListener(Protocol):
     def top_gradient(self, stack: str, g: Tensor, mask: Tensor | None) -> None:
         """The gradient of the last block's output, of the same shape."""
 
+    def input_was_turned(self) -> None:
+        """The inputs of the running step had batch and seq the other way round."""
+
 
 class PassListener(StreamListener, Protocol):
     """Is also told of a chunk's forward passes."""

@@ -27,6 +27,15 @@ from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.logits import PendingLogits, QuerySample, log_z_sums
 from trainer_agent.capture.statistics.tensor_sums import TensorReduction, TensorSums
 from trainer_agent.capture.stream_gradients import StreamGradient, StreamGradients
+from trainer_agent.capture.token_axis import (
+    BATCH_FIRST,
+    SUBJECT,
+    UNKNOWN,
+    TokenAxes,
+    batch_first,
+    by_attention,
+    heads_apart,
+)
 from trainer_agent.capture.transforms import is_transformed
 from trainer_agent.model.dtensor import local_part
 from trainer_agent.model.plan import Plan, rows_kept, stage_suffix
@@ -37,6 +46,9 @@ OnTensor = Callable[[str, Tensor, Tensor | None], None]
 CountedGradient = tuple[str, int, TensorSums]
 # What was seen of a place in evaluation mode: its stack's first block, site, index, and the sums.
 Deferred = tuple[str, str, int, TensorSums | QuerySample]
+# What was counted before the token axis was told: row, tensor, its version, and the sums.
+Unsettled = tuple[int, Tensor, int, TensorSums]
+NO_SHAPE = torch.Size()
 IN_EVALUATION = "the model trains in evaluation mode (`model.eval()`), without dropout"
 
 
@@ -63,9 +75,15 @@ class Recorder:
         device: torch.device,
         guard: Guard,
         account: OverheadAccount,
+        *,
         notes: Notes | None = None,
+        axes: TokenAxes | None = None,
     ) -> None:
         self._guard, self._account, self._notes = guard, account, notes or Notes()
+        self._axes = axes or TokenAxes()
+        self._shapes: dict[str, torch.Size] = {}
+        # What was counted of a first block before its token axis was told.
+        self._unsettled: list[Unsettled] = []
         self.active = self._compiled = self._ran = self._half = False
         self._layers: frozenset[int] | None = None
         self._layers_before: Mapping[str, int] = {}
@@ -74,6 +92,7 @@ class Recorder:
         self._block: tuple[str, int] | None = None
         self._on_input: dict[str, OnTensor] = {}
         self._on_top_gradient: dict[str, OnTensor] = {}
+        self._on_turned: dict[str, Callable[[], None]] = {}
         self._deferred: list[Deferred] | None = None
         self.trains_in_evaluation = False
         self._gradient_hooks, self._backward = GradientHooks(), BackwardPasses()
@@ -94,6 +113,7 @@ class Recorder:
         self._rows = {
             (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
         }
+        self._settle_by(plan)
         # The stack of each chunk whose mask holds outside its stacks.
         self._last_stacks = {stage_suffix(stack.name): stack.name for stack in plan.stacks}
         self._repeats = "norm_inputs" in plan.requested.sites
@@ -143,6 +163,7 @@ class Recorder:
         """Give a listener the stacks of the chunk whose names end with `suffix`."""
         self._on_input[suffix] = listener.stack_input
         self._on_top_gradient[suffix] = listener.top_gradient
+        self._on_turned[suffix] = listener.input_was_turned
 
     def subscribe_backward(self, listener: BackwardListener) -> None:
         """Tell a listener of the backward passes of sampled steps."""
@@ -188,12 +209,19 @@ class Recorder:
         arguments, self._arguments = self._arguments, None
         return arguments
 
-    def begin_pass(self, suffix: str, masks: dict[str, Tensor | None]) -> None:
+    def begin_pass(
+        self,
+        suffix: str,
+        masks: dict[str, Tensor | None],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         """A chunk's forward pass begins: what lies outside its stacks counts anew.
 
-        `masks` holds padding masks, (batch, seq), by stack.
+        `masks` holds padding masks, (batch, seq), by stack; the rest is what forward is given.
         """
         self._masks = masks
+        self._axes.note_inputs(args, kwargs or {})
         self._passes.begin(suffix)
 
     def enter_block(self, stack: str, index: int, *, training: bool = True) -> None:
@@ -229,6 +257,7 @@ class Recorder:
     def leave_block(self) -> None:
         """The running block is over: attention calls belong to no block."""
         self._block = None
+        self._unsettled = []
 
     def stream(self, stack: str, index: int, x: Tensor) -> None:
         """Count the residual stream at a place, and later its gradient."""
@@ -253,7 +282,7 @@ class Recorder:
         started = time.perf_counter()
         try:
             if self._passes.first_time(stack, site, index) and self._counts(stack, index):
-                self._count_at(stack, site, index, x, self._mask(stack, x))
+                self._count_at(stack, site, index, x)
                 self._half |= x.dtype == torch.float16
         except Exception as error:
             self._guard.note(f"{stack}/{site}[{index}]", error)
@@ -266,7 +295,7 @@ class Recorder:
 
     def trace_branch(self, stack: str, row: Tensor, x: Tensor) -> None:
         """Have what a branch adds counted inside a compiled graph; `row` as `row` gives it."""
-        self._count(row, x, self._mask(stack, x))
+        self._count(row, *self._batch_first(stack, x))
 
     def logits(self, sample: Callable[[], QuerySample | None]) -> None:
         """Note the logits of the first attention call of the running block.
@@ -282,14 +311,27 @@ class Recorder:
         stack, index = self._block
         with self._guard.at(f"{stack}/attention_logits[{index}]"):
             first = self._passes.first_time(stack, "attention_logits", index)
-            call = sample() if first and self._counts(stack, index) else None
-            if call is not None:
+            counts = first and self._counts(stack, index)
+            is_settled = self._axes.is_settled(self._first_blocks[stack])
+            call = sample() if counts or not is_settled else None
+            if call is not None and call.of is not None and not is_settled:
+                self._settle(stack, by_attention(self._shapes.get(stack, NO_SHAPE), *call.of))
+            if counts and call is not None:
                 if self._deferred is None:
                     self._logits.add(self._rows[stack, "attention_logits"] + index, call)
                 else:
                     place = self._first_blocks[stack], "attention_logits", index
                     self._deferred.append((*place, call))
         self._account.charge("attention_logits", started)
+
+    def heads_apart(self, scores: Tensor) -> Tensor | None:
+        """Scores of the running block, (batch x heads, seq, seq), with an axis for the heads.
+
+        None where they belong to no block, or are no attention.
+        """
+        if self._block is None or not self.active or torch.compiler.is_compiling():
+            return None
+        return heads_apart(scores, self._shapes.get(self._block[0], NO_SHAPE))
 
     def finish_pass(self) -> None:
         """Count what was only noted during a forward pass."""
@@ -300,7 +342,7 @@ class Recorder:
 
     def final_logits(self, suffix: str, logits: Tensor) -> None:
         """Count log Z of a chunk's final logits, (batch, seq, vocabulary)."""
-        mask = self._mask(suffix, logits)
+        mask = fitting(self._padding(suffix), logits)
         if torch.compiler.is_compiling():
             self.accumulator.add_log_z(log_z_sums(logits, mask))
             return
@@ -312,16 +354,62 @@ class Recorder:
     def _counts(self, stack: str, index: int) -> bool:
         return self._layers is None or index + self._layers_before.get(stack, 0) in self._layers
 
-    def _mask(self, stack: str, x: Tensor) -> Tensor | None:
-        return fitting(self._masks.get(self._last_stacks.get(stack, stack)), x)
+    def _padding(self, stack: str) -> Tensor | None:
+        return self._masks.get(self._last_stacks.get(stack, stack))
 
-    def _count_at(self, stack: str, site: str, index: int, x: Tensor, mask: Tensor | None) -> None:
-        if self._deferred is None or stack not in self._first_blocks:
-            self._count(self._rows[stack, site] + index, x, mask)
+    def _batch_first(self, stack: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A stream of the stack as (batch, seq, features), and the mask of its padding."""
+        first_block = self._first_blocks.get(stack)
+        axis = BATCH_FIRST if first_block is None else self._axes.of(first_block)
+        return batch_first(x, self._padding(stack), axis)
+
+    def _settle(self, stack: str, axis: int | None) -> None:
+        """Take the token axis of a stack that was told, and count again what came before."""
+        first_block = self._first_blocks[stack]
+        if axis is None:
+            if self._axes.of(first_block) is None:
+                self._notes.say(SUBJECT, UNKNOWN)
             return
-        part = local_part(x)
+        self._notes.say(SUBJECT, "")
+        unsettled, self._unsettled = self._unsettled, []
+        if self._axes.settle(first_block, axis):
+            if self._deferred is not None:
+                self._deferred.clear()
+            for row, x, version, sums in unsettled:
+                self.accumulator.subtract(row, sums)
+                if x._version == version:
+                    self._add_sums(row, *self._batch_first(stack, x))
+            suffix = stage_suffix(stack)
+            if suffix in self._on_turned:
+                self._on_turned[suffix]()
+
+    def _settle_by_inputs(self, stack: str, x: Tensor) -> None:
+        axis = self._axes.by_inputs(x) if self._is_unsettled(stack) else None
+        if axis is not None:
+            self._settle(stack, axis)
+
+    def _settle_by(self, plan: Plan) -> None:
+        """Take the token axes that a forward pass has told where attention calls could not."""
+        for stack in plan.stacks:
+            if stack.token_axis is not None and self._is_unsettled(stack.name):
+                self._settle(stack.name, stack.token_axis)
+
+    def _is_unsettled(self, stack: str) -> bool:
+        # Of custom sites outside the stacks nothing is ever told.
+        first_block = self._first_blocks.get(stack)
+        return first_block is not None and not self._axes.is_settled(first_block)
+
+    def _count_at(self, stack: str, site: str, index: int, x: Tensor) -> None:
+        tokens, mask = self._batch_first(stack, x)
+        if self._deferred is None or stack not in self._first_blocks:
+            row = self._rows[stack, site] + index
+            sums = self._add_sums(row, tokens, mask)
+            if sums is not None and self._is_unsettled(stack):
+                self._unsettled.append((row, x, x._version, sums))
+            return
+        part = local_part(tokens)
         if part is not None:
-            sums = self._reduction.sums(part, mask if part is x else fitting(mask, part))
+            sums = self._reduction.sums(part, mask if part is tokens else fitting(mask, part))
             # The stack goes by its first block: until then it may get another name.
             self._deferred.append((self._first_blocks[stack], site, index, sums))
 
@@ -360,14 +448,17 @@ class Recorder:
             self.accumulator.set_gram(row, sums.gram)
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
-        mask = self._mask(stack, x)
+        if index == 0:
+            self._shapes[stack] = x.shape
+            self._settle_by_inputs(stack, x)
         if self._counts(stack, index):
-            self._count_at(stack, "stream", index, x, mask)
+            self._count_at(stack, "stream", index, x)
         self._half |= x.dtype == torch.float16
         if self._deferred is not None and index == self._tops[stack] and x.requires_grad:
             on_gradient(x, partial(self._count_deferred, self._deferred))
+        mask = self._padding(stack)
         if index == 0 and (self._deferred is None or self.trains_in_evaluation):
-            self._tell(self._on_input, stack, x, mask)
+            self._tell(self._on_input, stack, x.detach(), mask)
         if x.requires_grad:
             # The stack goes by its first block: until then it may get another name.
             count = partial(self._count_gradient, self._first_blocks[stack], index, mask)
@@ -412,7 +503,8 @@ class Recorder:
         stack = self._stacks.get(first_block, "")
         sums = None
         if self._counts(stack, index):
-            sums = self._add_sums(self._rows[stack, "stream_gradient"] + index, g, mask)
+            row = self._rows[stack, "stream_gradient"] + index
+            sums = self._add_sums(row, *batch_first(g, mask, self._axes.of(first_block)))
         if index == self._tops[stack]:
             self._tell(self._on_top_gradient, stack, g, mask)
         return None if sums is None else (first_block, index, sums)
@@ -426,17 +518,19 @@ class Recorder:
     def _tell(
         self, calls: Mapping[str, OnTensor], stack: str, x: Tensor, mask: Tensor | None
     ) -> None:
-        suffix = stage_suffix(stack)
-        part = local_part(x.detach())
-        if suffix in calls and part is not None:
+        suffix, axis = stage_suffix(stack), self._axes.of(self._first_blocks[stack])
+        if suffix not in calls or axis is None:
+            return
+        x, mask = batch_first(x.detach(), mask, axis)
+        part = local_part(x)
+        if part is not None:
             mask = mask if part.shape == x.shape else None
             calls[suffix](stack.removesuffix(suffix), part, mask)
 
     def _trace_stream(self, stack: str, index: int, x: Tensor) -> None:
         # Inside a compiled graph there is no clock, no guard and no listener, only the sums.
         self._compiled = True
-        mask = self._mask(stack, x)
-        self._count(self._rows[stack, "stream"] + index, x, mask)
+        self._count(self._rows[stack, "stream"] + index, *self._batch_first(stack, x))
         if x.requires_grad:
             row = self._rows[stack, "stream_gradient"] + index
-            on_gradient(x, lambda g: self._count(row, g, mask))
+            on_gradient(x, lambda g: self._count(row, *self._batch_first(stack, g)))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dslm import directions
 from dslm.directions import Dense, Gain, Mixture, Projections
 from dslm.spec import Floats, Missing, Residual
+from trainer_agent.capture.token_axis import assumed, batch_first
 from trainer_agent.description import Architecture, StackParts, architecture
 from trainer_agent.description.read.head_trace import padding_of
 from trainer_agent.description.read.parts import AttentionParts, BlockParts, LinearPart, NormPart
@@ -63,7 +64,8 @@ def mean_field(
     courses: dict[str, Course] = {}
     missing = list(layout.missing)
     for stack in layout.stacks:
-        x, ids = inputs[stack.name], _ids(args, kwargs)
+        x, _ = batch_first(inputs[stack.name], None, assumed(stack.token_axis))
+        ids = _ids(args, kwargs)
         reason = _outside(stack, x)
         if reason is None:
             start = _mixture(x, ids, _mask(kwargs, x), groups)
@@ -133,6 +135,7 @@ def _beyond(parts: BlockParts) -> Iterator[str]:
         score_scale=attention.score_scale,
         rotary=None,
         p_drop=attention.p_drop,
+        token_axis=attention.token_axis,
     )
     if parts.placement not in ("pre", "post"):
         yield f"{parts.placement} placement"

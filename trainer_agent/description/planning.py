@@ -65,6 +65,7 @@ def _stack_plan(stack: StackParts) -> StackPlan:
         attention_norm=tuple(of_block.get(NORM_INPUTS[0]) for of_block in norms),
         feed_forward_norm=tuple(of_block.get(NORM_INPUTS[1]) for of_block in norms),
         n_heads=_heads(stack.parts),
+        token_axis=stack.token_axis,
     )
 
 

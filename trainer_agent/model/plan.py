@@ -36,6 +36,8 @@ class StackPlan:
         attention_outputs: per block, path of attention's output projection, or None.
         attention_norm, feed_forward_norm: per block, path of the branch's norm, or None.
         n_heads: attention heads of a block, 0 where not known or not the same in all.
+        token_axis: axis of the stream that counts a sequence's tokens, None where no forward pass
+            has told.
     """
 
     name: str
@@ -49,6 +51,7 @@ class StackPlan:
     attention_norm: tuple[str | None, ...] = ()
     feed_forward_norm: tuple[str | None, ...] = ()
     n_heads: int = 0
+    token_axis: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,8 +70,23 @@ def test_a_bias_in_the_mask_is_read(heads: int) -> None:
     assert [row[0] for row in observed.values] == pytest.approx((-7 * slopes.flatten()).tolist())
 
 
-def test_sequence_first_streams_are_missing() -> None:
-    assert described(encoder(batch_first=False)).missing[0].what == "sequence first"
+@pytest.mark.parametrize("batch", [3, SEQ])  # as many sequences as tokens tell nothing by shape
+def test_streams_of_sequence_first_are_described_as_those_of_batch_first(batch: int) -> None:
+    batch_first, sequence_first = encoder(), encoder(batch_first=False)
+    sequence_first.load_state_dict(batch_first.state_dict())
+    x = torch.randn(batch, SEQ, WIDTH)
+
+    expected = trainer_agent.describe(batch_first.eval(), {"src": x})
+    spec = trainer_agent.describe(sequence_first.eval(), {"src": x.transpose(0, 1)})
+
+    assert (spec.missing, spec.batch_size) == ((), batch)
+    of_batch, of_sequence = expected.stacks["encoder"], spec.stacks["encoder"]
+    assert of_sequence.blocks == of_batch.blocks
+    np.testing.assert_allclose(
+        dslm.predict(spec).stacks["encoder"].forward.correlation,
+        dslm.predict(expected).stacks["encoder"].forward.correlation,
+        rtol=1e-5,
+    )
 
 
 class Sequences(nn.Module):

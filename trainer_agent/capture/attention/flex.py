@@ -30,6 +30,7 @@ def sampled_flex(  # noqa: PLR0917  the order is torch's
 
     In the precision of its own reference: float32, float64 for float64.
     """
+    of = query.shape[0], query.shape[-2]
     picked = evenly(query.shape[0], MAX_SEQUENCES), evenly(query.shape[-2], MAX_QUERIES)
     key = key.detach().expand(query.shape[0], *key.shape[1:])[picked[0]]
     query, key = as_multiplied(query.detach()[picked[0]][:, :, picked[1]]), as_multiplied(key)
@@ -38,7 +39,7 @@ def sampled_flex(  # noqa: PLR0917  the order is torch's
         scores = query @ key.transpose(-2, -1)
         scores = scores * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
         scores = _modified(scores, picked, score_mod, getattr(block_mask, "mask_mod", None))
-    return QuerySample(query=scores, key=None, mask=None, scale=1.0, future=None)
+    return QuerySample(query=scores, key=None, mask=None, scale=1.0, future=None, of=of)
 
 
 def _modified(

@@ -16,6 +16,8 @@ from trainer_agent.capture.attention.multihead import sampled_multihead
 from trainer_agent.capture.statistics.logits import QuerySample, sampled_logits, sampled_scores
 
 Observe = Callable[[Callable[[], QuerySample | None]], None]
+# Scores of three axes as (batch, heads, queries, keys), None where they are no attention.
+Separate = Callable[[Tensor], Tensor | None]
 
 
 class AttentionFunctionMode(TorchFunctionMode):
@@ -23,12 +25,12 @@ class AttentionFunctionMode(TorchFunctionMode):
 
     Sees `scaled_dot_product_attention` (q and k arrive after rotary embedding and QK-norm),
     `multi_head_attention_forward`, which `nn.MultiheadAttention` calls, and a plain softmax over
-    (batch, heads, queries, keys).
+    (batch, heads, queries, keys), or over (batch x heads, queries, keys) if `separate` can tell.
     """
 
-    def __init__(self, observe: Observe) -> None:
+    def __init__(self, observe: Observe, separate: Separate | None = None) -> None:
         super().__init__()
-        self._observe = observe
+        self._observe, self._separate = observe, separate
         self._calls_s = 0.0
 
     def take_calls_s(self) -> float:
@@ -63,9 +65,16 @@ class AttentionFunctionMode(TorchFunctionMode):
             self._observe(partial(sampled_logits, *args, **kwargs))
         elif func is functional.multi_head_attention_forward:
             self._observe(partial(sampled_multihead, *args, **kwargs))
-        # A softmax over four axes is attention by hand; over fewer it is a router or the loss.
-        elif isinstance(args[0], Tensor) and args[0].ndim == 4:
-            self._observe(partial(sampled_scores, args[0]))
+        # A softmax over four axes is attention by hand; over fewer it may be a router or the loss.
+        elif isinstance(args[0], Tensor) and args[0].ndim in {3, 4}:
+            scores = self._four_axes(args[0])
+            if scores is not None:
+                self._observe(partial(sampled_scores, scores))
+
+    def _four_axes(self, scores: Tensor) -> Tensor | None:
+        if scores.ndim == 4 or self._separate is None:
+            return scores if scores.ndim == 4 else None
+        return self._separate(scores)
 
 
 _ATTENTION = frozenset(

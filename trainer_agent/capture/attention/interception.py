@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn, overrides
 
-from trainer_agent.capture.attention.function_mode import AttentionFunctionMode, Observe
+from trainer_agent.capture.attention.function_mode import AttentionFunctionMode, Observe, Separate
 from trainer_agent.capture.attention.patch_points import PatchPoint, innermost, patch_points
 
 
@@ -27,9 +27,14 @@ class AttentionInterception:
         is_on: whether it is.
     """
 
-    def __init__(self, observe: Observe, charge: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        observe: Observe,
+        charge: Callable[[float], None],
+        separate: Separate | None = None,
+    ) -> None:
         self._observe, self._charge = observe, charge
-        self._mode = AttentionFunctionMode(observe)
+        self._mode = AttentionFunctionMode(observe, separate)
         self._patches: list[tuple[PatchPoint, Any]] = []
         self.is_on, self._started = False, 0.0
 

@@ -47,7 +47,8 @@ def sampled_multihead(*args: Any, **kwargs: Any) -> QuerySample | None:
         scores.masked_fill_(future(queries, key.shape[0], key.device), float("-inf"))
     else:
         _add_masks(scores, call, query.shape[1], queries, sequences)
-    return QuerySample(query=scores, key=None, mask=None, scale=1.0, future=None)
+    of = query.shape[1], query.shape[0]
+    return QuerySample(query=scores, key=None, mask=None, scale=1.0, future=None, of=of)
 
 
 def _scores(q: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

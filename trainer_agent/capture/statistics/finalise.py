@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from trainer_agent.capture.statistics import columns
 from trainer_agent.capture.statistics.sums import Matrix, Sums
 from trainer_agent.model.plan import Place, Plan
+from wire import ABSENT
 
 Vector = NDArray[np.float64]
+NO_VALUE = float(ABSENT)
 
 
 def frame_values(plan: Plan, sums: Sums, scalars: Sequence[float]) -> NDArray[np.float32]:
@@ -105,15 +107,16 @@ def moment_statistics(rows: Matrix) -> dict[str, Vector]:
         mean = rows[:, columns.SUM] / count
         # Rounding may leave a constant tensor a hair below zero; NaN stays NaN.
         variance = np.maximum(rows[:, columns.SQUARES] / count - mean**2, 0.0)
-        # A place without pairs (one token a sequence) divides by zero here, and is NaN.
+        # A place without pairs (one token a sequence) divides by zero here, and has none.
         covariance = rows[:, columns.PAIR_PRODUCTS] / rows[:, columns.PAIRS] - mean**2
         correlation = covariance / variance
+        correlation = np.where(np.isinf(correlation), np.nan, correlation)
         nonfinite = rows[:, columns.NONFINITE] / count
         rms = np.sqrt(rows[:, columns.SQUARES] / count)
     return {
         "mean": mean,
         "variance": variance,
-        "correlation": np.where(np.isinf(correlation), np.nan, correlation),
+        "correlation": np.where(rows[:, columns.PAIRS] == 0, NO_VALUE, correlation),
         "nonfinite": nonfinite,
         "rms": rms,
     }

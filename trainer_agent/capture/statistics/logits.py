@@ -32,6 +32,7 @@ class QuerySample:
         mask: (batch', heads, queries', keys), boolean or added, or None.
         future: the sampled queries where attention looks back only, or None.
         cap: logits are cap * tanh(q·k·scale / cap) before masks, or None.
+        of: how many sequences and queries the whole call has, or None.
     """
 
     query: Tensor
@@ -40,6 +41,7 @@ class QuerySample:
     scale: float
     future: slice | None
     cap: float | None = None
+    of: tuple[int, int] | None = None
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -86,6 +88,7 @@ def sampled_logits(  # noqa: PLR0917  the order is torch's
         mask=mask,
         scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
         future=queries if is_causal else None,
+        of=(query.shape[0], query.shape[-2]),
     )
 
 
@@ -98,7 +101,8 @@ def sampled_scores(scores: Tensor) -> QuerySample:
     )
     # Softmax may write into what it was given: take a copy.
     sampled = scores.detach()[sequences][..., queries, :].clone()
-    return QuerySample(query=sampled, key=None, mask=None, scale=1.0, future=None)
+    of = scores.shape[0], scores.shape[-2]
+    return QuerySample(query=sampled, key=None, mask=None, scale=1.0, future=None, of=of)
 
 
 @torch.no_grad()

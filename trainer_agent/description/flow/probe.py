@@ -18,6 +18,7 @@ from trainer_agent.capture.model_state import has_compiled_parts
 from trainer_agent.capture.overhead_account import ONCE, OverheadAccount
 from trainer_agent.capture.padding import fitting, padding_masks
 from trainer_agent.capture.recorder import Recorder
+from trainer_agent.capture.token_axis import BATCH_FIRST
 from trainer_agent.capture.transforms import is_transformed
 from trainer_agent.description.flow.sites import BlockSites, Place, sites_of
 from trainer_agent.description.flow.sums import FlowSums, Key, averaged, site_sums
@@ -196,9 +197,12 @@ class FlowProbe:
         part = local_part(x)
         if part is None or (place.runs and part.shape[-1] != place.width):
             return
-        mask = _fitting(self._masks.get(path), part)
+        axis = self._sites[path].token_axis if path in self._sites else BATCH_FIRST
+        tokens = part.transpose(0, 1) if axis != BATCH_FIRST and part.ndim == 3 else part
+        mask = _fitting(self._masks.get(path), tokens)
+        self._average(path, place, tokens, mask)
+        mask = mask if axis == BATCH_FIRST or mask is None else mask.transpose(0, 1)
         self._add(key, site_sums(part, mask, place.runs))
-        self._average(path, place, part, mask)
         if x.requires_grad:
             handle = on_gradient(x, partial(self._on_gradient, path, place, mask))
             self._handles.append(handle)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from trainer_agent.capture.token_axis import assumed
 from trainer_agent.description.planning import module_of
 from trainer_agent.description.read.parts import (
     Added,
@@ -77,12 +78,14 @@ class BlockSites:
         sums: its residual steps backward.
         average: by values' site, (whether the attention is causal, its window).
         missing: sites without a place, and why.
+        token_axis: the axis of its tensors that counts a sequence's tokens.
     """
 
     places: tuple[Place, ...]
     sums: tuple[Sum, ...]
     average: Mapping[str, tuple[bool, int | None]]
     missing: Mapping[str, str]
+    token_axis: int = 1
 
 
 def sites_of(
@@ -106,7 +109,13 @@ def sites_of(
         for step, attention in zip(("attention", "cross"), parts.attentions, strict=False)
         if attention.prefix == 0
     }
-    return BlockSites(tuple(places.values()), tuple(_sums(parts, steps)), averages, missing)
+    return BlockSites(
+        places=tuple(places.values()),
+        sums=tuple(_sums(parts, steps)),
+        average=averages,
+        missing=missing,
+        token_axis=assumed(parts.attention.token_axis),
+    )
 
 
 def _of_branch(

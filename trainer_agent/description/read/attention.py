@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainer_agent.capture.token_axis import by_attention
 from trainer_agent.description.read.biases import bias_part
 from trainer_agent.description.read.linears import LinearCall
 from trainer_agent.description.read.masks import Sight, let_through, sight
@@ -140,7 +141,16 @@ def _parts(
         window=core.sight.window,
         prefix=core.sight.prefix,
         position_bias=bias,
+        token_axis=_token_axis(query.input, core.query, n_heads),
     )
+
+
+def _token_axis(stream: Node, query: Node, n_heads: int) -> int | None:
+    """The stream's axis that queries, (batch, heads, seq, d_head), have for their tokens."""
+    shape = query.value.shape
+    # Three dimensions hold batch and heads in one.
+    n_sequences = shape[0] if len(shape) == 4 else shape[0] // max(n_heads, 1)
+    return by_attention(stream.value.shape, n_sequences, shape[-2])
 
 
 def _heads(query: Node, made_by: Projection) -> tuple[int, int]:

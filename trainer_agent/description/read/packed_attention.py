@@ -42,10 +42,6 @@ def packed_inputs(node: Node) -> tuple[Node, Node]:
     query, key, value = (n and strip(n, VIEWS) for n in streams)
     if query is None or key is None or key is not value:
         raise UnrecognisedError(node, "attention input", "keys and values read different streams")
-    if streams[0] is query:
-        raise UnrecognisedError(
-            node, "sequence first", "streams are read as (batch, seq, d_model): batch_first=True"
-        )
     return query, key
 
 
@@ -79,7 +75,14 @@ def packed_parts(node: Node, output: LinearPart, model: nn.Module) -> AttentionP
         score_scale=d_head**-0.5,
         rotary=None,
         p_drop=float(argument(node, 10, "dropout_p")) if node.kwargs.get("training", True) else 0.0,
+        token_axis=_token_axis(node),
     )
+
+
+def _token_axis(node: Node) -> int:
+    """The call takes (seq, batch, features): a stream that comes as it is has them so, too."""
+    query = packed_argument(node, "query")
+    return 0 if query is not None and query is strip(query, VIEWS) else 1
 
 
 def _sight(node: Node) -> Sight:

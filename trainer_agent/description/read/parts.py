@@ -66,7 +66,11 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class AttentionParts:
-    """Multi-head self-attention; fields as in `dslm.spec.Attention`."""
+    """Multi-head self-attention; fields as in `dslm.spec.Attention`.
+
+    `token_axis` is the axis of the stream that it attends along, 1 of (batch, seq, d_model); None
+    where batches as long as their sequences do not tell.
+    """
 
     query: LinearPart
     key: LinearPart
@@ -85,6 +89,7 @@ class AttentionParts:
     window: int | None = None
     prefix: int = 0
     position_bias: BiasPart | None = None
+    token_axis: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +199,8 @@ class StackParts:
     Attributes:
         name: ``"encoder"`` or ``"decoder"``.
         blocks: module paths in the order the model calls them. A block's stream is its first
-            (batch, seq, d_model) argument; its output, or the first tensor of it, is the next.
+            (batch, seq, d_model) argument, or (seq, batch, d_model); its output, or the first
+            tensor of it, is the next.
         parts: what was understood of each; None where `Architecture.missing` says why.
         d_model: width of the stream.
         added: by block, what each site ("attention", "feed_forward") adds, where it can be told.
@@ -212,6 +218,12 @@ class StackParts:
     final_norm: NormPart | None = None
     final_p_drop: float = 0.0
     head: HeadPart | None = None
+
+    @property
+    def token_axis(self) -> int | None:
+        """The axis of the stream that counts a sequence's tokens, where a block tells."""
+        axes = (parts.attention.token_axis for parts in self.parts if parts is not None)
+        return next((axis for axis in axes if axis is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

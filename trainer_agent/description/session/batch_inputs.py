@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer_agent.capture.hooks import first_stream
+from trainer_agent.capture.token_axis import BATCH_FIRST, assumed, batch_first
+from trainer_agent.description.read.parts import Architecture
 from trainer_agent.description.spec.kernels import KernelSums
 from trainer_agent.model.plan import Plan
 
@@ -17,8 +19,8 @@ InputKernels = dict[str, tuple[KernelSums, torch.Size]]
 
 
 @contextmanager
-def input_kernels(model: nn.Module, plan: Plan) -> Iterator[InputKernels]:
-    """Sums and shape of each stack's input, by its first block; filled in at the end.
+def stack_inputs(model: nn.Module, plan: Plan) -> Iterator[dict[str, Tensor]]:
+    """What enters each stack while this holds, by the stack's first block.
 
     Blocks that are compiled afterwards tell no hook what enters them.
     """
@@ -37,13 +39,22 @@ def input_kernels(model: nn.Module, plan: Plan) -> Iterator[InputKernels]:
         module.register_forward_pre_hook(note(path), with_kwargs=True)
         for path, module in modules.items()
     ]
-    kernels: InputKernels = {}
     try:
-        yield kernels
+        yield inputs
     finally:
         for handle in handles:
             handle.remove()
-    kernels |= {path: (sums_of(x), x.shape) for path, x in inputs.items() if x.ndim == 3}
+
+
+def input_kernels(inputs: Mapping[str, Tensor], architecture: Architecture) -> InputKernels:
+    """Sums of each stack's input, and its shape as (batch, seq, features)."""
+    axes = {stack.blocks[0]: assumed(stack.token_axis) for stack in architecture.stacks}
+    kernels: InputKernels = {}
+    for path, x in inputs.items():
+        if x.ndim == 3:
+            tokens, _ = batch_first(x, None, axes.get(path, BATCH_FIRST))
+            kernels[path] = sums_of(tokens), tokens.shape
+    return kernels
 
 
 def sums_of(x: Tensor) -> KernelSums:

@@ -19,7 +19,12 @@ from trainer_agent.description.flow.probe import FlowProbe, PassesOfJob
 from trainer_agent.description.flow.sums import FlowSums
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_of
-from trainer_agent.description.session.batch_inputs import InputKernels, input_kernels, sums_of
+from trainer_agent.description.session.batch_inputs import (
+    InputKernels,
+    input_kernels,
+    stack_inputs,
+    sums_of,
+)
 from trainer_agent.description.session.branches import count_branches
 from trainer_agent.description.session.collected import Observations, packed_spec
 from trainer_agent.description.session.reasons import (
@@ -129,7 +134,7 @@ class SelfDescription:
         self._must_agree = False
         self._input_kernels: InputKernels = {}
         self._split_inputs: dict[str, Any] = {}
-        self._is_split = False
+        self._is_split = self._was_turned = False
         self._fresh_weights: Weighed | None = None
         self._probe = FlowProbe(PassesOfJob(recorder), guard, account)
         self.together = False
@@ -147,9 +152,9 @@ class SelfDescription:
         """
         if is_flat(self._model) or holds_shards(self._model):
             return
-        with self._hooks.paused(), input_kernels(self._model, self._hooks.plan) as kernels:
+        with self._hooks.paused(), stack_inputs(self._model, self._hooks.plan) as inputs:
             architecture = description.architecture(self._model, args, kwargs, hints=self._hints)
-        self._input_kernels = kernels
+        self._input_kernels = input_kernels(inputs, architecture)
         if architecture.stacks:
             self._take_plan(architecture)
             self._fresh_weights = description.weigh(architecture, unwrap(self._model))
@@ -181,6 +186,9 @@ class SelfDescription:
             self._begin_late()
         if self._must_agree:
             self._settle_together()
+        if self._was_turned:
+            self._was_turned = False
+            self.forget()
         flow = self._close_probe()
         observations, self._observations = self._observations, None
         if observations is None:
@@ -366,6 +374,10 @@ class SelfDescription:
         """Take the gradient at the top of a stack in one of the step's passes."""
         if self._observations is not None:
             self._observations.add_gradient(stack, g, mask)
+
+    def input_was_turned(self) -> None:
+        """Leave this step: the next one's input is (batch, seq, features)."""
+        self._was_turned = True
 
     def _spec(self, observations: Observations, n_params: int) -> dict[str, Any]:
         """The step as the server takes it; in a background thread, in all processes alike."""

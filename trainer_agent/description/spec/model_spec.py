@@ -18,6 +18,7 @@ from dslm.masks.cell_sizes import block_cells
 from dslm.validation import validate
 from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.overhead_account import OverheadAccount
+from trainer_agent.capture.token_axis import assumed, batch_first
 from trainer_agent.description.flow.probe import FlowProbe, PassesOfAll
 from trainer_agent.description.hints import Hint, HintError
 from trainer_agent.description.planning import plan_of
@@ -81,7 +82,7 @@ def describe(
             for s in layout.stacks
         },
         missing=layout.missing,
-        batch_size=_batch_size(streams),
+        batch_size=_batch_size(layout, streams),
         n_params=layout.n_params,
         notes=layout.notes,
         flows={} if flow is None else {s.name: flow.flows(s.blocks) for s in layout.stacks},
@@ -166,14 +167,17 @@ def _stack(
     mask: Tensor | None,
 ) -> theory.Stack:
     assert streams.first is not None  # the architecture pass saw this block called
-    fits = mask is not None and mask.shape == streams.first.shape[:2]
-    mask = mask if fits else None
+    axis = assumed(stack.token_axis)
+    first, mask = batch_first(streams.first, mask, axis)
+    gradient = streams.grad
+    if gradient is not None:
+        gradient, _ = batch_first(gradient, None, axis)
     cells = partial(block_cells, blocks)
     return theory.Stack(
         d_model=stack.d_model,
         blocks=blocks,
-        input_kernel=kernel(streams.first, mask, cells),
-        top_gradient_kernel=None if streams.grad is None else kernel(streams.grad, mask, cells),
+        input_kernel=kernel(first, mask, cells),
+        top_gradient_kernel=None if gradient is None else kernel(gradient, mask, cells),
         reads=link.reads,
         final_norm=link.final_norm,
         final_p_drop=link.final_p_drop,
@@ -181,8 +185,9 @@ def _stack(
     )
 
 
-def _batch_size(streams: Mapping[str, _Streams]) -> int:
-    return max((s.first.shape[0] for s in streams.values() if s.first is not None), default=1)
+def _batch_size(layout: Architecture, streams: Mapping[str, _Streams]) -> int:
+    firsts = ((assumed(stack.token_axis), streams[stack.name].first) for stack in layout.stacks)
+    return max((x.shape[1 - axis] for axis, x in firsts if x is not None), default=1)
 
 
 def over_all_processes(rows: Rows) -> Rows:
