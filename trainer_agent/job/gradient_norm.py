@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import ref
 
@@ -25,12 +25,13 @@ class GradientReading:
 
     Attributes:
         norms: of each gradient, (n,), on the device, in float32.
-        gradients: the tensors, and how often each was written to.
+        gradients, versions: the tensors, and how often each was written to.
         accuracy: relative, of what the gradients' type can hold.
     """
 
     norms: Tensor
-    gradients: tuple[tuple[ref[Tensor], int], ...]
+    gradients: tuple[ref[Tensor], ...]
+    versions: tuple[int, ...]
     accuracy: float
 
     def total(self) -> Tensor:
@@ -42,30 +43,31 @@ class GradientReading:
         """The same gradients without a loss scale."""
         if scale is None:
             return self
-        norms = self.norms / scale.to(self.norms.device)
-        return GradientReading(norms, self.gradients, self.accuracy)
+        return replace(self, norms=self.norms / scale.to(self.norms.device))
 
     def is_current(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer's gradients are still these, unchanged."""
         gradients = _gradients(optimizer)
         return len(gradients) == len(self.gradients) and all(
             tensor() is gradient and version == gradient._version and not _is_sharded(gradient)
-            for (tensor, version), gradient in zip(self.gradients, gradients, strict=True)
+            for tensor, version, gradient in zip(
+                self.gradients, self.versions, gradients, strict=True
+            )
         )
 
     def may_be_written(self, later: GradientReading, most: int) -> bool:
         """Whether each gradient is the same tensor, written to equally often, 1 to `most` times."""
-        pairs = list(zip(self.gradients, later.gradients, strict=False))
+        pairs = zip(self.gradients, later.gradients, strict=False)
         if len(self.gradients) != len(later.gradients) or any(
-            before() is None or before() is not after() for (before, _), (after, _) in pairs
+            before() is None or before() is not after() for before, after in pairs
         ):
             return False
-        if any(_is_sharded(tensor()) for tensor, _ in self.gradients):
+        if any(_is_sharded(tensor()) for tensor in self.gradients):
             return True  # a sharded tensor does not count the writes to its part
         # Views of one buffer, as DDP's gradients may be, count the writes to all of them together.
-        shared = Counter(_storage(tensor()) for tensor, _ in self.gradients)
-        counts = [after - before for (_, before), (_, after) in pairs]
-        views = [shared[_storage(tensor())] for tensor, _ in self.gradients]
+        shared = Counter(_storage(tensor()) for tensor in self.gradients)
+        counts = [after - n for n, after in zip(self.versions, later.versions, strict=True)]
+        views = [shared[_storage(tensor())] for tensor in self.gradients]
         return any(
             all(count == n * view for count, view in zip(counts, of, strict=True))
             for n in range(1, most + 1)
@@ -92,10 +94,10 @@ def read_gradients(optimizer: Optimizer) -> GradientReading | None:
     shards = [shards_of(gradient) for gradient in gradients]
     if set(shards) != {1}:
         stacked *= torch.tensor(shards, device=stacked.device).sqrt()
-    written = tuple((ref(gradient), gradient._version) for gradient in gradients)
+    versions = tuple(gradient._version for gradient in gradients)
     dtypes = {part.dtype for part in parts}
     accuracy = max(NORM_ACCURACY, *(torch.finfo(dtype).eps for dtype in dtypes))
-    return GradientReading(stacked, written, accuracy)
+    return GradientReading(stacked, tuple(map(ref, gradients)), versions, accuracy)
 
 
 def gradient_norm(optimizer: Optimizer) -> Tensor | None:

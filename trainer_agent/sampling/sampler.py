@@ -63,15 +63,14 @@ class Sampler:
 
         `agreed` is the interval that several processes have agreed on.
         """
+        if self.fixed:
+            return
         self._costs.append(cost_s)
         self._agrees = agreed is not None
         # Several processes have to begin alike.
-        if agreed is None and self._lengths:
-            length_s = median(self._lengths)
-            if self._steps == SURE_STEPS and median_low(self._costs) > DEAR_SHARE * length_s:
-                self._first_steps = SURE_STEPS
-        if not self.fixed:
-            self._schedule(agreed or self.affordable_interval())
+        if agreed is None and self._steps == SURE_STEPS and self._is_dear():
+            self._first_steps = SURE_STEPS
+        self._schedule(agreed or self.affordable_interval())
 
     def affordable_interval(self) -> int:
         """The interval that the budget asks for now."""
@@ -88,6 +87,10 @@ class Sampler:
         if self._steps <= self._first_steps and not self._agrees:
             return max(ideal, 1)
         return min(max(ideal, self.every // 2, 1), self.every * 2)
+
+    def _is_dear(self) -> bool:
+        dear = DEAR_SHARE * median(self._lengths) if self._lengths else math.inf
+        return median_low(self._costs) > dear
 
     def forget_costs(self) -> None:
         """Measure anew what samples take: from now on they take less."""
