@@ -161,7 +161,7 @@ def test_by_default_the_first_steps_are_sampled_and_then_fewer(
     # A sample reads the clock some sixty times: it costs more than half a step.
     assert len(steps) < 12
     assert transport.health.every > 4
-    assert 0 < transport.health.overhead < 1
+    assert 0 < transport.health.overhead <= 1
 
 
 @pytest.mark.parametrize(("device", "charged"), [("cpu", 1.0), ("meta", 0.0)])
