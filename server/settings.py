@@ -36,9 +36,9 @@ class Settings(BaseSettings):
             is loopback and True otherwise.
         webhooks: URLs that receive alerts: http(s) ones, or apprise's.
         secret: signs login cookies; None stores a random one in `data_dir`.
-        lost_contact_s: silence after which a running run counts as out of contact.
+        lost_contact_s: silence after which a running run's status becomes `lost_contact`.
         max_body_bytes: largest request body.
-        block_frames: frames in one compressed segment of old frames.
+        segment_frames: frames in one compressed segment of old frames.
         burst_steps: steps sampled one after the other when a critical alert opens; 0 for none.
         bus_entries: batches that may wait for the writer before the server answers 503.
         log_format: ``"console"`` for people, ``"json"`` for one object a line.
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     secret: SecretStr | None = None
     lost_contact_s: float = Field(default=60.0, gt=0)
     max_body_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
-    block_frames: int = Field(default=256, ge=2)
+    segment_frames: int = Field(default=256, ge=2)
     burst_steps: int = Field(default=32, ge=0, le=256)
     bus_entries: int = Field(default=1024, ge=1)
     log_format: LogFormat = "console"

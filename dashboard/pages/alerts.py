@@ -8,7 +8,7 @@ from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
-from dashboard import formats, ids
+from dashboard import ids, phrases
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.api_types import Advice, Alert, Scaling
 from dashboard.display.numbers import format_count, format_number
@@ -97,13 +97,13 @@ def _acknowledge(alert: Alert) -> Any:
 
 
 def _numbers(alert: Alert) -> html.Dl:
-    predicted = "" if alert.predicted is None else formats.measure(alert, alert.predicted)
+    predicted = "" if alert.predicted is None else phrases.measure(alert, alert.predicted)
     pairs = [
-        ("where", formats.site(alert)),
-        ("layers", formats.layers(alert)),
-        ("measured", formats.measure(alert, alert.measured)),
+        ("where", phrases.site(alert)),
+        ("layers", phrases.layers(alert)),
+        ("measured", phrases.measure(alert, alert.measured)),
         ("predicted", predicted),
-        ("opened", formats.age(alert.opened_at)),
+        ("opened", phrases.age(alert.opened_at)),
     ]
     return html.Dl([html.Div([html.Dt(label), html.Dd(value)]) for label, value in pairs if value])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dash import html
 
-from dashboard import formats
+from dashboard import phrases
 from dashboard.api_types import MissingPart, RankHealth, RunDetail
 from dashboard.display.numbers import format_count
 
@@ -80,7 +80,7 @@ def _facts(run: RunDetail) -> list[tuple[str, str]]:
         ("family", run.family),
         ("stacks", "; ".join(stacks)),
         ("agent", run.agent_version),
-        ("created", formats.age(run.created_at)),
+        ("created", phrases.age(run.created_at)),
         ("weights described at", ", ".join(f"step {step}" for step in run.revision_steps)),
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from dashboard import formats, ids, theme
+from dashboard import ids, phrases, theme
 from dashboard.api_client import ApiClient, ApiError
 from dashboard.api_types import Alert, Profile, Revision, RunDetail
 from dashboard.display.numbers import format_count, format_loss
@@ -159,7 +159,7 @@ def _describe(run: RunDetail) -> html.Button:
 
 def header(run: RunDetail) -> list[Any]:
     """Name, status, architecture, the latest numbers, and the telemetry's own health."""
-    facts = [run.architecture, formats.parameters(run.n_params), run.family]
+    facts = [run.architecture, phrases.parameters(run.n_params), run.family]
     return [
         html.Div(
             [
@@ -182,7 +182,7 @@ def header(run: RunDetail) -> list[Any]:
             [
                 _reading("step", html.Span(format_count(run.last_step), id=ids.RUN_LAST_STEP)),
                 _reading("loss", html.Span(format_loss(run.last_loss), id=ids.RUN_LOSS)),
-                _reading("last frame", html.Span(formats.age(run.last_seen), id=ids.RUN_AGE)),
+                _reading("last frame", html.Span(phrases.age(run.last_seen), id=ids.RUN_AGE)),
             ],
             className="readings",
         ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from dash import dcc, html
 
-from dashboard import formats, ids
+from dashboard import ids, phrases
 from dashboard.api_types import RunSummary
 from dashboard.display.numbers import format_count, format_loss
 from dashboard.figures import sparkline_uri
@@ -67,7 +67,7 @@ def _row(run: RunSummary, selected: bool) -> html.Div:
         html.Span(format_count(run.last_step), className="number"),
         alert_badges(run.alerts),
         html.Span(tag_chips(run.tags), className="tags"),
-        html.Span(formats.age(run.last_seen), className="quiet number"),
+        html.Span(phrases.age(run.last_seen), className="quiet number"),
     ]
     attributes = {"data-testid": "run-row", "data-run": run.id, "data-status": run.status}
     # By its key React knows a row again, so that a refresh moves it and keeps the focus.

@@ -1,4 +1,4 @@
-"""Marks running runs whose agent sends nothing any more as out of contact."""
+"""Gives running runs whose agent sends nothing any more the status `lost_contact`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def watch(state: AppState, notifier: Notifier) -> None:
 
 
 async def mark_silent(state: AppState, notifier: Notifier) -> list[str]:
-    """Set runs out of contact whose agent was silent for too long; returns their ids."""
+    """Give runs whose agent was silent for too long the status; returns their ids."""
     moment = state.clock() - state.settings.lost_contact_s
     # Read first: a look every second must not take the write lock for nothing.
     async with state.database.reading() as session:

@@ -40,7 +40,7 @@ async def compact_some(state: AppState) -> int:
 
 async def _tasks(session: AsyncSession, state: AppState) -> list[CompactionTask]:
     """Ranks with frames for one segment beside one to spare, or whose run has ended."""
-    spare = 2 * state.settings.block_frames
+    spare = 2 * state.settings.segment_frames
     quiet = state.clock() - state.settings.lost_contact_s
     ended = and_(runs.c.ended.is_not(None), marks.c.last_seen < quiet, marks.c.packed < _settled)
     query = (
@@ -54,7 +54,7 @@ async def _tasks(session: AsyncSession, state: AppState) -> list[CompactionTask]
 
 async def _compact(state: AppState, task: CompactionTask) -> int:
     async with state.database.reading() as session:
-        rows = leading_layout(await _frames(session, task, state.settings.block_frames))
+        rows = leading_layout(await _frames(session, task, state.settings.segment_frames))
         layouts = await RunRepository(session).layouts_of(task.run_id)
     if not rows:
         # Every frame up to `settled` was given up by the agent: there is nothing to move.

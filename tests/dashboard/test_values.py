@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dashboard import formats, vectors
+from dashboard import phrases, vectors
 from dashboard.api_types import RunDetail, RunSummary
 from dashboard.pages.details import _rank_rows
 from dashboard.pages.health import health_notes
@@ -148,7 +148,7 @@ def test_health_says_which_steps_were_recorded_twice() -> None:
     ],
 )
 def test_correlation_near_one_is_told_by_its_distance(value: float | None, written: str) -> None:
-    assert formats.correlation(value) == written
+    assert phrases.correlation(value) == written
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_correlation_near_one_is_told_by_its_distance(value: float | None, writt
 def test_alert_names_a_unit_only_where_the_quantity_does_not(
     quantity: str, unit: str, written: str
 ) -> None:
-    assert formats.measure(alert(quantity=quantity, unit=unit), 0.9999) == written
+    assert phrases.measure(alert(quantity=quantity, unit=unit), 0.9999) == written
 
 
 def test_health_counts_every_rank() -> None:

@@ -41,7 +41,7 @@ async def _settle(agent: Agent, seq: int) -> None:
 @pytest.fixture
 async def packed(settings: Settings) -> AsyncIterator[tuple[FastAPI, Agent]]:
     """A run of 100 frames in blocks of 16, and its app; the packer packs when it is told."""
-    app = create_app(settings.model_copy(update={"block_frames": 16}))
+    app = create_app(settings.model_copy(update={"segment_frames": 16}))
     async with running(app) as client:
         agent = Agent(client)
         await agent.declare()

@@ -232,7 +232,7 @@ async def test_other_data_are_no_block(agent: Agent, streams: dict[str, np.ndarr
 
 
 async def test_compaction_changes_no_derived_value(settings: Settings, streams):
-    app = create_app(settings.model_copy(update={"block_frames": 16}))
+    app = create_app(settings.model_copy(update={"segment_frames": 16}))
     async with running(app) as client:
         agent = Agent(client)
         await sent(agent, streams)

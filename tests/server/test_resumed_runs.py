@@ -89,7 +89,7 @@ async def test_late_frames_of_the_dead_process_stay_superseded(agent: Agent):
 
 
 async def test_blocks_leave_out_what_was_superseded(settings: Settings):
-    app = create_app(settings.model_copy(update={"block_frames": 16}))
+    app = create_app(settings.model_copy(update={"segment_frames": 16}))
     shown = [*range(1, 41), *range(42, 200, 2)]
     async with running(app) as client:
         agent = Agent(client)
