@@ -145,7 +145,8 @@ def _placement(
 def _parallel(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, Sublayer] | None:
     """Attention and feed-forward that both read the stream and are both added to it."""
     sublayers: list[Sublayer] = []
-    for step in parallel_steps(stream, output):
+    # Last first: in a block whose branches follow each other the last one does not read the stream.
+    for step in reversed(parallel_steps(stream, output)):
         branch = attention_call(step.call, model) or feed_forward_call(step.call)
         pre = _scaled_norm(strip(branch.input), model)
         if pre is None or strip(pre.input) is not stream:

@@ -120,6 +120,9 @@ class SelfDescription:
             hints: what the user says of blocks.
             processes: agree on the plan, and add up the moments of sharded weights.
         """
+        # Loaded with the agent, or the first step would wait for it.
+        from trainer_agent.description.read import head_trace, recognition  # noqa: F401
+
         self._reference, self._hooks, self._recorder = refer_to(model), hooks, recorder
         self._guard, self._account = guard, account
         self._hints, self._processes = hints, processes
