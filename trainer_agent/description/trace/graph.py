@@ -165,6 +165,8 @@ def feature_runs(node: Node, source: Node) -> tuple[Run, ...]:
     """Which last-dimension features of `source` its view `node` takes, as half-open runs."""
     features = torch.arange(source.value.shape[-1], device=source.value.device)
     index = replay_views(node, source, features.expand(source.value.shape))
+    # Along the axes that views have left expanded all is alike.
+    index = index[tuple(slice(1 if stride == 0 else None) for stride in index.stride())]
     taken = torch.zeros_like(features, dtype=torch.bool)
     taken[index.flatten()] = True
     return _runs(taken.nonzero().flatten().tolist())

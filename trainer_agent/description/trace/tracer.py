@@ -31,6 +31,7 @@ class Node:
         order: position in the trace; what comes later depends on what came before.
         tensor: the tensor itself; held, so that no other takes its identity meanwhile.
         vectors: of a module, what its one-dimensional parameters held, by their names in it.
+        noted_inputs: what `inputs` has found in the arguments, which do not change.
     """
 
     op: str
@@ -43,11 +44,14 @@ class Node:
     select: int | None = None
     tensor: Tensor | ref[Tensor] | None = None
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    noted_inputs: tuple[Node, ...] | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:
         """Nodes among the arguments, in order."""
-        return tuple(nodes_in((self.args, tuple(self.kwargs.values()))))
+        if self.noted_inputs is None:
+            self.noted_inputs = tuple(nodes_in((self.args, tuple(self.kwargs.values()))))
+        return self.noted_inputs
 
     def is_of(self, tensor: Tensor) -> bool:
         """Whether it stands for this very tensor."""
