@@ -13,11 +13,13 @@ class _Passes:
 
     Attributes:
         number: of the running one.
+        last_block: index of the block that was entered last in it, -1 before the first.
         counted: in which a row was last counted.
         recomputed: in which a block was last run again without having been counted before.
     """
 
     number: int = 0
+    last_block: int = -1
     counted: dict[tuple[str, int], int] = field(default_factory=dict)
     recomputed: dict[int, int] = field(default_factory=dict)
 
@@ -34,6 +36,21 @@ class ForwardPasses:
     def begin(self, name: str) -> None:
         """A forward pass begins: everything is to be counted anew."""
         self._passes[name].number += 1
+
+    def expect(self, name: str) -> None:
+        """The next block that is entered, whichever it is, begins a pass."""
+        self._passes[name].last_block = -1
+
+    def begins(self, name: str, index: int) -> bool:
+        """Whether a block that is entered begins a pass: passes may skip blocks, the first too."""
+        return index == 0 or index <= self._passes[name].last_block or self._is_fresh(name)
+
+    def enter(self, name: str, index: int) -> None:
+        """A block is entered."""
+        self._passes[name].last_block = index
+
+    def _is_fresh(self, name: str) -> bool:
+        return self._passes[name].last_block < 0
 
     def adopt(self, other: ForwardPasses, names: Mapping[str, str]) -> None:
         """Take over what another one has counted, by the names that it has here."""

@@ -70,10 +70,11 @@ class BeforeBlock(Hook):
         recorder = self._recorder
         if not recorder.active:
             return
+        is_first = self._index == 0
         if not torch.compiler.is_compiling():
-            recorder.enter_block(self._stack, self._index, training=module.training)
+            is_first = recorder.enter_block(self._stack, self._index, training=module.training)
         # Every later block's input is the output of the one before, which is counted there.
-        if self._index == 0 and recorder.wants(module):
+        if is_first and recorder.wants(module):
             x = first_stream((*args, *kwargs.values()))
             if x is not None:
                 recorder.stream(self._stack, 0, x)

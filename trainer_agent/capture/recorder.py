@@ -221,30 +221,40 @@ class Recorder:
         `masks` holds padding masks, (batch, seq), by stack; the rest is what forward is given.
         """
         self._masks = masks
+        for stack in masks:
+            self._passes.expect(stack)
         self._axes.note_inputs(args, kwargs or {})
         self._passes.begin(suffix)
 
-    def enter_block(self, stack: str, index: int, *, training: bool = True) -> None:
-        """A block starts; the first block's start is a new pass, unless it is a recomputation.
+    def enter_block(self, stack: str, index: int, *, training: bool = True) -> bool:
+        """A block starts; the first one of a pass begins it, unless it is a recomputation.
 
         What a block in evaluation mode shows counts once a backward pass has come for it.
+
+        Returns:
+            Whether its input is the stack's.
         """
         if is_transformed():
-            return
-        if training or in_backward():
+            return index == 0
+        again = in_backward()
+        begins = not again and self._passes.begins(stack, index)
+        if training or again:
             self._deferred = None
-        elif index == 0 or self._deferred is None:
+        elif begins or self._deferred is None:
             self._deferred = []
         self._block = (stack, index)
         self._ran = True
         # A reentrant checkpoint runs blocks again inside the backward pass.
-        if in_backward():
+        if again:
             with self._guard.at(f"{stack}/recomputation[{index}]"):
                 self._enter_again(stack, index)
-        elif index == 0:
+            return index == 0
+        if begins:
             self._backward.forward_begins()
             self._passes.begin(stack)
             self._passes.begin(stage_suffix(stack))
+        self._passes.enter(stack, index)
+        return begins
 
     def _enter_again(self, stack: str, index: int) -> None:
         # Called inside the job's own backward pass. The hooks of a reentrant checkpoint's streams

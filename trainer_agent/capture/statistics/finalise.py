@@ -69,7 +69,12 @@ def _tensors(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
     statistics = moment_statistics(sums.moments)
     if len(sums.extra):
         statistics |= extra_statistics(sums.moments, sums.extra, sums.extra_max)
-    return statistics
+    return _where_counted(sums.moments[:, columns.COUNT], statistics)
+
+
+def _where_counted(count: Vector, statistics: Mapping[str, Vector]) -> dict[str, Vector]:
+    """Absent where nothing was counted: a block that a step skips has no values, and no NaN."""
+    return {name: np.where(count != 0, v, NO_VALUE) for name, v in statistics.items()}
 
 
 def _logits(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
@@ -154,34 +159,35 @@ def parameter_statistics(site: str, rows: Matrix) -> dict[str, Vector]:
         if site == "updates":
             second_moment = rows[:, columns.SECOND_MOMENT_SUM] / rows[:, columns.SECOND_MOMENTS]
             ratio = np.sqrt(rows[:, columns.CHANGES] / rows[:, columns.CHANGED_SQUARES])
-            return {"ratio": ratio, "second_moment": second_moment}
+            ratios = _where_counted(rows[:, columns.CHANGED_SQUARES], {"ratio": ratio})
+            counted = rows[:, columns.SECOND_MOMENTS]
+            return ratios | _where_counted(counted, {"second_moment": second_moment})
         count, squares = (
             (columns.WEIGHTS, columns.WEIGHT_SQUARES)
             if site == "weights"
             else (columns.GRADIENTS, columns.GRADIENT_SQUARES)
         )
-        return {"rms": np.sqrt(rows[:, squares] / rows[:, count])}
+        rms = np.sqrt(rows[:, squares] / rows[:, count])
+        return _where_counted(rows[:, count], {"rms": rms})
 
 
 def log_z_statistics(rows: Matrix) -> dict[str, Vector]:
-    """Mean of log Z and of its square over the sampled tokens; NaN without a count."""
+    """Mean of log Z and of its square over the sampled tokens; absent without a count."""
     with np.errstate(all="ignore"):
         count = rows[:, columns.LOG_Z_COUNT]
-        return {
+        statistics = {
             "mean": rows[:, columns.LOG_Z_SUM] / count,
             "mean_square": rows[:, columns.LOG_Z_SQUARES] / count,
         }
+    return _where_counted(count, statistics)
 
 
 def logit_statistics(rows: Matrix, largest: Vector) -> dict[str, Vector]:
-    """Maximum, variance and mean entropy in nats of attention logits; NaN without a count."""
+    """Maximum, variance and mean entropy in nats of attention logits; absent without a count."""
     with np.errstate(all="ignore"):
         count = rows[:, columns.LOGIT_COUNT]
         mean = rows[:, columns.LOGIT_SUM] / count
         variance = np.maximum(rows[:, columns.LOGIT_SQUARES] / count - mean**2, 0.0)
         entropy = rows[:, columns.ENTROPY_SUM] / rows[:, columns.ENTROPY_COUNT]
-    return {
-        "max": np.where(count > 0, largest, np.nan),
-        "variance": variance,
-        "entropy": entropy,
-    }
+    statistics = {"max": largest, "variance": variance, "entropy": entropy}
+    return _where_counted(count, statistics)

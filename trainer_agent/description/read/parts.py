@@ -207,6 +207,7 @@ class StackParts:
         reads: name of the stack whose output its cross-attention sees, or None.
         final_norm, final_p_drop: between this stack's last block and one that reads it.
         head: from its last block to the loss; None where the forward pass computes no loss.
+        skipped: the blocks that the pass did not call (LayerDrop, early exits), which others may.
     """
 
     name: str
@@ -218,6 +219,7 @@ class StackParts:
     final_norm: NormPart | None = None
     final_p_drop: float = 0.0
     head: HeadPart | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def token_axis(self) -> int | None:

@@ -288,7 +288,11 @@ def _unmeasured(stacks: tuple[StackParts, ...]) -> Iterator[str]:
     """Says which branches add what no hook is given."""
     for stack in stacks:
         for site, name in (("attention", "attention"), ("feed_forward", "feed-forward")):
-            added = [of_block.get(site) for of_block in stack.added]
+            added = [
+                of_block.get(site)
+                for block, of_block in zip(stack.blocks, stack.added, strict=True)
+                if block not in stack.skipped
+            ]
             if any(item is None or item.module is None for item in added):
                 yield (
                     f"{stack.name}: what {name} adds to the stream is put out by no module of the "

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from dslm.spec import Missing
 from trainer_agent.description.read.encoder_output import EncoderOutput
-from trainer_agent.description.read.parts import Added, BlockParts, StackParts
+from trainer_agent.description.read.parts import Added, Architecture, BlockParts, StackParts
 from trainer_agent.model.blocks import Column
+
+SKIPPED = "skipped block"
+WHY_SKIPPED = "no forward pass that was read has called it"
 
 
 @dataclass(slots=True)
@@ -48,8 +51,12 @@ def stacks_of(columns: Sequence[Column], readings: Readings) -> Stacks:
         )
         missing += _uncalled(column, len(called))
         missing += [m for block in called if (m := readings[block].missing) is not None]
+        # Where the model calls its blocks in another order, those skipped have no place in it.
+        in_order = [block for block in column.blocks if block in readings] == called
+        blocks = list(column.blocks) if in_order else called
         if called:
-            stacks.append(_stack(called, readings))
+            stacks.append(_stack(blocks, called, readings))
+            missing += [Missing(b, SKIPPED, WHY_SKIPPED) for b in stacks[-1].skipped]
     if not columns:
         missing.append(
             Missing(
@@ -80,13 +87,38 @@ def _uncalled(column: Column, n_called: int) -> list[Missing]:
     return []
 
 
-def _stack(called: list[str], readings: Readings) -> StackParts:
-    parts = tuple(readings[block].parts for block in called)
+def _stack(blocks: list[str], called: list[str], readings: Readings) -> StackParts:
+    skipped = tuple(block for block in blocks if block not in readings)
+    parts = tuple(readings[b].parts if b in readings else None for b in blocks)
     causal = {p.causal for p in parts if p is not None}
     first = readings[called[0]]
     name = first.stack or ("encoder" if causal == {False} else "decoder")
-    added = tuple(readings[block].added for block in called)
-    return StackParts(name, tuple(called), parts, first.d_model, added)
+    added = tuple(readings[b].added if b in readings else {} for b in blocks)
+    return StackParts(name, tuple(blocks), parts, first.d_model, added, skipped=skipped)
+
+
+def completed(before: Architecture, now: Architecture) -> Architecture:
+    """What two passes have shown, of which either may have skipped blocks that the other called."""
+    earlier = {stack.blocks: stack for stack in before.stacks}
+    stacks = tuple(
+        _both(earlier[stack.blocks], stack) if stack.blocks in earlier else stack
+        for stack in now.stacks
+    )
+    # The head is read where the last block was called.
+    base = before if any(s.head for s in before.stacks) else now
+    skipped = {block for stack in stacks for block in stack.skipped}
+    missing = tuple(m for m in base.missing if m.what != SKIPPED or m.where in skipped)
+    return replace(now, stacks=stacks, missing=missing, notes=base.notes)
+
+
+def _both(before: StackParts, now: StackParts) -> StackParts:
+    return replace(
+        now,
+        parts=tuple(a or b for a, b in zip(now.parts, before.parts, strict=True)),
+        added=tuple(a or b for a, b in zip(now.added, before.added, strict=True)),
+        head=now.head or before.head,
+        skipped=tuple(block for block in now.skipped if block in before.skipped),
+    )
 
 
 def _named_apart(stacks: list[StackParts], missing: list[Missing]) -> tuple[StackParts, ...]:

@@ -19,6 +19,7 @@ from trainer_agent.description.flow.probe import FlowProbe, PassesOfJob
 from trainer_agent.description.flow.sums import FlowSums
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_of
+from trainer_agent.description.read.stacks import completed
 from trainer_agent.description.session.batch_inputs import (
     InputKernels,
     input_kernels,
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from trainer_agent.description.trace.module_calls import ModuleCall
 
 FIRST_AGAIN = 50
+# So many sampled steps at most are read until each block of a model that skips some was called.
+ATTEMPTS = 4
 TIMES_LATER = 2  # so that a description is at most half as old as the step asked for
 
 
@@ -108,6 +111,7 @@ class SelfDescription:
         account: OverheadAccount,
         hints: Sequence[Hint],
         processes: Processes,
+        completes: bool = True,
     ) -> None:
         """Describe `model`.
 
@@ -119,6 +123,7 @@ class SelfDescription:
             account: is charged for what a description costs.
             hints: what the user says of blocks.
             processes: agree on the plan, and add up the moments of sharded weights.
+            completes: whether the first description may wait for blocks that a step skips.
         """
         # Loaded with the agent, or the first step would wait for it.
         from trainer_agent.description.read import head_trace, recognition  # noqa: F401
@@ -126,6 +131,7 @@ class SelfDescription:
         self._reference, self._hooks, self._recorder = refer_to(model), hooks, recorder
         self._guard, self._account = guard, account
         self._hints, self._processes = hints, processes
+        self._attempts = 0 if completes else ATTEMPTS
         self._architecture: Architecture | None = None
         self._failure: Missing | None = None
         self._is_asked = True
@@ -189,7 +195,7 @@ class SelfDescription:
             self._begin_late()
         if self._must_agree:
             self._settle_together()
-        if self._was_turned:
+        if self._was_turned or self._waits_for_blocks():
             self._was_turned = False
             self.forget()
         flow = self._close_probe()
@@ -214,9 +220,23 @@ class SelfDescription:
         self._observations = Observations()
         if self._architecture is None and self._failure is None:
             self._open(kwargs)
+        elif self._skips_blocks() and not self.together:
+            self._open_recognition(kwargs)
         elif self._architecture is not None:
             self._open_probe(kwargs)
         self._weigh()
+
+    def _skips_blocks(self) -> bool:
+        """Whether there are blocks that no pass has called so far."""
+        architecture = self._architecture
+        return architecture is not None and any(stack.skipped for stack in architecture.stacks)
+
+    def _waits_for_blocks(self) -> bool:
+        """Whether another step is to be read before the first description."""
+        if self._observations is None or self.together or not self._skips_blocks():
+            return False
+        self._attempts += 1
+        return self._attempts < ATTEMPTS
 
     def _begin_late(self) -> None:
         """Describe a model that is compiled as a whole, where no forward pass is seen to begin."""
@@ -338,6 +358,8 @@ class SelfDescription:
             self._is_split = True
 
     def _take_plan(self, architecture: Architecture) -> None:
+        if self._architecture is not None:
+            architecture = completed(self._architecture, architecture)
         plan, before = plan_of(architecture), self._hooks.plan
         if not self._recorder.compiled:
             self._hooks.apply(plan, keep=True)

@@ -97,6 +97,8 @@ class StagedDescription:
                 hints=hints,
                 # No other process holds this chunk, so none has to be ready for its description.
                 processes=SingleProcess(),
+                # The other stages describe the same step.
+                completes=False,
             )
             for chunk, chunk_hooks in zip(chunks, self._chunk_hooks, strict=True)
         ]
