@@ -16,6 +16,9 @@ LARGE = 100.0  # where qk-clip acts in published runs; a healthy run here passed
 HUGE = 300.0
 GROWN = 3.0  # times the run's own start
 ENTROPY_LEFT = 0.1  # of the run's own start
+# Attention that has learned where to look is as concentrated: healthy Qwens reach a fifteenth of
+# their start, with logits of 12.
+CONCENTRATING = 30.0
 
 ADVICE = Advice(
     "Normalise queries and keys (QK-norm), clip the logits (qk-clip), or lower the learning rate "
@@ -33,12 +36,14 @@ def attention_logit_growth(observation: Observation, stats: RunningStats) -> lis
 
 
 def attention_entropy_collapse(observation: Observation, stats: RunningStats) -> list[Finding]:
-    """The entropy of a block's attention falls under a tenth of its own start."""
-    return [
-        finding
-        for stack, entropy, start in _with_start(observation, stats, "entropy")
-        for finding in _concentrated(observation, stack, entropy, start)
-    ]
+    """The entropy of a block's attention falls under a tenth of its start, by large logits."""
+    findings = []
+    for stack, entropy, start in _with_start(observation, stats, "entropy"):
+        logits = observation.series(stack, "attention_logits", "max")
+        if logits is not None and logits.shape == entropy.shape:
+            large = logits >= CONCENTRATING
+            findings += _concentrated(observation, stack, np.where(large, entropy, np.nan), start)
+    return findings
 
 
 def _with_start(
@@ -92,8 +97,9 @@ def _concentrated(
     span = longest_run(holds)
     if span is None:
         return []
-    worst = span.first + int(np.argmin(entropy[span.first : span.last + 1]))
-    value, first = float(entropy[worst]), float(start[worst])
+    worst = span.first + int(np.nanargmin(entropy[span.first : span.last + 1]))
+    # Rounding may leave an entropy of zero a hair below it.
+    value, first = max(float(entropy[worst]), 0.0), float(start[worst])
     return [
         Finding(
             rule="attention_entropy_collapse",

@@ -8,13 +8,16 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from server.alerts.rules.collapse import collapse_of
 from server.alerts.rules.depth import longest_run, number
 from server.alerts.rules.depth_advice import CLIP, advice_for
 from server.alerts.rules.finding import Finding
 from server.alerts.rules.observation import Floats, Observation, StackFacts
 from server.alerts.rules.running_stats import RunningStats
 
-VANISHED = 1e-3  # of the top's gradient variance; healthy runs here stayed above 7·10^-3
+VANISHED = 1e-3  # of the top's gradient variance; healthy Pre-LN runs stayed above 0.7
+# BERT on its first plateau, and DeepScaleLM, reach 2·10^-6 and come back.
+VANISHED_POST = 1e-6
 BEYOND = 100.0  # and at least this factor away from the prediction
 EXPLODED_POST = 1e4  # times the top's gradient variance
 EXPLODED_PRE = 1e6  # Pre-LN: a growing stream makes the lower gradient larger, harmlessly
@@ -22,21 +25,18 @@ NORM_FACTOR = 20.0  # times the median of the last norms
 NORM_SAMPLES = 32
 
 
-def relative_gradient(observation: Observation, stack: str) -> Floats | None:
-    """Gradient variance relative to the top's, (N+1,); None where the top's is 0 or unknown."""
-    gradient = observation.series(stack, "stream_gradient", "variance")
-    if gradient is None or not len(gradient) or not 0 < gradient[-1] < np.inf:
-        return None
-    relative: Floats = gradient / gradient[-1]
-    return relative
+def vanished(facts: StackFacts) -> float:
+    """The share of the top's gradient variance under which a stack of this kind gets none."""
+    return VANISHED_POST if facts.placement == "post" else VANISHED
 
 
 def vanishing_gradient(observation: Observation, _stats: RunningStats) -> list[Finding]:
-    """Less than a thousandth of the top's gradient variance is left, and theory expects more."""
+    """Next to nothing of the top's gradient variance is left, and theory expects more."""
     findings = []
     for stack, facts in observation.stacks.items():
-        relative = relative_gradient(observation, stack)
-        if relative is not None:
+        relative = observation.relative_gradient(stack)
+        # Where a collapse has cut it off, that is the alert.
+        if relative is not None and collapse_of(observation, stack, facts) is None:
             span = longest_run(_below(relative, facts))
             if span is not None:
                 worst = span.first + int(np.nanargmin(relative[span.first : span.last + 1]))
@@ -69,7 +69,7 @@ class _Extent:
 
 def _below(relative: Floats, facts: StackFacts) -> NDArray[np.bool_]:
     expected = _expected(facts, len(relative))
-    low = relative < VANISHED
+    low = relative < vanished(facts)
     # Negated, so that a layer without a prediction (NaN) is still judged.
     return low if expected is None else low & ~(relative > expected / BEYOND)
 
@@ -114,7 +114,7 @@ def _vanishing(observation: Observation, facts: StackFacts, extent: _Extent) -> 
 
 
 def _exploding(observation: Observation, stack: str, facts: StackFacts) -> Finding | None:
-    relative = relative_gradient(observation, stack)
+    relative = observation.relative_gradient(stack)
     if relative is None or not np.isfinite(relative).any():
         return None
     worst = int(np.nanargmax(relative))

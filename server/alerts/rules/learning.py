@@ -8,7 +8,7 @@ from server.alerts.rules.collapse import Collapse, collapse_of
 from server.alerts.rules.depth import closeness, number
 from server.alerts.rules.depth_advice import advice_for
 from server.alerts.rules.finding import Finding
-from server.alerts.rules.gradient import VANISHED, relative_gradient
+from server.alerts.rules.gradient import vanished
 from server.alerts.rules.observation import Observation, StackFacts
 from server.alerts.rules.running_stats import LOSSES, RunningStats
 
@@ -26,9 +26,9 @@ def not_learning(observation: Observation, stats: RunningStats) -> list[Finding]
     findings = []
     for stack, facts in observation.stacks.items():
         collapse = collapse_of(observation, stack, facts)
-        gradient = relative_gradient(observation, stack)
+        gradient = observation.relative_gradient(stack)
         left = float(gradient[0]) if gradient is not None else float("nan")
-        if collapse is not None or left < VANISHED:
+        if collapse is not None or left < vanished(facts):
             findings.append(
                 _finding(observation, stats, stack, facts=facts, collapse=collapse, left=left)
             )
@@ -58,7 +58,7 @@ def _finding(
         title="The model is not learning",
         message=(
             f"Over the last {LOSSES} sampled steps, up to step {observation.step}, the loss has "
-            f"stayed at {now:.3f}. Why: {_why(stack, collapse, left)}."
+            f"stayed at {now:.3f}. Why: {_why(stack, facts, collapse, left)}."
         ),
         advice=advice_for(facts),
         step=observation.step,
@@ -73,13 +73,13 @@ def _finding(
     )
 
 
-def _why(stack: str, collapse: Collapse | None, left: float) -> str:
+def _why(stack: str, facts: StackFacts, collapse: Collapse | None, left: float) -> str:
     reasons = []
     if collapse is not None:
         reasons.append(
             f"rank collapse in the {stack}'s {collapse.span} (token correlation "
             f"{closeness(collapse.correlation)})"
         )
-    if left < VANISHED:
+    if left < vanished(facts):
         reasons.append(f"the gradient reaching layer 0 has {number(left)} of the top's variance")
     return " and ".join(reasons)

@@ -89,6 +89,14 @@ class Observation:
         """A series over depth, or None where the layout has none."""
         return self.values.get(f"{stack}/{site}/{quantity}")
 
+    def relative_gradient(self, stack: str) -> Floats | None:
+        """Gradient variance relative to the top's, (N+1,); None where the top's is 0 or unknown."""
+        gradient = self.series(stack, "stream_gradient", "variance")
+        if gradient is None or not len(gradient) or not 0 < gradient[-1] < np.inf:
+            return None
+        relative: Floats = gradient / gradient[-1]
+        return relative
+
     def scalar(self, site: str) -> float:
         """A quantity of the complete model, such as ``"loss"``; NaN where it is unknown."""
         values = self.values.get(f"/{site}/value")

@@ -11,7 +11,7 @@ from server.app import create_app
 from server.settings import Settings
 from server.tables import runs as run_table
 
-RUN = "c" * 32
+RUN, OTHER = "c" * 32, "d" * 32
 FIELDS = {
     "id", "run_id", "run_name", "rule", "severity", "title", "message", "stack", "site", "quantity",
     "first_layer", "last_layer", "step", "last_step", "measured", "predicted", "unit", "advice",
@@ -24,14 +24,15 @@ async def client(tmp_path, runs, run_row):
     app = create_app(Settings(data_dir=tmp_path))
     async with app.router.lifespan_context(app):
         async with app.state.server.database.writing() as session:
-            await session.execute(run_table.insert(), [run_row(RUN)])
-            await service.diagnose(
-                session,
-                run_id=RUN,
-                alert_state=AlertState(),
-                observations=list(runs["post-ln 24"].observations()),
-                now=1.0,
-            )
+            await session.execute(run_table.insert(), [run_row(RUN), run_row(OTHER)])
+            for now, run in enumerate((OTHER, RUN)):
+                await service.diagnose(
+                    session,
+                    run_id=run,
+                    alert_state=AlertState(),
+                    observations=list(runs["post-ln 24"].observations()),
+                    now=float(now),
+                )
         transport = ASGITransport(app)
         async with AsyncClient(transport=transport, base_url="http://127.0.0.1/api/v1") as client:
             yield client

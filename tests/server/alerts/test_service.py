@@ -63,19 +63,18 @@ async def test_frame_by_frame_stores_what_one_batch_stores(database, runs):
         alert_state = (await judge(database, [observation], alert_state)).alert_state
     step_by_step = await stored(database)
 
-    rules = [alert.rule for alert in step_by_step]
-    assert sorted(rules) == ["rank_collapse", "vanishing_gradient"]
-    assert all(alert.last_step > alert.step for alert in step_by_step)
+    (alert,) = step_by_step
+    assert alert.rule == "rank_collapse"
+    assert alert.last_step > alert.step
 
 
 async def test_a_restart_in_the_middle_repeats_no_alert(database, runs):
     observations = list(runs["post-ln 24"].observations())
-    await judge(database, observations[:30])
+    await judge(database, observations[:45])
 
-    outcome = await judge(database, observations[30:], alert_state=AlertState())
+    outcome = await judge(database, observations[45:], alert_state=AlertState())
 
-    rules = [alert.rule for alert in await stored(database)]
-    assert len(rules) == len(set(rules))
+    assert [alert.rule for alert in await stored(database)] == ["rank_collapse"]
     assert outcome.to_notify == ()
 
 
@@ -107,15 +106,14 @@ async def test_a_rolled_back_transaction_leaves_the_watch_as_it_was(database, ru
 
 async def test_an_acknowledged_alert_stays_one_and_is_not_announced_again(database, runs):
     observations = list(runs["post-ln 24"].observations())
-    first = await judge(database, observations[:16])
+    first = await judge(database, observations[:40])
     (opened,) = [alert for alert in first.to_notify if alert.rule == "rank_collapse"]
-    assert opened.severity == "warning"
     await service.acknowledge(database, opened.id, project=None)
 
-    second = await judge(database, observations[16:], first.alert_state)
+    second = await judge(database, observations[40:], first.alert_state)
 
     (alert,) = [alert for alert in await stored(database) if alert.rule == "rank_collapse"]
-    assert (alert.status, alert.severity) == ("acknowledged", "critical")
+    assert alert.status == "acknowledged"
     assert "rank_collapse" not in [alert.rule for alert in second.to_notify]
 
 
@@ -127,7 +125,7 @@ async def test_an_alert_that_clears_is_resolved_and_told_to_pages_only(database,
     outcome = await judge(database, later, first.alert_state)
 
     ended = [alert.rule for alert in outcome.changed if alert.status == "resolved"]
-    assert sorted(ended) == ["rank_collapse", "vanishing_gradient"]
+    assert ended == ["rank_collapse"]
     assert outcome.to_notify == ()
 
 
@@ -195,7 +193,7 @@ async def test_alerts_are_listed_by_run_status_and_project(database, runs):
     assert await stored(database, run=OTHER) == []
     assert await stored(database, status="resolved") == []
     assert await stored(database, project="private") == []
-    assert len(await stored(database, run=RUN, status="open", project="demo")) == 2
+    assert len(await stored(database, run=RUN, status="open", project="demo")) == 1
 
 
 async def test_another_projects_alert_cannot_be_acknowledged(database, runs):
