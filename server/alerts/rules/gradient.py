@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.alerts.rules.collapse import collapse_of
-from server.alerts.rules.depth import longest_run, number
+from server.alerts.rules.depth import Span, longest_run, number
 from server.alerts.rules.depth_advice import CLIP, advice_for
 from server.alerts.rules.finding import Finding
 from server.alerts.rules.observation import Floats, Observation, StackFacts
@@ -96,8 +96,8 @@ def _vanishing(observation: Observation, facts: StackFacts, extent: _Extent) -> 
         message=(
             f"At step {observation.step} the gradient of the {extent.stack}'s residual stream at "
             f"layer {extent.worst} has {number(extent.measured)} of the top's variance"
-            f"{_where_predicted(predicted)}; layers {extent.first}–{extent.last} learn next to "
-            f"nothing. {_rate(facts, extent)}"
+            f"{_where_predicted(predicted)}; {Span(extent.first, extent.last)} "
+            f"receive{'s' * (extent.first == extent.last)} next to nothing. {_rate(facts, extent)}"
         ).rstrip(),
         advice=advice_for(facts),
         step=observation.step,
@@ -160,7 +160,7 @@ def _norm(observation: Observation, stats: RunningStats) -> Finding | None:
         severity="warning",
         title="The gradient norm has left its past",
         message=(
-            f"At step {observation.step} the gradient norm is {number(norm)}, "
+            f"At step {observation.step} the gradient norm is {number(norm)}: that is "
             f"{norm / max(median(past), 1e-30):.0f} times the median of the {NORM_SAMPLES} sampled "
             "steps before."
         ),

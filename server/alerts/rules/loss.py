@@ -11,6 +11,8 @@ from server.alerts.rules.running_stats import RunningStats, noise
 
 RISE = 0.2  # of the best smoothed loss
 LOST = 0.5  # of the best smoothed loss: critical
+# Of what the run has gained: near zero a share of the loss itself is next to nothing.
+GAINED, GAINED_LOST = 0.05, 0.2
 SIGMAS = 6.0  # OLMo-core's spike distance, used against robust noise
 SPIKE_RISE = 0.3
 SPIKE_WINDOW = 32
@@ -26,15 +28,20 @@ SPIKE_ADVICE = Advice(
 
 
 def loss_divergence(observation: Observation, stats: RunningStats) -> list[Finding]:
-    """The smoothed loss stands above its best by 20 % and by six times its noise."""
+    """The smoothed loss stands above its best by 20 %, by its noise, and by some of the gain.
+
+    A loss that is zero or negative is no log-likelihood: objectives of reinforcement learning
+    begin at zero and grow by design. Of such a loss a rise says nothing.
+    """
     smoothed, best = stats.smoothed_loss, stats.best_loss
-    if not (isfinite(smoothed) and isfinite(best)):
+    if not (isfinite(smoothed) and isfinite(best)) or min(best, stats.first_loss) <= 0:
         return []
-    rise = smoothed - best
-    if rise <= max(RISE * abs(best), SIGMAS * stats.best_noise):
+    rise, gain = smoothed - best, max(stats.first_loss - best, 0.0)
+    if rise <= max(RISE * best, SIGMAS * stats.best_noise, GAINED * gain):
         return []
     all_lost = smoothed >= stats.first_loss
-    severity: Severity = "critical" if all_lost or rise >= LOST * abs(best) else "warning"
+    far = rise >= max(LOST * best, GAINED_LOST * gain)
+    severity: Severity = "critical" if all_lost or far else "warning"
     return [
         Finding(
             rule="loss_divergence",

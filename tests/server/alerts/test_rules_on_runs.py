@@ -208,6 +208,37 @@ def test_a_loss_given_now_and_then_is_no_alert(runs, diagnose):
     assert diagnose(run).loud() == []
 
 
+def losses(run, values):
+    """The run with these losses, cut to their length."""
+    cut = {key: series[: len(values)] for key, series in run.values.items()}
+    return replace(run, values={**cut, "/loss/value": np.array(values, np.float32)[:, None]})
+
+
+def test_a_bad_batch_near_zero_is_no_divergence(runs, diagnose):
+    learned = list(np.geomspace(3.0, 0.04, 30))
+
+    run = losses(runs["pre-ln 24"], [*learned, *[0.065] * 10, *[0.005] * 10])
+
+    assert diagnose(run).opened("loss_divergence") == []
+
+
+def test_a_loss_that_is_lost_near_zero_is_a_divergence(runs, diagnose):
+    learned = list(np.geomspace(3.0, 0.04, 30))
+
+    run = losses(runs["pre-ln 24"], [*learned, *np.linspace(0.04, 1.5, 20)])
+
+    (event,) = diagnose(run).opened("loss_divergence")
+    assert event.step < 45
+
+
+def test_an_objective_that_begins_at_zero_and_grows_is_no_divergence(runs, diagnose):
+    noise = np.random.default_rng(0).normal(0, 1e-3, 60)
+
+    run = losses(runs["pre-ln 24"], [0.0, *(np.linspace(0, 0.2, 59) + noise[:59])])
+
+    assert diagnose(run).opened("loss_divergence") == []
+
+
 def test_divergence_is_told_within_ten_steps_of_the_jump(runs, diagnose):
     diagnosis = diagnose(runs["pre-ln 12, rate × 300"])
 
