@@ -17,7 +17,7 @@ from server.errors import StartError
 from server.settings import Settings
 
 TITLE = "Three 24-layer byte GPTs, same seed and data: Pre-LN, Post-LN, Post-LN with DeepScaleLM."
-COLLAPSE_STEP = 20
+COLLAPSE_STEP = 30
 EXPECTATION = f"""\
 Within a minute, near step {COLLAPSE_STEP}, Post-LN collapses: all tokens of a sequence become one
 vector, and next to no gradient reaches the lower layers. The other two learn.
