@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import dslm
+import trainer_agent
 from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import SmallGPT, batch, loss_of
 from trainer_agent.agent import Agent
@@ -146,6 +147,16 @@ def test_a_model_is_described_once_each_block_was_called(tmp_path: Path) -> None
     assert len(spec.stacks["decoder"].blocks) == N
     assert np.isfinite(dslm.predict(spec).stacks["decoder"].forward.variance).all()
     assert np.isfinite(transport.series("decoder/attention/variance", 2)).all()
+
+
+@pytest.mark.parametrize("runs", [[[False] + [True] * (N - 1)], [[False] * N]])
+def test_describe_takes_a_pass_that_skips_blocks(runs: list[list[bool]]) -> None:
+    torch.manual_seed(0)
+
+    spec = trainer_agent.describe(Skipping(runs), batch(0)[:, :-1])
+
+    assert spec.missing
+    assert all(stack.input_kernel is not None for stack in spec.stacks.values())
 
 
 def test_a_block_that_no_pass_has_called_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,10 @@ from trainer_agent.model.blocks import Column
 
 SKIPPED = "skipped block"
 WHY_SKIPPED = "no forward pass that was read has called it"
+SKIPS = (
+    "steps skip blocks, as LayerDrop and early exits do: the prediction is that of a pass through "
+    "all of them"
+)
 
 
 @dataclass(slots=True)
@@ -108,14 +112,20 @@ def completed(before: Architecture, now: Architecture) -> Architecture:
     base = before if any(s.head for s in before.stacks) else now
     skipped = {block for stack in stacks for block in stack.skipped}
     missing = tuple(m for m in base.missing if m.what != SKIPPED or m.where in skipped)
-    return replace(now, stacks=stacks, missing=missing, notes=base.notes)
+    notes = tuple(dict.fromkeys((*base.notes, SKIPS)))
+    return replace(now, stacks=stacks, missing=missing, notes=notes)
 
 
 def _both(before: StackParts, now: StackParts) -> StackParts:
+    # What follows the last block is seen in passes that call it.
+    end = now if now.final_norm is not None else before
     return replace(
         now,
         parts=tuple(a or b for a, b in zip(now.parts, before.parts, strict=True)),
         added=tuple(a or b for a, b in zip(now.added, before.added, strict=True)),
+        reads=now.reads or before.reads,
+        final_norm=end.final_norm,
+        final_p_drop=end.final_p_drop,
         head=now.head or before.head,
         skipped=tuple(block for block in now.skipped if block in before.skipped),
     )

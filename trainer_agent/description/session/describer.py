@@ -220,7 +220,7 @@ class SelfDescription:
         self._observations = Observations()
         if self._architecture is None and self._failure is None:
             self._open(kwargs)
-        elif self._skips_blocks() and not self.together:
+        elif self._may_read_skipped():
             self._open_recognition(kwargs)
         elif self._architecture is not None:
             self._open_probe(kwargs)
@@ -230,6 +230,13 @@ class SelfDescription:
         """Whether there are blocks that no pass has called so far."""
         architecture = self._architecture
         return architecture is not None and any(stack.skipped for stack in architecture.stacks)
+
+    def _may_read_skipped(self) -> bool:
+        """Whether those blocks could be read off the pass that now begins."""
+        if self.together or self._recorder.compiled or not self._skips_blocks():
+            return False
+        in_the_way = is_transformed() or runs_beside_compiled_code()
+        return not in_the_way and compiled_part(self._model) is None
 
     def _waits_for_blocks(self) -> bool:
         """Whether another step is to be read before the first description."""
@@ -323,7 +330,8 @@ class SelfDescription:
 
     def _fail(self, error: Exception) -> None:
         self._guard.note("description", error)
-        self._failure = NOT_FOLLOWED
+        if self._architecture is None:
+            self._failure = NOT_FOLLOWED
 
     def _settle(self, architecture: Architecture) -> None:
         if not architecture.stacks:

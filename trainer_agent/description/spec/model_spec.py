@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -80,8 +80,9 @@ def describe(
         stacks={
             s.name: _stack(s, blocks[s.name], links[s.name], streams[s.name], mask)
             for s in layout.stacks
+            if streams[s.name].first is not None
         },
-        missing=layout.missing,
+        missing=(*layout.missing, *_not_entered(layout, streams)),
         batch_size=_batch_size(layout, streams),
         n_params=layout.n_params,
         notes=layout.notes,
@@ -117,18 +118,27 @@ def _run(
     return streams
 
 
+def _not_entered(layout: Architecture, streams: Mapping[str, _Streams]) -> Iterator[theory.Missing]:
+    for stack in layout.stacks:
+        if streams[stack.name].first is None:
+            yield theory.Missing(
+                stack.name, "input", "the pass described called none of its blocks"
+            )
+
+
 def _hooks(model: nn.Module, stack: StackParts, into: _Streams) -> list[RemovableHandle]:
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        into.first = stream_of(args, kwargs)
+        # A pass may skip the first block: the stack begins with the first that is called.
+        if into.first is None:
+            into.first = stream_of(args, kwargs)
 
     def leave(_: nn.Module, _args: object, output: Any) -> None:
         into.last = result_of(output)
 
-    first = model.get_submodule(stack.blocks[0])
-    last = model.get_submodule(stack.blocks[-1])
+    blocks = [model.get_submodule(path) for path in stack.blocks]
     return [
-        first.register_forward_pre_hook(enter, with_kwargs=True),
-        last.register_forward_hook(leave),
+        *(block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks),
+        blocks[-1].register_forward_hook(leave),
     ]
 
 
@@ -166,7 +176,7 @@ def _stack(
     streams: _Streams,
     mask: Tensor | None,
 ) -> theory.Stack:
-    assert streams.first is not None  # the architecture pass saw this block called
+    assert streams.first is not None  # stacks that were not entered are left out
     axis = assumed(stack.token_axis)
     first, mask = batch_first(streams.first, mask, axis)
     gradient = streams.grad
