@@ -12,44 +12,63 @@ import numpy as np
 
 from dslm.spec import Floats
 
-RELATIVE_ERROR = 1e-5  # far below the theory's; every node costs a pass over all keys
+RELATIVE_ERROR = 1e-4  # far below the theory's; every node costs a pass over all keys
 MAX_NODES = 32
+MAX_EXPONENT = 300.0  # of what is split off, either way: e^709 overflows
 
 
 @dataclass(frozen=True, slots=True)
 class Interpolation:
-    r"""Chebyshev interpolation :math:`f(t) \approx \sum_m \ell_m(t) f(t_m)`.
+    r"""Chebyshev interpolation of the slowly varying part of :math:`e^{qt}`.
+
+    .. math:: e^{qt} \approx e^{s} \sum_m u_m(t)\, e^{(q - c) t_m}, \quad
+        u_m(t) = \ell_m(t)\, e^{ct - s}
+
+    with c in the middle of the values of q. How many nodes it takes depends on how far these lie
+    apart, not on how large they are.
 
     Attributes:
         nodes: (m,) the points t_m.
-        basis: (m, ...) the polynomials l_m at each value of t.
+        basis: (m, ...) u_m at each value of t.
+        centre: c.
+        shift: s, the largest c·t, so that u_m does not overflow.
     """
 
     nodes: Floats
     basis: Floats
+    centre: float = 0.0
+    shift: float = 0.0
+
+    def exponent(self, q: Floats, node: float) -> Floats:
+        r"""Return the logarithm of what `basis` at that node is to be multiplied by, for each q."""
+        return (q - self.centre) * node + self.shift
 
 
-def interpolation(t: Floats, q_max: float) -> Interpolation:
-    r"""Return the interpolation in t of exp(q·t) for every \|q\| up to `q_max`.
+def interpolation(t: Floats, q_low: float, q_high: float) -> Interpolation:
+    r"""Return the interpolation in t of exp(q·t) for every q from `q_low` to `q_high`.
 
     The number of nodes follows from the error bound :math:`2 (z/2)^n e^z / n!`, with z half the
-    range of q·t; it stops at ``MAX_NODES``, where a softmax has long become one-hot.
+    range of (q-c)·t; it stops at ``MAX_NODES``, where a softmax has long become one-hot.
     """
     low, high = float(t.min()), float(t.max())
-    z = q_max * (high - low) / 2
+    centre, half = (q_low + q_high) / 2, (high - low) / 2
+    if not abs(centre) * half < MAX_EXPONENT or _n_nodes((q_high - q_low) / 2 * half) == MAX_NODES:
+        centre = 0.0  # e^ct would multiply the error
+    shift = max(centre * low, centre * high)
+    prefactor = np.exp(centre * t - shift)
+    z = max(q_high - centre, centre - q_low) * half
     if not z > RELATIVE_ERROR:
-        return Interpolation(np.array([(low + high) / 2]), np.ones((1, *t.shape)))
+        return Interpolation(np.array([(low + high) / 2]), prefactor[None], centre, shift)
     n = _n_nodes(z)
-    unit_nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
-    nodes = (low + high) / 2 + (high - low) / 2 * unit_nodes
+    nodes = (low + high) / 2 + half * np.cos(np.pi * (np.arange(n) + 0.5) / n)
     # rounding may put t a little outside, where polynomials grow fast
     unit_t = np.clip((2 * t - low - high) / (high - low), -1.0, 1.0)
-    return Interpolation(nodes, _lagrange_basis(unit_t, n))
+    return Interpolation(nodes, _lagrange_basis(unit_t, n) * prefactor, centre, shift)
 
 
 def _n_nodes(z: float) -> int:
     n = 2
-    while n < MAX_NODES:
+    while n < MAX_NODES and z > 0:
         if math.log(2) + n * math.log(z / 2) + z - math.lgamma(n + 1) < math.log(RELATIVE_ERROR):
             break
         n += 1
@@ -59,10 +78,11 @@ def _n_nodes(z: float) -> int:
 def _lagrange_basis(unit_t: Floats, n: int) -> Floats:
     """Return l_m(t) = (1/n)·(1 + 2·sum_k T_k(t_m)·T_k(t)) for the n Chebyshev points."""
     angles = np.pi * (np.arange(n) + 0.5) / n
-    basis = np.ones((n, *unit_t.shape))
-    previous, current = np.ones_like(unit_t), unit_t
-    for order in range(1, n):
-        coefficients = 2 * np.cos(order * angles)
-        basis += coefficients.reshape(-1, *[1] * unit_t.ndim) * current
-        previous, current = current, 2 * unit_t * current - previous
-    return np.asarray(basis / n)
+    polynomials = np.empty((n, unit_t.size))
+    polynomials[0] = 0.5
+    polynomials[1] = unit_t.ravel()
+    for order in range(2, n):
+        np.multiply(2 * polynomials[1], polynomials[order - 1], out=polynomials[order])
+        polynomials[order] -= polynomials[order - 2] if order > 2 else 1.0
+    coefficients = 2 / n * np.cos(np.outer(angles, np.arange(n)))
+    return np.asarray((coefficients @ polynomials).reshape(n, *unit_t.shape))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dslm.kernels.chebyshev import Interpolation, interpolation
-from dslm.kernels.grid import add, affine, multiply
+from dslm.kernels.grid import add, affine, multiply, prepare
 from dslm.kernels.scores import capped_keys, key_kernel, query_kernel
 from dslm.kernels.sharpness import Sharpness, rooted, sharpness, spread_over_keys
 from dslm.masks.head_masks import Mask, head_masks
@@ -53,8 +54,14 @@ Heads = tuple[AttentionWeights, ...]  # one for each group of heads; their share
 
 def attention_weights(x: Kernel, memory: Kernel, attention: Attention) -> Heads:
     """Return the weights' pair moments for queries from `x` and keys from `memory`."""
+    queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
+    keys = capped_keys(queries, keys, attention)
+    # a norm on the queries fixes their lengths, which otherwise scatter with d_head features
+    d_head = np.inf if attention.query_norm is not None else attention.d_head
     masks = head_masks(x, memory, attention)
-    return tuple(_weights(x, memory, attention, mask, share) for share, mask in masks)
+    shares = [share for share, _ in masks]
+    sharp = [sharpness(queries, keys, mask, d_head) for _, mask in masks]
+    return _weights(keys, sharp, shares, attention.p_drop)
 
 
 def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> Kernel:
@@ -68,29 +75,46 @@ def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> K
     return total
 
 
-def _weights(
-    x: Kernel, memory: Kernel, attention: Attention, mask: Mask, share: float
-) -> AttentionWeights:
-    queries, keys = query_kernel(x, attention), key_kernel(memory, attention)
-    keys = capped_keys(queries, keys, attention)
-    # a norm on the queries fixes their lengths, which otherwise scatter with d_head features
-    d_head = np.inf if attention.query_norm is not None else attention.d_head
-    sharp = sharpness(queries, keys, mask, d_head)
-    queries = sharp.tempered()
-    # one interpolation serves all queries, so it is made for the largest exponent
-    largest = float(max(np.abs(queries.diagonal).max(), np.abs(queries.off_diagonal).max()))
-    weights = AttentionWeights(
-        queries=queries,
-        sharpness=sharp,
-        mask=mask,
-        pairs=interpolation(keys.off_diagonal, largest),
-        diagonal=interpolation(keys.diagonal, largest),
-        total=queries,
-        p_drop=attention.p_drop,
-        share=share,
-    )
-    total, _ = _key_sums(weights, affine(keys, 0.0, 1.0))
-    return replace(weights, total=total)
+def _weights(keys: Kernel, sharp: list[Sharpness], shares: list[float], p_drop: float) -> Heads:
+    tempered = [group.tempered() for group in sharp]
+    # the same interpolations serve all queries of all heads
+    low = min(float(min(q.diagonal.min(), q.off_diagonal.min())) for q in tempered)
+    high = max(float(max(q.diagonal.max(), q.off_diagonal.max())) for q in tempered)
+    pairs = interpolation(_within_pairs(keys), low, high)
+    diagonal = interpolation(keys.diagonal, low, high)
+    ones = affine(keys, 0.0, 1.0)
+    heads = []
+    for queries, group, share in zip(tempered, sharp, shares, strict=True):
+        weights = AttentionWeights(
+            queries=queries,
+            sharpness=group,
+            mask=group.mask,
+            pairs=pairs,
+            diagonal=diagonal,
+            total=queries,
+            p_drop=p_drop,
+            share=share,
+        )
+        heads.append(replace(weights, total=_key_sums(weights, ones)[0]))
+    return tuple(heads)
+
+
+def _within_pairs(keys: Kernel) -> Floats:
+    """Return T_jk, entries that are never read brought within the range of those that are.
+
+    They hold the diagonal's values, which are larger, and every node costs a pass over all keys.
+    """
+    pairs = keys.off_diagonal.copy()
+    single = _single(keys)
+    pairs[single, single] = np.nan
+    middle = (np.nanmin(pairs) + np.nanmax(pairs)) / 2 if len(single) < pairs.size else 0.0
+    pairs[single, single] = middle
+    return pairs
+
+
+def _single(kernel: Kernel) -> NDArray[np.int64]:
+    """Return the indices of cells of one token, which hold no pairs of their own."""
+    return np.flatnonzero(kernel.cell_sizes == 1)
 
 
 def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
@@ -114,15 +138,16 @@ def attend(weights: AttentionWeights, values: Kernel, d_model: int) -> Kernel:
 
 def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
     r"""Return the gradient kernel of the values, :math:`\sum_{ii'} E[a_{ij} a_{i'k}] G_{ii'}`."""
-    mask, cells = weights.mask, np.arange(len(weights.mask.key_sizes))
-    off_diagonal = np.zeros((len(cells), len(cells)))
-    for basis, on, off in _query_terms(weights, weights.pairs, g):
-        off_diagonal += basis * (mask.query_pairs(off) + mask.common_queries(on))
-    diagonal = np.zeros(len(cells))
-    dropout_gain = 1 / (1 - weights.p_drop)
-    for basis, on, off in _query_terms(weights, weights.diagonal, g):
-        diagonal += basis * (mask.query_pairs(off)[cells, cells] + dropout_gain * mask.queries(on))
-    return Kernel(diagonal, off_diagonal, mask.key_sizes.astype(np.int64))
+    mask = weights.mask
+    n = len(mask.key_sizes)
+    off_diagonal, diagonal = np.zeros((n, n)), np.zeros(n)
+    for basis, scaled in _query_terms(weights, weights.pairs, g):
+        off_diagonal += basis * mask.all_queries(scaled)
+    more_by_dropout = 1 / (1 - weights.p_drop) - 1
+    for basis, scaled in _query_terms(weights, weights.diagonal, g):
+        alone = more_by_dropout * mask.queries(scaled.diagonal)
+        diagonal += basis * (np.diagonal(mask.all_queries(scaled)) + alone)
+    return prepare(Kernel(diagonal, off_diagonal, mask.key_sizes.astype(np.int64)))
 
 
 def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats]:
@@ -130,32 +155,40 @@ def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats
     mask, queries = weights.mask, weights.queries
     diagonal, same_key = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
     off_diagonal = np.zeros_like(queries.off_diagonal)
+    paired = _pairs_alone(values)
     for basis, on, off in _node_factors(weights, weights.pairs):
-        sums = mask.key_pairs(basis * values.off_diagonal)
+        sums = mask.key_pairs(basis * paired)
         diagonal += on * np.diagonal(sums)
         off_diagonal += off * sums
     for basis, on, off in _node_factors(weights, weights.diagonal):
         sums = mask.common_keys(basis * values.diagonal)
         same_key += on * np.diagonal(sums)
         off_diagonal += off * sums
-    return replace(
-        queries, diagonal=diagonal + same_key, off_diagonal=off_diagonal, mean=0.0
-    ), same_key
+    summed = replace(queries, diagonal=diagonal + same_key, off_diagonal=off_diagonal, mean=0.0)
+    return prepare(summed), same_key
+
+
+def _pairs_alone(kernel: Kernel) -> Floats:
+    """Return (cells, cells) the kernel of pairs, 0 where a cell has none: sums skip these then."""
+    pairs = kernel.off_diagonal.copy()
+    single = _single(kernel)
+    pairs[single, single] = 0.0
+    return pairs
 
 
 def _query_terms(
     weights: AttentionWeights, nodes: Interpolation, g: Kernel
-) -> Iterator[tuple[Floats, Floats, Floats]]:
+) -> Iterator[tuple[Floats, Kernel]]:
     on_scale = g.diagonal / weights.total.diagonal
     off_scale = g.off_diagonal / weights.total.off_diagonal
     for basis, on, off in _node_factors(weights, nodes):
-        yield basis, on * on_scale, off * off_scale
+        yield basis, prepare(replace(g, diagonal=on * on_scale, off_diagonal=off * off_scale))
 
 
 def _node_factors(
     weights: AttentionWeights, nodes: Interpolation
 ) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Yield l_m and exp(Q·t_m), its largest exponent taken off.
+    """Yield the basis of each node and what it is multiplied by, its largest exponent taken off.
 
     The normaliser lacks the same factor, so the quotient is exact and nothing overflows.
     """
@@ -164,4 +197,5 @@ def _node_factors(
     low, high = every.min(), every.max()
     top_on, top_off = np.maximum(q_on * low, q_on * high), np.maximum(q_off * low, q_off * high)
     for node, basis in zip(nodes.nodes, nodes.basis, strict=True):
-        yield basis, np.exp(q_on * node - top_on), np.exp(q_off * node - top_off)
+        on, off = nodes.exponent(q_on, node), nodes.exponent(q_off, node)
+        yield basis, np.exp(on - top_on), np.exp(off - top_off)

@@ -57,12 +57,17 @@ class BinaryMask:
     def key_pairs(self, matrix: Floats) -> Floats:
         """Sum over keys j≠k where the row's query sees j and the column's sees k."""
         both = self.keys(self.keys(matrix, 0), 1)
-        return both - self.common_keys(np.diagonal(matrix))
+        diagonal = np.diagonal(matrix)
+        return both - self.common_keys(diagonal) if diagonal.any() else both
 
-    def query_pairs(self, matrix: Floats) -> Floats:
-        """Sum over queries i≠i' where i sees the row's key and i' the column's."""
-        both = self.queries(self.queries(matrix, 0), 1)
-        return both - self.common_queries(np.diagonal(matrix))
+    def all_queries(self, kernel: Kernel) -> Floats:
+        """Sum a kernel over queries i, i' where i sees the row's key and i' the column's.
+
+        `kernel` is prepared: its cells of one token have the diagonal's value off it, too.
+        """
+        both = self.queries(self.queries(kernel.off_diagonal, 0), 1)
+        alone = kernel.diagonal - np.diagonal(kernel.off_diagonal)
+        return both + self.common_queries(alone) if alone.any() else both
 
     def common_keys(self, values: Floats) -> Floats:
         """Sum (cells,) `values` over the keys that row and column query both see."""

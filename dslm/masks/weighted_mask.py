@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dslm.spec import Floats
+from dslm.spec import Floats, Kernel
 
 MAX_SUBCELLS = 4  # per cell; weights vary within a wide cell, and this is how finely
 
@@ -97,12 +97,17 @@ class WeightedMask:
     def key_pairs(self, matrix: Floats) -> Floats:
         """Sum over keys j≠k, j weighed by the row's query and k by the column's."""
         both = self.keys(self.keys(matrix, 0), 1)
-        return both - self.common_keys(np.diagonal(matrix))
+        diagonal = np.diagonal(matrix)
+        return both - self.common_keys(diagonal) if diagonal.any() else both
 
-    def query_pairs(self, matrix: Floats) -> Floats:
-        """Sum over queries i≠i', i weighed by the row's key and i' by the column's."""
-        both = self.queries(self.queries(matrix, 0), 1)
-        return both - self.common_queries(np.diagonal(matrix))
+    def all_queries(self, kernel: Kernel) -> Floats:
+        """Sum a kernel over queries i, i', weighed by the row's key and the column's.
+
+        `kernel` is prepared: its cells of one token have the diagonal's value off it, too.
+        """
+        both = self.queries(self.queries(kernel.off_diagonal, 0), 1)
+        alone = kernel.diagonal - np.diagonal(kernel.off_diagonal)
+        return both + self.common_queries(alone) if alone.any() else both
 
     def common_keys(self, values: Floats) -> Floats:
         """Sum (cells,) `values` over keys weighed by both the row's and the column's query."""

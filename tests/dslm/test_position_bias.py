@@ -88,8 +88,8 @@ def test_sums_on_single_tokens_are_brute_sums(
     np.testing.assert_allclose(mask.keys(v), w @ v, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(mask.queries(v, 1), v @ w, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(mask.common_keys(v[0]), (w * v[0]) @ w.T, rtol=1e-9, atol=1e-9)
-    apart = w.T @ (v - np.diag(np.diagonal(v))) @ w
-    np.testing.assert_allclose(mask.query_pairs(v), apart, rtol=1e-9, atol=1e-9)
+    kernel = dslm.Kernel(np.diagonal(v), v, np.ones(n, dtype=np.int64))
+    np.testing.assert_allclose(mask.all_queries(kernel), w.T @ v @ w, rtol=1e-9, atol=1e-9)
 
 
 def test_sums_over_wide_cells_are_means_of_brute_sums() -> None:
@@ -106,6 +106,17 @@ def test_sums_over_wide_cells_are_means_of_brute_sums() -> None:
     mask = mask_on(sizes, layer)
     np.testing.assert_allclose(mask.key_sums, sums * scale, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(mask.key_squares, squares * scale**2, rtol=1e-9, atol=1e-12)
+
+
+def test_a_query_of_a_wide_cell_counts_once_with_itself() -> None:
+    mask = mask_on([1, 1, 3, 6], layer_with(position_bias=alibi((0.2,))))
+    sizes = mask.query_sizes.astype(np.int64)
+    pairs, alone = np.ones((4, 4)), np.array([1.0, 1.0, 4.0, 7.0])
+
+    sums = mask.all_queries(dslm.Kernel(alone, pairs, sizes))
+
+    every = mask.queries(mask.queries(pairs, 0), 1)
+    np.testing.assert_allclose(sums, every + mask.common_queries(alone - 1), rtol=1e-12)
 
 
 RATES = tuple((100.0 ** (-np.arange(16) / 16)).tolist())
