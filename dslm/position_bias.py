@@ -14,7 +14,7 @@ import numpy as np
 from dslm.spec import Floats, PositionBias
 
 LINE = 256.0  # past keys over which a bias given by a straight line is evaluated
-MOST_GROUPS = 8  # groups of heads that a prediction distinguishes; a layer's cost is linear in it
+MOST_GROUPS = 5  # groups of heads that a prediction distinguishes; a layer's cost is linear in it
 
 
 def alibi(slopes: Sequence[float]) -> PositionBias:
@@ -60,15 +60,15 @@ def _on_line(at: Floats, x: Floats, y: Floats) -> Floats:
 
 
 @lru_cache(maxsize=16)
-def few_groups(bias: PositionBias) -> PositionBias:
-    """Return `bias` in at most ``MOST_GROUPS`` groups of heads; a group has its heads' mean.
+def few_groups(bias: PositionBias, most: int = MOST_GROUPS) -> PositionBias:
+    """Return `bias` in at most `most` groups of heads; a group has its heads' mean.
 
     Heads are ordered by the number of keys over which they spread, and neighbours joined.
     """
-    if len(bias.heads) <= MOST_GROUPS:
+    if len(bias.heads) <= most:
         return bias
     order = np.argsort(_spread(bias), kind="stable")
-    joined = np.array_split(order, MOST_GROUPS)
+    joined = np.array_split(order, most)
     heads, values = np.array(bias.heads), np.array(bias.values)
     means = [np.average(values[group], axis=0, weights=heads[group]) for group in joined]
     return PositionBias(

@@ -1,10 +1,14 @@
 """``python -m evenkeel`` and the ``evenkeel`` script."""
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line; name a missing package in one line, with the command to install it."""
+    # predictions multiply many small matrices, for which threads cost more than they save; numpy
+    # reads this when it is imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from evenkeel.cli import app
     except ModuleNotFoundError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,10 +11,12 @@ from dslm.diagnosis.depth_sweep import CorrelationTrend
 from dslm.diagnosis.report import FormatReport
 from dslm.diagnosis.score_scale import ScoreScale
 from dslm.errors import SpecError
+from dslm.kernels.coarsen import join_heads
 from dslm.prediction import StackPrediction
 from dslm.scaling import Scaling, deepscale_stacks
 from dslm.spec import ModelSpec, Stack
 
+FIT_GROUPS = 3  # of heads with the same position bias
 UNEVEN_GRADIENT = 10.0  # largest over smallest norm, past which scaling is advised
 
 
@@ -44,9 +47,11 @@ def reasons_to_scale(
 
 def scalings(spec: ModelSpec) -> tuple[Mapping[str, Scaling], str]:
     """Return DeepScaleLM's scales of every stack, or none and the reason for that."""
+    # scores of unit variance depend little on which heads share a bias
+    stacks = {name: join_heads(stack, FIT_GROUPS) for name, stack in spec.stacks.items()}
     try:
         with np.errstate(all="ignore"):  # weights that overflow are measured, not used
-            return deepscale_stacks(spec), ""
+            return deepscale_stacks(replace(spec, stacks=stacks)), ""
     except SpecError as error:
         return {}, str(error)
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from dslm.diagnosis.precision import Bools
-from dslm.kernels.coarsen import merge_stack
+from dslm.kernels.coarsen import join_heads, merge_stack
 from dslm.model import predict
 from dslm.prediction import StackPrediction
 from dslm.spec import Floats, ModelSpec, Stack
@@ -21,6 +21,7 @@ SHALLOWEST_SEARCH = 96
 DEEPEST_SEARCH = 1024
 SINGLE_CELLS = 16  # positions with a cell each: under a causal mask the first ones differ most
 CELLS = 32  # of a deep stack's kernels: a block's cost is at least quadratic in them
+SWEEP_GROUPS = 3  # of heads with the same position bias, likewise
 FULL_RANK_LOSS = 0.99  # token correlation from which on tokens count as one vector
 SETTLED_WITHIN = 0.005  # change of the correlation over the second half of a sweep
 MAX_NARROWINGS = 4  # predictions that the search for one depth may cost
@@ -182,15 +183,19 @@ def _gradients(spec: ModelSpec, name: str) -> Callable[[int], Floats]:
 def _deeper(spec: ModelSpec, times: Fraction) -> ModelSpec:
     """Return `spec` with `times` as many blocks in every stack, repeated in their order."""
     stacks = {}
-    for name, stack in spec.stacks.items():
-        n = len(stack.blocks)
+    for name, actual in spec.stacks.items():
+        stack, n = coarse(actual), len(actual.blocks)
         blocks = tuple(stack.blocks[i % n] for i in range(max(round(n * times), 1)))
-        stacks[name] = replace(coarse(stack), blocks=blocks)
+        stacks[name] = replace(stack, blocks=blocks)
     return replace(spec, stacks=stacks)
 
 
 def coarse(stack: Stack) -> Stack:
-    """Return `stack` on at most 32 cells: the first 16 unchanged, the others merged evenly."""
+    """Return `stack` on at most 32 cells: the first 16 unchanged, the others merged evenly.
+
+    Heads with position biases are joined, too.
+    """
+    stack = join_heads(stack, SWEEP_GROUPS)
     n_cells = len(stack.input_kernel.cell_sizes)
     if n_cells <= CELLS:
         return stack

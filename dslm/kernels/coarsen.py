@@ -7,7 +7,8 @@ from typing import overload
 
 from dslm.kernels.grid import merge_cells, prepare
 from dslm.masks.cell_sizes import Sizes, coarse_starts
-from dslm.spec import Kernel, Labels, Stack
+from dslm.position_bias import few_groups
+from dslm.spec import Block, Kernel, Labels, Stack
 
 
 def coarsen_stack(stack: Stack) -> Stack:
@@ -23,6 +24,23 @@ def merge_stack(stack: Stack, starts: Sizes) -> Stack:
         top_gradient_kernel=_coarse(stack.top_gradient_kernel, starts),
         head=stack.head and replace(stack.head, labels=_coarse_labels(stack.head.labels, starts)),
     )
+
+
+def join_heads(stack: Stack, most: int) -> Stack:
+    """Return `stack` with its heads in at most `most` groups of the same position bias."""
+    joined: dict[int, Block | None] = {}  # most blocks of a stack are the same object
+    for block in stack.blocks:
+        if id(block) not in joined:
+            joined[id(block)] = block and _with_joined_heads(block, most)
+    return replace(stack, blocks=tuple(joined[id(block)] for block in stack.blocks))
+
+
+def _with_joined_heads(block: Block, most: int) -> Block:
+    bias = block.attention.position_bias
+    if bias is None:
+        return block
+    attention = replace(block.attention, position_bias=few_groups(bias, most))
+    return replace(block, attention=attention)
 
 
 def _coarse_labels(labels: Labels, starts: Sizes) -> Labels:

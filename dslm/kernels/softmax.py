@@ -15,6 +15,8 @@ from dslm.kernels.sharpness import Sharpness, rooted, sharpness, spread_over_key
 from dslm.masks.head_masks import Mask, head_masks
 from dslm.spec import Attention, Floats, Kernel
 
+CACHED = 2**14  # numbers of an array that stays in a processor's second-level cache
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionWeights:
@@ -76,12 +78,11 @@ def mean_over_heads(heads: Heads, of: Callable[[AttentionWeights], Kernel]) -> K
 
 
 def _weights(keys: Kernel, sharp: list[Sharpness], shares: list[float], p_drop: float) -> Heads:
-    tempered = [group.tempered() for group in sharp]
+    tempered = [_without_lone_keys(group) for group in sharp]
     # the same interpolations serve all queries of all heads
-    low = min(float(min(q.diagonal.min(), q.off_diagonal.min())) for q in tempered)
-    high = max(float(max(q.diagonal.max(), q.off_diagonal.max())) for q in tempered)
-    pairs = interpolation(_within_pairs(keys), low, high)
-    diagonal = interpolation(keys.diagonal, low, high)
+    every_q = np.concatenate([np.append(q.off_diagonal, q.diagonal) for q in tempered])
+    pairs = interpolation(_within_pairs(keys), every_q)
+    diagonal = interpolation(keys.diagonal, every_q)
     ones = affine(keys, 0.0, 1.0)
     heads = []
     for queries, group, share in zip(tempered, sharp, shares, strict=True):
@@ -97,6 +98,17 @@ def _weights(keys: Kernel, sharp: list[Sharpness], shares: list[float], p_drop: 
         )
         heads.append(replace(weights, total=_key_sums(weights, ones)[0]))
     return tuple(heads)
+
+
+def _without_lone_keys(sharp: Sharpness) -> Kernel:
+    """Return the tempered Q, with a typical value where a query sees a single key.
+
+    Such a weight is 1 whatever its exponent, which no softmax bounds: it would cost many nodes.
+    """
+    queries = sharp.tempered()
+    lone = sharp.mask.keys_per_query <= 1
+    typical = np.median(queries.diagonal[~lone]) if not lone.all() else 0.0
+    return prepare(replace(queries, diagonal=np.where(lone, typical, queries.diagonal)))
 
 
 def _within_pairs(keys: Kernel) -> Floats:
@@ -141,12 +153,12 @@ def attend_backward(weights: AttentionWeights, g: Kernel) -> Kernel:
     mask = weights.mask
     n = len(mask.key_sizes)
     off_diagonal, diagonal = np.zeros((n, n)), np.zeros(n)
-    for basis, scaled in _query_terms(weights, weights.pairs, g):
-        off_diagonal += basis * mask.all_queries(scaled)
-    more_by_dropout = 1 / (1 - weights.p_drop) - 1
-    for basis, scaled in _query_terms(weights, weights.diagonal, g):
-        alone = more_by_dropout * mask.queries(scaled.diagonal)
-        diagonal += basis * (np.diagonal(mask.all_queries(scaled)) + alone)
+    for basis, on, off in _query_terms(weights, weights.pairs, g):
+        off_diagonal += _over_nodes(basis, mask.all_queries(on, off))
+    dropped = weights.p_drop / (1 - weights.p_drop)
+    for basis, on, off in _query_terms(weights, weights.diagonal, g):
+        sums = np.diagonal(mask.all_queries(on, off), axis1=-2, axis2=-1)
+        diagonal += _over_nodes(basis, sums + dropped * mask.squares_over_queries(on))
     return prepare(Kernel(diagonal, off_diagonal, mask.key_sizes.astype(np.int64)))
 
 
@@ -155,17 +167,22 @@ def _key_sums(weights: AttentionWeights, values: Kernel) -> tuple[Kernel, Floats
     mask, queries = weights.mask, weights.queries
     diagonal, same_key = np.zeros_like(queries.diagonal), np.zeros_like(queries.diagonal)
     off_diagonal = np.zeros_like(queries.off_diagonal)
-    paired = _pairs_alone(values)
+    pairs = _pairs_alone(values)
     for basis, on, off in _node_factors(weights, weights.pairs):
-        sums = mask.key_pairs(basis * paired)
-        diagonal += on * np.diagonal(sums)
-        off_diagonal += off * sums
+        sums = mask.key_pairs(basis * pairs)
+        diagonal += _over_nodes(on, np.diagonal(sums, axis1=-2, axis2=-1))
+        off_diagonal += _over_nodes(off, sums)
     for basis, on, off in _node_factors(weights, weights.diagonal):
         sums = mask.common_keys(basis * values.diagonal)
-        same_key += on * np.diagonal(sums)
-        off_diagonal += off * sums
+        same_key += _over_nodes(on, np.diagonal(sums, axis1=-2, axis2=-1))
+        off_diagonal += _over_nodes(off, sums)
     summed = replace(queries, diagonal=diagonal + same_key, off_diagonal=off_diagonal, mean=0.0)
     return prepare(summed), same_key
+
+
+def _over_nodes(a: Floats, b: Floats) -> Floats:
+    """Return the sum over the leading axis of the product."""
+    return np.asarray(np.einsum("m...,m...->...", a, b))
 
 
 def _pairs_alone(kernel: Kernel) -> Floats:
@@ -178,24 +195,31 @@ def _pairs_alone(kernel: Kernel) -> Floats:
 
 def _query_terms(
     weights: AttentionWeights, nodes: Interpolation, g: Kernel
-) -> Iterator[tuple[Floats, Kernel]]:
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Yield what `_node_factors` does, times G / Z; a cell's single token is in both arrays."""
     on_scale = g.diagonal / weights.total.diagonal
     off_scale = g.off_diagonal / weights.total.off_diagonal
-    for basis, on, off in _node_factors(weights, nodes):
-        yield basis, prepare(replace(g, diagonal=on * on_scale, off_diagonal=off * off_scale))
+    single = _single(g)
+    for basis, on_factors, off_factors in _node_factors(weights, nodes):
+        on, off = on_factors * on_scale, off_factors * off_scale
+        off[:, single, single] = on[:, single]
+        yield basis, on, off
 
 
 def _node_factors(
     weights: AttentionWeights, nodes: Interpolation
 ) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Yield the basis of each node and what it is multiplied by, its largest exponent taken off.
+    """Yield bases of a few nodes and what they are multiplied by, its largest exponent taken off.
 
-    The normaliser lacks the same factor, so the quotient is exact and nothing overflows.
+    The arrays of factors are (nodes, cells) for i=i' and (nodes, cells, cells). The normaliser
+    lacks the same factor, so the quotient is exact and nothing overflows.
     """
     q_on, q_off = weights.queries.diagonal, weights.queries.off_diagonal
     every = np.concatenate([weights.pairs.nodes, weights.diagonal.nodes])
     low, high = every.min(), every.max()
     top_on, top_off = np.maximum(q_on * low, q_on * high), np.maximum(q_off * low, q_off * high)
-    for node, basis in zip(nodes.nodes, nodes.basis, strict=True):
-        on, off = nodes.exponent(q_on, node), nodes.exponent(q_off, node)
-        yield basis, np.exp(on - top_on), np.exp(off - top_off)
+    at_once = max(CACHED // q_off.size, 1)
+    for first in range(0, len(nodes.nodes), at_once):
+        part = slice(first, first + at_once)
+        on, off = nodes.exponents(q_on, part), nodes.exponents(q_off, part)
+        yield nodes.basis[part], np.exp(on - top_on), np.exp(off - top_off)

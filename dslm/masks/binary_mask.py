@@ -54,33 +54,38 @@ class BinaryMask:
             return np.flip(after, axis)
         return self._query_intervals.sums(values, axis)
 
-    def key_pairs(self, matrix: Floats) -> Floats:
-        """Sum over keys j≠k where the row's query sees j and the column's sees k."""
-        both = self.keys(self.keys(matrix, 0), 1)
-        diagonal = np.diagonal(matrix)
+    def key_pairs(self, matrices: Floats) -> Floats:
+        """Sum (..., cells, cells) over keys j≠k, seen by the row's and the column's query."""
+        both = self.keys(self.keys(matrices, -2), -1)
+        diagonal = np.diagonal(matrices, axis1=-2, axis2=-1)
         return both - self.common_keys(diagonal) if diagonal.any() else both
 
-    def all_queries(self, kernel: Kernel) -> Floats:
-        """Sum a kernel over queries i, i' where i sees the row's key and i' the column's.
+    def all_queries(self, alone: Floats, pairs: Floats) -> Floats:
+        """Sum over queries i, i' where i sees the row's key and i' the column's.
 
-        `kernel` is prepared: its cells of one token have the diagonal's value off it, too.
+        Args:
+            alone: (..., cells) what is summed for i=i'.
+            pairs: (..., cells, cells) what is summed otherwise; equal to `alone` for i=i' in
+                cells of one token.
         """
-        both = self.queries(self.queries(kernel.off_diagonal, 0), 1)
-        alone = kernel.diagonal - np.diagonal(kernel.off_diagonal)
-        return both + self.common_queries(alone) if alone.any() else both
+        both = self.queries(self.queries(pairs, -2), -1)
+        more = alone - np.diagonal(pairs, axis1=-2, axis2=-1)
+        return both + self.common_queries(more) if more.any() else both
 
     def common_keys(self, values: Floats) -> Floats:
-        """Sum (cells,) `values` over the keys that row and column query both see."""
+        """Sum (..., cells) `values` over the keys that row and column query both see."""
         if not self._partial:
-            n = len(self.query_sizes)
-            return np.broadcast_to(self.key_sizes @ values, (n, n))
+            return _everywhere(values @ self.key_sizes, len(self.query_sizes))
         return self._key_intervals.overlap_sums(values)
 
+    def squares_over_queries(self, values: Floats) -> Floats:
+        """Return, for each key cell, the sum of (..., cells) `values` over what sees it."""
+        return self.queries(values, -1)
+
     def common_queries(self, values: Floats) -> Floats:
-        """Sum (cells,) `values` over the queries that see both the row's and the column's key."""
+        """Sum (..., cells) `values` over the queries that see the row's and the column's key."""
         if not self._partial:
-            n = len(self.key_sizes)
-            return np.broadcast_to(self.query_sizes @ values, (n, n))
+            return _everywhere(values @ self.query_sizes, len(self.key_sizes))
         return self._query_intervals.overlap_sums(values)
 
     @property
@@ -126,8 +131,14 @@ def _cached_mask(keys: bytes, queries: bytes, causal: bool, window: int | None) 
     return BinaryMask(np.frombuffer(keys), np.frombuffer(queries), causal, window)
 
 
+def _everywhere(total: Floats, n: int) -> Floats:
+    """Repeat each number over n rows and n columns."""
+    return np.broadcast_to(total[..., None, None], (*total.shape, n, n))
+
+
 def _full_sum(values: Floats, sizes: Floats, n: int, axis: int) -> Floats:
     """Sum along `axis` over all tokens, repeated for `n` cells."""
+    axis %= values.ndim
     total = np.expand_dims(np.tensordot(sizes, values, axes=(0, axis)), axis)
     shape = (*values.shape[:axis], n, *values.shape[axis + 1 :])
     return np.broadcast_to(total, shape)

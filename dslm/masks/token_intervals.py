@@ -33,13 +33,13 @@ class TokenIntervals:
         return upper - self._starts.interpolate(total, axis) if self._starts_late else upper
 
     def overlap_sums(self, values: Floats) -> Floats:
-        """Return (intervals, intervals) sums of (cells,) `values` over each pair's overlap."""
-        total = self._running_total(values, 0)
+        """Return (..., intervals, intervals) sums of (..., cells) over each pair's overlap."""
+        total = self._running_total(values, -1)
         first_end, last_start, disjoint = self._pairs
-        sums = self._ends.interpolate(total, 0)[first_end]
+        sums = self._ends.interpolate(total, -1)[..., first_end]
         if self._starts_late:
-            sums -= self._starts.interpolate(total, 0)[last_start]
-            sums[disjoint] = 0.0
+            sums -= self._starts.interpolate(total, -1)[..., last_start]
+            sums[..., disjoint] = 0.0
         return sums
 
     @cached_property

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dslm.spec import Floats, Kernel
+from dslm.spec import Floats
 
 MAX_SUBCELLS = 4  # per cell; weights vary within a wide cell, and this is how finely
 
@@ -94,35 +94,40 @@ class WeightedMask:
         """Return, for each key cell, the weighted sum of `values` over the queries."""
         return _along(self.query_sums.T, values, axis)
 
-    def key_pairs(self, matrix: Floats) -> Floats:
-        """Sum over keys j≠k, j weighed by the row's query and k by the column's."""
-        both = self.keys(self.keys(matrix, 0), 1)
-        diagonal = np.diagonal(matrix)
+    def key_pairs(self, matrices: Floats) -> Floats:
+        """Sum (..., cells, cells) over keys j≠k, weighed by the row's and the column's query."""
+        both = self.keys(self.keys(matrices, -2), -1)
+        diagonal = np.diagonal(matrices, axis1=-2, axis2=-1)
         return both - self.common_keys(diagonal) if diagonal.any() else both
 
-    def all_queries(self, kernel: Kernel) -> Floats:
-        """Sum a kernel over queries i, i', weighed by the row's key and the column's.
+    def all_queries(self, alone: Floats, pairs: Floats) -> Floats:
+        """Sum over queries i, i', weighed by the row's key and by the column's.
 
-        `kernel` is prepared: its cells of one token have the diagonal's value off it, too.
+        Args:
+            alone: (..., cells) what is summed for i=i'.
+            pairs: (..., cells, cells) what is summed otherwise; equal to `alone` for i=i' in
+                cells of one token.
         """
-        both = self.queries(self.queries(kernel.off_diagonal, 0), 1)
-        alone = kernel.diagonal - np.diagonal(kernel.off_diagonal)
-        return both + self.common_queries(alone) if alone.any() else both
+        both = self.queries(self.queries(pairs, -2), -1)
+        more = alone - np.diagonal(pairs, axis1=-2, axis2=-1)
+        return both + self.common_queries(more) if more.any() else both
 
     def common_keys(self, values: Floats) -> Floats:
-        """Sum (cells,) `values` over keys weighed by both the row's and the column's query."""
-        weight = self.key_subcells.sizes * values[self.key_subcells.cell]
-        overlap = (self.to_keys * weight) @ self.to_keys.T
+        """Sum (..., cells) over keys weighed by both the row's and the column's query."""
+        weight = self.key_subcells.sizes * values[..., self.key_subcells.cell]
+        overlap = (self.to_keys * weight[..., None, :]) @ self.to_keys.T
         # exact for a query with itself, where products of means over subcells would not be
-        np.fill_diagonal(overlap, self.key_squares @ values)
-        return np.asarray(overlap)
+        return _with_diagonal(overlap, values @ self.key_squares.T)
+
+    def squares_over_queries(self, values: Floats) -> Floats:
+        """Return, for each key cell, the sum of (..., cells) `values` weighed by W²."""
+        return np.asarray(values @ self.query_squares)
 
     def common_queries(self, values: Floats) -> Floats:
-        """Sum (cells,) `values` over queries weighed by both the row's and the column's key."""
-        weight = self.query_subcells.sizes * values[self.query_subcells.cell]
-        overlap = (self.to_queries.T * weight) @ self.to_queries
-        np.fill_diagonal(overlap, values @ self.query_squares)
-        return np.asarray(overlap)
+        """Sum (..., cells) over queries weighed by both the row's and the column's key."""
+        weight = self.query_subcells.sizes * values[..., self.query_subcells.cell]
+        overlap = (self.to_queries.T * weight[..., None, :]) @ self.to_queries
+        return _with_diagonal(overlap, self.squares_over_queries(values))
 
 
 def weighted_mask(mean: Floats, square: Floats, queries: Subcells, keys: Subcells) -> WeightedMask:
@@ -164,4 +169,11 @@ def _by_cell(matrix: Floats, subcells: Subcells, axis: int) -> Floats:
 
 
 def _along(weights: Floats, values: Floats, axis: int) -> Floats:
-    return np.asarray(weights @ values if axis == 0 else values @ weights.T)
+    last = axis % values.ndim == values.ndim - 1
+    return np.asarray(values @ weights.T if last else weights @ values)
+
+
+def _with_diagonal(matrices: Floats, diagonal: Floats) -> Floats:
+    index = np.arange(diagonal.shape[-1])
+    matrices[..., index, index] = diagonal
+    return matrices

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 import dslm
 from dslm import PositionBias, Rotary, SpecError, alibi, alibi_slopes
+from dslm.kernels.grid import dense
+from dslm.kernels.softmax import attend, attend_backward, attention_weights
 from dslm.masks.head_masks import head_masks
 from dslm.masks.weighted_mask import WeightedMask
 from dslm.position_bias import MOST_GROUPS, bias_at, few_groups
@@ -88,8 +90,8 @@ def test_sums_on_single_tokens_are_brute_sums(
     np.testing.assert_allclose(mask.keys(v), w @ v, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(mask.queries(v, 1), v @ w, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(mask.common_keys(v[0]), (w * v[0]) @ w.T, rtol=1e-9, atol=1e-9)
-    kernel = dslm.Kernel(np.diagonal(v), v, np.ones(n, dtype=np.int64))
-    np.testing.assert_allclose(mask.all_queries(kernel), w.T @ v @ w, rtol=1e-9, atol=1e-9)
+    every = mask.all_queries(np.diagonal(v), v)
+    np.testing.assert_allclose(every, w.T @ v @ w, rtol=1e-9, atol=1e-9)
 
 
 def test_sums_over_wide_cells_are_means_of_brute_sums() -> None:
@@ -110,13 +112,32 @@ def test_sums_over_wide_cells_are_means_of_brute_sums() -> None:
 
 def test_a_query_of_a_wide_cell_counts_once_with_itself() -> None:
     mask = mask_on([1, 1, 3, 6], layer_with(position_bias=alibi((0.2,))))
-    sizes = mask.query_sizes.astype(np.int64)
     pairs, alone = np.ones((4, 4)), np.array([1.0, 1.0, 4.0, 7.0])
 
-    sums = mask.all_queries(dslm.Kernel(alone, pairs, sizes))
+    sums = mask.all_queries(alone, pairs)
 
     every = mask.queries(mask.queries(pairs, 0), 1)
     np.testing.assert_allclose(sums, every + mask.common_queries(alone - 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("p_drop", [0.0, 0.3])
+@pytest.mark.parametrize("changed", [{}, {"position_bias": alibi((0.3,))}, {"window": 3}])
+def test_the_backward_sum_is_the_transpose_of_the_forward_sum(
+    changed: dict[str, Any], p_drop: float, rng: np.random.Generator
+) -> None:
+    n, features = 12, rng.standard_normal((12, 30))
+    gram = features @ features.T / 30
+    x = dslm.Kernel(np.diagonal(gram).copy(), gram, np.ones(n, dtype=np.int64))
+    (weights,) = attention_weights(x, x, layer_with(p_drop=p_drop, **changed))
+    values, g = (a + a.T for a in rng.standard_normal((2, n, n)))
+    ones = np.ones(n, dtype=np.int64)
+
+    below = attend_backward(weights, dslm.Kernel(np.diagonal(g).copy(), g, ones))
+
+    # so many features leave no coherent sum of keys, which the backward pass has in another place
+    above = attend(weights, dslm.Kernel(np.diagonal(values).copy(), values, ones), 10**12)
+    forward = g.ravel() @ dense(above).ravel()
+    assert values.ravel() @ dense(below).ravel() == pytest.approx(forward, rel=1e-6)
 
 
 RATES = tuple((100.0 ** (-np.arange(16) / 16)).tolist())
@@ -154,7 +175,7 @@ def test_a_bias_spread_over_keys_alone_means_the_same() -> None:
 
 
 def test_joining_alike_heads_changes_little() -> None:
-    """Sixteen slopes in eight groups, within 0.1 % of each head by itself."""
+    """Sixteen slopes in five groups, within 0.3 % of each head by itself."""
     bias = alibi(alibi_slopes(16))
     few = few_groups(bias)
     decoder = with_attention(stack(1), n_heads=16, n_kv_heads=16, d_head=8)
@@ -167,7 +188,7 @@ def test_joining_alike_heads_changes_little() -> None:
 
     assert (len(few.heads), sum(few.heads)) == (MOST_GROUPS, 16)
     exact = np.mean([s.attention_variance[0] for s in shares])
-    assert x.attention_variance[0] == pytest.approx(exact, rel=1e-3)
+    assert x.attention_variance[0] == pytest.approx(exact, rel=3e-3)
 
 
 def test_alibi_slopes_are_the_papers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -29,6 +30,23 @@ def refusal(*arguments: str | Path) -> str:
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()
     return line
+
+
+def test_numpy_starts_no_threads_of_its_own() -> None:
+    """They take minutes over small matrices where the processor has other work."""
+    lines = (
+        "import os, sys",
+        "from evenkeel.__main__ import main",
+        "assert 'numpy' not in sys.modules",
+        "sys.argv[1:] = ['version']",
+        "try: main()",
+        "except SystemExit: print(os.environ['OPENBLAS_NUM_THREADS'])",
+    )
+    clean = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+
+    printed = subprocess.check_output([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, env=clean)
+
+    assert printed.split()[-1] == b"1"
 
 
 def test_port_in_use_is_one_line_that_names_the_option(tmp_path: Path) -> None:
