@@ -21,21 +21,14 @@ from trainer_agent.capture.guard import Guard
 from trainer_agent.capture.listeners import BackwardListener, StreamListener
 from trainer_agent.capture.loss_gradients import TRANSFORMED, is_of_loss
 from trainer_agent.capture.notes import Notes
+from trainer_agent.capture.orientation import Orientation
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.logits import PendingLogits, QuerySample, log_z_sums
 from trainer_agent.capture.statistics.tensor_sums import TensorReduction, TensorSums
 from trainer_agent.capture.stream_gradients import StreamGradient, StreamGradients
-from trainer_agent.capture.token_axis import (
-    BATCH_FIRST,
-    SUBJECT,
-    UNKNOWN,
-    TokenAxes,
-    batch_first,
-    by_attention,
-    heads_apart,
-)
+from trainer_agent.capture.token_axis import TokenAxes, batch_first
 from trainer_agent.capture.transforms import is_transformed
 from trainer_agent.model.dtensor import local_part
 from trainer_agent.model.plan import Plan, rows_kept, stage_suffix
@@ -46,9 +39,6 @@ OnTensor = Callable[[str, Tensor, Tensor | None], None]
 CountedGradient = tuple[str, int, TensorSums]
 # What was seen of a place in evaluation mode: its stack's first block, site, index, and the sums.
 Deferred = tuple[str, str, int, TensorSums | QuerySample]
-# What was counted before the token axis was told: row, tensor, its version, and the sums.
-Unsettled = tuple[int, Tensor, int, TensorSums]
-NO_SHAPE = torch.Size()
 IN_EVALUATION = "the model trains in evaluation mode (`model.eval()`), without dropout"
 
 
@@ -80,14 +70,10 @@ class Recorder:
         axes: TokenAxes | None = None,
     ) -> None:
         self._guard, self._account, self._notes = guard, account, notes or Notes()
-        self._axes = axes or TokenAxes()
-        self._shapes: dict[str, torch.Size] = {}
-        # What was counted of a first block before its token axis was told.
-        self._unsettled: list[Unsettled] = []
+        self._orientation = Orientation(axes or TokenAxes(), self._notes)
         self.active = self._compiled = self._ran = self._half = False
         self._layers: frozenset[int] | None = None
         self._layers_before: Mapping[str, int] = {}
-        self._masks: dict[str, Tensor | None] = {}
         self._arguments: Arguments | None = None
         self._block: tuple[str, int] | None = None
         self._on_input: dict[str, OnTensor] = {}
@@ -113,11 +99,10 @@ class Recorder:
         self._rows = {
             (place.stack, place.site): place.first for place in (*plan.places, *plan.logit_places)
         }
-        self._settle_by(plan)
-        # The stack of each chunk whose mask holds outside its stacks.
-        self._last_stacks = {stage_suffix(stack.name): stack.name for stack in plan.stacks}
+        self._orientation.follow(plan)
         self._repeats = "norm_inputs" in plan.requested.sites
         self._reduction = self._reduction_to(plan.requested.costly)
+        self._settle_by(plan)
 
     def relabel(self, plan: Plan, device: torch.device) -> None:
         """Go on with the rows of `plan`, and with what was counted of the blocks that it has.
@@ -125,14 +110,13 @@ class Recorder:
         The running pass may have shown that a stack is the encoder, or how many heads it has.
         """
         plan_before, accumulator, logits = self._plan, self.accumulator, self._logits
-        passes, masks = self._passes, self._masks
+        passes = self._passes
         self.restart(plan, device)
         rows = rows_kept(plan_before, plan)
         self.accumulator.adopt(accumulator, rows)
         self._logits.adopt(logits, rows.logits)
         self._passes.adopt(passes, rows.stacks)
-        names = rows.stacks
-        self._masks = {names[name]: mask for name, mask in masks.items() if name in names}
+        self._orientation.rename(rows.stacks)
 
     def drop_quantities(self) -> None:
         """Take no sums beyond the moments from now on."""
@@ -220,10 +204,9 @@ class Recorder:
 
         `masks` holds padding masks, (batch, seq), by stack; the rest is what forward is given.
         """
-        self._masks = masks
+        self._orientation.begin_pass(masks, args, kwargs or {})
         for stack in masks:
             self._passes.expect(stack)
-        self._axes.note_inputs(args, kwargs or {})
         self._passes.begin(suffix)
 
     def enter_block(self, stack: str, index: int, *, training: bool = True) -> bool:
@@ -267,7 +250,7 @@ class Recorder:
     def leave_block(self) -> None:
         """The running block is over: attention calls belong to no block."""
         self._block = None
-        self._unsettled = []
+        self._orientation.forget()
 
     def stream(self, stack: str, index: int, x: Tensor) -> None:
         """Count the residual stream at a place, and later its gradient."""
@@ -305,7 +288,7 @@ class Recorder:
 
     def trace_branch(self, stack: str, row: Tensor, x: Tensor) -> None:
         """Have what a branch adds counted inside a compiled graph; `row` as `row` gives it."""
-        self._count(row, *self._batch_first(stack, x))
+        self._count(row, *self._orientation.batch_first(stack, x))
 
     def logits(self, sample: Callable[[], QuerySample | None]) -> None:
         """Note the logits of the first attention call of the running block.
@@ -322,10 +305,10 @@ class Recorder:
         with self._guard.at(f"{stack}/attention_logits[{index}]"):
             first = self._passes.first_time(stack, "attention_logits", index)
             counts = first and self._counts(stack, index)
-            is_settled = self._axes.is_settled(self._first_blocks[stack])
-            call = sample() if counts or not is_settled else None
-            if call is not None and call.of is not None and not is_settled:
-                self._settle(stack, by_attention(self._shapes.get(stack, NO_SHAPE), *call.of))
+            tells = self._orientation.is_unsettled(stack)
+            call = sample() if counts or tells else None
+            if call is not None and tells:
+                self._settle(stack, self._orientation.by_attention(stack, call.of))
             if counts and call is not None:
                 if self._deferred is None:
                     self._logits.add(self._rows[stack, "attention_logits"] + index, call)
@@ -341,7 +324,7 @@ class Recorder:
         """
         if self._block is None or not self.active or torch.compiler.is_compiling():
             return None
-        return heads_apart(scores, self._shapes.get(self._block[0], NO_SHAPE))
+        return self._orientation.heads_apart(self._block[0], scores)
 
     def finish_pass(self) -> None:
         """Count what was only noted during a forward pass."""
@@ -352,7 +335,7 @@ class Recorder:
 
     def final_logits(self, suffix: str, logits: Tensor) -> None:
         """Count log Z of a chunk's final logits, (batch, seq, vocabulary)."""
-        mask = fitting(self._padding(suffix), logits)
+        mask = fitting(self._orientation.padding(suffix), logits)
         if torch.compiler.is_compiling():
             self.accumulator.add_log_z(log_z_sums(logits, mask))
             return
@@ -364,58 +347,34 @@ class Recorder:
     def _counts(self, stack: str, index: int) -> bool:
         return self._layers is None or index + self._layers_before.get(stack, 0) in self._layers
 
-    def _padding(self, stack: str) -> Tensor | None:
-        return self._masks.get(self._last_stacks.get(stack, stack))
-
-    def _batch_first(self, stack: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A stream of the stack as (batch, seq, features), and the mask of its padding."""
-        first_block = self._first_blocks.get(stack)
-        axis = BATCH_FIRST if first_block is None else self._axes.of(first_block)
-        return batch_first(x, self._padding(stack), axis)
-
     def _settle(self, stack: str, axis: int | None) -> None:
         """Take the token axis of a stack that was told, and count again what came before."""
-        first_block = self._first_blocks[stack]
-        if axis is None:
-            if self._axes.of(first_block) is None:
-                self._notes.say(SUBJECT, UNKNOWN)
+        early = None if axis is None else self._orientation.settle(stack, axis)
+        if early is None:
             return
-        self._notes.say(SUBJECT, "")
-        unsettled, self._unsettled = self._unsettled, []
-        if self._axes.settle(first_block, axis):
-            if self._deferred is not None:
-                self._deferred.clear()
-            for row, x, version, sums in unsettled:
-                self.accumulator.subtract(row, sums)
-                if x._version == version:
-                    self._add_sums(row, *self._batch_first(stack, x))
-            suffix = stage_suffix(stack)
-            if suffix in self._on_turned:
-                self._on_turned[suffix]()
-
-    def _settle_by_inputs(self, stack: str, x: Tensor) -> None:
-        axis = self._axes.by_inputs(x) if self._is_unsettled(stack) else None
-        if axis is not None:
-            self._settle(stack, axis)
+        if self._deferred is not None:
+            self._deferred.clear()
+        for row, x, version, sums in early:
+            self.accumulator.subtract(row, sums)
+            if x._version == version:
+                self._add_sums(row, *self._orientation.batch_first(stack, x))
+        suffix = stage_suffix(stack)
+        if suffix in self._on_turned:
+            self._on_turned[suffix]()
 
     def _settle_by(self, plan: Plan) -> None:
         """Take the token axes that a forward pass has told where attention calls could not."""
         for stack in plan.stacks:
-            if stack.token_axis is not None and self._is_unsettled(stack.name):
+            if stack.token_axis is not None and self._orientation.is_unsettled(stack.name):
                 self._settle(stack.name, stack.token_axis)
 
-    def _is_unsettled(self, stack: str) -> bool:
-        # Of custom sites outside the stacks nothing is ever told.
-        first_block = self._first_blocks.get(stack)
-        return first_block is not None and not self._axes.is_settled(first_block)
-
     def _count_at(self, stack: str, site: str, index: int, x: Tensor) -> None:
-        tokens, mask = self._batch_first(stack, x)
+        tokens, mask = self._orientation.batch_first(stack, x)
         if self._deferred is None or stack not in self._first_blocks:
             row = self._rows[stack, site] + index
             sums = self._add_sums(row, tokens, mask)
-            if sums is not None and self._is_unsettled(stack):
-                self._unsettled.append((row, x, x._version, sums))
+            if sums is not None and self._block and self._orientation.is_unsettled(stack):
+                self._orientation.remember(row, x, sums)
             return
         part = local_part(tokens)
         if part is not None:
@@ -459,14 +418,13 @@ class Recorder:
 
     def _count_stream(self, stack: str, index: int, x: Tensor) -> None:
         if index == 0:
-            self._shapes[stack] = x.shape
-            self._settle_by_inputs(stack, x)
+            self._settle(stack, self._orientation.by_input(stack, x))
         if self._counts(stack, index):
             self._count_at(stack, "stream", index, x)
         self._half |= x.dtype == torch.float16
         if self._deferred is not None and index == self._tops[stack] and x.requires_grad:
             on_gradient(x, partial(self._count_deferred, self._deferred))
-        mask = self._padding(stack)
+        mask = self._orientation.padding(stack)
         if index == 0 and (self._deferred is None or self.trains_in_evaluation):
             self._tell(self._on_input, stack, x.detach(), mask)
         if x.requires_grad:
@@ -514,7 +472,7 @@ class Recorder:
         sums = None
         if self._counts(stack, index):
             row = self._rows[stack, "stream_gradient"] + index
-            sums = self._add_sums(row, *batch_first(g, mask, self._axes.of(first_block)))
+            sums = self._add_sums(row, *batch_first(g, mask, self._orientation.axis(stack)))
         if index == self._tops[stack]:
             self._tell(self._on_top_gradient, stack, g, mask)
         return None if sums is None else (first_block, index, sums)
@@ -528,7 +486,7 @@ class Recorder:
     def _tell(
         self, calls: Mapping[str, OnTensor], stack: str, x: Tensor, mask: Tensor | None
     ) -> None:
-        suffix, axis = stage_suffix(stack), self._axes.of(self._first_blocks[stack])
+        suffix, axis = stage_suffix(stack), self._orientation.axis(stack)
         if suffix not in calls or axis is None:
             return
         x, mask = batch_first(x.detach(), mask, axis)
@@ -540,7 +498,7 @@ class Recorder:
     def _trace_stream(self, stack: str, index: int, x: Tensor) -> None:
         # Inside a compiled graph there is no clock, no guard and no listener, only the sums.
         self._compiled = True
-        self._count(self._rows[stack, "stream"] + index, *self._batch_first(stack, x))
+        self._count(self._rows[stack, "stream"] + index, *self._orientation.batch_first(stack, x))
         if x.requires_grad:
             row = self._rows[stack, "stream_gradient"] + index
-            on_gradient(x, lambda g: self._count(row, *self._batch_first(stack, g)))
+            on_gradient(x, lambda g: self._count(row, *self._orientation.batch_first(stack, g)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +180,19 @@ def test_logits_of_heads_beside_the_batch_are_measured(tmp_path: Path) -> None:
 
     by_hand, fused = variances
     np.testing.assert_allclose(by_hand, fused, rtol=1e-3)
+
+
+def test_streams_of_which_nothing_is_told_live_no_longer_than_their_step(tmp_path: Path) -> None:
+    model = Words("recurrent")
+    agent, _ = recorded(model, tmp_path)
+    model(ids_of(3, 11, turns=True)).sum().backward()
+    last = weakref.ref(model.streams[-1])
+
+    model.streams = []
+    gc.collect()
+
+    assert last() is None
+    agent.close()
 
 
 @settings(max_examples=10, deadline=None)
