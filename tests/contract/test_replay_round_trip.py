@@ -25,6 +25,7 @@ def recorded(rng: np.random.Generator) -> list[np.ndarray]:
     values = rng.standard_normal((N_FRAMES, LAYOUT.size)).astype(np.float32)
     values *= np.float32(10) ** rng.integers(-38, 38, values.shape)
     values[3, 2], values[4, 0], values[5, 1] = np.nan, np.inf, -np.inf
+    values[-1, LAYOUT.slices["/loss/value"]] = np.nan
     return list(values)
 
 
@@ -50,7 +51,7 @@ async def test_a_replayed_export_is_equal_frame_by_frame(app: FastAPI, tmp_path:
             pq.read_table(io.BytesIO((await client.get(entry.path("/export"))).content))
             for entry in (agent, copy)
         ]
-        # Diagnosed like any other run, and such values are no healthy one's.
+        # Diagnosed like any other run: its last loss is NaN.
         detail = await eventually(copy.get, lambda run: run["status"] != "finished")
 
     assert first.column("step").to_pylist() == [3 * n for n in range(N_FRAMES)]

@@ -13,6 +13,8 @@ RISE = 0.2  # of the best smoothed loss
 LOST = 0.5  # of the best smoothed loss: critical
 # Of what the run has gained: near zero a share of the loss itself is next to nothing.
 GAINED, GAINED_LOST = 0.05, 0.2
+# Times its own size, or 1, by which a loss that may be negative has to rise.
+BLOWN_UP = 10.0
 SIGMAS = 6.0  # OLMo-core's spike distance, used against robust noise
 SPIKE_RISE = 0.3
 SPIKE_WINDOW = 32
@@ -31,15 +33,18 @@ def loss_divergence(observation: Observation, stats: RunningStats) -> list[Findi
     """The smoothed loss stands above its best by 20 %, by its noise, and by some of the gain.
 
     A loss that is zero or negative is no log-likelihood: objectives of reinforcement learning
-    begin at zero and grow by design. Of such a loss a rise says nothing.
+    begin at zero and grow by design. Such a loss has to rise by many times its size.
     """
-    smoothed, best = stats.smoothed_loss, stats.best_loss
-    if not (isfinite(smoothed) and isfinite(best)) or min(best, stats.first_loss) <= 0:
+    smoothed, best, first = stats.smoothed_loss, stats.best_loss, stats.first_loss
+    if not (isfinite(smoothed) and isfinite(best)):
         return []
-    rise, gain = smoothed - best, max(stats.first_loss - best, 0.0)
-    if rise <= max(RISE * best, SIGMAS * stats.best_noise, GAINED * gain):
+    rise, gain = smoothed - best, max(first - best, 0.0)
+    least = max(RISE * best, GAINED * gain)
+    if min(best, first) <= 0:
+        least = BLOWN_UP * max(abs(best), abs(first), 1.0)
+    if rise <= max(least, SIGMAS * stats.best_noise):
         return []
-    all_lost = smoothed >= stats.first_loss
+    all_lost = smoothed >= first
     far = rise >= max(LOST * best, GAINED_LOST * gain)
     severity: Severity = "critical" if all_lost or far else "warning"
     return [
@@ -50,7 +55,7 @@ def loss_divergence(observation: Observation, stats: RunningStats) -> list[Findi
             message=(
                 f"At step {observation.step} the loss, as the median of five sampled steps, is "
                 f"{smoothed:.3f}: {rise:.3f} above its best of {best:.3f}"
-                + (f", and no better than the first loss of {stats.first_loss:.3f}." * all_lost)
+                + (f", and no better than the first loss of {first:.3f}." * all_lost)
                 + "." * (not all_lost)
             ),
             advice=LOWER_RATE,
