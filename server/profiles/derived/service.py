@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from dslm.ahead import QUANTITIES, WINDOW, Ahead, departures, predict_ahead
+from dslm.ahead import QUANTITIES, WINDOW, Ahead, departures
 from server.database import Database
 from server.errors import NotFound
 from server.profiles.derived.model_facts import ModelFacts, model_facts
 from server.profiles.derived.names import raw_key
+from server.profiles.derived.recent import recent_ahead
 from server.profiles.derived.schemas import AheadAnswer, BaselineInfo, BaselineSource, DepartureInfo
 from server.profiles.derived.sentences import LEGEND, departure_text
 from server.runs.repository import RunRepository
@@ -43,7 +45,8 @@ async def show_ahead(database: Database, run_id: str, step: int | None) -> Ahead
         measured = await read(session, run_id, layouts, steps, keys)
     facts = await model_facts(database, run_id)
     rows = np.arange(max(0, len(steps) - LOOKED_BACK), len(steps))
-    by_stack = {stack: _ahead(stack, measured, rows, facts) for stack in stacks}
+    # In a thread: the first answer of a run takes long enough for others to wait.
+    by_stack = await asyncio.to_thread(recent_ahead, run_id, stacks, measured, rows, facts)
     return AheadAnswer(
         run_id=run_id,
         step=int(steps[-1]),
@@ -63,21 +66,6 @@ async def show_ahead(database: Database, run_id: str, step: int | None) -> Ahead
 def _stacks(declared: Mapping[str, int]) -> list[str]:
     end = "/stream/variance"
     return [key.removesuffix(end) for key in declared if key.endswith(end)]
-
-
-def _ahead(
-    stack: str,
-    measured: Measured,
-    rows: np.ndarray[tuple[int], np.dtype[np.int64]],
-    facts: ModelFacts,
-) -> dict[str, Ahead]:
-    ahead = {}
-    for name, quantity in QUANTITIES.items():
-        key = raw_key(stack, quantity)
-        if key in measured.series:
-            values = measured.series[key].astype(np.float64)
-            ahead[name] = predict_ahead(name, values, rows, theory=facts.curve(key, values))
-    return ahead
 
 
 def _departures(stack: str, ahead: Mapping[str, Ahead], steps: Steps) -> list[DepartureInfo]:
