@@ -1,4 +1,4 @@
-"""The rows of the run list, or a note in their place when there are none."""
+"""The columns and rows of the run list, or a note in their place when there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run list: search, filters, and the choice of runs to compare."""
+"""The page around the run list: search, filters, and the choice of runs to compare."""
 
 from __future__ import annotations
 

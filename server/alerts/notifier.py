@@ -1,4 +1,4 @@
-"""Send alerts to webhooks: in the background, each target by itself, with retries."""
+"""Queue alerts for their targets, each by itself, and try again where one fails."""
 
 from __future__ import annotations
 

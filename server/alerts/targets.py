@@ -1,4 +1,4 @@
-"""Where alerts are sent: the alert's JSON over HTTP, or a message through apprise."""
+"""Send an alert: its JSON to a webhook over HTTP, or a message (mail, chat) through apprise."""
 
 from __future__ import annotations
 
