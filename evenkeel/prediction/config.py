@@ -33,16 +33,20 @@ def _described(
     config: Path, settings: dict[str, Any], context: int | None, layers: int | None
 ) -> tuple[dslm.ModelSpec, tuple[str, ...]]:
     try:  # here, as torch and transformers take seconds that no other command should
+        from evenkeel.prediction.meta_model import without_warnings
         from evenkeel.prediction.reduced_model import describe_config
     except ModuleNotFoundError as error:
         raise StartError(
             f"predict builds the model and needs {error.name}: pip install 'evenkeel[predict]'"
         ) from error
     try:
-        return describe_config(settings, context, layers)
+        with without_warnings():
+            return describe_config(settings, context, layers)
     except (StartError, dslm.SpecError) as error:
         raise StartError(f"{config}: {error}") from error
     except Exception as error:  # a config may hold what no code here or there foresees
+        if "can't allocate memory" in str(error) or isinstance(error, MemoryError):
+            raise StartError(f"{config}: its sizes take more memory than there is") from error
         reason = str(error).strip().partition("\n")[0] or "no reason is given"
         raise StartError(f"{config}: no model can be made of it: {reason}") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from evenkeel.prediction.model_settings import Settings, config_of, reason_of
 from server.errors import StartError
@@ -36,13 +37,39 @@ def build_on_meta(settings: Settings) -> nn.Module:
 
 
 def initialise(model: nn.Module) -> None:
-    """Fill the model's weights and buffers by its own rule, each time from the same seed."""
+    """Fill the model's weights and buffers by its own rule, each time from the same seed.
+
+    What that rule passes by is filled as its layer's constructor does.
+
+    Raises:
+        StartError: if neither fills a weight.
+    """
     for module in model.modules():  # transformers marks what it has set up, and would pass it by
         vars(module).pop("_is_hf_initialized", None)
     # forked: the caller's random state is not ours to move
     with torch.random.fork_rng([]), without_warnings(), torch.no_grad():
         torch.manual_seed(0)
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))  # what stays so was not filled
         model.initialize_weights()  # type: ignore[operator]
+        for name, module in model.named_modules():
+            if _is_unfilled(module):
+                _fill_as_constructed(name, module)
+
+
+def _is_unfilled(module: nn.Module) -> bool:
+    parameters = module.parameters(recurse=False)
+    return any(p.device.type != "meta" and bool(p.isnan().any()) for p in parameters)
+
+
+def _fill_as_constructed(name: str, module: nn.Module) -> None:
+    if isinstance(module, Conv1D):  # as its constructor has it
+        module.weight.normal_(std=0.02)
+        module.bias.zero_()
+    elif callable(reset := getattr(module, "reset_parameters", None)):
+        reset()
+    if _is_unfilled(module):
+        raise StartError(f"transformers does not say how the weights of {name} begin")
 
 
 def parameter_count(model: nn.Module) -> int:

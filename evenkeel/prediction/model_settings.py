@@ -20,8 +20,21 @@ SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
+LARGEST = {"vocab_size": 10_000_000, "num_hidden_layers": 2_000}  # more takes minutes, or memory
 WRONG_TYPE = re.compile(r"Field '(\w+)' expected (\w+), got \w+ \(value: (.{1,40})\)")
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string"}
+# how a checkpoint is stored, run and labelled: no question for a model at initialisation
+UNREAD: tuple[str, ...] = (
+    "quantization_config",
+    "attn_implementation",
+    "_attn_implementation",
+    "dtype",
+)
+UNREAD += ("torch_dtype", "id2label", "label2id", "num_labels", "problem_type", "auto_map")
+WRONG_KIND = re.compile(r"'(\w+)' object (?:has no attribute|is not \w+)")
+KINDS = {"int": "a number", "float": "a number", "str": "a string", "bool": "true or false"}
+KINDS |= {"list": "a list", "dict": "an object", "NoneType": "null"}
+LONGEST_REASON = 300  # characters: a reason may quote a value of any length
 LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
 
 
@@ -35,8 +48,9 @@ def config_of(settings: Settings) -> Any:
     if not isinstance(kind, str):
         raise StartError(f"model_type is {kind!r}: give the name of a transformers model")
     _check_lists(settings)
+    read = {name: value for name, value in settings.items() if name not in UNREAD}
     try:
-        config = transformers.AutoConfig.for_model(**settings)
+        config = transformers.AutoConfig.for_model(**read)
     except Exception as error:  # each of the hundreds of configs raises what it likes
         raise StartError(f"transformers cannot build it: {reason_of(error)}") from error
     _check_sizes(config)
@@ -49,6 +63,9 @@ def text_settings(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
     Raises:
         StartError: as `config_of` does, or if no part of the model reads tokens.
     """
+    nested = settings.get("text_config", {})
+    if not isinstance(nested, dict):
+        raise StartError(f"text_config is {_shortened(repr(nested))}: give an object, or none")
     config = config_of(settings)
     inner = _text_config(config)
     if isinstance(setting(inner, "vocab_size"), int):
@@ -87,13 +104,19 @@ def _nested(settings: Settings, config: Any, inner: Any) -> tuple[Settings, tupl
 
 def reason_of(error: BaseException) -> str:
     """Return an error's own sentence, on one line, without names of classes."""
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
+    if isinstance(error, KeyError) and " " not in str(error.args[0] if error.args else ""):
+        return f"{_shortened(str(error))} is missing"  # the name of a setting, not a sentence
     wrong = WRONG_TYPE.search(str(error))
     if wrong:
         field, kind, value = wrong.groups()
-        return f"{field} is {value}: give {TYPES.get(kind, kind)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        fix = f"give {TYPES[kind]}" if kind in TYPES else "leave it out, or give what it needs"
+        return f"{field} is {value}: {fix}"
+    if isinstance(error, AttributeError | TypeError) and (kinds := WRONG_KIND.search(str(error))):
+        kind = KINDS.get(kinds[1])
+        if kind is not None:
+            return f"a setting is {kind} where another kind is needed ({error})"
+    said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     if len(lines) > 1 and "alidation error for" in lines[0]:
         # "Validation error for field 'x':", then "TypeError: what is wrong"
         field = lines[0].partition("'")[2].partition("'")[0]
@@ -103,7 +126,12 @@ def reason_of(error: BaseException) -> str:
     else:
         text = lines[0] if lines else "it gives no reason"
     # what follows may list every model there is
-    return text.split(". ", maxsplit=1)[0].partition(" Should contain one of")[0].rstrip(":. ")
+    sentence = text.split(". ", maxsplit=1)[0].partition(" Should contain one of")[0]
+    return _shortened(sentence.rstrip(":. "))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
 
 
 def setting(config: Any, name: str) -> Any:
@@ -139,3 +167,5 @@ def _check_sizes(config: Any) -> None:
                 raise StartError(f"{field} is {value}: give a whole number, {int(value)}")
             if value <= 0 and not (name == "max_position_embeddings" and value in (0, -1)):
                 raise StartError(f"{field} is {value}: give a positive number")
+            if value > LARGEST.get(name, value):
+                raise StartError(f"{field} is {value}: give at most {LARGEST[name]:,}")

@@ -15,6 +15,7 @@ import trainer_agent
 from dslm.kernels.grid import correlation, mean_diagonal
 from evenkeel.prediction import reduced_model
 from evenkeel.prediction.changed_settings import with_layers, with_small_vocabulary
+from evenkeel.prediction.model_settings import reason_of
 from evenkeel.prediction.reduced_model import describe_config
 from evenkeel.prediction.zipf import zipf_ids
 from server.errors import StartError
@@ -206,6 +207,10 @@ def test_width_of_any_size_is_answered() -> None:
         ("gpt2", {"n_embd": 0}, "n_embd is 0: give a positive number"),
         ("llama", {"hidden_size": 30, "num_attention_heads": 4}, "transformers cannot build it"),
         ("llama", {"hidden_act": "no-such"}, "transformers cannot build it"),
+        ("llama", {"vocab_size": 10**9}, "vocab_size is 1000000000: give at most 10,000,000"),
+        ("gpt2", {"n_layer": 10**9}, "n_layer is 1000000000: give at most 2,000"),
+        ("llama", {"text_config": 3}, "text_config is 3: give an object, or none"),
+        ("gpt2", {"activation_function": "x" * 5000}, "x{250,300}… is missing$"),
     ],
 )
 def test_config_beyond_the_theory_or_wrong_is_one_sentence(
@@ -215,6 +220,34 @@ def test_config_beyond_the_theory_or_wrong_is_one_sentence(
         describe_config({"model_type": model_type} | sizes, None)
 
     assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_how_a_checkpoint_is_stored_and_labelled_is_not_read() -> None:
+    stored = {"quantization_config": {"quant_method": "gptq", "bits": 4}, "id2label": 3}
+    stored |= {"torch_dtype": "no-such", "_attn_implementation": []}
+
+    spec, _ = describe_config(settings("llama") | stored, 16)
+
+    assert len(spec.stacks["decoder"].blocks) == 3
+
+
+def test_weights_that_no_rule_fills_begin_as_their_constructor_has_them() -> None:
+    """OpenAI's first GPT has dense maps that transformers' rule passes by."""
+    tiny = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 32, "vocab_size": 300}
+
+    spec, _ = describe_config({"model_type": "openai-gpt"} | tiny, 16)
+
+    (block, _) = spec.stacks["decoder"].blocks
+    assert block is not None
+    assert block.feed_forward.up.weight_var == pytest.approx(0.02**2, rel=0.05)  # 16,384 draws
+    assert block.feed_forward.up.bias_var == 0
+
+
+def test_reasons_say_what_is_wrong_with_a_setting() -> None:
+    assert reason_of(KeyError("rope_type")) == "'rope_type' is missing"
+    assert reason_of(KeyError("Missing keys in `rope`")) == "Missing keys in `rope`"
+    wrong = reason_of(AttributeError("'int' object has no attribute 'items'"))
+    assert wrong.startswith("a setting is a number where another kind is needed")
 
 
 def test_text_model_inside_another_is_used_and_named() -> None:
