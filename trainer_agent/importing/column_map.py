@@ -30,6 +30,7 @@ ALIASES = {
         "lr",
         "train/learning_rate",
         "train/lr",
+        "train_lr",  # DeiT, MAE
         "lr-adamw",
         "learning-rate",
     ),

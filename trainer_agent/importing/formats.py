@@ -10,13 +10,19 @@ from trainer_agent.importing.csv_files import read_csv
 from trainer_agent.importing.event_files import event_files, read_event_files
 from trainer_agent.importing.exports import read_parquet
 from trainer_agent.importing.file_checks import require_content
-from trainer_agent.importing.json_files import TRAINER_STATE, read_json, read_jsonl
+from trainer_agent.importing.json_files import (
+    TRAINER_STATE,
+    holds_json_lines,
+    read_json,
+    read_jsonl,
+)
 from trainer_agent.importing.recording import Recording, RecordingError
 from trainer_agent.importing.wandb_files import read_wandb, wandb_log
 
 KNOWN_FORMATS = (
     "a TensorBoard event file (…tfevents…), a trainer_state.json, a W&B offline run (run-….wandb), "
-    "a .csv, .tsv, .jsonl or .json log, a .parquet export, or a folder of one of the first three"
+    "a .csv, .tsv, .jsonl or .json log, a .txt of JSON lines, a .parquet export, or a folder of "
+    "one of the first three"
 )
 
 
@@ -52,7 +58,10 @@ def _read(files: Sequence[Path], columns: ColumnMap, *, partial: bool) -> Record
     path = files[0]
     if "tfevents" in path.name:
         return read_event_files(files, columns, partial=partial)
-    match path.suffix.lower():
+    suffix = path.suffix.lower()
+    if suffix in {".txt", ".log"} and holds_json_lines(path):
+        suffix = ".jsonl"
+    match suffix:
         case ".wandb":
             return read_wandb(path, columns, partial=partial)
         case ".csv" | ".tsv":

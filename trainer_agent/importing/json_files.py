@@ -51,6 +51,15 @@ def read_jsonl(path: Path, columns: ColumnMap, *, partial: bool = False) -> Reco
     return recording_of_table(Table(path, rows), columns)
 
 
+def holds_json_lines(path: Path) -> bool:
+    """Whether the first line of a text file is a JSON object: the log.txt of many a vision code."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return isinstance(json.loads(file.readline()), dict)
+    except (ValueError, RecursionError):  # no UTF-8, or no JSON
+        return False
+
+
 def read_json(path: Path, columns: ColumnMap) -> Recording:
     """A ``trainer_state.json``, or a JSON array of objects.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +74,7 @@ def recording_of_table(table: Table, columns: ColumnMap, **details: Any) -> Reco
     if not table.rows:
         raise RecordingError(f"{table.path} holds no entries; import it once its program logs some")
     names = table.names
-    step_name = _step_name(table.path, names, columns)
+    step_name = _step_name(table, columns)
     time_name = _time_name(table, columns)
     remarks = [*table.remarks, *(f"no name fits {rule!r}" for rule in columns.unused(names))]
     without_step = sum(_is_absent(row.get(step_name)) for _, row in table.rows)
@@ -88,7 +88,8 @@ def recording_of_table(table: Table, columns: ColumnMap, **details: Any) -> Reco
     return recording_of(table.path, points, columns, remarks=tuple(remarks), **details)
 
 
-def _step_name(path: Path, names: Sequence[str], columns: ColumnMap) -> str:
+def _step_name(table: Table, columns: ColumnMap) -> str:
+    names = table.names
     mapped = columns.named(STEP, names)
     if len(mapped) > 1:
         raise RecordingError(f"{mapped[0]!r} and {mapped[1]!r} are both mapped to the step")
@@ -98,10 +99,20 @@ def _step_name(path: Path, names: Sequence[str], columns: ColumnMap) -> str:
     if not candidates:
         shown = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
         raise RecordingError(
-            f"{path} names no step; say which of its names is the step, "
-            f"as in --map '{names[0] if names else 'NAME'}=step' (it has {shown or 'none'})"
+            f"{table.path} names no step; {_step_hint(table)} (it has {shown or 'none'})"
         )
     return candidates[0]
+
+
+def _step_hint(table: Table) -> str:
+    """The first column whose cells could be steps, as a rule; without one, what is missing."""
+    for name in table.names:
+        cells = [_value(row[name]) for _, row in table.rows if not _is_absent(row.get(name))]
+        numbers = [cell for cell in cells if isinstance(cell, float) and cell.is_integer()]
+        rise = numbers == sorted(set(numbers))
+        if numbers and len(numbers) == len(cells) and numbers[0] >= 0 and rise:
+            return f"say which of its names is the step, as in --map '{name}=step'"
+    return "none of its columns holds whole numbers that rise from row to row"
 
 
 def _time_name(table: Table, columns: ColumnMap) -> str | None:

@@ -94,6 +94,8 @@ def test_a_column_of_texts_is_left_out_and_said(tmp_path: Path) -> None:
     ("text", "mappings", "reason"),
     [
         ("epoch,loss\n0,1\n", [], r"names no step.* --map 'epoch=step' \(it has 'epoch', 'loss'\)"),
+        ("snr,epoch,loss\n5,0,1\n5,1,2\n", [], r"names no step.* --map 'epoch=step'"),
+        ("model,error\nsmall,0.5\nlarge,0.25\n", [], "none of its columns holds whole numbers"),
         ("step,loss\n0,1\n1,high\n", [], "line 3: 'high' in 'loss' is no number"),
         ("step,loss\n0.5,1\n", [], "line 2: '0.5' in 'step' is no step"),
         ("step,loss\nnan,1\n", [], "line 2: 'nan' in 'step' is no step"),

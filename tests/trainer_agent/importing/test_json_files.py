@@ -126,6 +126,29 @@ def test_a_log_that_cannot_be_read_is_answered_with_place_and_fix(
         read_recording(path)
 
 
+def test_a_text_file_of_json_lines_is_read_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text(
+        '{"train_lr": 0.5, "train_loss": 6.5, "epoch": 0}\n'
+        '{"train_lr": 0.25, "train_loss": 5.5, "epoch": 1}\n'
+    )
+
+    recording = read_recording(path, ["epoch=step"])
+
+    assert recording.steps.tolist() == [0, 1]
+    values = series(recording)
+    assert values["/loss/value"] == [[6.5], [5.5]]
+    assert values["/learning_rate/value"] == [[0.5], [0.25]]
+
+
+def test_a_text_file_of_anything_else_is_none_of_what_can_be_imported(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("step 1 loss 6.5\n")
+
+    with pytest.raises(RecordingError, match="none of what can be imported"):
+        read_recording(path)
+
+
 def test_lines_that_are_cut_off_are_read_as_far_as_they_go_on_demand(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1, "loss": 2}\n{"step": 2, "lo')
