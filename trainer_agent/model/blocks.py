@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import groupby
 
 from torch import nn
+
+NUMBERED = re.compile(r"(\w*(?:layer|block)\w*?)(\d+)", re.IGNORECASE)  # layer1, enc_block_2
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,9 @@ def columns(model: nn.Module) -> tuple[Column, ...]:
             uncalled.append(f"{path}." if path else "")
         elif _is_row(module) and not inside:
             blocks = _longest_row(path, module)
+            rows += [Column(path, blocks)] if blocks else []
+        elif not inside and not any(path in c.blocks for c in rows):
+            blocks = _numbered_attributes(path, module)
             rows += [Column(path, blocks)] if blocks else []
     rows.sort(key=lambda c: -len(c.blocks))
     return tuple(c for c in rows if 2 * len(c.blocks) > len(rows[0].blocks))
@@ -57,6 +63,19 @@ def _longest_row(path: str, container: nn.Module) -> tuple[str, ...]:
     rows = groupby(container.named_children(), key=lambda item: _could_be_block(item[1]))
     names = [tuple(prefix + name for name, _ in row) for is_block, row in rows if is_block]
     return max(names, key=len, default=())
+
+
+def _numbered_attributes(path: str, module: nn.Module) -> tuple[str, ...]:
+    """The longest row of attributes of one class and name but for a number: layer1, layer2, …"""
+    prefix = f"{path}." if path else ""
+    rows: dict[tuple[str, type], dict[int, str]] = {}
+    for name, child in module.named_children():
+        match = NUMBERED.fullmatch(name)
+        if match and _could_be_block(child) and not _is_row(child):
+            rows.setdefault((match[1], type(child)), {})[int(match[2])] = prefix + name
+    complete = [row for row in rows.values() if len(row) == max(row) - min(row) + 1 > 1]
+    longest = max(complete, key=len, default={})
+    return tuple(longest[number] for number in sorted(longest))
 
 
 def _could_be_block(module: nn.Module) -> bool:
