@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer_agent.capture.notes import Notes
+from trainer_agent.capture.padding import fitting
 from trainer_agent.capture.statistics.tensor_sums import TensorSums
 from trainer_agent.capture.token_axis import (
     BATCH_FIRST,
@@ -75,6 +76,8 @@ class Orientation:
 
     def batch_first(self, stack: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """A stream of the stack as (batch, seq, features), and the mask of its padding."""
+        if x.ndim == 2 and len(self._shape(stack)) == 3:
+            return x, fitting(self.padding(stack), x)  # of a branch that joins batch and tokens
         return batch_first(x, self.padding(stack), self.axis(stack))
 
     def is_unsettled(self, stack: str) -> bool:

@@ -487,7 +487,7 @@ class Recorder:
         self, calls: Mapping[str, OnTensor], stack: str, x: Tensor, mask: Tensor | None
     ) -> None:
         suffix, axis = stage_suffix(stack), self._orientation.axis(stack)
-        if suffix not in calls or axis is None:
+        if suffix not in calls or axis is None or x.ndim != 3:
             return
         x, mask = batch_first(x.detach(), mask, axis)
         part = local_part(x)

@@ -108,8 +108,11 @@ def batch_first(x: Tensor, mask: Tensor | None, axis: int | None) -> tuple[Tenso
     """A stream as (batch, seq, features), and its padding mask where that fits.
 
     Where the axis is not known, every token is a sequence of its own: variances are those of the
-    stream, and there is no correlation.
+    stream, and there is no correlation. So is it with packed sequences, (tokens, features), of
+    which nobody says where they begin.
     """
+    if x.ndim == 2:
+        return x.unsqueeze(1), None
     if axis == BATCH_FIRST or x.ndim != 3:
         return x, fitting(mask, x)
     if axis == SEQUENCE_FIRST:

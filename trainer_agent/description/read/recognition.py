@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn, overrides
 
 from dslm.spec import Missing
+from trainer_agent.capture.hooks import first_stream
 from trainer_agent.description.hints import Hint, hinted_columns
 from trainer_agent.description.read.added import AddedReader
 from trainer_agent.description.read.block import BlockCall, block_call
@@ -104,6 +105,7 @@ class Recognition:
         self._encoder_outputs = EncoderOutputs(model)
         self._head = HeadTrace(model, frozenset(c.blocks[0] for c in self._columns))
         self._is_open = False
+        self._packed: set[str] = set()
         self.split_inputs: dict[str, Tensor] = {}
 
     @property
@@ -147,7 +149,9 @@ class Recognition:
             self.close()
 
     def _architecture(self) -> Architecture:
-        stacks, missing = stacks_of(self._columns, self._readings)
+        stacks, missing = stacks_of(
+            self._columns, self._readings, self._calls.outside, self._packed
+        )
         stacks = tuple(
             replace(stack, head=self._head.of(stack.blocks[0], stack.blocks[-1]))
             for stack in stacks
@@ -165,6 +169,9 @@ class Recognition:
         stream = stream_of(*args)
         with _reading(self._model):
             self._encoder_outputs.note(before, args, self._trace)
+            first = first_stream((*args[0], *args[1].values())) if stream is None else None
+            if first is not None and first.ndim == 2:
+                self._packed.add(path)
             if stream is not None:
                 entering = stream_of(*before)
                 self._head.note_input(path, stream if entering is None else entering, self._trace)

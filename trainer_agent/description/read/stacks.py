@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dslm.spec import Missing
@@ -12,6 +12,15 @@ from trainer_agent.model.blocks import Column
 
 SKIPPED = "skipped block"
 WHY_SKIPPED = "no forward pass that was read has called it"
+UNCALLED = "never called on a (batch, seq, features) stream in this forward pass"
+PACKED = (
+    "called on packed sequences, (tokens, features): the theory needs to know where each begins, "
+    "as (batch, seq, features) says"
+)
+NOT_THEMSELVES = (
+    "the model calls their `forward`, or their parts, and not the blocks themselves: no hook is "
+    "given what goes in and comes out"
+)
 SKIPS = (
     "steps skip blocks, as LayerDrop and early exits do: the prediction is that of a pass through "
     "all of them"
@@ -44,8 +53,17 @@ Readings = Mapping[str, BlockReading]
 Stacks = tuple[tuple[StackParts, ...], tuple[Missing, ...]]
 
 
-def stacks_of(columns: Sequence[Column], readings: Readings) -> Stacks:
-    """The stacks of blocks that were called, and what is missing of them."""
+def stacks_of(
+    columns: Sequence[Column],
+    readings: Readings,
+    outside: Collection[str] = (),
+    packed: Collection[str] = (),
+) -> Stacks:
+    """The stacks of blocks that were called, and what is missing of them.
+
+    `outside` are the modules that were called while no block ran, `packed` the blocks that were
+    called on (tokens, features).
+    """
     missing: list[Missing] = []
     stacks: list[StackParts] = []
     for column in columns:
@@ -53,11 +71,21 @@ def stacks_of(columns: Sequence[Column], readings: Readings) -> Stacks:
             (block for block in column.blocks if block in readings),
             key=lambda block: readings[block].order,
         )
-        missing += _uncalled(column, len(called))
+        passed_by = [
+            block
+            for block in column.blocks
+            if block not in called and any(path.startswith(f"{block}.") for path in outside)
+        ]
+        if passed_by:
+            where = passed_by[0] if called else column.container or "model"
+            missing.append(Missing(where, "blocks", NOT_THEMSELVES))
+        elif not called:
+            why = PACKED if any(block in packed for block in column.blocks) else UNCALLED
+            missing.append(Missing(column.container or "model", "blocks", why))
         missing += [m for block in called if (m := readings[block].missing) is not None]
         # Where the model calls its blocks in another order, those skipped have no place in it.
         in_order = [block for block in column.blocks if block in readings] == called
-        blocks = list(column.blocks) if in_order else called
+        blocks = list(column.blocks) if in_order and not passed_by else called
         if called:
             stacks.append(_stack(blocks, called, readings))
             missing += [Missing(b, SKIPPED, WHY_SKIPPED) for b in stacks[-1].skipped]
@@ -82,13 +110,6 @@ def _connected(stack: StackParts, stacks: tuple[StackParts, ...], readings: Read
     if output is None:
         return replace(stack, reads=reads)
     return replace(stack, reads=reads, final_norm=output.norm, final_p_drop=output.p_drop)
-
-
-def _uncalled(column: Column, n_called: int) -> list[Missing]:
-    if n_called == 0:
-        why = "never called on a (batch, seq, features) stream in this forward pass"
-        return [Missing(column.container or "model", "blocks", why)]
-    return []
 
 
 def _stack(blocks: list[str], called: list[str], readings: Readings) -> StackParts:

@@ -19,7 +19,7 @@ from trainer_agent.description.flow.probe import FlowProbe, PassesOfJob
 from trainer_agent.description.flow.sums import FlowSums
 from trainer_agent.description.hints import Hint
 from trainer_agent.description.planning import plan_of
-from trainer_agent.description.read.stacks import completed
+from trainer_agent.description.read.stacks import NOT_THEMSELVES, completed
 from trainer_agent.description.session.batch_inputs import (
     InputKernels,
     input_kernels,
@@ -206,6 +206,7 @@ class SelfDescription:
         if self._is_split or not observations.inputs:
             self._fall_back(observations, SPLIT if self._is_split else WITHOUT_DROPOUT)
         if not observations.inputs and self._failure is None:
+            self._ask_for_input()
             return None
         # Counted now: the job may have let its model go by the time the sender packs the spec.
         n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
@@ -225,6 +226,12 @@ class SelfDescription:
         elif self._architecture is not None:
             self._open_probe(kwargs)
         self._weigh()
+
+    def _ask_for_input(self) -> None:
+        """Describe the next step instead: this one has shown other layers than were expected."""
+        if self._architecture is not None and not self.together and self._attempts < ATTEMPTS:
+            self._attempts += 1
+            self.ask()
 
     def _skips_blocks(self) -> bool:
         """Whether there are blocks that no pass has called so far."""
@@ -336,6 +343,8 @@ class SelfDescription:
     def _settle(self, architecture: Architecture) -> None:
         if not architecture.stacks:
             self._failure = next(iter(architecture.missing), None)
+            if self._failure is not None and self._failure.why == NOT_THEMSELVES:
+                self._hooks.apply(plan_of(architecture), keep=True)  # no layers without values
         elif self._must_agree:
             self._unagreed = architecture
         else:

@@ -70,12 +70,15 @@ class ModuleCalls:
 
     Attributes:
         calls: of the modules inside the block that runs or ran last, by path.
+        outside: modules that were called while no block ran.
     """
 
     def __init__(
         self, model: nn.Module, blocks: Collection[str], trace: Trace, listener: BlockListener
     ) -> None:
         self.calls: dict[str, ModuleCall] = {}
+        self.outside: set[str] = set()
+        self._block: str | None = None
         self._trace, self._listener = trace, listener
         self._blocks = frozenset(blocks)
         self._handles: list[RemovableHandle] = []
@@ -136,8 +139,10 @@ class ModuleCalls:
         for tensor, handed_on in pairs_of(before, (args, kwargs)):
             self._trace.alias(tensor, handed_on)
             self._listener.hand_on(tensor, handed_on)
+        if path not in self._blocks and self._block is None:
+            self.outside.add(path)
         if path in self._blocks:
-            self.calls = {}
+            self.calls, self._block = {}, path
             self._listener.enter_block(path, before, (args, kwargs))
         elif self._trace.recording:
             self._trace.enter_module(path)
@@ -157,6 +162,7 @@ class ModuleCalls:
         for tensor, handed_on in pairs_of(self._raw.pop(path, y), y):
             self._trace.alias(tensor, handed_on)
         if path in self._blocks:
+            self._block = None
             self._listener.leave_block(path, y)
         elif not self._trace.is_outside:
             former = self.calls.get(path)
