@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -16,12 +16,16 @@ class _Passes:
         last_block: index of the block that was entered last in it, -1 before the first.
         counted: in which a row was last counted.
         recomputed: in which a block was last run again without having been counted before.
+        calls, recalls: by the first layer of a block that several layers share, how often it was
+            called in this pass, and how often a checkpoint has run it again.
     """
 
     number: int = 0
     last_block: int = -1
     counted: dict[tuple[str, int], int] = field(default_factory=dict)
     recomputed: dict[int, int] = field(default_factory=dict)
+    calls: dict[int, int] = field(default_factory=dict)
+    recalls: dict[int, int] = field(default_factory=dict)
 
 
 class ForwardPasses:
@@ -39,7 +43,28 @@ class ForwardPasses:
 
     def expect(self, name: str) -> None:
         """The next block that is entered, whichever it is, begins a pass."""
-        self._passes[name].last_block = -1
+        passes = self._passes[name]
+        passes.last_block = -1
+        if passes.calls:
+            passes.calls, passes.recalls = {}, {}
+
+    def shared_layer(self, name: str, layers: Sequence[int], *, again: bool) -> int:
+        """Which of the layers that share a block its next call is; `again`: in a recomputation.
+
+        A checkpoint runs the calls again from the last to the first. A call more than there are
+        layers begins another pass.
+        """
+        passes = self._passes[name]
+        first, n_calls = layers[0], passes.calls.get(layers[0], 0)
+        if again:
+            n_again = passes.recalls.get(first, 0)
+            passes.recalls[first] = n_again + 1
+            return layers[(n_calls - 1 - n_again) % max(n_calls, 1)]
+        if n_calls == len(layers):
+            self.expect(name)
+            n_calls = 0
+        passes.calls[first] = n_calls + 1
+        return layers[n_calls]
 
     def begins(self, name: str, index: int) -> bool:
         """Whether a block that is entered begins a pass: passes may skip blocks, the first too."""

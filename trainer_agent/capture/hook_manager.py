@@ -24,9 +24,11 @@ from trainer_agent.capture.hooks import (
     AfterBranch,
     AfterLMHead,
     AfterModel,
+    AfterSharedBlock,
     BeforeBlock,
     BeforeModel,
     BeforeNorm,
+    BeforeSharedBlock,
     CompiledCall,
     is_compiled_in_place,
 )
@@ -192,9 +194,10 @@ class HookManager:
 
     def _attach(self, stack: StackPlan) -> None:
         for index, path in enumerate(stack.blocks):
+            if path in stack.blocks[:index]:
+                continue
             block = self._model.get_submodule(path)
-            before = BeforeBlock(self._recorder, stack.name, index)
-            after = AfterBlock(self._recorder, stack.name, index)
+            before, after = self._block_hooks(stack, index)
             place = f"{stack.name}/stream[{index + 1}]"
             if is_compiled_in_place(block):
                 self._handles.add(place, CompiledCall(block, before, after))
@@ -214,6 +217,17 @@ class HookManager:
             self._attach_norms(stack, NORM_INPUTS[0], stack.attention_norm)
             self._attach_norms(stack, NORM_INPUTS[1], stack.feed_forward_norm)
 
+    def _block_hooks(self, stack: StackPlan, index: int) -> tuple[BeforeBlock, AfterBlock]:
+        recorder, path = self._recorder, stack.blocks[index]
+        layers = [at for at, block in enumerate(stack.blocks) if block == path]
+        if len(layers) == 1:
+            before, after = BeforeBlock, AfterBlock
+            return before(recorder, stack.name, index), after(recorder, stack.name, index)
+        return (
+            BeforeSharedBlock(recorder, stack.name, layers),
+            AfterSharedBlock(recorder, stack.name, index),
+        )
+
     def _attach_branches(
         self,
         stack: str,
@@ -222,8 +236,11 @@ class HookManager:
         factors: tuple[float, ...] = (),
     ) -> None:
         for index, (path, factor) in enumerate(zip_longest(paths, factors, fillvalue=1.0)):
-            if isinstance(path, str) and site not in self._dropped:
-                after = AfterBranch(self._recorder, stack, site, index, factor or 1.0)
+            if isinstance(path, str) and site not in self._dropped and path not in paths[:index]:
+                is_shared = paths.count(path) > 1
+                after = AfterBranch(
+                    self._recorder, stack, site, index, factor or 1.0, is_shared=is_shared
+                )
                 handle = self._model.get_submodule(path).register_forward_hook(after)
                 self._handles.add(f"{stack}/{site}[{index}]", handle)
 
@@ -231,8 +248,12 @@ class HookManager:
         for index, path in enumerate(paths):
             norm = None if path is None else self._model.get_submodule(path)
             # A norm computed by the block itself, of a parameter it holds, is no module.
-            if norm is not None and not any(norm.children()) and site not in self._dropped:
-                before = BeforeNorm(self._recorder, stack.name, site, index)
+            is_repeated = path in paths[:index]
+            if is_repeated or norm is None or any(norm.children()):
+                continue
+            if site not in self._dropped:
+                is_shared = paths.count(path) > 1
+                before = BeforeNorm(self._recorder, stack.name, site, index, is_shared=is_shared)
                 handle = norm.register_forward_pre_hook(before, with_kwargs=True)
                 self._handles.add(f"{stack.name}/{site}[{index}]", handle)
 

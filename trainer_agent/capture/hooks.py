@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -99,18 +99,50 @@ class AfterBlock(Hook):
                 recorder.stream(self._stack, self._index + 1, x)
 
 
+class BeforeSharedBlock(BeforeBlock):
+    """Forward pre-hook of a block that a pass calls several times: a layer a call."""
+
+    def __init__(self, recorder: Recorder, stack: str, layers: Sequence[int]) -> None:
+        super().__init__(recorder, stack, layers[0])
+        self._layers = layers
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Note which layer runs."""
+        if self._recorder.active and not torch.compiler.is_compiling():
+            self._index = self._recorder.shared_layer(self._stack, self._layers)
+        super().__call__(module, args, kwargs)
+
+
+class AfterSharedBlock(AfterBlock):
+    """Forward hook of such a block."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Count the stream after the layer that runs."""
+        if not torch.compiler.is_compiling():
+            self._index = self._recorder.running_layer(self._stack, self._index)
+        super().__call__(module, args, output)
+
+
 class AfterBranch(Hook):
     """Forward hook of the module whose output, times `factor`, a branch adds to the stream.
 
     Inside a compiled block the layer is a tensor, not a number: torch compiles a number into the
-    code, and would compile the block once for each layer.
+    code, and would compile the block once for each layer. `is_shared`: several layers share the
+    module, and the one that runs is meant.
     """
 
     def __init__(
-        self, recorder: Recorder, stack: str, site: str, index: int, factor: float = 1.0
+        self,
+        recorder: Recorder,
+        stack: str,
+        site: str,
+        index: int,
+        factor: float = 1.0,
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._recorder, self._stack, self._site, self._index = recorder, stack, site, index
-        self._factor = factor
+        self._factor, self._is_shared = factor, is_shared
         # Made now: made while torch traces it would be a constant of the graph.
         self._row = recorder.row(stack, site, index)
 
@@ -125,7 +157,10 @@ class AfterBranch(Hook):
             if torch.compiler.is_compiling():
                 self._recorder.trace_branch(self._stack, self._row, x)
             else:
-                self._recorder.branch(self._stack, self._site, self._index, x)
+                index = self._index
+                if self._is_shared:
+                    index = self._recorder.running_layer(self._stack, index)
+                self._recorder.branch(self._stack, self._site, index, x)
 
 
 class BeforeNorm(AfterBranch):

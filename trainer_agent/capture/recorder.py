@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -238,6 +238,15 @@ class Recorder:
             self._passes.begin(stage_suffix(stack))
         self._passes.enter(stack, index)
         return begins
+
+    def shared_layer(self, stack: str, layers: Sequence[int]) -> int:
+        """Which of the layers that share a block is now called."""
+        return self._passes.shared_layer(stack, layers, again=in_backward())
+
+    def running_layer(self, stack: str, otherwise: int) -> int:
+        """The layer of the block that runs."""
+        block = self._block
+        return otherwise if block is None or block[0] != stack else block[1]
 
     def _enter_again(self, stack: str, index: int) -> None:
         # Called inside the job's own backward pass. The hooks of a reentrant checkpoint's streams

@@ -33,6 +33,7 @@ from trainer_agent.model.unwrap import unwrap
 logger = logging.getLogger("evenkeel")
 # what reading an unforeseen graph may run into: the model's own pass has not failed
 UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
+MAX_NODES_BETWEEN = 64  # of autograd's, between two calls of a block
 TOKENS = 1  # the dimension of a stream (batch, seq, features) that runs over tokens
 FAMILIES = frozenset({"gpt2", "bert", "llama"})
 
@@ -106,6 +107,9 @@ class Recognition:
         self._head = HeadTrace(model, frozenset(c.blocks[0] for c in self._columns))
         self._is_open = False
         self._packed: set[str] = set()
+        self._call_order: list[str] = []
+        self._restarts: set[str] = set()
+        self._last_output: Tensor | None = None
         self.split_inputs: dict[str, Tensor] = {}
 
     @property
@@ -128,6 +132,7 @@ class Recognition:
         """Look on no longer, and let every tensor go."""
         self._trace.end()
         self._calls.detach()
+        self._last_output = None
         # Modes leave in the order of a stack: one that code of the job's has left on top stays.
         if self._is_open and _top_mode() is self._trace:
             self._trace.__exit__(None, None, None)
@@ -150,7 +155,7 @@ class Recognition:
 
     def _architecture(self) -> Architecture:
         stacks, missing = stacks_of(
-            self._columns, self._readings, self._calls.outside, self._packed
+            self._columns, self._readings, self._calls.outside, self._packed, self._layers()
         )
         stacks = tuple(
             replace(stack, head=self._head.of(stack.blocks[0], stack.blocks[-1]))
@@ -164,6 +169,10 @@ class Recognition:
             notes=(*_copies(stacks, self._model), *_unmeasured(stacks)),
         )
 
+    def _layers(self) -> list[str]:
+        """Blocks as often as they were called, where each call goes on from the one before."""
+        return [path for path in self._call_order if path not in self._restarts]
+
     def enter_block(self, path: str, before: Arguments, args: Arguments) -> None:
         """Begin to record a block."""
         stream = stream_of(*args)
@@ -173,6 +182,10 @@ class Recognition:
             if first is not None and first.ndim == 2:
                 self._packed.add(path)
             if stream is not None:
+                if path in self._call_order and not _goes_on(stream, self._last_output):
+                    self._restarts.add(path)
+                self._call_order.append(path)
+                self._last_output = None
                 entering = stream_of(*before)
                 self._head.note_input(path, stream if entering is None else entering, self._trace)
                 self._running = (path, self._trace.begin(path, stream))
@@ -194,6 +207,7 @@ class Recognition:
             return
         _, stream = self._running
         self._running = None
+        self._last_output = result_of(output)
         with _reading(self._model):
             reading = self._read(path, stream, output)
         if self._on_block is not None:
@@ -276,6 +290,19 @@ def _reading(model: nn.Module) -> Iterator[None]:
     unseen = torch._C.DisableTorchFunction()
     with unseen, torch.no_grad(), torch.autocast(kind, enabled=False):
         yield
+
+
+def _goes_on(x: Tensor, output: Tensor | None) -> bool:
+    """Whether what enters a block is the last one's output, or was made of it."""
+    if x is output or output is None or output.grad_fn is None:
+        return x is output
+    nodes = [x.grad_fn]
+    for node in nodes:  # which grows; `is` fails on nodes, which torch wraps anew
+        if node == output.grad_fn:
+            return True
+        if node is not None and len(nodes) < MAX_NODES_BETWEEN:
+            nodes += [parent for parent, _ in node.next_functions]
+    return False
 
 
 def _copies(stacks: tuple[StackParts, ...], model: nn.Module) -> Iterator[str]:

@@ -58,11 +58,13 @@ def stacks_of(
     readings: Readings,
     outside: Collection[str] = (),
     packed: Collection[str] = (),
+    calls: Sequence[str] = (),
 ) -> Stacks:
     """The stacks of blocks that were called, and what is missing of them.
 
     `outside` are the modules that were called while no block ran, `packed` the blocks that were
-    called on (tokens, features).
+    called on (tokens, features). `calls` has blocks in the order of their calls, those that are
+    called again and again as often: each call is a layer.
     """
     missing: list[Missing] = []
     stacks: list[StackParts] = []
@@ -86,6 +88,9 @@ def stacks_of(
         # Where the model calls its blocks in another order, those skipped have no place in it.
         in_order = [block for block in column.blocks if block in readings] == called
         blocks = list(column.blocks) if in_order and not passed_by else called
+        layers = [block for block in calls if block in column.blocks]
+        if len(layers) > len(called) == len(set(layers)):
+            blocks = layers
         if called:
             stacks.append(_stack(blocks, called, readings))
             missing += [Missing(b, SKIPPED, WHY_SKIPPED) for b in stacks[-1].skipped]

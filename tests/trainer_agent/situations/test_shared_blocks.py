@@ -1,0 +1,92 @@
+"""A block that a pass calls several times, as ALBERT and the Universal Transformer do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tests.trainer_agent.recording import recorded
+from tests.trainer_agent.situations.pre_ln import WIDTH, Block
+
+
+class Shared(nn.Module):
+    """Goes through its blocks several times; notes what each call puts out."""
+
+    def __init__(self, depth: int, rounds: int, *, reentrant: bool | None, marks: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(depth))
+        self.rounds, self.reentrant = rounds, reentrant
+        self.marks = nn.Parameter(torch.randn(rounds, WIDTH)) if marks else None
+        self.streams: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.streams = [x]
+        for at in range(self.rounds):
+            if self.marks is not None and at > 0:
+                x = x + self.marks[at]
+            for block in self.blocks:
+                if self.reentrant is None:
+                    x = block(x)
+                else:
+                    x = checkpoint(block, x, use_reentrant=self.reentrant)
+                x.retain_grad()
+                self.streams.append(x)
+        return x
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True])
+@pytest.mark.parametrize(
+    ("depth", "rounds", "marks"), [(1, 4, False), (1, 3, True), (2, 3, False), (3, 2, True)]
+)
+def test_each_call_is_a_layer(
+    depth: int, rounds: int, marks: bool, reentrant: bool | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = Shared(depth, rounds, reentrant=reentrant, marks=marks)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+    expected: list[list[float]] = []
+
+    for _ in range(4):
+        model(torch.randn(2, 5, WIDTH, requires_grad=True)).square().mean().backward()
+        gradients = [x.grad for x in model.streams if x.grad is not None]
+        tensors = [*(x.detach() for x in model.streams), *gradients]
+        expected.append([float(x.var(unbiased=False)) for x in tensors])
+        optimizer.step()
+        optimizer.zero_grad()
+        agent.step()
+    agent.close()
+
+    n = depth * rounds
+    # The first pass shows how often each is called.
+    for at in range(1, 4):
+        variance = transport.series("decoder/stream/variance", at)
+        np.testing.assert_allclose(variance, expected[at][: n + 1], rtol=1e-4)
+        gradient = transport.series("decoder/stream_gradient/variance", at)
+        np.testing.assert_allclose(gradient, expected[at][n + 1 :], rtol=1e-4)
+        for site in ("attention", "feed_forward"):
+            assert np.isfinite(transport.series(f"decoder/{site}/variance", at)).all()
+    reasons = transport.revisions[-1].spec["missing"]
+    assert {m["what"] for m in reasons} == {"shared block"} and len(reasons) == depth
+    assert transport.health.failures == 0
+
+
+def test_two_inputs_of_one_block_are_no_two_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Shared(2, 1, reentrant=None, marks=False)
+    pair = nn.Module()
+    pair.tower = model
+    pair.forward = lambda a, b: (model(a) - model(b)).square().mean()  # type: ignore[method-assign]
+    agent, transport = recorded(pair, tmp_path)
+
+    for _ in range(2):
+        pair(torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH)).backward()
+        agent.step()
+    agent.close()
+
+    assert len(transport.series("decoder/stream/variance")) == 3
