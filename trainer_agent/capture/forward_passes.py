@@ -14,6 +14,7 @@ class _Passes:
     Attributes:
         number: of the running one.
         last_block: index of the block that was entered last in it, -1 before the first.
+        first_block: index of the one that began it.
         counted: in which a row was last counted.
         recomputed: in which a block was last run again without having been counted before.
         calls, recalls: by the first layer of a block that several layers share, how often it was
@@ -22,6 +23,7 @@ class _Passes:
 
     number: int = 0
     last_block: int = -1
+    first_block: int = 0
     counted: dict[tuple[str, int], int] = field(default_factory=dict)
     recomputed: dict[int, int] = field(default_factory=dict)
     calls: dict[int, int] = field(default_factory=dict)
@@ -74,6 +76,14 @@ class ForwardPasses:
         """A block is entered."""
         self._passes[name].last_block = index
 
+    def began(self, name: str, index: int) -> None:
+        """A block has begun the running pass."""
+        self._passes[name].first_block = index
+
+    def has_begun(self, name: str, index: int) -> bool:
+        """Whether it was this block that began the running pass."""
+        return self._passes[name].first_block == index
+
     def _is_fresh(self, name: str) -> bool:
         return self._passes[name].last_block < 0
 
@@ -103,7 +113,7 @@ class ForwardPasses:
             if passes.counted.get(("stream", index + 1)) != passes.number:
                 passes.recomputed[index] = passes.number
         elif not same_pass:
-            streams = {index + 1, *([0] if index == 0 else [])}
+            streams = {index + 1, *([0] if index == passes.first_block else [])}
             for site, at in tuple(passes.counted):
                 if at in streams if site == "stream" else at == index:
                     del passes.counted[site, at]

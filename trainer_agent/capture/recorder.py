@@ -231,11 +231,12 @@ class Recorder:
         if again:
             with self._guard.at(f"{stack}/recomputation[{index}]"):
                 self._enter_again(stack, index)
-            return index == 0
+            return self._passes.has_begun(stack, index)
         if begins:
             self._backward.forward_begins()
             self._passes.begin(stack)
             self._passes.begin(stage_suffix(stack))
+            self._passes.began(stack, index)
         self._passes.enter(stack, index)
         return begins
 

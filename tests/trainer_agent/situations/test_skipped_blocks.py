@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import dslm
 import trainer_agent
@@ -34,7 +35,9 @@ class Skipping(SmallGPT):
         self.n_passes += 1
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
         for block, runs in zip(self.blocks, running, strict=True):
-            if runs:
+            if runs and self.reentrant is not None:
+                x = checkpoint(block, x, use_reentrant=self.reentrant)
+            elif runs:
                 x = block(x)
         return self.head(self.norm(x))
 
@@ -132,6 +135,32 @@ def test_any_pattern_leaves_training_as_it_is(
         assert torch.equal(parameter, watched.get_parameter(name)), name
     assert transport is not None
     check(transport, seen[::every])
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_run_blocks_again_where_the_pass_began(reentrant: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Skipping([[True] * N, [False] + [True] * (N - 1)])
+    model.reentrant = reentrant
+    inputs: list[dict[int, Tensor]] = []
+    for index, block in enumerate(model.blocks):
+
+        def note(_: nn.Module, args: tuple[Tensor], at: int = index) -> None:
+            inputs[-1].setdefault(at, args[0].detach().double())
+
+        block.register_forward_pre_hook(note)
+    agent, transport = recorded(model, tmp_path)
+    for step in range(4):
+        inputs.append({})
+        loss_of(model, batch(step)).backward()
+        agent.step()
+    agent.close()
+
+    for at, of_step in enumerate(inputs):
+        start = of_step[min(of_step)]
+        measured = float(transport.series("decoder/stream/variance", at)[0])
+        assert measured == pytest.approx(float(start.var(correction=0)), rel=1e-4)
+        assert np.isfinite(transport.series("decoder/stream_gradient/variance", at)[0])
 
 
 def test_a_model_is_described_once_each_block_was_called(tmp_path: Path) -> None:

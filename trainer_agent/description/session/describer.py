@@ -210,7 +210,9 @@ class SelfDescription:
             return None
         # Counted now: the job may have let its model go by the time the sender packs the spec.
         n_params = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
-        return lambda: self._spec(observations, n_params)
+        # A later step may change the plan before the sender packs this one.
+        plan, architecture = self._hooks.plan, self._architecture
+        return lambda: self._spec(plan, architecture, observations, n_params)
 
     def pass_begins(self, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Begin the description, where the step is to be described."""
@@ -421,11 +423,17 @@ class SelfDescription:
         """Leave this step: the next one's input is (batch, seq, features)."""
         self._was_turned = True
 
-    def _spec(self, observations: Observations, n_params: int) -> dict[str, Any]:
+    def _spec(
+        self,
+        plan: Plan,
+        architecture: Architecture | None,
+        observations: Observations,
+        n_params: int,
+    ) -> dict[str, Any]:
         """The step as the server takes it; in a background thread, in all processes alike."""
         if observations.weights is not None and self.together:
             observations.weights = observations.weights.added_up(self._processes.all_reduce)
             flow = observations.flow or FlowSums.blank(observations.weights.architecture)
             observations.flow = flow.added_up(self._processes.all_reduce)
         failures = () if self._failure is None else (self._failure,)
-        return packed_spec(self._hooks.plan, self._architecture, observations, n_params, failures)
+        return packed_spec(plan, architecture, observations, n_params, failures)
