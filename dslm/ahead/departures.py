@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dslm.ahead.prediction import FAR, Ahead
+from dslm.ahead.slow_mean import WINDOW, Floats
 
 Flags = NDArray[np.bool_]
 
@@ -19,7 +20,10 @@ BACKWARD = ("gradient",)
 OWN = ("weights", "updates", "weight_gradients")
 STEADY = (*FORWARD, *BACKWARD, "weights")
 QUIET = 12  # samples without a departure after which the next one is a new one
-FEWEST = 12  # samples of which an expectation must be made before it accuses a block
+# Samples of which an expectation must be made before it accuses a block by its size. With fewer,
+# blocks of healthy runs whose frames are far apart were 30 times their band off.
+FEWEST = 12
+EARLY = 12.0  # how many times wider than a band of n samples departures lie, times n
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +75,37 @@ def departures(ahead: Mapping[str, Ahead]) -> list[Departure]:
     return episodes
 
 
+def bands_beyond(samples: Floats) -> Floats:
+    r"""How many times its band a block must be off to depart, by the samples of its expectation.
+
+    .. math:: 1 + c\,(1/n - 1/W)
+
+    A run's first steps are calm, and a usual error that was learned on few of them is too small for
+    those in which the learning rate has risen. A complete window of W samples is believed as it is.
+
+    Args:
+        samples: n, of each expectation.
+
+    Returns:
+        Infinite where n is below `FEWEST`: what is not finite departs none the less.
+
+    Source: measured, ``python -m benchmarks.innovations``.
+    """
+    with np.errstate(divide="ignore"):
+        beyond = 1 + EARLY * np.maximum(1 / samples - 1 / WINDOW, 0.0)
+    return np.where(samples < FEWEST, np.inf, beyond)
+
+
 def _flags(name: str, ahead: Ahead) -> Flags:
     """Where a block is accused, (rows, N)."""
-    accused = ahead.lasting & (ahead.samples >= FEWEST)
+    beyond = bands_beyond(ahead.samples)
     if name not in STEADY:
         # Updates and gradients of weights scatter by more than a band now and then.
-        with np.errstate(invalid="ignore"):
-            accused &= ~(np.abs(ahead.innovation) <= FAR * ahead.innovation_high)
-    return accused
+        beyond = np.maximum(beyond, FAR)
+    innovation = np.abs(ahead.innovation)
+    with np.errstate(invalid="ignore"):
+        inside = np.isfinite(innovation) & (innovation <= beyond * ahead.innovation_high)
+    return ahead.lasting & (ahead.samples > 0) & ~inside
 
 
 def _first(flags: Mapping[str, Flags], ahead: Mapping[str, Ahead], row: int) -> tuple[int, str]:

@@ -35,7 +35,9 @@ def departure_lines(ahead: Ahead | None) -> Iterator[str]:
         last = departure["last_step"]
         until = f" Blocks are outside their bands until step {last}." if _lasts(departure) else ""
         yield from _item(departure["text"] + until)
-    if not ahead["departures"]:
+    if not ahead["departures"] and ahead.get("note"):
+        yield from _item(ahead["note"])
+    elif not ahead["departures"]:
         yield from _item(f"No block departs from what it did before, up to step {ahead['step']}.")
     yield ""
 

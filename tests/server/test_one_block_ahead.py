@@ -197,7 +197,9 @@ async def test_layer_that_a_step_leaves_out_is_absent_and_costs_no_sample(
     await sent(agent, streams)
 
     _, values = await innovations(agent, "variance", **{"from": 105, "to": 110})
+    answer = await agent.get("/ahead")
 
+    assert answer["departures"] == []
     assert is_absent(values[0, 1:]).all() and np.isfinite(values[0, 0])
     gaps = complete.astype(np.float64)
     gaps[100:110, 2:] = np.nan
@@ -214,10 +216,37 @@ async def test_departure_names_the_lowest_block_that_left_its_band(
     before, after = await agent.get("/ahead", step=119), await agent.get("/ahead", step=121)
 
     assert before["departures"] == []
+    assert before["note"] == after["note"] == ""
     (departure,) = after["departures"]
     assert (departure["stack"], departure["block"], departure["step"]) == ("decoder", 2, 120)
     assert departure["measured"] == pytest.approx(3.0, abs=0.15)
     assert departure["text"].startswith("Block 2 of the decoder departs at step 120: the variance")
+
+
+async def test_block_that_is_off_in_the_first_samples_is_noted_and_not_named(
+    agent: Agent, streams: dict[str, np.ndarray]
+):
+    few = {key: series[:3].copy() for key, series in streams.items()}
+    few[STREAM][2, 3:] *= 9.0
+    await sent(agent, few)
+
+    answer = await agent.get("/ahead")
+
+    assert answer["departures"] == []
+    assert "once 12 samples lie before it; the newest step has 2 samples" in answer["note"]
+    assert "Farthest off is block 2 of the decoder: the variance behind it is ×9" in answer["note"]
+
+
+async def test_block_that_is_not_finite_is_named_from_its_first_samples(
+    agent: Agent, streams: dict[str, np.ndarray]
+):
+    few = {key: series[:3].copy() for key, series in streams.items()}
+    few[STREAM][2, 3:] = np.nan
+    await sent(agent, few)
+
+    (departure,) = (await agent.get("/ahead"))["departures"]
+
+    assert (departure["block"], departure["step"]) == (2, 2)
 
 
 async def test_other_data_are_no_block(agent: Agent, streams: dict[str, np.ndarray]):

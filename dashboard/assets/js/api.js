@@ -112,7 +112,7 @@ export function getInnovations(run, stack, name, { from, to, most }) {
  * The blocks that depart, of the last samples up to a step, newest first.
  * @param {string} run
  * @param {number} step
- * @returns {Promise<{ departures: Departure[] }>}
+ * @returns {Promise<{ departures: Departure[], note?: string }>} older servers send no note
  */
 export function getDepartures(run, step) {
   return get(`/runs/${run}/ahead?step=${step}`);

@@ -8,6 +8,7 @@ import { throttled } from "./timing.js";
 /** @import { Heatmap } from "./heatmap.js" */
 
 const SHOWN = 3; // the newest of a stack; the API has all of them
+const NONE = "No block departs from its band.";
 const PAUSE_MS = 2000;
 
 export class Departures {
@@ -25,6 +26,7 @@ export class Departures {
     this.closed = false;
     /** @type {Departure[]} */
     this.list = [];
+    this.note = "";
     this.place = byId("run-departures");
     this.read = throttled(() => this.fetch(), PAUSE_MS);
   }
@@ -33,9 +35,10 @@ export class Departures {
     const { stack, step } = this.onShow();
     if (this.closed || step === null) return;
     try {
-      const { departures } = await getDepartures(this.run, step);
+      const { departures, note } = await getDepartures(this.run, step);
       if (this.closed) return;
       this.list = departures.filter((departure) => departure.stack === stack);
+      this.note = note || "";
       this.draw();
       this.onChange();
     } catch {
@@ -54,7 +57,7 @@ export class Departures {
     });
     const more = this.list.length - lines.length;
     const tail = more > 0 ? `and ${more} more before` : "";
-    this.place.replaceChildren(...lines, lines.length ? tail : "No block departs from its band.");
+    this.place.replaceChildren(...lines, lines.length ? tail : this.note || NONE);
   }
 
   /**

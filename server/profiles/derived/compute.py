@@ -92,12 +92,12 @@ def _nothing(
         raw = measured.series[key][rows]
         bad = ~np.isfinite(raw) & ~is_absent(raw)
         if series.site == "innovation":
-            broken |= _of_blocks(bad, series.n)
+            broken |= touched_blocks(bad, series.n)
         else:
             broken |= np.any(bad, axis=1, keepdims=True)
     return np.isnan(values) & ~broken
 
 
-def _of_blocks(bad: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
-    """Which blocks a flag on the stream's places, or on the blocks themselves, touches."""
+def touched_blocks(bad: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
+    """Which of n blocks a flag on the stream's places, or on the blocks themselves, touches."""
     return bad if bad.shape[-1] == n else np.logical_or(bad[:, :-1], bad[:, 1:])

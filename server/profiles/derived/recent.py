@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dslm.ahead import QUANTITIES, Ahead, predict_ahead
+from server.profiles.derived.compute import touched_blocks
 from server.profiles.derived.model_facts import ModelFacts
 from server.profiles.derived.names import raw_key
 from server.storage.downsample import Steps
 from server.storage.measurements import Measured
+from wire import is_absent
 
 CACHED = 32  # runs
 AheadByStack = dict[str, dict[str, Ahead]]
@@ -72,7 +74,10 @@ def _ahead(stack: str, measured: Measured, rows: Rows, facts: ModelFacts) -> dic
         key = raw_key(stack, quantity)
         if key in measured.series:
             values = measured.series[key].astype(np.float64)
-            ahead[name] = predict_ahead(name, values, rows, theory=facts.curve(key, values))
+            of_run = predict_ahead(name, values, rows, theory=facts.curve(key, values))
+            # A layer that a step did not measure is no layer that is not finite.
+            absent = touched_blocks(is_absent(measured.series[key][rows]), of_run.samples.shape[1])
+            ahead[name] = replace(of_run, lasting=of_run.lasting & ~absent)
     return ahead
 
 

@@ -43,10 +43,14 @@ class DepartureInfo(Answer):
 
 
 class AheadAnswer(Answer):
-    """Which blocks depart from what they did before, up to a step."""
+    """Which blocks depart from what they did before, up to a step.
+
+    `note` says why none can be named yet, and which is farthest off; empty once one can.
+    """
 
     run_id: str
     step: int
     baseline: BaselineInfo
+    note: str
     legend: dict[str, str]
     departures: list[DepartureInfo]

@@ -34,6 +34,24 @@ def departure_text(
     return f"{where} departs at step {step}: {subject} {_amount(quantity, innovation, high)}."
 
 
+def early_text(samples: int, fewest: int) -> str:
+    """Why no block is named yet."""
+    plural = "" if samples == 1 else "s"
+    return (
+        f"A block that is off is named once {fewest} samples lie before it; the newest step has "
+        f"{samples or 'no'} sample{plural}."
+    )
+
+
+def farthest_text(stack: str, block: int, quantity: str, *, innovation: float, high: float) -> str:
+    """One sentence: which block is farthest from its expectation, where that accuses none."""
+    amount = _amount(quantity, innovation, high)
+    return (
+        f"Farthest off is block {block} of the {stack}: {_SUBJECTS[quantity]} {amount}. Blocks of "
+        "healthy models are as far off in their first samples."
+    )
+
+
 def _amount(quantity: str, innovation: float, high: float) -> str:
     if not math.isfinite(innovation):
         return "is not finite"

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from dslm.ahead import QUANTITIES, WINDOW, Ahead, departures
+from dslm.ahead.departures import FEWEST
 from server.database import Database
 from server.errors import NotFound
 from server.profiles.derived.model_facts import ModelFacts, model_facts
 from server.profiles.derived.names import raw_key
 from server.profiles.derived.recent import recent_ahead
 from server.profiles.derived.schemas import AheadAnswer, BaselineInfo, BaselineSource, DepartureInfo
-from server.profiles.derived.sentences import LEGEND, departure_text
+from server.profiles.derived.sentences import LEGEND, departure_text, early_text, farthest_text
 from server.runs.repository import RunRepository
 from server.storage.downsample import Steps
 from server.storage.measurements import ANY_STEP, Measured, read, steps_up_to, widths
@@ -51,6 +52,7 @@ async def show_ahead(database: Database, run_id: str, step: int | None) -> Ahead
         run_id=run_id,
         step=int(steps[-1]),
         baseline=_baseline(measured, stacks, facts),
+        note=_early_note(by_stack),
         legend=LEGEND,
         departures=sorted(
             (
@@ -66,6 +68,26 @@ async def show_ahead(database: Database, run_id: str, step: int | None) -> Ahead
 def _stacks(declared: Mapping[str, int]) -> list[str]:
     end = "/stream/variance"
     return [key.removesuffix(end) for key in declared if key.endswith(end)]
+
+
+def _early_note(by_stack: Mapping[str, Mapping[str, Ahead]]) -> str:
+    """Why no block can be named yet at the newest step, and which is farthest off; or nothing."""
+    samples = max((a.samples[-1].max() for s in by_stack.values() for a in s.values()), default=0)
+    if samples >= FEWEST:
+        return ""
+    places = [
+        (abs(ahead.innovation[-1, block]) / ahead.innovation_high[-1, block], stack, name, block)
+        for stack, of_stack in by_stack.items()
+        for name, ahead in of_stack.items()
+        for block in np.flatnonzero(ahead.outside[-1] & np.isfinite(ahead.innovation[-1])).tolist()
+    ]
+    if not places:
+        return early_text(int(samples), FEWEST)
+    _, stack, name, block = max(places)
+    ahead = by_stack[stack][name]
+    innovation, high = ahead.innovation[-1, block], ahead.innovation_high[-1, block]
+    farthest = farthest_text(stack, block, name, innovation=float(innovation), high=float(high))
+    return f"{early_text(int(samples), FEWEST)} {farthest}"
 
 
 def _departures(stack: str, ahead: Mapping[str, Ahead], steps: Steps) -> list[DepartureInfo]:

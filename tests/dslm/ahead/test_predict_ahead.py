@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dslm.ahead import QUANTITIES, predict_ahead
-from dslm.ahead.departures import departures
+from dslm.ahead import QUANTITIES, WINDOW, predict_ahead
+from dslm.ahead.departures import bands_beyond, departures
 
 STEPS, BLOCKS = 120, 8
 ROWS = np.arange(STEPS)
@@ -146,6 +146,38 @@ def test_healthy_scatter_is_no_departure(rng: np.random.Generator):
     }
 
     assert departures(ahead) == []
+
+
+def calm_at_first(late: float) -> np.ndarray:
+    """Logits that scatter by 5 % while the rate warms up, and of which block 5 then falls."""
+    rng = np.random.default_rng(0)
+    logs = 0.05 * rng.standard_normal((STEPS, BLOCKS))
+    logs[16:, 5] -= late
+    return np.exp(logs)
+
+
+def test_block_that_leaves_a_band_of_few_samples_by_little_is_not_named():
+    values = calm_at_first(0.4)
+
+    ahead = predict_ahead("attention_logits", values, ROWS)
+
+    assert ahead.outside[16, 5] and ahead.lasting[16, 5]
+    assert departures({"attention_logits": ahead}) == []
+
+
+def test_block_that_leaves_a_band_of_few_samples_by_far_is_named():
+    ahead = predict_ahead("attention_logits", calm_at_first(2.0), ROWS)
+
+    (departure,) = departures({"attention_logits": ahead})
+
+    assert (departure.row, departure.block) == (16, 5)
+
+
+def test_bands_of_more_samples_are_left_by_less():
+    beyond = bands_beyond(np.arange(0.0, 2 * WINDOW))
+
+    assert np.isinf(beyond[:12]).all() and (beyond[WINDOW:] == 1).all()
+    assert (np.diff(beyond[12 : WINDOW + 1]) < 0).all()
 
 
 @pytest.mark.parametrize("name", QUANTITIES)
