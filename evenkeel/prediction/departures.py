@@ -6,14 +6,22 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from evenkeel.api import client_of, read
+import httpx
+
+from evenkeel.api import client_of, read, require_success, unreachable
 from evenkeel.prediction.table import WIDTH
 
 Ahead = dict[str, Any]
+OLDER = (
+    "the server at {server} has no /ahead, so which block departs is not known; it is older than "
+    "this command: update it"
+)
 
 
 def ahead_of_run(server: str, key: str | None, run_id: str) -> Ahead | None:
     """Return what the server says of the run's newest steps; None for a run without any.
+
+    An older server cannot tell: the answer then has nothing but `missing`, the reason.
 
     Raises:
         StartError: if the server does not answer, or refuses.
@@ -21,7 +29,14 @@ def ahead_of_run(server: str, key: str | None, run_id: str) -> Ahead | None:
     with client_of(server, key) as client:
         if read(client, f"/runs/{run_id}")["last_step"] is None:
             return None
-        answer = read(client, f"/runs/{run_id}/ahead")
+        try:
+            response = client.get(f"/runs/{run_id}/ahead")
+        except httpx.HTTPError as error:
+            raise unreachable(client, error) from error
+        if response.status_code == httpx.codes.NOT_FOUND:  # the run is there, and has steps
+            return {"missing": OLDER.format(server=server)}
+        require_success(response)
+        answer = response.json()
         assert isinstance(answer, dict)
         return answer
 
@@ -29,6 +44,9 @@ def ahead_of_run(server: str, key: str | None, run_id: str) -> Ahead | None:
 def departure_lines(ahead: Ahead | None) -> Iterator[str]:
     """Yield the lines that say which block departs, and since when."""
     if ahead is None:
+        return
+    if "missing" in ahead:
+        yield from ("One block ahead:", *_item(f"Not shown: {ahead['missing']}."), "")
         return
     yield f"One block ahead, from the {ahead['baseline']['samples']} samples before:"
     for departure in ahead["departures"]:

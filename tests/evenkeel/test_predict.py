@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from typer.testing import CliRunner, Result
 import dslm
 from evenkeel.cli import app
 from evenkeel.prediction.cases import Case, changed, parse_what_if
+from evenkeel.prediction.departures import ahead_of_run, departure_lines
 from evenkeel.prediction.numbers import document
 from evenkeel.prediction.panels import lines_of
 from evenkeel.prediction.plot import write_plot
@@ -192,6 +195,33 @@ def test_run_in_which_no_block_departs_says_so(url: str) -> None:
     words = run("--run", RUN, "--server", url).stdout
 
     assert "- No block departs from what it did before, up to step 50." in words
+
+
+class OlderServer(BaseHTTPRequestHandler):
+    """A server that holds one run with steps, and has no path for departures."""
+
+    def do_GET(self) -> None:
+        there = self.path == f"/api/v1/runs/{RUN}"
+        problem = {"code": "not_found", "message": f"there is no GET {self.path}", "fix": ""}
+        self.send_response(200 if there else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps({"last_step": 9} if there else {"error": problem}).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_server_that_cannot_tell_departures_is_named_in_a_sentence() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), OlderServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        ahead = ahead_of_run(address, None, RUN)
+        server.shutdown()
+
+    words = " ".join(" ".join(departure_lines(ahead)).split())
+
+    assert f"Not shown: the server at {address} has no /ahead" in words
+    assert "update it." in words
 
 
 def test_why_a_run_differs_from_its_first_model_is_told_in_words_and_numbers(url: str) -> None:
