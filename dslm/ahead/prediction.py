@@ -81,8 +81,7 @@ def predict_ahead(
     samples = quantity.sample(values)
     starts = quantity.start(values)
     prior = None if theory is None else quantity.sample(theory[None])[0]
-    expected = expect(samples, rows, floor=quantity.floor, prior=prior)
-    at_start = expect(starts, rows, floor=quantity.floor)
+    expected, at_start = _expected(quantity, samples, starts, rows, prior)
     unit = LN2 if quantity.logarithmic else 1.0
     with np.errstate(invalid="ignore"):
         innovation = (samples[rows] - expected.mean) / unit
@@ -102,6 +101,21 @@ def predict_ahead(
         lasting=_lasting(samples, rows, expected),
         start=((starts[rows] - at_start.mean) / unit)[:, 0],
         start_high=(at_start.reach / unit)[:, 0],
+    )
+
+
+def _expected(
+    quantity: Quantity, samples: Floats, starts: Floats, rows: Indices, prior: Floats | None
+) -> tuple[Expected, Expected]:
+    """Of the blocks and of the layer where the curve starts, followed side by side."""
+    if prior is not None:
+        prior = np.append(prior, np.nan)
+    followed = np.concatenate([samples, starts], axis=1)
+    both = expect(followed, rows, floor=quantity.floor, prior=prior)
+    parts = (both.mean, both.reach, both.samples)
+    return (
+        Expected(*(part[:, :-1] for part in parts)),
+        Expected(*(part[:, -1:] for part in parts)),
     )
 
 
