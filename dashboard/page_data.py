@@ -65,11 +65,12 @@ class LiveEvent(Struct, frozen=True):
 
 
 class StepOnShow(Struct, frozen=True):
-    """The step and stack that the player shows, and the tab that is open."""
+    """The step and stack that the player shows, the tab that is open, and the block it is about."""
 
     step: int
     stack: str = ""
     tab: str = ""
+    block: int | None = None
 
 
 def read_page(stored: Mapping[str, Any]) -> PageData:

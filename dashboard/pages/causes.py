@@ -15,6 +15,7 @@ from dashboard.display.numbers import format_count, format_number
 from dashboard.figures import causes_chart, colours_of_causes
 from dashboard.page_data import read_page, read_step
 from dashboard.pages.charts import chart_card, graph, plot
+from dashboard.pages.one_block import block_buttons, block_card
 from dashboard.vectors import Vector, number
 
 LARGEST_PARTS = 12
@@ -29,8 +30,11 @@ CHARTS = (
 )
 
 
-def cause_cards(attribution: Attribution, stack: str) -> list[Any]:
-    """Which steps are compared, the sentences, the charts, the largest parts, what is missing."""
+def cause_cards(attribution: Attribution, stack: str, block: int | None = None) -> list[Any]:
+    """Which steps are compared, the sentences, the charts, the largest parts, what is missing.
+
+    With a block, its own numbers come first.
+    """
     compared = (
         f"step {format_count(attribution.step)} against step "
         f"{format_count(attribution.baseline_step)}; in decades, log₁₀ of the ratio"
@@ -43,14 +47,19 @@ def cause_cards(attribution: Attribution, stack: str) -> list[Any]:
         return [heading, html.P(ONE_DESCRIPTION, className="quiet none")]
     sentences = html.Ul([html.Li(line) for line in answer.sentences], className="cause-lines")
     directions = (answer.cumulative, answer.forward, answer.backward)
+    if block is None:
+        buttons = block_buttons(None, len(answer.forward.total))
+        words = chart_card("In words", attribution.note, sentences, side=buttons)
+    else:
+        words = block_card(answer, attribution.terms, block, stack=stack)
     return [
         heading,
-        chart_card("In words", attribution.note, sentences),
+        words,
         *(
             _card(slug, title, note, attribution.terms, direction)
             for (slug, title, note), direction in zip(CHARTS, directions, strict=True)
         ),
-        chart_card("Largest parts", "of all blocks", _parts(answer.parts)),
+        _largest(answer.parts, block),
         *_missing(attribution),
     ]
 
@@ -86,6 +95,13 @@ def _vector(decades: Sequence[float | None]) -> Vector:
 
 def _spaced(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _largest(parts: Sequence[AttributionPart], block: int | None) -> html.Section:
+    if block is None:
+        return chart_card("Largest parts", "of all blocks", _parts(parts))
+    of_block = [part for part in parts if part.block == block]
+    return chart_card("Largest parts", f"of block {block}", _parts(of_block))
 
 
 def _parts(parts: Sequence[AttributionPart]) -> html.Table:
@@ -126,7 +142,7 @@ def register(app: Dash, client: ApiClient) -> None:
         except ApiError as error:
             sentence = f"{error.message} {error.fix}".strip()
             return [html.P(sentence, className="quiet none")]
-        return cause_cards(attribution, step.stack)
+        return cause_cards(attribution, step.stack, step.block)
 
     app.callback(
         Output(ids.RUN_CAUSES, "children"),

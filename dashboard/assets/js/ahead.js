@@ -27,6 +27,7 @@ export class Ahead {
           page.data.runs[0].id,
           () => ({ stack: page.histories.list[0].stack, step: page.player.step }),
           (departure) => this.goTo(departure),
+          (departure) => this.explain(departure),
           () => page.heatmaps?.draw(),
         )
       : null;
@@ -110,6 +111,12 @@ export class Ahead {
     this.page.heatmaps?.choose(quantity);
     this.compareWith("ahead");
     this.page.player.pickStep(step);
+  }
+
+  /** @param {Departure} departure */
+  explain(departure) {
+    this.goTo(departure);
+    if (departure.block !== null) this.page.onBlock?.(departure.block);
   }
 
   close() {

@@ -11,17 +11,31 @@ const SHOWN = 3; // the newest of a stack; the API has all of them
 const NONE = "No block departs from its band.";
 const PAUSE_MS = 2000;
 
+/**
+ * @param {string} text
+ * @param {() => void} onPress
+ */
+function pressable(text, onPress) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.onclick = onPress;
+  return button;
+}
+
 export class Departures {
   /**
    * @param {string} run
    * @param {() => { stack: string, step: number | null }} onShow
    * @param {(departure: Departure) => void} onPick
+   * @param {(departure: Departure) => void} onExplain
    * @param {() => void} onChange called when there are other departures than before
    */
-  constructor(run, onShow, onPick, onChange) {
+  constructor(run, onShow, onPick, onExplain, onChange) {
     this.run = run;
     this.onShow = onShow;
     this.onPick = onPick;
+    this.onExplain = onExplain;
     this.onChange = onChange;
     this.closed = false;
     /** @type {Departure[]} */
@@ -47,15 +61,17 @@ export class Departures {
   }
 
   draw() {
-    const lines = this.list.slice(0, SHOWN).map((departure) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = departure.text;
-      button.title = "Go to that step, measured against one block ahead";
-      button.onclick = () => this.onPick(departure);
-      return button;
+    const shown = this.list.slice(0, SHOWN);
+    const lines = shown.flatMap((departure) => {
+      const there = pressable(departure.text, () => this.onPick(departure));
+      there.title = "Go to that step, measured against one block ahead";
+      if (departure.block === null) return [there];
+      const why = pressable("Why?", () => this.onExplain(departure));
+      why.className = "explain";
+      why.setAttribute("aria-label", `Why: block ${departure.block} at step ${departure.step}`);
+      return [there, why];
     });
-    const more = this.list.length - lines.length;
+    const more = this.list.length - shown.length;
     const tail = more > 0 ? `and ${more} more before` : "";
     this.place.replaceChildren(...lines, lines.length ? tail : this.note || NONE);
   }

@@ -10,6 +10,7 @@ import { connect, followPageVisits, listen } from "./live.js";
 import { RunPage } from "./run-page.js";
 import { markNavigation, startShell } from "./shell.js";
 import { throttled } from "./timing.js";
+import { chosenBlock, followBlockButtons, openWhy } from "./why.js";
 
 /** @import { PageData } from "./types" */
 
@@ -59,6 +60,8 @@ function dressRunPage(page) {
       );
     };
   }
+  page.onBlock = openWhy;
+  page.undo.push(followBlockButtons(() => askForTab(page)));
   page.onShow = throttled(() => askForTab(page), 400);
   const age = setInterval(() => writeAge(page), 1000);
   const health = setInterval(() => page.isLive() && announce("health"), 10000);
@@ -76,7 +79,7 @@ function askForTab(page) {
   const tab = all("[data-tab]").find((panel) => !panel.hidden)?.dataset.tab;
   const { step } = page.player;
   if (step === null || !tab || !FOLLOWING.includes(tab)) return;
-  setProps("run-internals-step", { data: { step, stack: page.stack, tab } });
+  setProps("run-internals-step", { data: { step, stack: page.stack, tab, block: chosenBlock() } });
 }
 
 /** @param {RunPage} page */

@@ -17,6 +17,7 @@ import { getPredictions } from "./predictions.js";
 import { describeStep, firstRunOf, predictionOf } from "./references.js";
 import { extentOf, Playhead, ScalarChart } from "./timeline.js";
 import { onceAFrame, rationed, throttled } from "./timing.js";
+import { followLayers } from "./why.js";
 
 /** @import { Chart, LiveMessage, PageData, Predictions, RunData, RunSummary } from "./types" */
 
@@ -53,6 +54,8 @@ export class RunPage {
     this.extent = null;
     /** Called with each step on show. @type {((step: number) => void) | null} */
     this.onShow = null;
+    /** Called with a block that somebody asks about. @type {((block: number) => void) | null} */
+    this.onBlock = null;
     this.describeCharts = throttled(() => {
       if (!this.closed) for (const chart of this.charts) chart.describe(this.player.step);
     }, 1000);
@@ -106,6 +109,11 @@ export class RunPage {
     if (this.closed) return;
     const columns = this.data.runs.length;
     this.charts = depthCharts.map((chart, i) => new DepthChart(chart, NAMES[i], columns));
+    if (this.data.page === "run") {
+      for (const chart of this.charts) {
+        this.undo.push(followLayers(chart, (block) => this.onBlock?.(block)));
+      }
+    }
     this.scalars = new ScalarChart(scalarChart);
     followCurves((roles) => this.chooseCurves(roles));
     this.startHeatmaps(heatmapCharts);
