@@ -104,7 +104,7 @@ def _largest(parts: Sequence[AttributionPart], block: int | None) -> html.Sectio
     return chart_card("Largest parts", f"of block {block}", _parts(of_block))
 
 
-def _parts(parts: Sequence[AttributionPart]) -> html.Table:
+def _parts(parts: Sequence[AttributionPart]) -> html.Div:
     # What enters a block is made by those below it, which have rows of their own.
     inside = [part for part in parts if part.term != "entering"]
     head = html.Tr([html.Th(name) for name in ("block", "direction", "part", "cause", "factor")])
@@ -120,7 +120,8 @@ def _parts(parts: Sequence[AttributionPart]) -> html.Table:
         )
         for part in inside[:LARGEST_PARTS]
     ]
-    return html.Table([html.Thead(head), html.Tbody(rows)], className="cause-parts")
+    table = html.Table([html.Thead(head), html.Tbody(rows)], className="cause-parts")
+    return html.Div(table, className="cause-scroll")
 
 
 def _missing(attribution: Attribution) -> list[Any]:

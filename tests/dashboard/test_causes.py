@@ -94,3 +94,14 @@ async def test_causes_come_from_the_server_or_it_says_why_there_are_none(
     assert refused.value.fix
     assert (described.baseline_step, described.step) == (60, 90)
     assert text_of(cause_cards(described, "decoder")).count("×") > 3
+
+
+def test_causes_of_one_block_stand_first_and_a_block_that_is_not_there_is_said() -> None:
+    of_first = text_of(cause_cards(attribution(), "decoder", 0))
+    unknown = text_of(cause_cards(attribution(), "decoder", 1))
+    absent = text_of(cause_cards(attribution(), "decoder", 2))
+
+    assert "×3.16 of the first description's, most of all by weights (×5.01)" in of_first
+    assert "+0.700" in of_first and "−0.200" in of_first and "+0.500" in of_first
+    assert "The variance behind it is not known" in unknown
+    assert "The decoder has 2 blocks, from 0 on." in absent
