@@ -211,6 +211,11 @@ def _depth_card(
         quantity.note,
         missing_reasons(quantity.name, [why_missing(at_init, column.predicted)]),
         plot(drawn, f"{quantity.title} over layers", waiting),
+        side=html.Span(
+            className="apart",
+            title="The layer that is farthest from the prediction at initialisation",
+            **{"data-apart": f"{quantity.name}:0"},
+        ),
     )
 
 

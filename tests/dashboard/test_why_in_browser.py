@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -136,3 +137,13 @@ def test_why_fits_the_window_in_both_themes(page: Page, run: SyntheticRun, width
         player = page.locator("#player-follow").bounding_box()
         assert player is not None and player["x"] + player["width"] <= width
         page.locator("#theme-toggle").click()
+
+
+def test_depth_charts_say_how_far_the_run_is_from_initialisation(
+    page: Page, run: SyntheticRun
+) -> None:
+    open_run(page, run, "?step=92")
+
+    said = page.locator('[data-apart="variance:0"]')
+
+    expect(said).to_have_text(re.compile(r"^×[\d.]+ of initialisation at layer \d$"))

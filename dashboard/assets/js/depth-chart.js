@@ -1,5 +1,6 @@
 /* Depth profiles: moves the traces of a figure drawn by dashboard/figures/depth.py. */
 
+import { apartText } from "./apart.js";
 import { CURVES } from "./curves.js";
 import {
   axisRange,
@@ -222,6 +223,7 @@ export class DepthChart {
       this.showToday(column, step);
       this.showAhead(column, positive, aheads[column] || NO_CURVE);
       this.mark(column, row, markerHeight(low, high, this.log));
+      this.tellApart(column, row);
       if (column && this.hasDifference) this.compare(column, row, rows[0]);
     });
     const range = this.chart.layout.yaxis.range;
@@ -238,6 +240,18 @@ export class DepthChart {
     if (curve === this.todays[column]) return;
     this.todays[column] = curve;
     this.change(`today:${column}`, layers(curve.length), curve);
+  }
+
+  /**
+   * How far the run is from where it began, beside the chart's heading; a comparison has no place.
+   * @param {number} column
+   * @param {Float32Array} row
+   */
+  tellApart(column, row) {
+    const place = document.querySelector(`[data-apart="${this.name}:${column}"]`);
+    if (!place) return;
+    const { predicted } = this.curves[column];
+    place.textContent = apartText(row, predicted, this.log);
   }
 
   /**
