@@ -5,6 +5,7 @@ from dashboard.figures.causes import causes_chart
 from dashboard.figures.causes import colours_of as colours_of_causes
 from dashboard.figures.depth import DepthColumn, depth_chart
 from dashboard.figures.heatmap import heatmap_axes
+from dashboard.figures.innovations import innovation_profile
 from dashboard.figures.scalars import ScalarRun, scalar_chart
 from dashboard.figures.series import (
     colour_of,
@@ -25,6 +26,7 @@ __all__ = [
     "colours_of_causes",
     "depth_chart",
     "heatmap_axes",
+    "innovation_profile",
     "scalar_chart",
     "series_over_layers",
     "series_over_steps",

@@ -14,7 +14,7 @@ from dashboard.api_types import Alert, Profile, Revision, RunDetail
 from dashboard.display.numbers import format_count, format_loss
 from dashboard.display.quantities import QUANTITIES, Quantity
 from dashboard.display.reasons import why_missing
-from dashboard.figures import ScalarRun, depth_chart, scalar_chart
+from dashboard.figures import ScalarRun, depth_chart, innovation_profile, scalar_chart
 from dashboard.page_data import PageData, RunData, read_event, read_page
 from dashboard.pages.alerts import panel_cards
 from dashboard.pages.charts import chart_card, graph, legend, missing_reasons, plot
@@ -231,18 +231,32 @@ def _timeline(run: RunDetail, stack: str, alerts: Sequence[Alert]) -> list[Any]:
     charts = html.Div(
         [
             chart_card("Loss and learning rate", "▲ marks alerts", lines),
-            chart_card(
-                "Measured against predicted",
-                "log₂ over steps",
-                heat,
-                html.Div(id=ids.RUN_DEPARTURES, className="departures", **{"aria-live": "polite"}),
-                side=[reference_switch(), *heatmap_switch()],
+            html.Div(
+                [
+                    chart_card(
+                        "Measured against predicted",
+                        "log₂ over steps",
+                        heat,
+                        html.Div(
+                            id=ids.RUN_DEPARTURES, className="departures", **{"aria-live": "polite"}
+                        ),
+                        side=[reference_switch(), *heatmap_switch()],
+                    ),
+                    _innovations(n_layers(run, stack)),
+                ],
+                className="heat-and-profile",
             ),
         ],
         className="timeline-charts",
     )
     panel = html.Div(panel_cards(alerts), id=ids.RUN_ALERTS)
     return [charts, html.Aside([html.H2("Alerts"), panel], className="alerts panel")]
+
+
+def _innovations(n_blocks: int) -> html.Section:
+    drawn = graph(innovation_profile(n_blocks), ids.RUN_INNOVATIONS, "over-heat")
+    note = "of the heatmap's quantity, at this step"
+    return chart_card("Innovations", note, plot(drawn, "Innovations over blocks, with their bands"))
 
 
 def register(app: Dash, client: ApiClient) -> None:

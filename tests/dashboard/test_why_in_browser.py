@@ -147,3 +147,23 @@ def test_depth_charts_say_how_far_the_run_is_from_initialisation(
     said = page.locator('[data-apart="variance:0"]')
 
     expect(said).to_have_text(re.compile(r"^×[\d.]+ of initialisation at layer \d$"))
+
+
+def test_innovations_of_the_step_on_show_stand_beside_the_heatmap(
+    page: Page, run: SyntheticRun
+) -> None:
+    filled = """(blocks) => {
+        const { data } = document.querySelector("#run-innovations .js-plotly-plot");
+        const [bars, low, high] = data.map((trace) => Array.from(trace.y));
+        return bars.length === blocks && bars.every((value, i) => value > low[i] && value < high[i])
+            ? bars : null;
+    }"""
+    open_run(page, run, "?step=92&heat=variance")
+    before = page.wait_for_function(filled, arg=BLOCKS).json_value()
+
+    page.keyboard.press("ArrowLeft")
+
+    differs = (
+        f"([blocks, before]) => {{ const y = ({filled})(blocks); return y && y[0] !== before; }}"
+    )
+    page.wait_for_function(differs, arg=[BLOCKS, before[0]])

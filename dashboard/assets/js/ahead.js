@@ -3,11 +3,12 @@
 import { query, setQuery } from "./address.js";
 import { Departures } from "./departures.js";
 import { all } from "./dom.js";
+import { InnovationProfile } from "./innovation-profile.js";
 import { Innovations, NO_CURVE } from "./innovations.js";
 import { oneBlockAhead, predictionOf } from "./references.js";
 import { throttled } from "./timing.js";
 
-/** @import { AheadCurve, Departure, QuantityName } from "./types" */
+/** @import { AheadCurve, Chart, Departure, QuantityName } from "./types" */
 /** @import { Heatmaps } from "./heatmaps.js" */
 /** @import { RunPage } from "./run-page.js" */
 
@@ -20,6 +21,8 @@ export class Ahead {
     this.loaded = false;
     this.innovations = this.empty();
     this.against = query("against") === "ahead" ? "ahead" : "";
+    /** @type {InnovationProfile | null} */
+    this.profile = null;
     this.complete = throttled(() => this.completeStep(), PAUSE_MS);
     const isRun = page.data.page === "run";
     this.departures = isRun
@@ -76,9 +79,24 @@ export class Ahead {
     });
   }
 
+  /** @param {Chart} chart */
+  drawProfileOn(chart) {
+    this.profile = new InnovationProfile(chart);
+  }
+
+  /** The innovations of the heatmap's quantity at the step on show. */
+  drawProfile() {
+    const { heatmaps, histories, player } = this.page;
+    const [history] = histories.list;
+    if (!this.profile || !heatmaps || player.step === null) return;
+    const step = history.steps[history.indexOf(player.step)];
+    this.profile.show(this.innovations[0].rows[heatmaps.maps[0].name].get(step) || null);
+  }
+
   /** Another step is on show. */
   moved() {
     this.complete();
+    this.drawProfile();
     this.departures?.read();
   }
 
@@ -88,7 +106,10 @@ export class Ahead {
       button.onclick = () => this.compareWith(button.dataset.against || "");
     }
     for (const map of heatmaps.maps) {
-      map.onDrawn = () => this.departures?.mark(map, this.against === "ahead");
+      map.onDrawn = () => {
+        this.departures?.mark(map, this.against === "ahead");
+        this.drawProfile();
+      };
     }
     this.compareWith(this.against);
   }

@@ -106,6 +106,7 @@ export class RunPage {
       ...NAMES.map((name) => drawn(charts[name])),
     ]);
     const heatmapCharts = await Promise.all(heatmaps.map(drawn));
+    const profileChart = this.data.page === "run" ? await drawn("run-innovations") : null;
     if (this.closed) return;
     const columns = this.data.runs.length;
     this.charts = depthCharts.map((chart, i) => new DepthChart(chart, NAMES[i], columns));
@@ -113,6 +114,7 @@ export class RunPage {
       for (const chart of this.charts) {
         this.undo.push(followLayers(chart, (block) => this.onBlock?.(block)));
       }
+      if (profileChart) this.ahead.drawProfileOn(profileChart);
     }
     this.scalars = new ScalarChart(scalarChart);
     followCurves((roles) => this.chooseCurves(roles));
