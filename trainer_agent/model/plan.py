@@ -26,7 +26,8 @@ class StackPlan:
     Attributes:
         name: ``"encoder"`` or ``"decoder"``; ``"decoder@2"`` where a process holds several stages
             of a pipeline, and this is what stage 2 has of it.
-        blocks: module paths in the order the model calls them.
+        blocks: module paths in the order the model calls them; a block that a pass calls several
+            times stands here as often, a layer a call.
         attention, feed_forward: per block, path of the module whose output is the branch's
             contribution to the stream, or None where it is not known.
         attention_factors, feed_forward_factors: per block, the number by which that output is
@@ -164,6 +165,15 @@ class Plan:
     def parameter_rows(self) -> int:
         """Rows of sums over parameters: one a block, one for what lies in no block."""
         return self.logit_rows + 1 if self.parameter_places else 0
+
+    @cached_property
+    def counted_rows(self) -> tuple[int, ...]:
+        """By row of parameters, the row that counts them: layers that share a block share it."""
+        blocks = [block for stack in self.stacks for block in stack.blocks]
+        last = {block: row for row, block in enumerate(blocks)}
+        # Blocks that other processes hold have no path.
+        rows = (last[block] if block else row for row, block in enumerate(blocks))
+        return (*rows, self.logit_rows)
 
     @cached_property
     def series(self) -> tuple[tuple[Place, str], ...]:

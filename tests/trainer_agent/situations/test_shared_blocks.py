@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +92,60 @@ def test_two_inputs_of_one_block_are_no_two_layers(tmp_path: Path) -> None:
     agent.close()
 
     assert len(transport.series("decoder/stream/variance")) == 3
+
+
+def rms(tensors: Iterable[Tensor]) -> float:
+    return float(torch.cat([x.detach().double().flatten() for x in tensors]).square().mean().sqrt())
+
+
+@pytest.mark.parametrize(("depth", "rounds"), [(1, 3), (2, 2)])
+def test_every_call_has_the_weights_of_its_block_and_the_model_has_them_once(
+    depth: int, rounds: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = Shared(depth, rounds, reentrant=None, marks=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer, sites=("weights", "updates"))
+
+    for _ in range(3):
+        model(torch.randn(2, 5, WIDTH)).square().mean().backward()
+        of_blocks = [rms(block.parameters()) for block in model.blocks]
+        gradients = [rms(p.grad for p in block.parameters()) for block in model.blocks]
+        of_model = rms(model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        agent.step()
+    agent.close()
+
+    for site, expected in (("weights", of_blocks), ("weight_gradients", gradients)):
+        measured = transport.series(f"decoder/{site}/rms")
+        np.testing.assert_allclose(measured, expected * rounds, rtol=1e-4)
+    np.testing.assert_allclose(transport.series("/weights/rms"), [of_model], rtol=1e-4)
+    assert np.isfinite(transport.series("decoder/updates/ratio")).all()
+
+
+@pytest.mark.parametrize("n_passes", [1, 3])
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_training_is_the_same_with_and_without_the_agent(
+    n_passes: int, reentrant: bool | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    watched = Shared(2, 3, reentrant=reentrant, marks=True)
+    bare = copy.deepcopy(watched)
+
+    for model in (bare, watched):
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        agent = recorded(model, tmp_path, optimizer=optimizer)[0] if model is watched else None
+        for _ in range(3):
+            for _ in range(n_passes):
+                model(torch.randn(2, 5, WIDTH, requires_grad=True)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if agent is not None:
+                agent.step()
+        if agent is not None:
+            agent.close()
+
+    for name, parameter in bare.named_parameters():
+        assert torch.equal(parameter, watched.get_parameter(name)), name

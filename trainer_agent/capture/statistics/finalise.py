@@ -87,9 +87,11 @@ def _head(plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
     return logit_statistics(by_head[:, place.head], largest[:, place.head])
 
 
-def _parameters(_plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
-    total = sums.parameters.sum(0, keepdims=True)
-    return parameter_statistics(place.site, sums.parameters if place.stack else total)
+def _parameters(plan: Plan, place: Place, sums: Sums) -> Mapping[str, Vector]:
+    if not place.stack:
+        return parameter_statistics(place.site, sums.parameters.sum(0, keepdims=True))
+    # Only here: copies on the device would count twice in the whole model.
+    return parameter_statistics(place.site, sums.parameters[list(plan.counted_rows)])
 
 
 def _log_z(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
