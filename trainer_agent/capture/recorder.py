@@ -40,6 +40,10 @@ CountedGradient = tuple[str, int, TensorSums]
 # What was seen of a place in evaluation mode: its stack's first block, site, index, and the sums.
 Deferred = tuple[str, str, int, TensorSums | QuerySample]
 IN_EVALUATION = "the model trains in evaluation mode (`model.eval()`), without dropout"
+MORE_CALLS = (
+    "a pass makes more calls of a shared block than the pass that was read: the calls beyond count "
+    "as another pass's, so that layers are means over both"
+)
 
 
 class Recorder:
@@ -242,7 +246,10 @@ class Recorder:
 
     def shared_layer(self, stack: str, layers: Sequence[int]) -> int:
         """Which of the layers that share a block is now called."""
-        return self._passes.shared_layer(stack, layers, again=in_backward())
+        again = in_backward()
+        if not again and torch.is_grad_enabled() and self._passes.is_called_out(stack, layers):
+            self._notes.say("shared blocks", MORE_CALLS)
+        return self._passes.shared_layer(stack, layers, again=again)
 
     def running_layer(self, stack: str, otherwise: int) -> int:
         """The layer of the block that runs."""

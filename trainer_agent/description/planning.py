@@ -46,7 +46,7 @@ def norm_modules(parts: BlockParts | None) -> dict[str, str | None]:
 
 
 def _stack_plan(stack: StackParts) -> StackPlan:
-    norms = [norm_modules(parts) for parts in stack.parts]
+    norms = [norm_modules(parts) for parts in stack.watched]
     attention, feed_forward = (
         tuple(of_block.get(site, UNKNOWN) for of_block in stack.added)
         for site in ("attention", "feed_forward")
@@ -59,12 +59,12 @@ def _stack_plan(stack: StackParts) -> StackPlan:
         attention_factors=tuple(added.factor for added in attention),
         feed_forward_factors=tuple(added.factor for added in feed_forward),
         attention_outputs=tuple(
-            None if parts is None else parts.attention.output.module for parts in stack.parts
+            None if parts is None else parts.attention.output.module for parts in stack.watched
         ),
-        projections=tuple(_projections(parts) for parts in stack.parts),
+        projections=tuple(_projections(parts) for parts in stack.watched),
         attention_norm=tuple(of_block.get(NORM_INPUTS[0]) for of_block in norms),
         feed_forward_norm=tuple(of_block.get(NORM_INPUTS[1]) for of_block in norms),
-        n_heads=_heads(stack.parts),
+        n_heads=_heads(stack.watched),
         token_axis=stack.token_axis,
     )
 

@@ -149,3 +149,49 @@ def test_training_is_the_same_with_and_without_the_agent(
 
     for name, parameter in bare.named_parameters():
         assert torch.equal(parameter, watched.get_parameter(name)), name
+
+
+@pytest.mark.parametrize(("depth", "rounds"), [(1, 3), (2, 2)])
+def test_norm_inputs_and_heads_are_those_of_each_call(
+    depth: int, rounds: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = Shared(depth, rounds, reentrant=None, marks=False)
+    sites = ("norm_inputs", "attention_heads")
+    agent, transport = recorded(model, tmp_path, sites=sites)
+    inputs: list[list[Tensor]] = [[], []]
+    for block in model.blocks:
+        for norm, of_norm in zip(block.norms, inputs, strict=True):
+            norm.register_forward_pre_hook(lambda _, args, to=of_norm: to.append(args[0].detach()))
+
+    for _ in range(3):
+        for of_norm in inputs:
+            of_norm.clear()
+        model(torch.randn(2, 5, WIDTH)).square().mean().backward()
+        agent.step()
+    agent.close()
+
+    for site, of_norm in zip(("attention", "feed_forward"), inputs, strict=True):
+        measured = transport.series(f"decoder/{site}_norm_input/variance")
+        expected = [float(x.var(correction=0)) for x in of_norm]
+        np.testing.assert_allclose(measured, expected, rtol=1e-4)
+    heads = transport.series("decoder/attention_head_1/variance")
+    assert len(heads) == depth * rounds and np.isfinite(heads).all()
+    assert transport.health.silent == () and transport.health.failures == 0
+
+
+@pytest.mark.parametrize(("rounds", "is_more"), [((2, 4), True), ((4, 2), False), ((3, 3), False)])
+def test_more_calls_than_layers_are_said(
+    rounds: tuple[int, int], is_more: bool, tmp_path: Path
+) -> None:
+    model = Shared(1, rounds[0], reentrant=None, marks=False)
+    agent, transport = recorded(model, tmp_path)
+
+    for n_calls in (rounds[0], *rounds, *rounds):
+        model.rounds = n_calls
+        model(torch.randn(2, 5, WIDTH)).square().mean().backward()
+        agent.step()
+    agent.close()
+
+    assert any("shared block" in note for note in transport.health.notes) == is_more
+    assert transport.health.failures == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal
 
 from torch import Tensor
@@ -208,6 +209,7 @@ class StackParts:
         final_norm, final_p_drop: between this stack's last block and one that reads it.
         head: from its last block to the loss; None where the forward pass computes no loss.
         skipped: the blocks that the pass did not call (LayerDrop, early exits), which others may.
+        first_calls: by block, what the first of its several calls shows; None where it has one.
     """
 
     name: str
@@ -220,11 +222,18 @@ class StackParts:
     final_p_drop: float = 0.0
     head: HeadPart | None = None
     skipped: tuple[str, ...] = ()
+    first_calls: tuple[BlockParts | None, ...] = ()
+
+    @property
+    def watched(self) -> tuple[BlockParts | None, ...]:
+        """By block, what says where to look: of shared blocks, too, which are not predicted."""
+        pairs = zip_longest(self.parts, self.first_calls)
+        return tuple(parts or first_call for parts, first_call in pairs)
 
     @property
     def token_axis(self) -> int | None:
         """The axis of the stream that counts a sequence's tokens, where a block tells."""
-        axes = (parts.attention.token_axis for parts in self.parts if parts is not None)
+        axes = (parts.attention.token_axis for parts in self.watched if parts is not None)
         return next((axis for axis in axes if axis is not None), None)
 
 

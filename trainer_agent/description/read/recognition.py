@@ -33,6 +33,10 @@ from trainer_agent.model.unwrap import unwrap
 logger = logging.getLogger("evenkeel")
 # what reading an unforeseen graph may run into: the model's own pass has not failed
 UNFORESEEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
+SHARED = (
+    "the model calls it more than once: the theory takes layers as independent, and those of "
+    "shared weights are not"
+)
 MAX_NODES_BETWEEN = 64  # of autograd's, between two calls of a block
 TOKENS = 1  # the dimension of a stream (batch, seq, features) that runs over tokens
 FAMILIES = frozenset({"gpt2", "bert", "llama"})
@@ -228,11 +232,12 @@ class Recognition:
 
     def _read(self, path: str, stream: Node, output: Any) -> BlockReading:
         reading = BlockReading(stream.value.shape[-1], len(self._readings))
-        is_repeated = path in self._readings
+        former = self._readings.get(path)
         self._readings[path] = reading
         try:
-            if is_repeated:
-                raise UnrecognisedError(path, "shared block", "the model calls it more than once")
+            if former is not None:
+                reading.first_call = former.parts or former.first_call
+                raise UnrecognisedError(path, "shared block", SHARED)
             call = _call(path, stream, output, self._trace, self._model)
             reading.reads = self._encoder_output(call)
             reading.parts = call.parts

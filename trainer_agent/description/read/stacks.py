@@ -38,6 +38,8 @@ class BlockReading:
         added: what its branches add to the stream, by site.
         reads: the other stack's output that it reads, or None.
         stack: the name that a hint gives its stack, or None.
+        first_call: what the first call of a block shows that is called again: where its norms and
+            heads are. The theory has no layers that share weights.
     """
 
     d_model: int
@@ -47,6 +49,7 @@ class BlockReading:
     added: dict[str, Added] = field(default_factory=dict)
     reads: EncoderOutput | None = None
     stack: str | None = None
+    first_call: BlockParts | None = None
 
 
 Readings = Mapping[str, BlockReading]
@@ -124,7 +127,16 @@ def _stack(blocks: list[str], called: list[str], readings: Readings) -> StackPar
     first = readings[called[0]]
     name = first.stack or ("encoder" if causal == {False} else "decoder")
     added = tuple(readings[b].added if b in readings else {} for b in blocks)
-    return StackParts(name, tuple(blocks), parts, first.d_model, added, skipped=skipped)
+    first_calls = tuple(readings[b].first_call if b in readings else None for b in blocks)
+    return StackParts(
+        name,
+        tuple(blocks),
+        parts,
+        first.d_model,
+        added,
+        skipped=skipped,
+        first_calls=first_calls,
+    )
 
 
 def completed(before: Architecture, now: Architecture) -> Architecture:
