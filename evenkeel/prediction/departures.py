@@ -53,10 +53,10 @@ def departure_lines(ahead: Ahead | None) -> Iterator[str]:
         last = departure["last_step"]
         until = f" Blocks are outside their bands until step {last}." if _lasts(departure) else ""
         yield from _item(departure["text"] + until)
-    if not ahead["departures"] and ahead.get("note"):
-        yield from _item(ahead["note"])
-    elif not ahead["departures"]:
+    if not ahead["departures"]:
         yield from _item(f"No block departs from what it did before, up to step {ahead['step']}.")
+    if ahead.get("note"):  # an older server sends none
+        yield from _item(ahead["note"])
     yield ""
 
 
