@@ -45,10 +45,9 @@ class ForwardPasses:
 
     def expect(self, name: str) -> None:
         """The next block that is entered, whichever it is, begins a pass."""
-        passes = self._passes[name]
-        passes.last_block = -1
-        if passes.calls:
-            passes.calls, passes.recalls = {}, {}
+        self._passes[name].last_block = -1
+        self._passes[name].calls.clear()
+        self._passes[name].recalls.clear()
 
     def is_called_out(self, name: str, layers: Sequence[int]) -> bool:
         """Whether this pass has called the block that layers share as often as there are layers."""

@@ -16,8 +16,8 @@ from server.alerts.rules.running_stats import RunningStats
 COLLAPSED = 1e-3  # 1 − correlation
 SHARE = 0.5  # of the layers; healthy Llamas pass 0.47 of them while they learn words' frequencies
 # Of the top's gradient variance: healthy Pre-LN models whose tokens come so close keep 0.8 of it;
-# Post-LN models that fail are below within thirty steps.
-CUT_OFF = 1e-5
+# Post-LN models that fail are below within thirty steps, and below a tenth of it soon after.
+CUT_OFF, NOTHING = 1e-4, 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _finding(
     makes_loss = stack == max(observation.stacks, key=lambda name: name == "decoder")
     return Finding(
         rule="rank_collapse",
-        severity="critical" if makes_loss else "warning",
+        severity="critical" if makes_loss and collapse.gradient < NOTHING else "warning",
         title=f"Rank collapse in {collapse.span}",
         message=_message(observation, stack, facts, collapse),
         advice=advice_for(facts),
