@@ -104,8 +104,8 @@ def _end_of(pair: Pair, step: str) -> tuple[float, float] | None:
     if step == pair.steps[-1]:
         return _variances(pair, "out")
     site = f"{step}.stream"
-    seen = all(site in flow.forward for flow in (pair.flow_before, pair.flow_after))
-    return _variances(pair, site) if seen else None
+    is_measured = all(site in flow.forward for flow in (pair.flow_before, pair.flow_after))
+    return _variances(pair, site) if is_measured else None
 
 
 def _read(pair: Pair, step: str, stream: Change) -> Change | None:

@@ -7,12 +7,13 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from dslm.masks.pair_sums import PairSums
 from dslm.masks.token_intervals import TokenIntervals
 from dslm.spec import Attention, Floats, Kernel
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryMask:
+class BinaryMask(PairSums):
     """Which keys each query sees, every visible key counting as one, on grids of cells.
 
     Under a causal mask, a query of cell A sees all w_a tokens of the cells a < A and, on average,
@@ -53,24 +54,6 @@ class BinaryMask:
             after = _running_sum(np.flip(values, axis), self.query_sizes[::-1], axis)
             return np.flip(after, axis)
         return self._query_intervals.sums(values, axis)
-
-    def key_pairs(self, matrices: Floats) -> Floats:
-        """Sum (..., cells, cells) over keys j≠k, seen by the row's and the column's query."""
-        both = self.keys(self.keys(matrices, -2), -1)
-        diagonal = np.diagonal(matrices, axis1=-2, axis2=-1)
-        return both - self.common_keys(diagonal) if diagonal.any() else both
-
-    def all_queries(self, alone: Floats, pairs: Floats) -> Floats:
-        """Sum over queries i, i' where i sees the row's key and i' the column's.
-
-        Args:
-            alone: (..., cells) what is summed for i=i'.
-            pairs: (..., cells, cells) what is summed otherwise; equal to `alone` for i=i' in
-                cells of one token.
-        """
-        both = self.queries(self.queries(pairs, -2), -1)
-        more = alone - np.diagonal(pairs, axis1=-2, axis2=-1)
-        return both + self.common_queries(more) if more.any() else both
 
     def common_keys(self, values: Floats) -> Floats:
         """Sum (..., cells) `values` over the keys that row and column query both see."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dslm.masks.pair_sums import PairSums
 from dslm.spec import Floats
 
 MAX_SUBCELLS = 4  # per cell; weights vary within a wide cell, and this is how finely
@@ -57,7 +58,7 @@ def split_cells(cell_sizes: NDArray[np.int64]) -> Subcells:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightedMask:
+class WeightedMask(PairSums):
     """How much each key counts for each query; gives the same sums as `BinaryMask`.
 
     Attributes:
@@ -93,24 +94,6 @@ class WeightedMask:
     def queries(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each key cell, the weighted sum of `values` over the queries."""
         return _along(self.query_sums.T, values, axis)
-
-    def key_pairs(self, matrices: Floats) -> Floats:
-        """Sum (..., cells, cells) over keys j≠k, weighed by the row's and the column's query."""
-        both = self.keys(self.keys(matrices, -2), -1)
-        diagonal = np.diagonal(matrices, axis1=-2, axis2=-1)
-        return both - self.common_keys(diagonal) if diagonal.any() else both
-
-    def all_queries(self, alone: Floats, pairs: Floats) -> Floats:
-        """Sum over queries i, i', weighed by the row's key and by the column's.
-
-        Args:
-            alone: (..., cells) what is summed for i=i'.
-            pairs: (..., cells, cells) what is summed otherwise; equal to `alone` for i=i' in
-                cells of one token.
-        """
-        both = self.queries(self.queries(pairs, -2), -1)
-        more = alone - np.diagonal(pairs, axis1=-2, axis2=-1)
-        return both + self.common_queries(more) if more.any() else both
 
     def common_keys(self, values: Floats) -> Floats:
         """Sum (..., cells) over keys weighed by both the row's and the column's query."""

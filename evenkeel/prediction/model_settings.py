@@ -94,9 +94,9 @@ def _nested(settings: Settings, config: Any, inner: Any) -> tuple[Settings, tupl
     names = [name for name, value in vars(config).items() if value is inner]
     name = names[0] if names else "text_config"
     written = inner.to_dict() | {"model_type": inner.model_type}
-    given = settings.get(name)
-    if isinstance(given, dict):  # so that messages speak of the file's own values
-        written |= {key: value for key, value in given.items() if key != "model_type"}
+    nested = settings.get(name)
+    if isinstance(nested, dict):  # so that messages speak of the file's own values
+        written |= {key: value for key, value in nested.items() if key != "model_type"}
     _check_sizes(inner)
     note = f"the text model inside {config.model_type} ({name}); its other parts are left out"
     return written, (note,)

@@ -92,10 +92,10 @@ class Orientation:
 
     def by_attention(self, stack: str, call: tuple[int, int] | None) -> int | None:
         """The axis that a call of so many sequences and queries tells; says where none is known."""
-        told = None if call is None else by_attention(self._shape(stack), *call)
-        if told is None and self.axis(stack) is None:
+        axis = None if call is None else by_attention(self._shape(stack), *call)
+        if axis is None and self.axis(stack) is None:
             self._notes.say(SUBJECT, UNKNOWN)
-        return told
+        return axis
 
     def heads_apart(self, stack: str, scores: Tensor) -> Tensor | None:
         """`token_axis.heads_apart` for the stack's stream."""

@@ -47,13 +47,13 @@ def recent_ahead(
     """
     with _lock:
         before = _cache.get(run_id)
-    kept = 0 if before is None else _still_hold(before, measured, rows, facts)
-    ahead = {stack: _ahead(stack, measured, rows[kept:], facts) for stack in stacks}
-    if before is not None and kept:
+    n_reused = 0 if before is None else _still_hold(before, measured, rows, facts)
+    ahead = {stack: _ahead(stack, measured, rows[n_reused:], facts) for stack in stacks}
+    if before is not None and n_reused:
         first = int(np.searchsorted(_steps(before), measured.steps[rows[0]]))
         ahead = {
             stack: {
-                name: _joined(before.ahead[stack][name], first, kept, after)
+                name: _joined(before.ahead[stack][name], first, n_reused, after)
                 for name, after in of_stack.items()
             }
             for stack, of_stack in ahead.items()
@@ -106,10 +106,10 @@ def _equal(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def _joined(before: Ahead, first: int, kept: int, after: Ahead) -> Ahead:
+def _joined(before: Ahead, first: int, n_reused: int, after: Ahead) -> Ahead:
     parts: Mapping[str, NDArray[np.float64]] = {
         each.name: np.concatenate(
-            [getattr(before, each.name)[first : first + kept], getattr(after, each.name)]
+            [getattr(before, each.name)[first : first + n_reused], getattr(after, each.name)]
         )
         for each in fields(Ahead)
     }
