@@ -94,8 +94,9 @@ def main(kind: str, folder: Path, port: str) -> int:
     ranks = [fork.Process(target=train, args=(kind, folder, rank, port)) for rank in range(WORLD)]
     for rank in ranks:
         rank.start()
-    while all(not rank.exitcode for rank in ranks) and any(rank.is_alive() for rank in ranks):
-        connection.wait([rank.sentinel for rank in ranks if rank.is_alive()])
+    # Asked once a round: to wait for none of them, where the last has ended since, is for ever.
+    while (alive := [r for r in ranks if r.is_alive()]) and not any(r.exitcode for r in ranks):
+        connection.wait([rank.sentinel for rank in alive])
     for rank in ranks:  # one that fails leaves the other waiting for it
         rank.kill()
         rank.join()

@@ -18,20 +18,7 @@ from tests.trainer_agent.receiving_server import Store
 
 
 def run(kind: str, folder: Path) -> None:
-    """Run the job to its end; AssertionError with what its processes printed.
-
-    Its processes are forked from one that has loaded the framework, with its threads, and hung so
-    once in some thirty runs; where is not known. It is started once more then.
-    """
-    try:
-        output, status = _run(kind, folder)
-    except subprocess.TimeoutExpired as hung:
-        print("hung, started once more:", hung.output)
-        output, status = _run(kind, folder)
-    assert status == 0, output
-
-
-def _run(kind: str, folder: Path) -> tuple[str, int]:
+    """Run the job to its end; AssertionError with what its processes printed."""
     command = [sys.executable, "-m", "tests.trainer_agent.integrations.rank_job", kind]
     with subprocess.Popen(
         [*command, str(folder), str(free_port())],
@@ -42,11 +29,11 @@ def _run(kind: str, folder: Path) -> tuple[str, int]:
         start_new_session=True,
     ) as job:
         try:
-            output, _ = job.communicate(timeout=75)
+            output, _ = job.communicate(timeout=150)
         except BaseException:
             os.killpg(job.pid, signal.SIGKILL)
             raise
-    return output, job.returncode
+    assert job.returncode == 0, output
 
 
 @pytest.mark.parametrize("kind", ["accelerate", "trainer", "lightning"])
