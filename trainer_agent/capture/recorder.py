@@ -24,6 +24,7 @@ from trainer_agent.capture.notes import Notes
 from trainer_agent.capture.orientation import Orientation
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.padding import fitting
+from trainer_agent.capture.stack_ends import StreamListeners
 from trainer_agent.capture.statistics.accumulator import Accumulator
 from trainer_agent.capture.statistics.logits import PendingLogits, QuerySample, log_z_sums
 from trainer_agent.capture.statistics.tensor_sums import TensorReduction, TensorSums
@@ -34,7 +35,6 @@ from trainer_agent.model.dtensor import local_part
 from trainer_agent.model.plan import Plan, rows_kept, stage_suffix
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-OnTensor = Callable[[str, Tensor, Tensor | None], None]
 # What was counted of a gradient: its stack's first block, its place, and its sums.
 CountedGradient = tuple[str, int, TensorSums]
 # What was seen of a place in evaluation mode: its stack's first block, site, index, and the sums.
@@ -80,9 +80,7 @@ class Recorder:
         self._layers_before: Mapping[str, int] = {}
         self._arguments: Arguments | None = None
         self._block: tuple[str, int] | None = None
-        self._on_input: dict[str, OnTensor] = {}
-        self._on_top_gradient: dict[str, OnTensor] = {}
-        self._on_turned: dict[str, Callable[[], None]] = {}
+        self._listeners = StreamListeners(self._orientation)
         self._deferred: list[Deferred] | None = None
         self.trains_in_evaluation = False
         self._gradient_hooks, self._backward = GradientHooks(), BackwardPasses()
@@ -149,9 +147,7 @@ class Recorder:
 
     def subscribe(self, listener: StreamListener, suffix: str = "") -> None:
         """Give a listener the stacks of the chunk whose names end with `suffix`."""
-        self._on_input[suffix] = listener.stack_input
-        self._on_top_gradient[suffix] = listener.top_gradient
-        self._on_turned[suffix] = listener.input_was_turned
+        self._listeners.subscribe(listener, suffix)
 
     def subscribe_backward(self, listener: BackwardListener) -> None:
         """Tell a listener of the backward passes of sampled steps."""
@@ -375,9 +371,7 @@ class Recorder:
             self.accumulator.subtract(row, sums)
             if x._version == version:
                 self._add_sums(row, *self._orientation.batch_first(stack, x))
-        suffix = stage_suffix(stack)
-        if suffix in self._on_turned:
-            self._on_turned[suffix]()
+        self._listeners.turned(stack)
 
     def _settle_by(self, plan: Plan) -> None:
         """Take the token axes that a forward pass has told where attention calls could not."""
@@ -443,7 +437,7 @@ class Recorder:
             on_gradient(x, partial(self._count_deferred, self._deferred))
         mask = self._orientation.padding(stack)
         if index == 0 and (self._deferred is None or self.trains_in_evaluation):
-            self._tell(self._on_input, stack, x.detach(), mask)
+            self._listeners.stack_input(stack, x, mask)
         if x.requires_grad:
             # The stack goes by its first block: until then it may get another name.
             count = partial(self._count_gradient, self._first_blocks[stack], index, mask)
@@ -491,7 +485,7 @@ class Recorder:
             row = self._rows[stack, "stream_gradient"] + index
             sums = self._add_sums(row, *batch_first(g, mask, self._orientation.axis(stack)))
         if index == self._tops[stack]:
-            self._tell(self._on_top_gradient, stack, g, mask)
+            self._listeners.top_gradient(stack, g, mask)
         return None if sums is None else (first_block, index, sums)
 
     def _withdraw(self, counted: CountedGradient | None) -> None:
@@ -499,18 +493,6 @@ class Recorder:
             first_block, index, sums = counted
             row = self._rows[self._stacks[first_block], "stream_gradient"] + index
             self.accumulator.subtract(row, sums)
-
-    def _tell(
-        self, calls: Mapping[str, OnTensor], stack: str, x: Tensor, mask: Tensor | None
-    ) -> None:
-        suffix, axis = stage_suffix(stack), self._orientation.axis(stack)
-        if suffix not in calls or axis is None or x.ndim != 3:
-            return
-        x, mask = batch_first(x.detach(), mask, axis)
-        part = local_part(x)
-        if part is not None:
-            mask = mask if part.shape == x.shape else None
-            calls[suffix](stack.removesuffix(suffix), part, mask)
 
     def _trace_stream(self, stack: str, index: int, x: Tensor) -> None:
         # Inside a compiled graph there is no clock, no guard and no listener, only the sums.
