@@ -63,6 +63,7 @@ format: $(VENV)/.installed-dev node_modules/.installed  ## rewrite the code in t
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	node_modules/.bin/biome check --write $(SCRIPTS)
+	$(BIN)/python docs/list_files.py
 
 wheels: $(VENV)/.installed-dev  ## build both distributions into dist/
 	rm -rf build/lib build/bdist.* packaging/agent/build dist

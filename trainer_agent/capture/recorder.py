@@ -39,6 +39,9 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 CountedGradient = tuple[str, int, TensorSums]
 # What was seen of a place in evaluation mode: its stack's first block, site, index, and the sums.
 Deferred = tuple[str, str, int, TensorSums | QuerySample]
+# No mode of torch functions, the job's or the description's own, sees what is called within.
+_unseen = torch._C.DisableTorchFunction
+
 IN_EVALUATION = "the model trains in evaluation mode (`model.eval()`), without dropout"
 MORE_CALLS = (
     "a pass makes more calls of a shared block than the pass that was read: the calls beyond count "
@@ -275,7 +278,8 @@ class Recorder:
         started = time.perf_counter()
         try:
             if self._passes.first_time(stack, "stream", index):
-                self._count_stream(stack, index, x)
+                with _unseen():
+                    self._count_stream(stack, index, x)
             elif (stack, index) in self._recomputed and x.requires_grad:
                 # Another backward pass over the same forward pass.
                 self._follow(stack, index, x, self._recomputed[stack, index])
@@ -288,7 +292,8 @@ class Recorder:
         started = time.perf_counter()
         try:
             if self._passes.first_time(stack, site, index) and self._counts(stack, index):
-                self._count_at(stack, site, index, x)
+                with _unseen():
+                    self._count_at(stack, site, index, x)
                 self._half |= x.dtype == torch.float16
         except Exception as error:
             self._guard.note(f"{stack}/{site}[{index}]", error)
@@ -315,7 +320,7 @@ class Recorder:
             return
         started = time.perf_counter()
         stack, index = self._block
-        with self._guard.at(f"{stack}/attention_logits[{index}]"):
+        with self._guard.at(f"{stack}/attention_logits[{index}]"), _unseen():
             first = self._passes.first_time(stack, "attention_logits", index)
             counts = first and self._counts(stack, index)
             tells = self._orientation.is_unsettled(stack)

@@ -21,7 +21,7 @@ from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.token_axis import BATCH_FIRST
 from trainer_agent.capture.transforms import is_transformed
 from trainer_agent.description.flow.sites import BlockSites, Place, sites_of
-from trainer_agent.description.flow.sums import FlowSums, Key, averaged, site_sums
+from trainer_agent.description.flow.sums import FlowSums, Key, Rows, Sums, averaged, site_sums
 from trainer_agent.description.read.parts import Architecture
 from trainer_agent.description.read.stacks import BlockReading
 from trainer_agent.description.trace.module_calls import ModuleCall
@@ -94,7 +94,7 @@ class FlowProbe:
         self._passes, self._guard, self._account = passes, guard, account
         self._handles: list[RemovableHandle] = []
         self._sites: dict[str, BlockSites] = {}
-        self._sums: dict[Key, Tensor] = {}
+        self._sums: dict[Key, Sums] = {}
         self._behind: dict[tuple[str, str], Tensor] = {}
         self._masks: Mapping[str, Tensor | None] = {}
         self._modules: dict[str, nn.Module] = {}
@@ -242,9 +242,13 @@ class FlowProbe:
             if site == step.behind:
                 self._behind[path, step.step] = g
 
-    def _add(self, key: Key, sums: Tensor) -> None:
+    def _add(self, key: Key, sums: Sums) -> None:
         former = self._sums.get(key)
-        self._sums[key] = sums if former is None else former + sums
+        if isinstance(former, Tensor) and isinstance(sums, Tensor):
+            sums = former + sums
+        elif former is not None:
+            sums = _here(former) + _here(sums)
+        self._sums[key] = sums
 
 
 class _AfterPart(Hook):
@@ -264,6 +268,11 @@ class _BeforePart(_AfterPart):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Count the input."""
         self._call(module, (*args, *kwargs.values()))
+
+
+def _here(sums: Sums) -> Rows:
+    """Sums on the host: a step's micro-batches may differ in how they are counted."""
+    return sums.double().cpu().numpy() if isinstance(sums, Tensor) else sums
 
 
 def _fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from trainer_agent.description.read.parts import Architecture
 from trainer_agent.description.trace.graph import Run
 
 Rows = NDArray[np.float64]
+Sums = Tensor | Rows
 Key = tuple[str, str, str]  # block, direction, site
 WIDTH = 4
 NOT_FINITE = "it was not finite"
@@ -22,16 +24,21 @@ NOT_SEEN = "no forward pass of the step described showed it"
 NO_GRADIENT = "its gradient did not come by in the step described"
 
 
-@torch.no_grad()
-def site_sums(x: Tensor, mask: Tensor | None = None, runs: tuple[Run, ...] = ()) -> Tensor:
-    """float32 (4,): values, their squares' sum, their sum, and values times the shared square.
+def site_sums(x: Tensor, mask: Tensor | None = None, runs: tuple[Run, ...] = ()) -> Sums:
+    """(4,): values, their squares' sum, their sum, and values times the shared square.
 
     `x` is (batch, seq, features) or (tokens, features); `mask` (batch, seq) or (tokens,), true at
-    real tokens; `runs` are the features to take.
+    real tokens; `runs` are the features to take. On the host of a plain tensor in memory, float32
+    on its device of another.
     """
     x = x.detach()
-    if mask is None and not runs and x.dtype == torch.float32 and x.device.type == "cpu":
-        return _on_host(x)
+    if mask is None and len(runs) < 2 and x.dtype == torch.float32 and x.device.type == "cpu":
+        return _on_host(x, *runs)
+    return _on_device(x, mask, runs)
+
+
+@torch.no_grad()
+def _on_device(x: Tensor, mask: Tensor | None, runs: tuple[Run, ...]) -> Tensor:
     tokens = torch.full((), x.numel() / max(x.shape[-1], 1), device=x.device)
     if mask is not None:
         x = torch.where(mask.unsqueeze(-1), x, 0.0)
@@ -49,30 +56,36 @@ def site_sums(x: Tensor, mask: Tensor | None = None, runs: tuple[Run, ...] = ())
     return torch.stack([tokens * width, squares, values, shared / tokens.clamp_min(1)])
 
 
-def _on_host(x: Tensor) -> Tensor:
-    """The same of a plain tensor in memory: each torch call costs more than its numbers do."""
-    flat = x.reshape(-1)
-    features = x.reshape(-1, x.shape[-1]).sum(0)
-    tokens = max(x.numel() // max(x.shape[-1], 1), 1)
-    squares, shared = torch.dot(flat, flat).item(), torch.dot(features, features).item()
-    return torch.tensor([x.numel(), squares, features.sum().item(), shared / tokens])
+def _on_host(x: Tensor, run: Run | None = None) -> Rows:
+    # Each torch call costs more than its numbers do.
+    table = x.reshape(-1, x.shape[-1])
+    if run is None:
+        flat = x.reshape(-1)
+        squares = flat.dot(flat).item()
+    else:
+        table = table[:, run[0] : run[1]]
+        squares = table.norm().item() ** 2
+    features = table.sum(0)
+    shared = features.dot(features).item() / max(len(table), 1)
+    return np.array((table.numel(), squares, features.sum().item(), shared))
 
 
 @torch.no_grad()
 def averaged(v: Tensor, mask: Tensor | None, causal: bool, window: int | None) -> Tensor:
     """Values (batch, seq, features), averaged evenly over the tokens that each token sees."""
     v = v.detach().float()
-    weight = torch.ones(v.shape[:2], device=v.device) if mask is None else mask.float()
-    weight = weight.unsqueeze(-1)
-    v = v * weight
-    if causal:
-        total, count = v.cumsum(1), weight.cumsum(1)
-        if window is not None and window < v.shape[1]:
-            total = total - torch.nn.functional.pad(total, (0, 0, window, 0))[:, : v.shape[1]]
-            count = count - torch.nn.functional.pad(count, (0, 0, window, 0))[:, : v.shape[1]]
+    if mask is None:
+        weight = torch.ones((1, v.shape[1], 1), device=v.device)
     else:
-        total, count = v.sum(1, keepdim=True), weight.sum(1, keepdim=True)
-    return (total / count.clamp_min(1)).expand_as(v)
+        weight = mask.float().unsqueeze(-1)
+        v = v * weight
+    if not causal:
+        return (v.sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)).expand_as(v)
+    total, count = v.cumsum(1), weight.cumsum(1)
+    if window is not None and window < v.shape[1]:
+        total = total - torch.nn.functional.pad(total, (0, 0, window, 0))[:, : v.shape[1]]
+        count = count - torch.nn.functional.pad(count, (0, 0, window, 0))[:, : v.shape[1]]
+    return total.div_(count.clamp_min_(1))
 
 
 class FlowSums:
@@ -83,12 +96,15 @@ class FlowSums:
         self._sites, self._rows = sites, rows
 
     @classmethod
-    def read(cls, sites: Mapping[str, BlockSites], sums: Mapping[Key, Tensor]) -> FlowSums:
-        """Copy the sums to the host: waits for the device once."""
-        keys = _keys(sites)
-        host = torch.stack([t.to(_device(sums)) for t in sums.values()]).tolist() if sums else []
-        values = dict(zip(sums, host, strict=True))
-        rows = np.array([values.get(key, (0.0,) * WIDTH) for key in keys], dtype=np.float64)
+    def read(cls, sites: Mapping[str, BlockSites], sums: Mapping[Key, Sums]) -> FlowSums:
+        """Copy to the host what is not there: waits for the device once."""
+        away = {key: row for key, row in sums.items() if isinstance(row, Tensor)}
+        values: dict[Key, Any] = dict(sums)
+        if away:
+            device = next(iter(away.values())).device
+            host = torch.stack([row.to(device) for row in away.values()]).tolist()
+            values |= zip(away, host, strict=True)
+        rows = np.array([values.get(key, (0.0,) * WIDTH) for key in _keys(sites)], np.float64)
         return cls(sites, rows.reshape(-1, WIDTH))
 
     @classmethod
@@ -111,10 +127,6 @@ class FlowSums:
         """The flow of each block, by its path; None where nothing was seen of it."""
         rows = dict(zip(_keys(self._sites), self._rows, strict=True))
         return tuple(_flow(path, self._sites.get(path), rows) for path in blocks)
-
-
-def _device(sums: Mapping[Key, Tensor]) -> torch.device:
-    return next(iter(sums.values())).device
 
 
 def _keys(sites: Mapping[str, BlockSites]) -> list[Key]:

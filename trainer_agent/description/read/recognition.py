@@ -15,6 +15,7 @@ from dslm.spec import Missing
 from trainer_agent.capture.hooks import first_stream
 from trainer_agent.description.hints import Hint, hinted_columns
 from trainer_agent.description.read.added import AddedReader
+from trainer_agent.description.read.alike import BlockGraph, ReadBlocks, block_graph
 from trainer_agent.description.read.block import BlockCall, block_call
 from trainer_agent.description.read.by_hand import block_by_hand
 from trainer_agent.description.read.encoder_output import EncoderOutput, EncoderOutputs
@@ -106,6 +107,7 @@ class Recognition:
         blocks = [block for column in self._columns for block in column.blocks]
         self._calls = ModuleCalls(model, blocks, self._trace, self)
         self._readings: dict[str, BlockReading] = {}
+        self._read_blocks = ReadBlocks()
         self._running: tuple[str, Node] | None = None
         self._encoder_outputs = EncoderOutputs(model)
         self._head = HeadTrace(model, frozenset(c.blocks[0] for c in self._columns))
@@ -231,8 +233,12 @@ class Recognition:
             trace_from(path, result, self._trace)
 
     def _read(self, path: str, stream: Node, output: Any) -> BlockReading:
-        reading = BlockReading(stream.value.shape[-1], len(self._readings))
-        former = self._readings.get(path)
+        order, former = len(self._readings), self._readings.get(path)
+        graph, alike = (None, None) if former is not None else self._like(path, output)
+        if alike is not None:
+            self._readings[path] = replace(alike, order=order)
+            return self._readings[path]
+        reading = BlockReading(stream.value.shape[-1], order)
         self._readings[path] = reading
         try:
             if former is not None:
@@ -250,7 +256,20 @@ class Recognition:
         self._heed_hints(path, reading)
         with suppress(UnrecognisedError, *UNFORESEEN):
             reading.added = self._added(path, stream, output, reading)
+        if graph is not None:
+            self._read_blocks.add(graph, reading)
         return reading
+
+    def _like(self, path: str, output: Any) -> tuple[BlockGraph | None, BlockReading | None]:
+        """The graph just recorded, and the reading of a block whose graph was like it."""
+        result = result_of(output)
+        made_by = None if result is None else self._trace.find(result)
+        if made_by is None or any(hint.matches(path) for hint in self._hints):
+            return None, None
+        with suppress(*UNFORESEEN):
+            graph = block_graph(path, made_by, self._trace, self._calls.calls, self._model)
+            return graph, self._read_blocks.find(graph)
+        return None, None
 
     def _added(
         self, path: str, stream: Node, output: Any, reading: BlockReading

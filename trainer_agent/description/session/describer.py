@@ -127,6 +127,7 @@ class SelfDescription:
         """
         # Loaded with the agent, or the first step would wait for it.
         from trainer_agent.description.read import head_trace, recognition  # noqa: F401
+        from trainer_agent.description.spec import labels, moments  # noqa: F401
 
         self._reference, self._hooks, self._recorder = refer_to(model), hooks, recorder
         self._guard, self._account = guard, account

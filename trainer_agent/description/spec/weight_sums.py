@@ -61,6 +61,9 @@ def weight_sums(parameters: Mapping[str, Tensor], slices: Sequence[Slice]) -> We
 
 def _sums(pieces: Sequence[Tensor]) -> Tensor:
     """Sum and sum of squares, as one tensor of two."""
+    if len(pieces) == 1:
+        norm = torch.linalg.vector_norm(pieces[0], dtype=torch.float32)
+        return torch.stack([pieces[0].sum(dtype=torch.float32), norm.square()])
     total = torch.stack([piece.sum(dtype=torch.float32) for piece in pieces]).sum()
     norms = [torch.linalg.vector_norm(piece, dtype=torch.float32) for piece in pieces]
     return torch.stack([total, torch.stack(norms).square().sum()])

@@ -83,8 +83,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
     """Rebuild nested tuples, lists and dicts with every leaf changed."""
-    if isinstance(value, tuple):
-        return tuple(map_leaves(item, change) for item in value)
+    if isinstance(value, tuple):  # from lists, as each generator costs a call of torch's worth
+        return tuple([map_leaves(item, change) for item in value])
     if isinstance(value, list):
         return [map_leaves(item, change) for item in value]
     if isinstance(value, dict):
