@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -22,6 +21,7 @@ PLAIN = (
 KINDS = 8  # so many graphs are kept; blocks of one model are of few kinds
 
 T = TypeVar("T")
+_known_fields: dict[type, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,11 @@ def renamed(value: T, before: str, after: str) -> T:
     return map_leaves(value, change)  # type: ignore[no-any-return]
 
 
-@cache
-def _fields(kind: Hashable) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+def _fields(kind: type) -> tuple[str, ...]:
+    if kind not in _known_fields:
+        names = tuple(f.name for f in fields(kind)) if is_dataclass(kind) else ()
+        _known_fields[kind] = names
+    return _known_fields[kind]
 
 
 def _state_of(node: Node, model: nn.Module, leaf: Callable[[Any], Any]) -> tuple[Any, ...]:

@@ -60,6 +60,9 @@ FIRST_AGAIN = 50
 # So many sampled steps at most are read until each block of a model that skips some was called.
 ATTEMPTS = 4
 TIMES_LATER = 2  # so that a description is at most half as old as the step asked for
+# Descriptions are to take no more of a job's time; one that is due waits, but to so many times its
+# step at most. Jobs of several processes do not wait: their clocks differ.
+SHARE_OF_TIME, WAITS_TO = 0.01, 4
 
 
 class Watched(Protocol):
@@ -136,7 +139,7 @@ class SelfDescription:
         self._architecture: Architecture | None = None
         self._failure: Missing | None = None
         self._is_asked = True
-        self._again_at = FIRST_AGAIN
+        self._again_at, self._began = FIRST_AGAIN, time.perf_counter()
         self._observations: Observations | None = None
         self._recognition: Recognition | None = None
         self._mask: Tensor | None = None
@@ -185,10 +188,15 @@ class SelfDescription:
 
     def ask_from_time_to_time(self, step: int) -> None:
         """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
-        if step >= self._again_at:
+        if step >= self._again_at and (self._is_affordable() or step >= WAITS_TO * self._again_at):
             self.ask()
-        while step >= self._again_at:
-            self._again_at *= TIMES_LATER
+            while step >= self._again_at:
+                self._again_at *= TIMES_LATER
+
+    def _is_affordable(self) -> bool:
+        """Whether descriptions have cost little so far, for the time that the job has run."""
+        elapsed_s = time.perf_counter() - self._began
+        return self._processes.size > 1 or self._account.of(ONCE) <= SHARE_OF_TIME * elapsed_s
 
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
