@@ -1,4 +1,4 @@
-"""Exports a spool to the server: what to send next, and what to do with the answer."""
+"""Exports a spool to the server: what to send next, what to do with the answer, when to retry."""
 
 from __future__ import annotations
 

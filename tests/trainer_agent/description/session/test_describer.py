@@ -14,6 +14,7 @@ from tests.trainer_agent.recording import RecordingTransport, recorded
 from tests.trainer_agent.small_gpt import LAYERS, WIDTH, SmallGPT, batch, built, loss_of, train_step
 from trainer_agent import describe, watch
 from trainer_agent.agent import Agent
+from trainer_agent.description.session import describer
 from trainer_agent.description.trace.tracer import Trace
 from trainer_agent.errors import WatchError
 from wire import Command, FrameBatch, FramesReceipt
@@ -100,7 +101,15 @@ def test_the_server_may_ask_for_a_fresh_description(tmp_path: Path) -> None:
     assert later and later[0].spec != first.spec
 
 
-def test_descriptions_follow_at_steps_that_grow_geometrically(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("share_of_time", "steps"),
+    [(1.0, [0, 50, 100, 200]), (0.0, [0, 200])],
+    ids=["the time allows all", "each waits as long as it may"],
+)
+def test_descriptions_follow_at_steps_that_grow_geometrically(
+    share_of_time: float, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(describer, "SHARE_OF_TIME", share_of_time)
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer, every=10)
 
@@ -108,7 +117,7 @@ def test_descriptions_follow_at_steps_that_grow_geometrically(tmp_path: Path) ->
         agent.step(loss=train_step(model, optimizer, batch(step)))
     agent.close()
 
-    assert [revision.step for revision in transport.revisions] == [0, 50, 100, 200]
+    assert [revision.step for revision in transport.revisions] == steps
 
 
 class NoBlocks(torch.nn.Module):
