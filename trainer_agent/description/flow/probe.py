@@ -99,6 +99,11 @@ class FlowProbe:
         self._masks: Mapping[str, Tensor | None] = {}
         self._modules: dict[str, nn.Module] = {}
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it measures, or holds what it has measured."""
+        return bool(self._handles or self._sites or self._modules)
+
     def open(
         self,
         model: nn.Module,

@@ -200,7 +200,12 @@ class SelfDescription:
 
     def take(self) -> Callable[[], dict[str, Any]] | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""
-        if self._recorder.take_arguments() is not None and self._is_asked:
+        late = self._recorder.take_arguments() is not None and self._is_asked
+        if self._observations is None and not (late or self._must_agree or self._was_turned):
+            if self._probe.is_open:
+                self._close_probe()
+            return None
+        if late:
             self._begin_late()
         if self._must_agree:
             self._settle_together()
