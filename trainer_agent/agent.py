@@ -266,7 +266,8 @@ class Agent:
             spec = self._parts.processes.in_background(spec)
         if spec is not None:
             self._parts.sender.offer(Description(self._step, spec, together=together))
-        describer.ask_from_time_to_time(self._step + self._parts.controller.sampler.every)
+        sampler = self._parts.controller.sampler
+        describer.ask_from_time_to_time(self._step + sampler.every, in_budget=not sampler.fixed)
 
     def _wake(self) -> None:
         """Do at the end of the next step what there is to do; called from any thread."""

@@ -60,8 +60,8 @@ FIRST_AGAIN = 50
 # So many sampled steps at most are read until each block of a model that skips some was called.
 ATTEMPTS = 4
 TIMES_LATER = 2  # so that a description is at most half as old as the step asked for
-# Descriptions are to take no more of a job's time; one that is due waits, but to so many times its
-# step at most. Jobs of several processes do not wait: their clocks differ.
+# Under a budget descriptions are to take no more of a job's time; one that is due waits, but to so
+# many times its step at most. Jobs of several processes do not wait: their clocks differ.
 SHARE_OF_TIME, WAITS_TO = 0.01, 4
 
 
@@ -186,9 +186,13 @@ class SelfDescription:
         """Take the hooks of a step away that is being described."""
         self._close_probe()
 
-    def ask_from_time_to_time(self, step: int) -> None:
-        """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
-        if step >= self._again_at and (self._is_affordable() or step >= WAITS_TO * self._again_at):
+    def ask_from_time_to_time(self, step: int, *, in_budget: bool = False) -> None:
+        """Describe `step`, the next to be sampled, where it is time: ever more rarely.
+
+        With `in_budget` a description waits until those before it are paid back.
+        """
+        waits = in_budget and step < WAITS_TO * self._again_at and not self._is_affordable()
+        if step >= self._again_at and not waits:
             self.ask()
             while step >= self._again_at:
                 self._again_at *= TIMES_LATER

@@ -118,10 +118,10 @@ class StagedDescription:
         for describer in self._describers:
             describer.remove()
 
-    def ask_from_time_to_time(self, step: int) -> None:
+    def ask_from_time_to_time(self, step: int, *, in_budget: bool = False) -> None:
         """Describe `step`, the next to be sampled, where it is time: ever more rarely."""
         for describer in self._describers:
-            describer.ask_from_time_to_time(step)
+            describer.ask_from_time_to_time(step, in_budget=in_budget)
 
     def take(self) -> MakeSpec | None:
         """What the step now ending has shown, to be packed in any thread; None if not asked."""

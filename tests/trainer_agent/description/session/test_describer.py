@@ -101,15 +101,7 @@ def test_the_server_may_ask_for_a_fresh_description(tmp_path: Path) -> None:
     assert later and later[0].spec != first.spec
 
 
-@pytest.mark.parametrize(
-    ("share_of_time", "steps"),
-    [(1.0, [0, 50, 100, 200]), (0.0, [0, 200])],
-    ids=["the time allows all", "each waits as long as it may"],
-)
-def test_descriptions_follow_at_steps_that_grow_geometrically(
-    share_of_time: float, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(describer, "SHARE_OF_TIME", share_of_time)
+def test_descriptions_follow_at_steps_that_grow_geometrically(tmp_path: Path) -> None:
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer, every=10)
 
@@ -117,7 +109,39 @@ def test_descriptions_follow_at_steps_that_grow_geometrically(
         agent.step(loss=train_step(model, optimizer, batch(step)))
     agent.close()
 
-    assert [revision.step for revision in transport.revisions] == steps
+    assert [revision.step for revision in transport.revisions] == [0, 50, 100, 200]
+
+
+@pytest.mark.parametrize(
+    ("in_budget", "share_of_time", "steps"),
+    [
+        (True, 1.0, [50, 100, 200, 400]),
+        (True, 0.0, [200]),  # the next waits until step 1,600
+        (False, 0.0, [50, 100, 200, 400]),
+    ],
+    ids=["the time allows all", "each waits as long as it may", "every step was asked for"],
+)
+def test_under_a_budget_descriptions_wait_until_those_before_are_paid_back(
+    in_budget: bool,
+    share_of_time: float,
+    steps: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(describer, "SHARE_OF_TIME", share_of_time)
+    model, optimizer = built()
+    agent, _ = recorded(model, tmp_path, optimizer=optimizer)
+    agent.step(loss=train_step(model, optimizer, batch(0)))
+    describes = agent._parts.describer
+    asked: list[int] = []
+
+    for step in range(1, 800):
+        with monkeypatch.context() as patch:
+            patch.setattr(describes, "ask", lambda step=step: asked.append(step))
+            describes.ask_from_time_to_time(step, in_budget=in_budget)
+    agent.close()
+
+    assert asked == steps
 
 
 class NoBlocks(torch.nn.Module):
