@@ -21,7 +21,7 @@ PLAIN = (
 KINDS = 8  # so many graphs are kept; blocks of one model are of few kinds
 
 T = TypeVar("T")
-_known_fields: dict[type, tuple[str, ...]] = {}
+_field_names: dict[type, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def block_graph(
         return (type(value), value) if isinstance(value, PLAIN) else _Itself(value)
 
     constants: list[Constant] = []
-    noted: list[Any] = [output.order]
+    recorded: list[Any] = [output.order]
     for node in trace.nodes:
         tensor = node.tensor() if isinstance(node.tensor, ref) else node.tensor
         if node.op == "constant" and tensor is not None:
@@ -106,13 +106,13 @@ def block_graph(
         arguments = map_leaves((node.args, dict(node.kwargs)), leaf)
         opaque = _state_of(node, model, leaf) if node.op == "module" else ()
         kind = node.op, node.func, node.select, inside(node.where), number
-        noted.append((*kind, node.value.shape, node.value.dtype, arguments, opaque))
+        recorded.append((*kind, node.value.shape, node.value.dtype, arguments, opaque))
     modules = [
         (inside(name), call.number, None if call.node is None else call.node.order)
         for name, call in calls.items()
         if name.startswith(f"{path}.")
     ]
-    return BlockGraph(path, tuple(noted), tuple(modules), tuple(constants))
+    return BlockGraph(path, tuple(recorded), tuple(modules), tuple(constants))
 
 
 class ReadBlocks:
@@ -149,17 +149,17 @@ def renamed(value: T, before: str, after: str) -> T:
 
 
 def _fields(kind: type) -> tuple[str, ...]:
-    if kind not in _known_fields:
+    if kind not in _field_names:
         names = tuple(f.name for f in fields(kind)) if is_dataclass(kind) else ()
-        _known_fields[kind] = names
-    return _known_fields[kind]
+        _field_names[kind] = names
+    return _field_names[kind]
 
 
 def _state_of(node: Node, model: nn.Module, leaf: Callable[[Any], Any]) -> tuple[Any, ...]:
     """What a small module computes by, beside its vectors: its class, and what it holds."""
     module = model.get_submodule(node.where)
-    held = {name: v for name, v in vars(module).items() if not name.startswith("_")}
-    items = tuple((name, map_leaves(value, leaf)) for name, value in held.items())
+    attributes = {name: v for name, v in vars(module).items() if not name.startswith("_")}
+    items = tuple((name, map_leaves(value, leaf)) for name, value in attributes.items())
     vectors = tuple((name, vector.shape) for name, vector in node.vectors.items())
     return (type(module), items, vectors)
 

@@ -83,7 +83,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
     """Rebuild nested tuples, lists and dicts with every leaf changed."""
-    if isinstance(value, tuple):  # from lists, as each generator costs a call of torch's worth
+    if isinstance(value, tuple):  # of a list: a generator takes longer, and this runs at each call
         return tuple([map_leaves(item, change) for item in value])
     if isinstance(value, list):
         return [map_leaves(item, change) for item in value]
