@@ -53,7 +53,7 @@ class Parts:
     """The parts that an `Agent` calls; each is complete.
 
     Attributes:
-        parameters: None where neither weights nor updates are requested.
+        parameters: None where no optimizer is known and nothing of parameters is requested.
         removables: what has set hooks.
     """
 
@@ -94,7 +94,10 @@ def compose(
     local_stages, n_stages = options.pipeline or (None, None)
     chunks = chunks_of(model, local_stages)
     structure = joined((chunk, plan_by_structure(chunk.module, hints)) for chunk in chunks)
-    plan = replace(structure, requested=RequestedSites(options.quantities, options.sites, custom))
+    requested = RequestedSites(
+        options.quantities, options.sites, custom, parameters=bool(optimizers)
+    )
+    plan = replace(structure, requested=requested)
 
     blocks = (block for stack in plan.stacks for block in stack.blocks)
     axes = TokenAxes(options.token_axis, sequence_first_blocks(inner, blocks))

@@ -34,7 +34,6 @@ from wire import (
     SpecRevision,
 )
 
-SITES = ("norm_inputs", "weights", "updates")
 AFTER = 10  # steps recorded after a fault
 Series = dict[str, NDArray[np.float32]]
 
@@ -226,7 +225,6 @@ def _watched(
             spool_dir=spool,
             spool_limit_bytes=16 * SPOOL_LIMIT_BYTES,
             rank=0,
-            sites=SITES,
         )
         agent = Agent(model, options, optimizer=optimizer, transport=lambda: transport)
         yield agent, transport

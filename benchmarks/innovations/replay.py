@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,10 +79,8 @@ def episodes(recorded: Recorded, *, every: int = 1) -> list[tuple[str, Departure
     ]
 
 
-def named_after(
-    recorded: Recorded, run: FaultRun, hide: frozenset[str] = frozenset()
-) -> Departure | None:
-    """The first departure in the samples behind a fault; `hide` names quantities not measured."""
+def named_after(recorded: Recorded, run: FaultRun) -> Departure | None:
+    """The first departure in the samples behind a fault."""
     joined = {
         key: np.concatenate([values[-2 * WINDOW :], run.after[key]])
         for key, values in recorded.series.items()
@@ -93,15 +90,11 @@ def named_after(
     first: Departure | None = None
     for stack in stacks_of(joined):
         ahead = ahead_of(joined, recorded.curves if n < WINDOW else {}, stack, rows)
-        for departure in departures(_without(ahead, hide))[:1]:
+        for departure in departures(ahead)[:1]:
             if first is None or departure.row < first.row:
                 elsewhere = replace(departure, block=ELSEWHERE)
                 first = departure if stack == run.stack else elsewhere
     return first
-
-
-def _without(ahead: Mapping[str, Ahead], hide: frozenset[str]) -> dict[str, Ahead]:
-    return {name: each for name, each in ahead.items() if name not in hide}
 
 
 def samples_times_layers(recorded: Recorded) -> int:

@@ -15,7 +15,15 @@ Flags = NDArray[np.bool_]
 
 # What a block does by itself, before what it does to the stream, to the gradient, to its weights:
 # the first that departs says most about the cause.
-FORWARD = ("attention_logits", "attention", "feed_forward", "variance", "correlation")
+FORWARD = (
+    "attention_bits",
+    "feed_forward_bits",
+    "attention_logits",
+    "attention",
+    "feed_forward",
+    "variance",
+    "correlation",
+)
 BACKWARD = ("gradient",)
 OWN = ("weights", "updates", "weight_gradients")
 STEADY = (*FORWARD, *BACKWARD, "weights")

@@ -32,7 +32,7 @@ from trainer_agent.capture.stream_gradients import StreamGradient, StreamGradien
 from trainer_agent.capture.token_axis import TokenAxes, batch_first
 from trainer_agent.capture.transforms import is_transformed
 from trainer_agent.model.dtensor import local_part
-from trainer_agent.model.plan import Plan, rows_kept, stage_suffix
+from trainer_agent.model.plan import BRANCHES, Plan, rows_kept, stage_suffix
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # What was counted of a gradient: its stack's first block, its place, and its sums.
@@ -294,6 +294,8 @@ class Recorder:
             if self._passes.first_time(stack, site, index) and self._counts(stack, index):
                 with _unseen():
                     self._count_at(stack, site, index, x)
+                    if site in BRANCHES:
+                        self._count_bits(stack, site, index, x)
                 self._half |= x.dtype == torch.float16
         except Exception as error:
             self._guard.note(f"{stack}/{site}[{index}]", error)
@@ -397,6 +399,11 @@ class Recorder:
             sums = self._reduction.sums(part, mask if part is tokens else fitting(mask, part))
             # The stack goes by its first block: until then it may get another name.
             self._deferred.append((self._first_blocks[stack], site, index, sums))
+
+    def _count_bits(self, stack: str, site: str, index: int, x: Tensor) -> None:
+        part = local_part(x) if self._deferred is None else None
+        if part is not None and part.is_floating_point():
+            self.accumulator.add_significands(self._rows[stack, site] + index, part)
 
     def _count_deferred(self, deferred: list[Deferred], _g: Tensor) -> None:
         """Count what a pass in evaluation mode has shown: the job does train by it."""

@@ -76,6 +76,7 @@ def handshake(
 
 def _digest(plan: Plan) -> int:
     rows = [(place.stack, place.site, place.n) for place in plan.places]
-    options = plan.requested.sites, plan.requested.quantities, plan.heads
+    requested = plan.requested
+    options = requested.sites, requested.quantities, requested.parameters, plan.heads
     digest = hashlib.blake2b(repr((rows, options)).encode(), digest_size=6).digest()
     return int.from_bytes(digest, "big")

@@ -80,6 +80,7 @@ class PipelineLayout:
         return replace(
             sums,
             moments=_placed(sums.moments, tensors, target.rows),
+            precision=_placed(sums.precision, tensors, target.rows),
             extra=_placed(sums.extra, tensors, extra_rows),
             extra_max=_placed(sums.extra_max, tensors, extra_rows),
             logits=_placed(sums.logits, blocks, target.logit_rows),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,31 +16,40 @@ from trainer_agent.capture.hook_manager import HookManager
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics import columns
+from trainer_agent.job.parameter_sample import ParameterSample, SampleGroup, sample_of
 from trainer_agent.model.dtensor import is_partial, local, shards_of
 from trainer_agent.model.plan import Plan
 
-# Values of one tensor that are kept over an update, to see what it changed.
-SAMPLED_VALUES = 4096
 SECOND_MOMENT = "exp_avg_sq"  # as Adam and its kin name it
+# Columns that are added to together.
+_WEIGHTS = slice(columns.WEIGHTS, columns.WEIGHT_SQUARES + 1)
+_CHANGES = slice(columns.CHANGED_SQUARES, columns.CHANGES + 1)
 OnUpdate = Callable[[Optimizer], None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """Some values of a tensor before its update, and how many values they stand for."""
+    """A group of sampled parameters before an update.
 
-    parameter: Tensor
-    row: int
+    Attributes:
+        values: (tensors, n).
+        squares: their sums, (tensors,), each for the whole tensor.
+        trained: which have a gradient, (tensors,); None where all have.
+    """
+
+    group: SampleGroup
     values: Tensor
-    stands_for: float
+    squares: Tensor
+    trained: Tensor | None
 
 
 class ParameterReader:
     """Sums over the parameters of each block, and of the others, around optimizers' steps.
 
     Weights and gradients as the optimizer finds them: after clipping, without a scaler's scale.
-    The update is read on evenly spread values, at most 4,096 of a tensor. Several updates in one
-    step are counted together.
+    Weights and what an update changes of them are read on evenly spread values, at most 1,024 of a
+    tensor; weights on all values where the site is requested. Several updates in one step are
+    counted together.
 
     Of sharded parameters each process has its part; of replicated ones all have the same. A part
     counts once for every shard, so that over all processes every value counts equally often.
@@ -57,6 +66,7 @@ class ParameterReader:
         self._hooks, self._recorder, self._guard, self._account = hooks, recorder, guard, account
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._rows: tuple[Plan, dict[int, int]] | None = None
+        self._samples: dict[int, tuple[Plan, ParameterSample]] = {}
         self._before: list[_Before] = []
         self._constants: dict[tuple[torch.device, tuple[float, ...]], Tensor] = {}
         self._update_hooks: list[UpdateHooks] = []
@@ -75,13 +85,14 @@ class ParameterReader:
         """Take the hooks away."""
         for hooks in self._update_hooks:
             hooks.remove()
+        self._samples, self._before = {}, []  # which hold the parameters' memory
 
     def _before_update(self, optimizer: Optimizer) -> None:
         self._read(lambda plan: self._add_weights(plan, optimizer))
 
     def _after_update(self, optimizer: Optimizer) -> None:
         self._read(lambda plan: self._add_update(plan, optimizer))
-        self._before = []  # even where reading failed: they hold copies of weights
+        self._before = []  # even where reading failed: it holds copies of weights
 
     def _read(self, read: Callable[[Plan], None]) -> None:
         started = time.perf_counter()
@@ -91,46 +102,53 @@ class ParameterReader:
 
     def _add_weights(self, plan: Plan, optimizer: Optimizer) -> None:
         parameters = _parameters(optimizer)
-        if "weights" in plan.requested.sites:
-            self._add(plan, parameters, parameters, columns.WEIGHTS, order=2)
-            trained = [parameter for parameter in parameters if _is_readable(parameter.grad)]
-            gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-            scale = _scale(optimizer)
-            self._add(plan, trained, gradients, columns.GRADIENTS, order=2, scale=scale)
-        if "updates" in plan.requested.sites:
-            self._before = [
-                _Before(
-                    parameter,
-                    self._row(plan, parameter),
-                    _sampled_values(parameter).clone(),
-                    _count(parameter),
-                )
-                for parameter in parameters
-                if parameter.grad is not None
-            ]
+        self._before = list(self._sampled(plan, optimizer, parameters))
+        if "weights" not in plan.requested.sites:
+            for before in self._before:
+                sums = torch.stack([before.group.counts, before.squares], 1)
+                self._add_to_rows(_WEIGHTS, before.group, sums)
+            return
+        self._add(plan, parameters, parameters, columns.WEIGHTS, order=2)
+        trained = [parameter for parameter in parameters if _is_readable(parameter.grad)]
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        scale = _scale(optimizer)
+        self._add(plan, trained, gradients, columns.GRADIENTS, order=2, scale=scale)
+
+    def _sampled(
+        self, plan: Plan, optimizer: Optimizer, parameters: Sequence[Tensor]
+    ) -> Iterator[_Before]:
+        of_plan, sample = self._samples.get(id(optimizer), (None, None))
+        if sample is None or of_plan is not plan or not sample.still_shows(parameters):
+            rows = [self._row(plan, parameter) for parameter in parameters]
+            sample = sample_of(parameters, rows, self._recorder.accumulator.device)
+            self._samples[id(optimizer)] = plan, sample
+        has_gradient = [parameter.grad is not None for parameter in parameters]
+        for group in sample.groups:
+            values = group.values()
+            squares = _square_sums(values) * group.scales
+            yield _Before(group, values, squares, group.trained(has_gradient))
 
     def _add_update(self, plan: Plan, optimizer: Optimizer) -> None:
+        for before in self._before:
+            self._add_changes(before)
         if "updates" not in plan.requested.sites:
             return
         parameters = [
-            parameter
-            for parameter in _parameters(optimizer)
-            if SECOND_MOMENT in optimizer.state.get(parameter, ())
+            p for p in _parameters(optimizer) if SECOND_MOMENT in optimizer.state.get(p, ())
         ]
         moments = [optimizer.state[parameter][SECOND_MOMENT] for parameter in parameters]
         self._add(plan, parameters, moments, columns.SECOND_MOMENTS, order=1)
-        if self._before:
-            self._add_changes()
 
-    def _add_changes(self) -> None:
-        before = [item.values for item in self._before]
-        after = [_sampled_values(item.parameter) for item in self._before]
-        changes = torch._foreach_sub(after, before)
-        rows = [item.row for item in self._before]
-        weights = tuple(item.stands_for / max(item.values.numel(), 1) for item in self._before)
-        for column, tensors in ((columns.CHANGED_SQUARES, before), (columns.CHANGES, changes)):
-            squares = _norms(tensors, 2).square()
-            self._scatter(column, rows, squares * self._constant(weights, squares.device))
+    def _add_changes(self, before: _Before) -> None:
+        """Add squares of the change, and of the weights before it, where there is a gradient."""
+        group, squares = before.group, before.squares
+        changes = _square_sums(group.values() - before.values) * group.scales
+        if before.trained is not None:
+            squares, changes = squares * before.trained, changes * before.trained
+        self._add_to_rows(_CHANGES, group, torch.stack([squares, changes], 1))
+
+    def _add_to_rows(self, at: slice, group: SampleGroup, sums: Tensor) -> None:
+        self._recorder.accumulator.add_parameters(at, group.rows, sums)
 
     def _add(
         self,
@@ -276,9 +294,10 @@ def _norms(tensors: Sequence[Tensor], order: int) -> Tensor:
     return torch.stack([norm.to(norms[0].device) for norm in norms])
 
 
-def _sampled_values(parameter: Tensor) -> Tensor:
-    flat = local(parameter).detach().reshape(-1)
-    return flat[:: max(1, -(-len(flat) // SAMPLED_VALUES))]
+def _square_sums(values: Tensor) -> Tensor:
+    """Sums of squares of (tensors, n), (tensors,)."""
+    norms: Tensor = torch.linalg.vector_norm(values, dim=1)
+    return norms.square()
 
 
 def _scale(optimizer: Optimizer) -> Tensor | None:

@@ -11,6 +11,8 @@ from trainer_agent.model.sites import DEFAULT_SITES, QUANTITIES, CustomSite, Req
 from wire import Layout, Series
 
 STREAM_QUANTITIES = ("mean", "variance", "correlation", "nonfinite")
+BRANCHES = ("attention", "feed_forward")
+BRANCH_QUANTITIES = ("variance", "bits")
 LOGIT_QUANTITIES = ("max", "variance", "entropy")
 OWN_SCALARS = ("loss", "learning_rate", "gradient_norm")
 # Stands in a stack's name before the number of its stage, where a process holds several.
@@ -133,8 +135,8 @@ class Plan:
         The rows of all these sites are the same ones.
         """
         places = []
-        for site, option, quantities in _PARAMETERS:
-            if option in self.requested.sites:
+        for site, option, quantities, by_default in _PARAMETERS:
+            if option in self.requested.sites or (by_default and self.requested.parameters):
                 for of in self.logit_places:
                     places.append(Place(of.stack, site, of.first, of.n, quantities, "parameters"))
                 places.append(Place("", site, 0, 1, quantities, "parameters"))
@@ -210,14 +212,14 @@ _Site = tuple[str, int, tuple[str, ...]]
 _SITES: tuple[_Site, ...] = (
     ("stream", 1, STREAM_QUANTITIES),
     ("stream_gradient", 1, STREAM_QUANTITIES),
-    ("attention", 0, ("variance",)),
-    ("feed_forward", 0, ("variance",)),
+    *((site, 0, BRANCH_QUANTITIES) for site in BRANCHES),
 )
-# Site, the option that brings it, and its quantities.
+# Site, the option that brings it, its quantities, and whether a known optimizer brings it too.
 _PARAMETERS = (
-    ("weights", "weights", ("rms",)),
-    ("weight_gradients", "weights", ("rms",)),
-    ("updates", "updates", ("ratio", "second_moment")),
+    ("weights", "weights", ("rms",), True),
+    ("updates", "updates", ("ratio",), True),
+    ("weight_gradients", "weights", ("rms",), False),
+    ("updates", "updates", ("second_moment",), False),
 )
 
 

@@ -50,11 +50,13 @@ class RequestedSites:
         quantities: measured at every site that has tensors of tokens and features.
         sites: optional sites, of `SITES`.
         custom: sites of the user's own.
+        parameters: whether weights and updates are read, which takes an optimizer.
     """
 
     quantities: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     custom: tuple[CustomSite, ...] = ()
+    parameters: bool = False
 
     @property
     def costly(self) -> frozenset[str]:

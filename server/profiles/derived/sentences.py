@@ -18,10 +18,14 @@ _SUBJECTS = {
     "attention": "what its attention adds",
     "feed_forward": "what its feed-forward layer adds",
     "attention_logits": "the variance of its attention logits",
+    "attention_bits": "what its attention adds",
+    "feed_forward_bits": "what its feed-forward layer adds",
     "updates": "the size of its updates beside the other blocks'",
     "weights": "the size of its weights",
     "weight_gradients": "the size of its weights' gradients beside the other blocks'",
 }
+# Bits of a significand, the leading one included, and the type that has them.
+_TYPES = {24: "float32", 11: "float16", 8: "bfloat16"}
 LARGEST = 30.0  # powers of two beyond which a factor says nothing
 
 
@@ -57,7 +61,16 @@ def _amount(quantity: str, innovation: float, high: float) -> str:
         return "is not finite"
     if quantity == "correlation":
         return f"is off by {innovation:+.2g}, with a band of ±{high:.2g}"
+    if quantity.endswith("_bits"):
+        return _bits(innovation)
     band = f"within a band of ×{2**high:.3g}" if high < LARGEST else "within no band"
     if abs(innovation) > LARGEST:
         return ("vanishes" if innovation < 0 else "explodes") + f", expected {band}"
     return f"is ×{2**innovation:.3g} of what its last samples say, expected {band}"
+
+
+def _bits(innovation: float) -> str:
+    """The two types whose bits have this ratio, as a power of two."""
+    pairs = [(now, before) for now in _TYPES for before in _TYPES if now != before]
+    now, before = min(pairs, key=lambda pair: abs(math.log2(pair[0] / pair[1]) - innovation))
+    return f"carries the {now} bits of {_TYPES[now]}, where it carried {_TYPES[before]}'s {before}"

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer_agent.capture.statistics import columns
 from trainer_agent.capture.statistics.extra import SAMPLED_TOKENS
 from trainer_agent.capture.statistics.moments import MomentRow
+from trainer_agent.capture.statistics.precision import SignificandSamples
 from trainer_agent.capture.statistics.sums import MAXIMA, Matrix, Sums, unpack
 from trainer_agent.capture.statistics.tensor_sums import TensorSums
 from trainer_agent.model.plan import Plan, RowsKept
@@ -51,6 +52,7 @@ class Accumulator:
         # On the host numpy copies with a fraction of the code that a call of torch runs through.
         self._arrays = (self._flat.numpy(), self._empty.numpy()) if self.on_cpu else None
         self._host_rows: list[tuple[int, tuple[float, ...]]] = []
+        self._significands = SignificandSamples()
 
     def add(self, row: int | Tensor, sums: MomentRow) -> None:
         """Add a row of `moment_row`; one that is on the host already is added up later.
@@ -75,6 +77,10 @@ class Accumulator:
             self._extra.index_add_(0, row, sums.to(self._flat).unsqueeze(0))
             largest = torch.maximum(self._extra_max[row], largest.to(self._flat))
             self._extra_max.index_copy_(0, row, largest)
+
+    def add_significands(self, row: int, x: Tensor) -> None:
+        """Have the bits that a tensor's values use counted with the step's end."""
+        self._significands.add(row, x)
 
     def subtract(self, row: int, sums: TensorSums) -> None:
         """Take back what `add` and `add_extra` have added; a largest value stays."""
@@ -124,9 +130,9 @@ class Accumulator:
         """Add what `log_z_sums` gives."""
         self._log_z[0].add_(sums.to(self._flat))
 
-    def add_parameters(self, column: int, rows: Tensor, values: Tensor) -> None:
-        """Add each of the values, (n,), to a column of its row of parameter sums."""
-        self._parameters[:, column].index_add_(0, rows, values.to(self._flat))
+    def add_parameters(self, at: int | slice, rows: Tensor, values: Tensor) -> None:
+        """Add each of the values, (n,) or (n, columns), to a column or columns of its row."""
+        self._parameters[:, at].index_add_(0, rows, values.to(self._flat))
 
     def scalar(self, slot: int, value: float | Tensor | None) -> float | None:
         """Take a number along without waiting; None where it will lie among `Sums.scalars`."""
@@ -143,8 +149,9 @@ class Accumulator:
         self._host_rows = [
             (rows.moments[row], sums) for row, sums in other._host_rows if row in rows.moments
         ]
+        self._significands.adopt(other._significands, rows.moments)
         for names, moved in (
-            (("moments", "extra", "extra_max", "grams"), rows.moments),
+            (("moments", "precision", "extra", "extra_max", "grams"), rows.moments),
             (("logits", "logit_max"), rows.logits),
             (("parameters",), rows.parameters),
         ):
@@ -159,6 +166,7 @@ class Accumulator:
     def clear(self) -> None:
         """Start the next step."""
         self._host_rows = []
+        self._significands.clear()
         if self._arrays is None:
             self._flat.copy_(self._empty)
         else:
@@ -167,6 +175,7 @@ class Accumulator:
 
     def take(self) -> Callable[[], Sums]:
         """Copy the buffer without waiting and clear it; the result waits, in any thread."""
+        self._significands.count_into(self._views["precision"])
         copy = _copy(self._flat) if self._arrays is None else self._arrays[0].copy()
         shapes, host_rows = self._shapes, self._host_rows
         self.clear()
@@ -188,6 +197,7 @@ def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
     gram_rows = extra_rows if costly & set(columns.RANK_COLUMNS) else 0
     return {
         "moments": (plan.rows, columns.COLUMNS),
+        "precision": (plan.rows, columns.PRECISION_COLUMNS),
         "logits": (plan.logit_rows, columns.LOGIT_COLUMNS),
         "logit_max": (plan.logit_rows,),
         "scalars": (SCALAR_SLOTS,),

@@ -18,6 +18,9 @@ EXTRA_COLUMNS = STABLE + 1
 RANK_COLUMNS = dict(zip(RANKS, (EFFECTIVE, STABLE), strict=True))
 RANGE_COLUMNS = {name: FIRST_RANGE + at for at, name in enumerate(RANGES)}
 
+# Values of a tensor by the bits of their significands, as `precision` counts them.
+PRECISION_COLUMNS = 3
+
 # Attention logits.
 LOGIT_COUNT, LOGIT_SUM, LOGIT_SQUARES, ENTROPY_COUNT, ENTROPY_SUM = range(5)
 LOGIT_COLUMNS = 5

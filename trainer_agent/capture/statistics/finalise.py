@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer_agent.capture.statistics import columns
+from trainer_agent.capture.statistics.precision import significand_bits
 from trainer_agent.capture.statistics.sums import Matrix, Sums
 from trainer_agent.model.plan import Place, Plan
 from wire import ABSENT
@@ -67,6 +68,9 @@ def unscaled(plan: Plan, sums: Sums, scale: float) -> Sums:
 
 def _tensors(_plan: Plan, _place: Place, sums: Sums) -> Mapping[str, Vector]:
     statistics = moment_statistics(sums.moments)
+    statistics["bits"] = np.where(
+        sums.precision[:, 0] != 0, significand_bits(sums.precision), NO_VALUE
+    )
     if len(sums.extra):
         statistics |= extra_statistics(sums.moments, sums.extra, sums.extra_max)
     return _where_counted(sums.moments[:, columns.COUNT], statistics)

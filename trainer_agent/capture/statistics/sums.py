@@ -15,7 +15,7 @@ from trainer_agent.capture.statistics.extra import rank_sums
 Matrix = NDArray[np.float64]
 
 # What adds up over processes, and of what the largest value holds for all of them.
-ADDITIVE = ("moments", "extra", "logits", "heads", "parameters", "log_z")
+ADDITIVE = ("moments", "precision", "extra", "logits", "heads", "parameters", "log_z")
 MAXIMA = ("logit_max", "extra_max", "head_max")
 
 
@@ -24,6 +24,7 @@ class Sums:
     """Tables with a row for each place of the plan; `columns` says what their columns hold."""
 
     moments: Matrix  # (rows, 6)
+    precision: Matrix  # (rows, 3)
     extra: Matrix  # (rows, 14), or no rows where no such quantity is requested
     logits: Matrix  # (logit rows, 5)
     heads: Matrix  # (logit rows * heads, 5)

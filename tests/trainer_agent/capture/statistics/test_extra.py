@@ -245,4 +245,4 @@ def test_quantities_that_nobody_asked_for_are_not_there(tmp_path: Path):
     agent.close()
 
     declared = {series.quantity for series in transport.declarations[-1].layout if series.stack}
-    assert declared == {"mean", "variance", "correlation", "nonfinite", "max", "entropy"}
+    assert declared == {"mean", "variance", "correlation", "nonfinite", "bits", "max", "entropy"}
