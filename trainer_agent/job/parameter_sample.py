@@ -106,6 +106,12 @@ def _group(
     )
 
 
+def square_sums(values: Tensor) -> Tensor:
+    """Sums of squares of (tensors, n), (tensors,)."""
+    norms: Tensor = torch.linalg.vector_norm(values, dim=1)
+    return norms.square()
+
+
 def stride(shape: Sequence[int]) -> int:
     """The least distance between sampled values that keeps to the limit and meets every column."""
     step = -(-math.prod(shape) // SAMPLED_VALUES)

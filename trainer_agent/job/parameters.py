@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,13 @@ from trainer_agent.capture.hook_manager import HookManager
 from trainer_agent.capture.overhead_account import OverheadAccount
 from trainer_agent.capture.recorder import Recorder
 from trainer_agent.capture.statistics import columns
-from trainer_agent.job.parameter_sample import ParameterSample, SampleGroup, sample_of
+from trainer_agent.job.parameter_sample import (
+    ParameterSample,
+    SampleGroup,
+    sample_of,
+    square_sums,
+)
+from trainer_agent.job.unheld_parameters import UnheldParameters
 from trainer_agent.model.dtensor import is_partial, local, shards_of
 from trainer_agent.model.plan import Plan
 
@@ -70,9 +77,12 @@ class ParameterReader:
         self._before: list[_Before] = []
         self._constants: dict[tuple[torch.device, tuple[float, ...]], Tensor] = {}
         self._update_hooks: list[UpdateHooks] = []
+        self._optimizers: list[Optimizer] = []
+        self._unheld = UnheldParameters(model)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Read the updates of this optimizer, too."""
+        self._optimizers.append(optimizer)
         hooks = UpdateHooks(
             optimizer,
             self._before_update,
@@ -85,10 +95,14 @@ class ParameterReader:
         """Take the hooks away."""
         for hooks in self._update_hooks:
             hooks.remove()
-        self._samples, self._before = {}, []  # which hold the parameters' memory
+        # These hold the parameters' memory.
+        self._samples, self._before, self._optimizers = {}, [], []
+        self._unheld.forget()
 
     def _before_update(self, optimizer: Optimizer) -> None:
         self._read(lambda plan: self._add_weights(plan, optimizer))
+        if optimizer is self._optimizers[0]:
+            self._read(self._add_unheld)
 
     def _after_update(self, optimizer: Optimizer) -> None:
         self._read(lambda plan: self._add_update(plan, optimizer))
@@ -114,6 +128,14 @@ class ParameterReader:
         scale = _scale(optimizer)
         self._add(plan, trained, gradients, columns.GRADIENTS, order=2, scale=scale)
 
+    def _add_unheld(self, plan: Plan) -> None:
+        """Count parameters that have a gradient, no optimizer, and have not moved."""
+        device = self._recorder.accumulator.device
+        row_of = partial(self._row, plan)
+        for group, squares in self._unheld.standing(self._optimizers, row_of, device):
+            sums = torch.stack([squares, torch.zeros_like(squares)], 1)
+            self._add_to_rows(_CHANGES, group, sums)
+
     def _sampled(
         self, plan: Plan, optimizer: Optimizer, parameters: Sequence[Tensor]
     ) -> Iterator[_Before]:
@@ -125,7 +147,7 @@ class ParameterReader:
         has_gradient = [parameter.grad is not None for parameter in parameters]
         for group in sample.groups:
             values = group.values()
-            squares = _square_sums(values) * group.scales
+            squares = square_sums(values) * group.scales
             yield _Before(group, values, squares, group.trained(has_gradient))
 
     def _add_update(self, plan: Plan, optimizer: Optimizer) -> None:
@@ -142,7 +164,7 @@ class ParameterReader:
     def _add_changes(self, before: _Before) -> None:
         """Add squares of the change, and of the weights before it, where there is a gradient."""
         group, squares = before.group, before.squares
-        changes = _square_sums(group.values() - before.values) * group.scales
+        changes = square_sums(group.values() - before.values) * group.scales
         if before.trained is not None:
             squares, changes = squares * before.trained, changes * before.trained
         self._add_to_rows(_CHANGES, group, torch.stack([squares, changes], 1))
@@ -292,12 +314,6 @@ def _norms(tensors: Sequence[Tensor], order: int) -> Tensor:
     parts = [local(tensor) for tensor in tensors]
     norms = torch._foreach_norm(parts, order, dtype=torch.float32)
     return torch.stack([norm.to(norms[0].device) for norm in norms])
-
-
-def _square_sums(values: Tensor) -> Tensor:
-    """Sums of squares of (tensors, n), (tensors,)."""
-    norms: Tensor = torch.linalg.vector_norm(values, dim=1)
-    return norms.square()
 
 
 def _scale(optimizer: Optimizer) -> Tensor | None:

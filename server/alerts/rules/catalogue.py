@@ -10,6 +10,7 @@ from server.alerts.rules.collapse import rank_collapse
 from server.alerts.rules.departure import departs_from_prediction
 from server.alerts.rules.finding import Finding
 from server.alerts.rules.gradient import exploding_gradient, vanishing_gradient
+from server.alerts.rules.inputs import alike_tokens, repeated_batch
 from server.alerts.rules.learning import not_learning
 from server.alerts.rules.loss import loss_divergence, loss_spike
 from server.alerts.rules.nonfinite import nonfinite
@@ -17,11 +18,11 @@ from server.alerts.rules.numerics import (
     dead_units,
     format_overflow,
     log_z_growth,
-    update_size,
 )
 from server.alerts.rules.observation import Observation
 from server.alerts.rules.running_stats import RunningStats
 from server.alerts.rules.telemetry import agent_health
+from server.alerts.rules.updates import standing_weights, update_size
 
 # None means "not judged at this step", which neither holds nor clears.
 Check = Callable[[Observation, RunningStats], list[Finding] | None]
@@ -54,6 +55,8 @@ RULES: tuple[Rule, ...] = (
     Rule("loss_divergence", loss_divergence, opens_after=5, clears_after=20),
     Rule("loss_spike", loss_spike, opens_after=1, clears_after=20),
     Rule("departs_from_prediction", departs_from_prediction, opens_after=1, clears_after=1),
+    Rule("alike_tokens", alike_tokens, opens_after=5, clears_after=20),
+    Rule("repeated_batch", repeated_batch, opens_after=5, clears_after=20),
     Rule("rank_collapse", rank_collapse, opens_after=5, clears_after=20),
     Rule("vanishing_gradient", vanishing_gradient, opens_after=5, clears_after=20),
     Rule("exploding_gradient", exploding_gradient, opens_after=5, clears_after=20),
@@ -61,6 +64,7 @@ RULES: tuple[Rule, ...] = (
     Rule("attention_entropy_collapse", attention_entropy_collapse, opens_after=5, clears_after=20),
     Rule("not_learning", not_learning, opens_after=5, clears_after=20),
     Rule("update_size", update_size, opens_after=5, clears_after=20),
+    Rule("standing_weights", standing_weights, opens_after=5, clears_after=5),
     Rule("log_z_growth", log_z_growth, opens_after=5, clears_after=20),
     Rule("format_overflow", format_overflow, opens_after=5, clears_after=20),
     Rule("dead_units", dead_units, opens_after=20, clears_after=20),

@@ -10,6 +10,7 @@ import numpy as np
 from server.alerts.rules.depth import Span, closeness, longest_run, number
 from server.alerts.rules.depth_advice import advice_for
 from server.alerts.rules.finding import Finding
+from server.alerts.rules.inputs import enter_alike
 from server.alerts.rules.observation import Observation, StackFacts
 from server.alerts.rules.running_stats import RunningStats
 
@@ -44,9 +45,10 @@ def collapse_of(observation: Observation, stack: str, facts: StackFacts) -> Coll
 
     Tokens that are alike are no illness by themselves: a model that learns how frequent words are
     adds one direction to all of them, in a third of the layers and more, and trains through it.
+    Tokens that enter alike were made so by the data (`inputs`), and are no collapse either.
     """
     correlation = observation.series(stack, "stream", "correlation")
-    if correlation is None or len(correlation) < 2:
+    if correlation is None or len(correlation) < 2 or enter_alike(float(correlation[0])):
         return None
     n_layers = len(correlation) - 1
     span = longest_run(1 - correlation <= COLLAPSED)

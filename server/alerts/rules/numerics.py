@@ -1,4 +1,4 @@
-"""What the optional measurements show: steps too large, logits too large, values lost or dead."""
+"""What the optional measurements show: logits too large, values lost or dead."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from server.alerts.rules.finding import Advice, Finding, Severity
 from server.alerts.rules.observation import Floats, Observation
 from server.alerts.rules.running_stats import RunningStats
 
-LARGE_UPDATE = 0.03  # of the weights; a healthy run at a 33 times higher rate reached 0.02
 LARGE_LOG_Z = 30.0  # healthy runs here stayed under 9; ln of 256,000 words is 12.5
 DEAD = 0.99
 
-UPDATES = Advice("Lower the learning rate, lengthen the warm-up or clip the update itself.")
 LOG_Z = Advice(
     "Add a z-loss, 10⁻⁴ times the mean square of log Z, or lower the learning rate of the head: "
     "bfloat16 tells logits of this size apart by 0.125 and more."
@@ -29,34 +27,6 @@ DYING = Advice(
     "Look at the activation in front: a unit that is never positive passes no gradient. Lower the "
     "learning rate, or use an activation without a flat side."
 )
-
-
-def update_size(observation: Observation, _stats: RunningStats) -> list[Finding]:
-    """A step changes a block's weights by at least 3 % of their size."""
-    findings = []
-    for stack, _, ratio in _measured(observation, "ratio", site="updates"):
-        holds = ratio >= LARGE_UPDATE
-        if holds.any():
-            worst = int(np.nanargmax(ratio))
-            text = (
-                f"a step changes the weights of the {stack}'s block {worst} by "
-                f"{number(100 * float(ratio[worst]))} % of their size; 0.1 % is usual, and healthy "
-                "runs stay under 2 %."
-            )
-            series = stack, "updates", "ratio"
-            findings.append(
-                _over_depth(
-                    observation,
-                    "update_size",
-                    series,
-                    holds=holds,
-                    values=ratio,
-                    text=text,
-                    advice=UPDATES,
-                    severity="warning",
-                )
-            )
-    return findings
 
 
 def log_z_growth(observation: Observation, _stats: RunningStats) -> list[Finding]:
@@ -176,13 +146,12 @@ def _over_depth(
         first_layer=span.first if span else None,
         last_layer=span.last if span else None,
         measured=worst,
-        unit="share of values" if rule != "update_size" else "of the weights",
+        unit="share of values",
         badness=worst,
     )
 
 
 TITLES = {
-    "update_size": "Steps are large against the weights",
     "format_overflow": "Values are too large for float16",
     "dead_units": "Nearly all values are zero",
 }

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.alerts.rules import Observation, RunningStats
-from server.alerts.rules.numerics import dead_units, format_overflow, log_z_growth, update_size
+from server.alerts.rules import Observation, RunningStats, StackFacts
+from server.alerts.rules.numerics import dead_units, format_overflow, log_z_growth
+from server.alerts.rules.updates import update_size
 
 NOTHING = RunningStats()
 
@@ -16,7 +17,7 @@ NOTHING = RunningStats()
 def observed(**series: list[float]) -> Observation:
     """One step's series; ``__`` stands for a slash in their keys."""
     values = {key.replace("__", "/"): np.array(numbers) for key, numbers in series.items()}
-    return Observation(step=7, values=values)
+    return Observation(step=7, values=values, stacks={"decoder": StackFacts(n_layers=5)})
 
 
 def test_a_large_update_names_the_block_and_its_share():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.trainer_agent.recording import recorded
-from tests.trainer_agent.small_gpt import LAYERS, batch, built, train_step
+from tests.trainer_agent.small_gpt import LAYERS, batch, built, loss_of, train_step
 from trainer_agent.job.parameter_sample import SAMPLED_VALUES, sample_of, stride
 
 CPU = torch.device("cpu")
@@ -131,3 +131,38 @@ def test_a_block_that_does_not_train_has_weights_and_no_update(tmp_path: Path):
     assert np.isnan(ratio[0])
     assert (ratio[1:] > 0).all()
     assert (transport.series("decoder/weights/rms") > 0).all()
+
+
+def test_parameters_that_no_optimizer_holds_stand_still(tmp_path: Path):
+    model, _ = built()
+    optimizer = torch.optim.AdamW(model.blocks[0].parameters(), lr=1e-2)
+    model.blocks[2].requires_grad_(requires_grad=False)  # frozen on purpose
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+
+    for seed in (1, 2):
+        agent.step(loss=train_step(model, optimizer, batch(seed)))
+    agent.close()
+
+    ratio = transport.series("decoder/updates/ratio")
+    assert ratio[0] > 0
+    assert ratio[1] == 0
+    assert np.isnan(ratio[2])
+
+
+def test_parameters_that_an_optimizer_nobody_named_moves_are_not_said_to_stand(tmp_path: Path):
+    model, _ = built()
+    held, others = list(model.blocks[0].parameters()), list(model.blocks[1].parameters())
+    optimizer, unnamed = torch.optim.AdamW(held, lr=1e-2), torch.optim.SGD(others, lr=1e-2)
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+
+    for seed in (1, 2):
+        loss = loss_of(model, batch(seed))
+        model.zero_grad()
+        loss.backward()
+        optimizer.step()
+        unnamed.step()
+        agent.step(loss=loss)
+    agent.close()
+
+    ratio = transport.series("decoder/updates/ratio")
+    assert ratio[0] > 0 and np.isnan(ratio[1])
