@@ -9,7 +9,9 @@ from server.alerts.rules.finding import Advice, Finding
 from server.alerts.rules.observation import Observation
 from server.alerts.rules.running_stats import RunningStats
 
-LARGE_UPDATE = 0.03  # of the weights; a healthy run at a 33 times higher rate reached 0.02
+# Of the weights: healthy runs of AdamW without a warm-up take first steps of 0.055, those of Muon
+# steps of 0.035 all along.
+LARGE_UPDATE = 0.1
 
 TOO_LARGE = Advice("Lower the learning rate, lengthen the warm-up or clip the update itself.")
 STANDING = Advice(
@@ -20,7 +22,7 @@ STANDING = Advice(
 
 
 def update_size(observation: Observation, _stats: RunningStats) -> list[Finding]:
-    """A step changes a block's weights by at least 3 % of their size."""
+    """A step changes a block's weights by at least a tenth of their size."""
     findings = []
     for stack in observation.stacks:
         ratio = observation.series(stack, "updates", "ratio")
@@ -34,7 +36,7 @@ def update_size(observation: Observation, _stats: RunningStats) -> list[Finding]
                 title="Steps are large against the weights",
                 message=f"At step {observation.step} a step changes the weights of the {stack}'s "
                 f"block {worst} by {number(100 * float(ratio[worst]))} % of their size; 0.1 % is "
-                "usual, and healthy runs stay under 2 %.",
+                "usual, and healthy runs stay under 6 %.",
                 advice=TOO_LARGE,
                 step=observation.step,
                 stack=stack,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from server.alerts.rules import Observation, RunningStats, StackFacts
 from server.alerts.rules.numerics import dead_units, format_overflow, log_z_growth
-from server.alerts.rules.updates import update_size
 
 NOTHING = RunningStats()
 
@@ -18,26 +17,6 @@ def observed(**series: list[float]) -> Observation:
     """One step's series; ``__`` stands for a slash in their keys."""
     values = {key.replace("__", "/"): np.array(numbers) for key, numbers in series.items()}
     return Observation(step=7, values=values, stacks={"decoder": StackFacts(n_layers=5)})
-
-
-def test_a_large_update_names_the_block_and_its_share():
-    observation = observed(decoder__updates__ratio=[1e-3, 0.04, 0.05, float("nan"), 2e-3])
-
-    (finding,) = update_size(observation, NOTHING)
-
-    assert (finding.first_layer, finding.last_layer, finding.severity) == (1, 2, "warning")
-    assert finding.measured == pytest.approx(0.05)
-    assert "block 2 by 5 % of their size" in finding.message and "At step 7" in finding.message
-
-
-# Measured maxima of healthy runs: learning rates 3e-4, 1e-3, 1e-2.
-@pytest.mark.parametrize("ratio", [1.65e-3, 3.56e-3, 1.94e-2])
-def test_updates_of_healthy_runs_are_no_finding(ratio: float):
-    assert update_size(observed(decoder__updates__ratio=[ratio] * 6), NOTHING) == []
-
-
-def test_the_update_of_the_whole_model_alone_is_no_finding():
-    assert update_size(observed(__updates__ratio=[0.5]), NOTHING) == []
 
 
 @pytest.mark.parametrize(("size", "holds"), [(8.9, False), (29.0, False), (364.4, True)])
@@ -78,7 +57,7 @@ def test_dead_units_are_named_but_not_in_gradients():
     assert "99.5% of the values of the decoder's activation at layer 1" in finding.message
 
 
-RULES = (update_size, log_z_growth, format_overflow, dead_units)
+RULES = (log_z_growth, format_overflow, dead_units)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -7,7 +7,7 @@ import pytest
 
 from server.alerts.lifecycle import advance
 from server.alerts.rules import Observation, RunningStats, StackFacts, evaluate
-from server.alerts.rules.updates import standing_weights
+from server.alerts.rules.updates import standing_weights, update_size
 
 NOTHING = RunningStats()
 NAN = float("nan")
@@ -61,3 +61,21 @@ def test_an_alert_opens_after_five_samples_and_ends_after_five_that_move():
         kinds += [(change.step, change.kind) for change in changes]
 
     assert kinds == [(7, "opened"), (13, "resolved")]
+
+
+def test_a_large_update_names_the_block_and_its_share():
+    (finding,) = update_size(step_of([1e-3, 0.14, 0.15, NAN, 2e-3], 0.5), NOTHING)
+
+    assert (finding.first_layer, finding.last_layer, finding.severity) == (1, 2, "warning")
+    assert finding.measured == pytest.approx(0.15)
+    assert "block 2 by 15 % of their size" in finding.message and "At step 7" in finding.message
+
+
+# Measured maxima of healthy runs: AdamW at 3e-4, 1e-3, 1e-2 with a warm-up, at 3e-3 without; Muon.
+@pytest.mark.parametrize("ratio", [1.65e-3, 3.56e-3, 1.94e-2, 5.5e-2, 3.5e-2])
+def test_updates_of_healthy_runs_are_no_finding(ratio: float):
+    assert update_size(step_of([ratio] * 6, ratio), NOTHING) == []
+
+
+def test_the_update_of_the_whole_model_alone_is_no_finding():
+    assert update_size(step_of([NAN, NAN], 0.5), NOTHING) == []
