@@ -1,0 +1,1 @@
+"""Runs that fail and runs that are merely lively, and what alert rules say of both."""

@@ -1,0 +1,92 @@
+"""What the server's rules say of a recorded run, with every step sampled or few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import dslm
+from benchmarks.alerts.faults import FAULTS, LOCAL
+from benchmarks.alerts.peers import PEERS, episodes
+from benchmarks.alerts.recipes import Recipe
+from benchmarks.alerts.record import Recorded
+from server.alerts.lifecycle import Track, Transition, advance
+from server.alerts.rules import Key, Observation, RunningStats, StackFacts, evaluate, facts
+
+FAILED = 0.1  # nats of held-out loss above the twin's
+SPARSE_START, SPARSE_EVERY = 4, 25  # what a budget samples of a small job
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One run and what was said of it.
+
+    Attributes:
+        failed: whether its fault made it worse than its twin on held-out text.
+        opened: alerts at warning and above, as they opened.
+        sparse: the same where a budget samples few steps.
+        peers: by rule, the steps at which it alarms anew.
+    """
+
+    recipe: Recipe
+    failed: bool
+    opened: list[Transition]
+    sparse: list[Transition]
+    peers: dict[str, list[int]]
+
+    def after_fault(self, opened: list[Transition]) -> Transition | None:
+        """The first alert from the fault's step on."""
+        return next((each for each in opened if each.step >= self.recipe.at), None)
+
+    def names_cause(self, alert: Transition) -> bool:
+        """Whether the alert's rule names what was broken."""
+        return alert.key.rule in FAULTS[self.recipe.fault][1]
+
+    def names_layer(self, alert: Transition) -> bool | None:
+        """Whether its first layer is the broken block's; None where no block is."""
+        if self.recipe.fault not in LOCAL or alert.finding is None:
+            return None
+        return alert.finding.first_layer in (self.recipe.block, self.recipe.block + 1)
+
+
+def judge(recipe: Recipe, run: Recorded, twin: Recorded) -> Judged:
+    """Put the rules, and the peers' rules, to a run."""
+    losses = run.series["/loss/value"][:, 0].astype(np.float64)
+    norms = run.series["/gradient_norm/value"][:, 0].astype(np.float64)
+    worse = not run.held_out <= twin.held_out + FAILED
+    sampled = [*range(SPARSE_START), *range(SPARSE_EVERY, len(losses), SPARSE_EVERY)]
+    return Judged(
+        recipe,
+        failed=bool(recipe.fault) and worse,
+        opened=_opened(run, frozenset(range(len(losses)))),
+        sparse=_opened(run, frozenset(sampled)),
+        peers={name: episodes(rule(losses, norms)) for name, rule in PEERS.items()},
+    )
+
+
+def _opened(run: Recorded, sampled: frozenset[int]) -> list[Transition]:
+    stacks = _facts(run)
+    stats, tracks = RunningStats(), dict[Key, Track]()
+    opened: list[Transition] = []
+    for step in range(len(run.series["/loss/value"])):
+        if step not in sampled:
+            continue
+        values = {key: rows[step].astype(np.float64) for key, rows in run.series.items()}
+        verdict = evaluate(Observation(step=step, values=values, stacks=stacks), stats)
+        stats = verdict.stats
+        tracks, changes = advance(tracks, verdict)
+        opened += [each for each in changes if _is_loud(each)]
+    return opened
+
+
+def _is_loud(change: Transition) -> bool:
+    finding = change.finding
+    return change.kind == "opened" and finding is not None and finding.severity != "info"
+
+
+def _facts(run: Recorded) -> dict[str, StackFacts]:
+    if not run.spec:
+        return {}
+    spec = dslm.spec_from_json(run.spec)
+    return facts(spec, {0: dslm.predict(spec)})
