@@ -18,21 +18,11 @@ from pathlib import Path
 
 from benchmarks.alerts.faults import FAULTS, SETUP
 from benchmarks.alerts.health import CHANGES
-from benchmarks.alerts.judge import Judged, judge
-from benchmarks.alerts.recipes import Recipe, corpus
-from benchmarks.alerts.record import recorded
+from benchmarks.alerts.judge import judged
+from benchmarks.alerts.recipes import corpus
 from benchmarks.alerts.report import report
 
 CACHE = Path(".cache/alerts")
-
-
-def judged(recipe: Recipe, folder: Path) -> Judged | None:
-    """A run of the corpus and what is said of it; None where it cannot be trained."""
-    try:
-        return judge(recipe, recorded(recipe, folder), recorded(recipe.twin, folder))
-    except (RuntimeError, ValueError, AssertionError, StopIteration) as error:
-        print(f"{recipe.name}: {error!r}", flush=True)
-        return None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +11,7 @@ import dslm
 from benchmarks.alerts.faults import FAULTS, LOCAL
 from benchmarks.alerts.peers import PEERS, episodes
 from benchmarks.alerts.recipes import Recipe
-from benchmarks.alerts.record import Recorded
+from benchmarks.alerts.record import Recorded, recorded
 from server.alerts.lifecycle import Track, Transition, advance
 from server.alerts.rules import Key, Observation, RunningStats, StackFacts, evaluate, facts
 
@@ -48,6 +49,15 @@ class Judged:
         if self.recipe.fault not in LOCAL or alert.finding is None:
             return None
         return alert.finding.first_layer in (self.recipe.block, self.recipe.block + 1)
+
+
+def judged(recipe: Recipe, folder: Path) -> Judged | None:
+    """A run of the corpus and what is said of it; None where it cannot be trained."""
+    try:
+        return judge(recipe, recorded(recipe, folder), recorded(recipe.twin, folder))
+    except (RuntimeError, ValueError, AssertionError, StopIteration) as error:
+        print(f"{recipe.name}: {error!r}", flush=True)
+        return None
 
 
 def judge(recipe: Recipe, run: Recorded, twin: Recorded) -> Judged:
