@@ -10,7 +10,7 @@ TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check check-js format wheels docs bench bench-theory bench-agent bench-harmless bench-page docs-theory clean
+.PHONY: help demo test check check-js format wheels docs bench bench-theory bench-agent bench-alerts bench-harmless bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -95,6 +95,9 @@ bench-agent: $(VENV)/.installed-bench  ## what the agent costs a training step, 
 	$(BIN)/python -m benchmarks.agent --all-sites --batch 4 --context 128
 	$(BIN)/python -m benchmarks.cuda_kernel
 	$(BIN)/python -m benchmarks.agent --device cuda --layers 24 --width 1024 --batch 16 --context 1024
+
+bench-alerts: $(VENV)/.installed-dev  ## what the alert rules say of a corpus of runs, beside other tools' rules
+	$(BIN)/python -m benchmarks.alerts
 
 bench-harmless: $(VENV)/.installed-dev  ## 10,000 random training jobs, with and without the agent
 	$(BIN)/python -m benchmarks.harmless 10000
