@@ -39,6 +39,7 @@ from trainer_agent.sampling.controller import SamplingController
 from trainer_agent.sampling.framing import Framing
 from trainer_agent.sampling.overhead import OverheadMeter
 from trainer_agent.sampling.readout import Readout
+from trainer_agent.sampling.step_scalars import StepScalars
 
 
 class Removable(Protocol):
@@ -71,6 +72,7 @@ class Parts:
     actions: AlertActions
     dispatcher: Dispatcher
     sender: Sender | ReduceOnlySender
+    scalars: StepScalars
     removables: tuple[Removable, ...]
 
 
@@ -178,6 +180,14 @@ def compose(
         if processes.is_sender
         else ReduceOnlySender(guard)
     )
+    scalars = StepScalars(
+        optimizer_reader,
+        framing.declaration,
+        sender.offer,
+        guard=guard,
+        account=account,
+        enabled=processes.is_sender,
+    )
     return Parts(
         guard=guard,
         account=account,
@@ -193,5 +203,6 @@ def compose(
         actions=actions,
         dispatcher=dispatcher,
         sender=sender,
+        scalars=scalars,
         removables=tuple(part for part in hooked if part is not None),
     )
