@@ -158,6 +158,42 @@ def test_an_older_server_gets_the_samples_and_nothing_counts_as_lost(tmp_path: P
     assert transport.health.dropped == 0
 
 
+class Elsewhere(Tensor):
+    """A tensor that says it is on another device: its number takes the way through the ring."""
+
+    @property
+    def is_cpu(self) -> bool:
+        return False
+
+
+def test_numbers_on_another_device_go_through_the_ring(tmp_path: Path) -> None:
+    agent, transport = watched(tmp_path, every=10**6)
+    n_steps = 2 * step_scalars.CAPACITY + 10
+    loss = torch.zeros((), requires_grad=True).as_subclass(Elsewhere)
+    for step in range(n_steps):
+        agent.step(loss=loss, reward=float(-step), step=step if step != 500 else None)
+        with torch.no_grad():
+            loss += 1
+    agent.close()
+
+    assert transport.health.failures == 0
+    assert transport.scalars("loss") == {step: float(step) for step in range(n_steps)}
+    assert transport.scalars("reward") == {step: float(-step) for step in range(1, n_steps)} | {
+        0: 0.0
+    }
+
+
+def test_a_jump_of_steps_loses_no_number_of_another_device(tmp_path: Path) -> None:
+    agent, transport = watched(tmp_path, every=10**6)
+    steps = [0, 1, 2, 9, 10, 4]
+    for step in steps:
+        loss = torch.tensor(float(step)).as_subclass(Elsewhere)
+        agent.step(loss=loss, step=step)
+    agent.close()
+
+    assert transport.scalars("loss") == {step: float(step) for step in steps}
+
+
 class NoNumber(Tensor):
     """A tensor whose device fails when it is asked."""
 
