@@ -75,7 +75,7 @@ class Agent:
             hints=hints,
             wake=self._wake,
         )
-        self._scalars = self._parts.scalars
+        self._scalars, self._keep = self._parts.scalars, self._parts.scalars.keep
         self.rank = self._parts.processes.rank
         self._parts.hooks.switch(on=True)
         self._follow_model(unwrap(model))
@@ -131,7 +131,7 @@ class Agent:
         if self._passed < self._idle_steps and (step is None or step == self._step):
             # Nothing else to do until then: every function called here would be read from memory,
             # which the model's tensors have just filled.
-            self._scalars.keep(self._step, loss, scalars)
+            self._keep(self._step, loss, scalars)
             self._passed += 1
             self._step += 1
             return
@@ -211,7 +211,8 @@ class Agent:
         parts = self._parts
         processes, controller = parts.processes, parts.controller
         ended, active = time.perf_counter(), parts.recorder.active
-        if step is not None:
+        if step is not None and step != self._step:
+            self._scalars.flush()
             self._step = step
         steps, self._passed, self._idle_steps = self._passed + 1, 0, 0
         controller.end_steps(steps, ended)
@@ -221,7 +222,7 @@ class Agent:
         if sampled:
             self._finish_sample({"loss": loss, **scalars})
         else:
-            self._scalars.keep(self._step, loss, scalars)
+            self._keep(self._step, loss, scalars)
         parts.optimizer.end_steps(steps)
         cost_s = parts.meter.end_sample(ended)
         outcome = processes.end_step(self._step, sampled=sampled)

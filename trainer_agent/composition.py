@@ -204,5 +204,5 @@ def compose(
         dispatcher=dispatcher,
         sender=sender,
         scalars=scalars,
-        removables=tuple(part for part in hooked if part is not None),
+        removables=tuple(part for part in (*hooked, scalars) if part is not None),
     )

@@ -36,8 +36,10 @@ class Slot(int):
     """The position in the device's ring of a number that the host does not have yet."""
 
 
-# When a step ended, by `time.perf_counter`; its loss, its learning rate, and what else there is.
-Row = tuple[float, float | None, float | None, Mapping[str, float]]
+# When a step ended, by `time.perf_counter`; its number, its loss, its learning rate, and what else
+# there is.
+Row = tuple[float, int, Any, Any, Mapping[str, float]]
+NOTHING: Mapping[str, float] = {}
 
 
 class StepScalars:
@@ -45,7 +47,7 @@ class StepScalars:
 
     A number on another device is copied into a ring there, which is copied to the host with the
     steps it belongs to: nothing waits. Steps that do not follow one another lie in frames of their
-    own. All methods belong to the training thread.
+    own: the caller flushes between them. All methods belong to the training thread.
     """
 
     def __init__(
@@ -58,13 +60,17 @@ class StepScalars:
         account: OverheadAccount,
         enabled: bool,
     ) -> None:
-        self._optimizer, self._declare, self._offer = optimizer, declare, offer
+        self._reader, self._declare, self._offer = optimizer, declare, offer
         self._guard, self._account, self._enabled = guard, account, enabled
+        # The only optimizer, whose first group has a rate; else the reader is asked.
+        self._optimizer: Any = None
+        if len(optimizer.optimizers) == 1 and "lr" in optimizer.optimizers[0].param_groups[0]:
+            self._optimizer = optimizer.optimizers[0]
         self._rows: list[Row] = []
-        self._next_step, self._flushed, self._spent_s = 0, time.perf_counter(), 0.0
+        self._due = time.perf_counter() + FLUSH_S
         self._ring: Tensor | None = None
         self._slots: Sequence[Tensor] = ()
-        self._used, self._is_full, self._forks = 0, False, forks.count
+        self._used, self._forks = 0, forks.count
         # Of the sender's thread. Layouts list every name that the run has had.
         self._names: dict[str, None] = {}
         self._declarations: dict[tuple[str, ...], RunDeclaration] = {}
@@ -72,52 +78,60 @@ class StepScalars:
     def keep(self, step: int, loss: Scalar | None, scalars: Mapping[str, Scalar | None]) -> None:
         """Keep the numbers of a step that was not sampled.
 
-        Called at nearly every step, with cold caches: the less code it runs through, the better.
+        Called at nearly every step, with cold caches: each object that the usual case touches
+        costs a tenth of a microsecond, and each call of a function several.
         """
         if not self._enabled:
             return
         ended = time.perf_counter()
         try:
-            if step != self._next_step:
-                self.flush()
-            optimizers = self._optimizer.optimizers
-            rate = optimizers[0].param_groups[0].get("lr") if optimizers else None
-            if loss is not None and type(loss) is not float:
-                on_device = isinstance(loss, Tensor) and not loss.is_cpu
-                loss = self._copied(loss) if on_device else number(loss)
-            if rate is not None and type(rate) is not float:
-                rate = self._taken(rate)
-            more = self._more(scalars) if scalars or rate is None or len(optimizers) > 1 else {}
-            if loss is None and rate is None and not more:
-                return
-            self._next_step = step + 1
-            self._rows.append((ended, loss, rate, more))
-            self._spent_s += time.perf_counter() - ended
-            if ended - self._flushed > FLUSH_S or len(self._rows) >= CAPACITY or self._is_full:
-                self.flush()
-        except Exception as error:
-            self._guard.note(PLACE, error)
-            self._enabled = not self._guard.gave_up(PLACE)
+            number_of_loss = loss.item() if type(loss) is Tensor and loss.is_cpu else loss
+            rate = self._optimizer.param_groups[0]["lr"]
+            if scalars or type(number_of_loss) is not float or type(rate) is not float:
+                self._keep_unusual(ended, step, loss, scalars)
+            else:
+                self._rows.append((ended, step, number_of_loss, rate, NOTHING))
+        except Exception:  # no optimizer, or a loss of several numbers
+            self._keep_unusual(ended, step, loss, scalars)
+        if ended > self._due or len(self._rows) >= CAPACITY:
+            self._charge(ended)
+            self.flush()
 
     def flush(self) -> None:
         """Hand what is kept to the sender."""
         started = time.perf_counter()
         rows, used = self._rows, self._used
-        self._rows, self._used, self._is_full, self._flushed = [], 0, False, started
+        self._rows, self._used, self._due = [], 0, started + FLUSH_S
         if self._forks != forks.count:  # the parent sends these
             self._forks = forks.count
         elif rows:
             epoch = time.time() - started
             ring = host_copy(self._ring) if used and self._ring is not None else None
             content = partial(self._content, rows, epoch, ring)
-            self._offer(Sample(self._next_step - 1, epoch + rows[-1][0], content))
-        spent_s, self._spent_s = self._spent_s, 0.0
-        self._account.add(SCALARS, spent_s + time.perf_counter() - started)
+            self._offer(Sample(rows[-1][1], epoch + rows[-1][0], content))
+            self._account.charge(SCALARS, started)
 
-    def _more(self, scalars: Mapping[str, Scalar | None]) -> dict[str, float]:
-        """What is given besides the loss, and the learning rates of several optimizers."""
-        numbers = {**self._optimizer.learning_rates(), **scalars}
-        return {name: self._taken(value) for name, value in numbers.items() if value is not None}
+    def remove(self) -> None:
+        """Keep nothing from now on; what is kept can still be flushed."""
+        self._enabled, self._optimizer = False, None
+
+    def _charge(self, ended: float) -> None:
+        """Charge every row with what the one that is just kept took: clocks take time, too."""
+        self._account.add(SCALARS, len(self._rows) * (time.perf_counter() - ended))
+
+    def _keep_unusual(
+        self, ended: float, step: int, loss: Scalar | None, scalars: Mapping[str, Scalar | None]
+    ) -> None:
+        try:
+            given = {"loss": loss, **self._reader.learning_rates(), **scalars}
+            more = {name: self._taken(x) for name, x in given.items() if x is not None}
+            self._rows.append((ended, step, None, None, more))
+            if self._used > CAPACITY - SCALAR_SLOTS:
+                self.flush()
+        except Exception as error:
+            self._guard.note(PLACE, error)
+            self._enabled = not self._guard.gave_up(PLACE)
+            self.flush()
 
     def _taken(self, value: Scalar) -> float:
         """The number as it is now: a tensor may be written to later."""
@@ -135,35 +149,28 @@ class StepScalars:
         slot = Slot(self._used)
         self._slots[slot].copy_(value.detach().reshape(()), non_blocking=True)
         self._used += 1
-        self._is_full = self._used > CAPACITY - SCALAR_SLOTS
         return slot
 
     def _content(
         self, rows: Sequence[Row], epoch: float, ring: Callable[[], Matrix] | None
     ) -> Content:
         """The declaration and the values of a frame; in the sender's thread."""
-        numbers = [
-            _given({"loss": loss, "learning_rate": rate, **more}) for _, loss, rate, more in rows
-        ]
+        numbers = [more or {"loss": loss, "learning_rate": rate} for *_, loss, rate, more in rows]
         for of_step in numbers:
             self._names.update(dict.fromkeys(of_step))
-        names = tuple(self._names)
+        names = tuple(self._names) or ("loss",)  # an empty step supersedes what was there, too
         if names not in self._declarations:
             self._declarations[names] = self._declare(steps_layout(names).validate())
         on_device = ring() if ring is not None else np.empty(0)
         columns = [_column(name, numbers, on_device) for name in names]
-        times = [epoch + ended for ended, *_ in rows]
+        times = [epoch + row[0] for row in rows]
         return self._declarations[names], pack_steps(times, np.stack(columns, axis=1))
-
-
-def _given(numbers: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def _column(
     name: str, numbers: Sequence[Mapping[str, float]], on_device: Matrix
 ) -> NDArray[np.float32]:
     values = [of_step.get(name, NOT_GIVEN) for of_step in numbers]
-    on_host = [on_device[value] if type(value) is Slot else value for value in values]
+    on_host = [on_device[x] if type(x) is Slot else number(x) for x in values]
     with np.errstate(over="ignore"):  # beyond float32 a loss is infinite
         return np.array(on_host, dtype=np.float64).astype(np.float32)
