@@ -180,10 +180,16 @@ def compose(
         if processes.is_sender
         else ReduceOnlySender(guard)
     )
+
+    def suspect() -> None:
+        controller.bursts.suspect()
+        wake()
+
     scalars = StepScalars(
         optimizer_reader,
         framing.declaration,
         sender.offer,
+        suspect=suspect,
         guard=guard,
         account=account,
         enabled=processes.is_sender,

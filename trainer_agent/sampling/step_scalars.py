@@ -1,4 +1,7 @@
-"""Scalars of the steps that are not sampled: kept at every step, sent together once a second."""
+"""Scalars of the steps that are not sampled: kept at every step, sent together once a second.
+
+They also tell when a closer look is due: a loss or a gradient norm that leaves its range.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,14 @@ from trainer_agent.capture.statistics.sums import Matrix
 from trainer_agent.delivery.messages import Content, Message, Sample
 from trainer_agent.delivery.sender import forks
 from trainer_agent.job.optimizer import OptimizerReader
-from wire import Layout, RunDeclaration, pack_steps, steps_layout
+from trainer_agent.sampling.scalar_range import ANY_FINITE, ScalarRange
+from wire import Layout, RunDeclaration, is_absent, pack_steps, steps_layout
 
 FLUSH_S = 1.0
+CALM_S = 10.0  # after a loss that left its range: what has diverged stays suspicious
 CAPACITY = 1024  # steps, and as many numbers on the device
 PLACE = "scalars"
+NORM_RISE = 9.0  # ten times the median of the gradient norms
 
 
 class Slot(int):
@@ -56,10 +62,12 @@ class StepScalars:
         declare: Callable[[Layout], RunDeclaration],
         offer: Callable[[Message], None],
         *,
+        suspect: Callable[[], None],
         guard: Guard,
         account: OverheadAccount,
         enabled: bool,
     ) -> None:
+        self._suspect = suspect
         self._reader, self._declare, self._offer = optimizer, declare, offer
         self._guard, self._account, self._enabled = guard, account, enabled
         # The only optimizer, whose first group has a rate; else the reader is asked.
@@ -71,6 +79,9 @@ class StepScalars:
         self._ring: Tensor | None = None
         self._slots: Sequence[Tensor] = ()
         self._used, self._forks = 0, forks.count
+        # Above it a loss is suspicious; the sender's thread moves it.
+        self._limit, self._calm_until = ANY_FINITE, 0.0
+        self._ranges = {"loss": ScalarRange(), "gradient_norm": ScalarRange(rise=NORM_RISE)}
         # Of the sender's thread. Layouts list every name that the run has had.
         self._names: dict[str, None] = {}
         self._declarations: dict[tuple[str, ...], RunDeclaration] = {}
@@ -83,15 +94,17 @@ class StepScalars:
         """
         if not self._enabled:
             return
-        ended = time.perf_counter()
+        ended, optimizer = time.perf_counter(), self._optimizer
         try:
-            number_of_loss = loss.item() if type(loss) is Tensor and loss.is_cpu else loss
-            rate = self._optimizer.param_groups[0]["lr"]
-            if scalars or type(number_of_loss) is not float or type(rate) is not float:
+            given = loss.item() if type(loss) is Tensor and loss.is_cpu else loss
+            rate = optimizer.param_groups[0]["lr"] if optimizer is not None else None
+            if scalars or type(given) is not float or type(rate) is not float:
                 self._keep_unusual(ended, step, loss, scalars)
             else:
-                self._rows.append((ended, step, number_of_loss, rate, NOTHING))
-        except Exception:  # no optimizer, or a loss of several numbers
+                self._rows.append((ended, step, given, rate, NOTHING))
+                if not given <= self._limit:
+                    self._notice(ended)
+        except Exception:  # a loss of several numbers, say
             self._keep_unusual(ended, step, loss, scalars)
         if ended > self._due or len(self._rows) >= CAPACITY:
             self._charge(ended)
@@ -119,13 +132,23 @@ class StepScalars:
         """Charge every row with what the one that is just kept took: clocks take time, too."""
         self._account.add(SCALARS, len(self._rows) * (time.perf_counter() - ended))
 
+    def _notice(self, ended: float) -> None:
+        """A loss has left its range: look closer, and let the server hear of it now."""
+        if ended > self._calm_until:
+            self._calm_until, self._due = ended + CALM_S, 0.0
+            self._suspect()
+
     def _keep_unusual(
         self, ended: float, step: int, loss: Scalar | None, scalars: Mapping[str, Scalar | None]
     ) -> None:
         try:
-            given = {"loss": loss, **self._reader.learning_rates(), **scalars}
-            more = {name: self._taken(x) for name, x in given.items() if x is not None}
+            numbers = {"loss": loss, **self._reader.learning_rates(), **scalars}
+            more = {name: self._taken(x) for name, x in numbers.items() if x is not None}
             self._rows.append((ended, step, None, None, more))
+            given = more.get("loss", NOT_GIVEN)
+            unknown = given is NOT_GIVEN or type(given) is Slot
+            if not unknown and not given <= self._limit:
+                self._notice(ended)
             if self._used > CAPACITY - SCALAR_SLOTS:
                 self.flush()
         except Exception as error:
@@ -163,8 +186,19 @@ class StepScalars:
             self._declarations[names] = self._declare(steps_layout(names).validate())
         on_device = ring() if ring is not None else np.empty(0)
         columns = [_column(name, numbers, on_device) for name in names]
+        self._follow(dict(zip(names, columns, strict=True)))
         times = [epoch + row[0] for row in rows]
         return self._declarations[names], pack_steps(times, np.stack(columns, axis=1))
+
+    def _follow(self, columns: Mapping[str, NDArray[np.float32]]) -> None:
+        """Move the ranges, and suspect what left its own unnoticed: it was on another device."""
+        for name, scalar_range in self._ranges.items():
+            column = columns.get(name)
+            if column is not None:
+                given = column[~is_absent(column)].tolist()
+                if scalar_range.extend(given):
+                    self._suspect()
+        self._limit = self._ranges["loss"].limit
 
 
 def _column(
