@@ -29,6 +29,13 @@ class FrameEvent(msgspec.Struct, frozen=True, tag="frame"):
     skipped: int
 
 
+class ScalarsEvent(msgspec.Struct, frozen=True, tag="scalars"):
+    """Scalars of steps that were not sampled are new, from step `first` on."""
+
+    run: str
+    first: int
+
+
 class RunEvent(msgspec.Struct, frozen=True, tag="run"):
     """A change in a run's summary."""
 
@@ -49,7 +56,7 @@ class AlertEvent(msgspec.Struct, frozen=True, tag="alert"):
     alert: msgspec.Raw
 
 
-Event = FrameEvent | RunEvent | PredictionEvent | AlertEvent
+Event = FrameEvent | ScalarsEvent | RunEvent | PredictionEvent | AlertEvent
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)

@@ -182,6 +182,24 @@ chunks = Table(
     PrimaryKeyConstraint("run_id", "series", "level", "rank", "first_seq"),
 )
 
+step_scalars = Table(
+    "step_scalars",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("layout", String(32), nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("seqs", LargeBinary, nullable=False),  # as in `blocks`; a frame's steps share its seq
+    Column("steps", LargeBinary, nullable=False),
+    Column("times", LargeBinary, nullable=False),
+    Column("values", LargeBinary, nullable=False),  # as in `chunks`
+    PrimaryKeyConstraint("run_id", "rank", "first_seq"),
+)
+
 alerts = Table(
     "alerts",
     metadata,

@@ -75,6 +75,7 @@ class Agent:
             hints=hints,
             wake=self._wake,
         )
+        self._scalars, self._keep = self._parts.scalars, self._parts.scalars.keep
         self.rank = self._parts.processes.rank
         self._parts.hooks.switch(on=True)
         self._follow_model(unwrap(model))
@@ -128,15 +129,16 @@ class Agent:
                 what the agent reads by itself.
         """
         if self._passed < self._idle_steps and (step is None or step == self._step):
-            # Nothing to do until then: every function called here would be read from memory,
+            # Nothing else to do until then: every function called here would be read from memory,
             # which the model's tensors have just filled.
+            self._keep(self._step, loss, scalars)
             self._passed += 1
             self._step += 1
             return
         if self._closed:
             return
         try:
-            self._end_step({"loss": loss, **scalars}, step)
+            self._end_step(loss, scalars, step)
         except Exception as error:
             self._parts.guard.note("step", error)
 
@@ -173,6 +175,7 @@ class Agent:
         """
         sender = self._parts.sender
         with self._parts.guard.at("state_dict"):
+            self._scalars.flush()
             sender.settle(SETTLE_TIMEOUT_S)
         self._parts.actions.saved()
         return {"run_id": self.run_id, "step": self._step, "last_seq": sender.last_seq}
@@ -204,11 +207,12 @@ class Agent:
         self._parts.processes.leave()
         self._close(end_of(error), EXIT_TIMEOUT_S if error else 10.0)
 
-    def _end_step(self, reported: dict[str, Scalar | None], step: int | None) -> None:
+    def _end_step(self, loss: Scalar | None, scalars: dict[str, Scalar], step: int | None) -> None:
         parts = self._parts
         processes, controller = parts.processes, parts.controller
         ended, active = time.perf_counter(), parts.recorder.active
-        if step is not None:
+        if step is not None and step != self._step:
+            self._scalars.flush()
             self._step = step
         steps, self._passed, self._idle_steps = self._passed + 1, 0, 0
         controller.end_steps(steps, ended)
@@ -216,7 +220,9 @@ class Agent:
             parts.recorder.end_step()
         sampled = active and not (self._is_first and self._discards_first())
         if sampled:
-            self._finish_sample(reported)
+            self._finish_sample({"loss": loss, **scalars})
+        else:
+            self._keep(self._step, loss, scalars)
         parts.optimizer.end_steps(steps)
         cost_s = parts.meter.end_sample(ended)
         outcome = processes.end_step(self._step, sampled=sampled)
@@ -252,6 +258,7 @@ class Agent:
         try:
             if parts.controller.in_burst:
                 reported |= parts.controller.burst_layers()
+            self._scalars.flush()  # frames are numbered in the order of their steps
             parts.sender.offer(parts.readout.take(self._step, reported))
             self._describe()
             if parts.guard.failures:
@@ -292,6 +299,7 @@ class Agent:
         with self._parts.guard.at("close"):
             for part in self._parts.removables:
                 part.remove()
+            self._scalars.flush()
             self._parts.sender.begin_closing(RunEnd(status="finished"))
 
     def _close(self, end: RunEnd, timeout_s: float) -> bool:
@@ -303,6 +311,7 @@ class Agent:
             atexit.unregister(self._close_at_exit)
             for part in self._parts.removables:
                 part.remove()
+            self._scalars.flush()
             return self._parts.sender.close(end, timeout_s=timeout_s)
         return False
 

@@ -39,6 +39,7 @@ from trainer_agent.sampling.controller import SamplingController
 from trainer_agent.sampling.framing import Framing
 from trainer_agent.sampling.overhead import OverheadMeter
 from trainer_agent.sampling.readout import Readout
+from trainer_agent.sampling.step_scalars import StepScalars
 
 
 class Removable(Protocol):
@@ -71,6 +72,7 @@ class Parts:
     actions: AlertActions
     dispatcher: Dispatcher
     sender: Sender | ReduceOnlySender
+    scalars: StepScalars
     removables: tuple[Removable, ...]
 
 
@@ -181,6 +183,20 @@ def compose(
         if processes.is_sender
         else ReduceOnlySender(guard)
     )
+
+    def suspect() -> None:
+        controller.bursts.suspect()
+        wake()
+
+    scalars = StepScalars(
+        optimizer_reader,
+        framing.declaration,
+        sender.offer,
+        suspect=suspect,
+        guard=guard,
+        account=account,
+        enabled=processes.is_sender,
+    )
     return Parts(
         guard=guard,
         account=account,
@@ -196,5 +212,6 @@ def compose(
         actions=actions,
         dispatcher=dispatcher,
         sender=sender,
-        removables=tuple(part for part in hooked if part is not None),
+        scalars=scalars,
+        removables=tuple(part for part in (*hooked, scalars) if part is not None),
     )

@@ -5,12 +5,14 @@ from wire.declaration import Health, RunDeclaration, RunEnd, SpecRevision
 from wire.decoding import JsonDecoder
 from wire.errors import WireError
 from wire.frame import MEDIA_TYPE, Frame, FrameBatch, decode_batch, encode_batch
-from wire.layout import Layout, Series
+from wire.layout import AGE, Layout, Series
 from wire.receipts import AlertNotice, Command, FramesReceipt, RunReceipt
+from wire.steps import StepValues, first_step, pack_steps, scalars_of, steps_layout, unpack_steps
 from wire.version import WIRE_VERSION
 
 __all__ = [
     "ABSENT",
+    "AGE",
     "MEDIA_TYPE",
     "WIRE_VERSION",
     "AlertNotice",
@@ -26,8 +28,14 @@ __all__ = [
     "RunReceipt",
     "Series",
     "SpecRevision",
+    "StepValues",
     "WireError",
     "decode_batch",
     "encode_batch",
+    "first_step",
     "is_absent",
+    "pack_steps",
+    "scalars_of",
+    "steps_layout",
+    "unpack_steps",
 ]

@@ -1,4 +1,4 @@
-"""One sampled step of one rank, packed; and the batch in which frames travel."""
+"""One sampled step of one rank, or the scalars of several; and the batch in which frames travel."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ MAX_FRAMES = 4096
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """The values of one sampled optimizer step.
+    """The values of one sampled optimizer step, or the scalars of several steps (`wire.steps`).
 
     Attributes:
         seq: number of this frame within (run, rank), never reused: from 1 without holes, except
             that a process that resumes a run begins past all earlier numbers.
-        step: optimizer step, from 0.
+        step: optimizer step, from 0; the last one where there are several.
         time: seconds since the epoch when the step ended.
         layout: `Layout.hash` of the layout that says what the values are.
-        values: little-endian float32, one per value of the layout. NaN and Inf are
-            data; `wire.ABSENT` stands where the step has no such value.
+        values: little-endian float32, one per value of the layout, and as many again for each
+            further step. NaN and Inf are data; `wire.ABSENT` stands where a step has no such
+            value.
     """
 
     seq: int

@@ -35,10 +35,20 @@ class Series(msgspec.Struct, frozen=True):
         return f"{self.stack}/{self.site}/{self.quantity}"
 
 
+# Seconds from the end of a step to the end of the last step of its frame. First in the layouts
+# of frames that hold several steps, and in no other: see `wire.steps`.
+AGE = Series("", "step", "age", 1)
+
+
 class Layout(msgspec.Struct, frozen=True, dict=True):
     """The ordered series of a frame. Content-addressed: equal layouts have equal `hash`."""
 
     series: tuple[Series, ...]
+
+    @property
+    def packs_steps(self) -> bool:
+        """Whether a frame holds the scalars of several steps, each with this layout's values."""
+        return self.series[:1] == (AGE,)
 
     @cached_property
     def size(self) -> int:
@@ -84,6 +94,12 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
                     field=f"layout.series[{index}].n",
                     fix=f"give it a length of 1 to {MAX_VALUES}",
                 )
+        if self.packs_steps and any(series.stack or series.n != 1 for series in self.series):
+            raise WireError(
+                "a layout that packs steps holds a vector over depth",
+                field="layout.series",
+                fix=f"leave {AGE.key!r} out of the layout of sampled steps",
+            )
         if len(self.slices) != len(self.series):
             raise WireError(
                 "two series have the same stack, site and quantity",

@@ -54,11 +54,13 @@ class RunReceipt(msgspec.Struct, frozen=True):
         durable: per rank (as a decimal string), the ack watermark: every frame up to and
             including this `seq` is committed to the database or was given up by the agent.
         url: path of the run's page on this server.
+        packs_steps: whether the server takes frames that hold several steps; older ones do not.
     """
 
     run_id: str
     durable: dict[str, int]
     url: str
+    packs_steps: bool = False
 
 
 class FramesReceipt(msgspec.Struct, frozen=True):

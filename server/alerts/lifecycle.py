@@ -10,8 +10,8 @@ from server.alerts.rules import RULES, Finding, Key, Severity, Verdict
 from server.alerts.rules.finding import SEVERITIES
 
 WORSENED = 1.5  # times the published badness: worth an update
-PAUSE = 5  # sampled steps between two updates of one alert
-UPDATE_EVERY = 20  # sampled steps, so that the last step of a lasting alert stays near the truth
+PAUSE = 5  # judged steps between two updates of one alert
+UPDATE_EVERY = 20  # judged steps, so that the last step of a lasting alert stays near the truth
 
 _RULES = {rule.name: rule for rule in RULES}
 Kind = Literal["opened", "escalated", "worsened", "persisted", "resolved"]
@@ -22,12 +22,12 @@ class Track:
     """The recent past of one key: a rule must hold, and be clear, for some steps in a row.
 
     Attributes:
-        holds: sampled steps in a row at which it has held.
-        clear: sampled steps in a row at which it has not.
+        holds: judged steps in a row at which it has held.
+        clear: judged steps in a row at which it has not.
         open: whether an alert is open.
         published: the badness that the alert shows, the worst so far.
         severity: the severity that the alert shows.
-        since: sampled steps since the alert last changed.
+        since: judged steps since the alert last changed.
     """
 
     holds: int = 0
@@ -60,7 +60,7 @@ Tracks = Mapping[Key, Track]
 
 
 def advance(tracks: Tracks, verdict: Verdict) -> tuple[dict[Key, Track], list[Transition]]:
-    """The tracks and transitions after one more sampled step."""
+    """The tracks and transitions after one more step."""
     worst = _worst(verdict.findings)
     after: dict[Key, Track] = {}
     transitions: list[Transition] = []
@@ -91,7 +91,7 @@ def _advance_key(
 ) -> tuple[Track, Transition | None]:
     if finding is not None:
         return _holding(track, finding)
-    if key.rule not in verdict.judged:
+    if not verdict.judges(key):
         return track, None
     return _clearing(track, key, verdict.stats.step)
 

@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_all
 from server.runs.rows import RankRow
-from server.storage.rows import FrameRow
-from server.tables import frames, marks, predictions
+from server.storage.rows import FrameRow, ScalarRow
+from server.storage.step_scalars import StepScalars, scalars_of_row
+from server.tables import frames, marks, predictions, step_scalars
 
 
 class DiagnosisRepository:
@@ -43,6 +44,24 @@ class DiagnosisRepository:
             .limit(limit)
         )
         return await fetch_all(self._session, query, FrameRow)
+
+    async def unjudged_scalars(self, rank: RankRow, last_seq: int) -> list[StepScalars]:
+        """Scalars of a rank that are not judged, up to a frame's number, ascending in `seq`."""
+        query = (
+            select(step_scalars)
+            .where(
+                step_scalars.c.run_id == rank.run_id,
+                step_scalars.c.rank == rank.rank,
+                step_scalars.c.last_seq > rank.diagnosed,
+                step_scalars.c.first_seq <= last_seq,
+            )
+            .order_by(step_scalars.c.first_seq)
+        )
+        rows = map(scalars_of_row, await fetch_all(self._session, query, ScalarRow))
+        return [
+            scalars.where((scalars.seqs > rank.diagnosed) & (scalars.seqs <= last_seq))
+            for scalars in rows
+        ]
 
     async def set_diagnosed(self, rank: RankRow, seq: int) -> None:
         """Everything of this rank up to `seq` is judged."""

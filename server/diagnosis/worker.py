@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import dslm
 from server.alerts.notifier import Notifier
-from server.alerts.rules import Observation, StackFacts, facts, observe
+from server.alerts.rules import Observation, StackFacts, facts, observe, observe_scalars
 from server.alerts.service import AlertState, Diagnosis, diagnose
 from server.app_state import AppState
 from server.bus.protocol import COMMITTED, DIAGNOSIS
@@ -25,9 +26,12 @@ from server.predictions.service import ready, unpack_spec
 from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
 from server.runs.status import status_of
-from wire import Health, Layout
+from server.storage.rows import FrameRow
+from server.storage.step_scalars import StepScalars
+from wire import Health, Layout, scalars_of
 
-FRAMES_A_TURN = 32  # judged without a pause: requests wait that long at most
+# Judged without a pause: requests wait that long at most.
+FRAMES_A_TURN, SCALAR_STEPS_A_TURN = 32, 512
 WAIT_S = 2.0  # also how soon frames are judged whose message was lost
 CACHED_RUNS = 1024  # a forgotten run only loses its recent past, not which alerts are open
 
@@ -74,14 +78,14 @@ class DiagnosisWorker:
             if run is None:
                 return False
             cache = await _up_to_date(session, run_id, cache)
-            observations = await _take_unjudged(session, run_id, cache.stacks)
-            if not observations:
+            unjudged = await _take_unjudged(session, run_id, cache.stacks)
+            if not unjudged.observations:
                 return False
             diagnosis = await diagnose(
                 session,
                 run_id=run_id,
                 alert_state=cache.alert_state,
-                observations=observations,
+                observations=unjudged.observations,
                 now=self._state.clock(),
             )
             await _set_status(session, run, diagnosis, self._state.settings.lost_contact_s)
@@ -92,7 +96,7 @@ class DiagnosisWorker:
         # Only now: a commit that failed leaves the cache as it was, and the frames unjudged.
         self._remember(run_id, replace(cache, alert_state=diagnosis.alert_state))
         await announce(self._state.bus, self._notifier, diagnosis)
-        return len(observations) == FRAMES_A_TURN
+        return unjudged.more
 
     async def _ask_for_burst(
         self, session: AsyncSession, run: RunRow, diagnosis: Diagnosis
@@ -132,34 +136,70 @@ def _facts(packed: bytes | None, predictions: Sequence[PredictionRow]) -> Mappin
     return facts(spec, ready(predictions))
 
 
+@dataclass(frozen=True, slots=True)
+class _Unjudged:
+    """Steps to judge, in the order the job took them, and whether more of them wait."""
+
+    observations: Sequence[Observation] = ()
+    more: bool = False
+
+
 async def _take_unjudged(
     session: AsyncSession, run_id: str, stacks: Mapping[str, StackFacts]
-) -> list[Observation]:
-    """Some unjudged frames of the lowest rank, which speaks for the run; all ranks move on."""
+) -> _Unjudged:
+    """Some unjudged steps of the lowest rank, which speaks for the run; all ranks move on."""
     repository = DiagnosisRepository(session)
     ranks = await RunRepository(session).ranks_of(run_id)
     if not ranks:
-        return []
+        return _Unjudged()
     lowest, *others = ranks
     for rank in others:
         await repository.set_diagnosed(rank, rank.durable)
     frames = await repository.unjudged(lowest, FRAMES_A_TURN)
     reached = frames[-1].seq if len(frames) == FRAMES_A_TURN else lowest.durable
+    scalars = await repository.unjudged_scalars(lowest, reached)
+    reached = _last_seq(scalars, reached)
     await repository.set_diagnosed(lowest, reached)
-    if not frames:
-        return []
     layouts: dict[str, Layout] = await RunRepository(session).layouts_of(run_id)
     health = msgspec.convert(lowest.health, Health) if lowest.health else None
-    return [
-        observe(
-            step=frame.step,
-            layout=layouts[frame.layout],
-            values=np.frombuffer(frame.values, dtype="<f4"),
-            stacks=stacks,
-            health=health,
-        )
+    sampled = [
+        (frame.seq, _of_frame(frame, layouts, stacks, health))
         for frame in frames
+        if frame.seq <= reached
     ]
+    unsampled = [
+        (int(seq), observe_scalars(step=int(step), series=series, values=values))
+        for part in scalars
+        for series in [scalars_of(layouts[part.layout])]
+        for seq, step, values in zip(part.seqs, part.steps, part.values, strict=True)
+        if seq <= reached
+    ]
+    # Stable: the steps of one frame stay in their order.
+    in_order = sorted([*sampled, *unsampled], key=itemgetter(0))
+    return _Unjudged([observation for _, observation in in_order], more=reached < lowest.durable)
+
+
+def _last_seq(scalars: Sequence[StepScalars], reached: int) -> int:
+    """The last frame to judge now, `reached` where its steps and those before are few enough."""
+    seqs = np.concatenate([np.empty(0, np.int64), *(part.seqs for part in scalars)])
+    if len(seqs) <= SCALAR_STEPS_A_TURN:
+        return reached
+    return max(int(seqs[0]), int(seqs[SCALAR_STEPS_A_TURN]) - 1)
+
+
+def _of_frame(
+    frame: FrameRow,
+    layouts: Mapping[str, Layout],
+    stacks: Mapping[str, StackFacts],
+    health: Health | None,
+) -> Observation:
+    return observe(
+        step=frame.step,
+        layout=layouts[frame.layout],
+        values=np.frombuffer(frame.values, dtype="<f4"),
+        stacks=stacks,
+        health=health,
+    )
 
 
 async def _set_status(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.bus import Message
-from server.events import FrameEvent
+from server.events import FrameEvent, ScalarsEvent
 from server.ingest.ack_watermark import advance
 from server.ingest.repository import FrameRepository
 from server.ingest.summary import summary_columns
@@ -18,17 +18,21 @@ from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
 from server.settings import Settings
 from server.storage.rows import FrameRow
-from wire import Frame, decode_batch
+from server.storage.step_scalars import rows_after
+from wire import Frame, Layout, decode_batch, first_step
+
+Layouts = Mapping[str, Layout]
 
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What a commit did for one run; `newest` is None where no page has a new frame to show."""
+    """What a commit did for one run; the events are None where no page has anything new to show."""
 
     run_id: str
     stored: int
     duplicates: int
     newest: FrameEvent | None
+    scalars: ScalarsEvent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class NewFrames:
     Attributes:
         rank: the batch's.
         sent: how many frames the batch held.
-        frames: those that were stored, ascending in `seq`.
+        frames: those that were stored, ascending in `seq`: of sampled steps, and of scalars.
         ahead: those of them past every frame that the rank had sent before.
         back_to: the step that the rank is at now, where it went back to an earlier one.
     """
@@ -58,30 +62,41 @@ async def commit_run(
     Raises:
         WireError: if a body is no batch.
     """
-    repository = FrameRepository(session)
-    batches = [await _store_batch(repository, message) for message in messages]
+    repository, runs = FrameRepository(session), RunRepository(session)
+    layouts = await runs.layouts_of(run.id)
+    batches = [await _store_batch(repository, layouts, message) for message in messages]
+    stored = [frame for batch in batches for frame in batch.frames]
     # The lowest rank speaks for the run, in its loss, sparkline, status and live pages: the
     # others see other parts of the batch, and would mix with it.
     lowest = await repository.lowest_rank(run.id)
     speaking = [batch for batch in batches if batch.rank == lowest]
-    runs = RunRepository(session)
     changes = summary_columns(
         run,
         frames=[frame for batch in speaking for frame in batch.frames],
-        layouts=await runs.layouts_of(run.id),
-        steps=[frame.step for batch in batches for frame in batch.frames],
+        layouts=layouts,
+        steps=[
+            step for batch in batches for frame in batch.frames for step in _ends(frame, layouts)
+        ],
         back_to=[batch.back_to for batch in speaking if batch.back_to is not None],
         received_at=max(message.received_at for message in messages),
         lost_contact_s=settings.lost_contact_s,
     )
-    stored = sum(len(batch.frames) for batch in batches)
-    await runs.change(run.id, **changes, frames=run.frames + stored)
+    sampled, _ = _by_kind(stored, layouts)
+    await runs.change(run.id, **changes, frames=run.frames + len(sampled))
     sent = sum(batch.sent for batch in batches)
-    ahead = [frame for batch in speaking for frame in batch.ahead]
-    return CommitResult(run.id, stored, sent - stored, _newest(run.id, ahead))
+    ahead, scalars = _by_kind([frame for batch in speaking for frame in batch.ahead], layouts)
+    return CommitResult(
+        run.id,
+        stored=len(stored),
+        duplicates=sent - len(stored),
+        newest=_newest(run.id, ahead),
+        scalars=_new_scalars(run.id, scalars, layouts),
+    )
 
 
-async def _store_batch(repository: FrameRepository, message: Message) -> NewFrames:
+async def _store_batch(
+    repository: FrameRepository, layouts: Layouts, message: Message
+) -> NewFrames:
     """Store what is new of a batch and advance its rank's ack watermark."""
     run_id, batch = message.run_id, decode_batch(message.body)
     rank = await repository.ensure_rank(run_id, batch.rank)
@@ -90,10 +105,13 @@ async def _store_batch(repository: FrameRepository, message: Message) -> NewFram
     frames = [
         frame for frame in batch.frames if frame.seq > rank.durable and frame.seq not in above
     ]
-    await repository.add([_row(run_id, rank.rank, frame) for frame in frames])
+    sampled, scalars = _by_kind(frames, layouts)
+    await repository.add([_row(run_id, rank.rank, frame) for frame in sampled])
+    await _store_scalars(repository, run_id, rank.rank, scalars, layouts)
     oldest = max(rank.oldest, batch.oldest)  # a resent batch may arrive after a newer one
     before = rewinds.progress_of(rank)
-    after = rewinds.advance(before, frames)
+    spans = [rewinds.Span(frame.seq, *_ends(frame, layouts)) for frame in frames]
+    after = rewinds.advance(before, spans)
     await repository.change_rank(
         run_id,
         rank.rank,
@@ -108,8 +126,37 @@ async def _store_batch(repository: FrameRepository, message: Message) -> NewFram
     return NewFrames(rank.rank, len(batch.frames), frames, ahead, back_to)
 
 
+async def _store_scalars(
+    repository: FrameRepository, run_id: str, rank: int, frames: Sequence[Frame], layouts: Layouts
+) -> None:
+    if frames:
+        newest = await repository.newest_scalars(run_id, rank)
+        rows = rows_after(newest, frames, layouts, run_id=run_id, rank=rank)
+        await repository.put_scalars(rows)
+
+
+def _by_kind(frames: Sequence[Frame], layouts: Layouts) -> tuple[list[Frame], list[Frame]]:
+    """The frames of sampled steps, and those that hold the scalars of other steps."""
+    kinds: tuple[list[Frame], list[Frame]] = ([], [])
+    for frame in frames:
+        kinds[layouts[frame.layout].packs_steps].append(frame)
+    return kinds
+
+
+def _ends(frame: Frame, layouts: Layouts) -> tuple[int, int]:
+    """The first and the last step of a frame."""
+    return first_step(frame, layouts[frame.layout]), frame.step
+
+
 def _row(run_id: str, rank: int, frame: Frame) -> FrameRow:
     return FrameRow(run_id, rank, frame.seq, frame.step, frame.time, frame.layout, frame.values)
+
+
+def _new_scalars(run_id: str, frames: Sequence[Frame], layouts: Layouts) -> ScalarsEvent | None:
+    if not frames:
+        return None
+    first = min(first_step(frame, layouts[frame.layout]) for frame in frames)
+    return ScalarsEvent(run=run_id, first=first)
 
 
 def _newest(run_id: str, ahead: Sequence[Frame]) -> FrameEvent | None:

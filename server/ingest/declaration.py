@@ -56,11 +56,12 @@ def changes(run: RunRow, declaration: RunDeclaration, now: float) -> dict[str, A
     """
     values: dict[str, Any] = {
         "config": declaration.config,
-        "layout_hash": declaration.layout.hash,
         "agent_version": declaration.agent_version,
         "started_at": max(run.started_at, declaration.started_at),
         "last_seen": now,
     }
+    if not declaration.layout.packs_steps:  # a run's layout is that of its sampled steps
+        values["layout_hash"] = declaration.layout.hash
     started_again = declaration.started_at > run.started_at
     if started_again:
         # The burst was asked of a process that is gone.

@@ -1,4 +1,4 @@
-"""SQL of the way in: frames and ranks."""
+"""SQL of the way in: frames, scalars and ranks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import msgspec
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.database import insert
+from server.database import fetch_first, insert
 from server.runs.rows import RankRow
-from server.storage.rows import FrameRow
-from server.tables import frames, marks
+from server.storage.codec import unpack
+from server.storage.rows import FrameRow, ScalarRow
+from server.tables import frames, marks, step_scalars
 
 
 class FrameRepository:
@@ -53,12 +54,36 @@ class FrameRepository:
         query = select(frames.c.seq).where(
             frames.c.run_id == run_id, frames.c.rank == rank, frames.c.seq > watermark
         )
-        return set((await self._session.execute(query)).scalars())
+        seqs = set((await self._session.execute(query)).scalars())
+        of_rank = (step_scalars.c.run_id == run_id, step_scalars.c.rank == rank)
+        rows = select(step_scalars.c.seqs).where(*of_rank, step_scalars.c.last_seq > watermark)
+        for packed in (await self._session.execute(rows)).scalars():
+            seqs.update(seq for seq in unpack(packed, "<i8").tolist() if seq > watermark)
+        return seqs
 
     async def add(self, rows: Sequence[FrameRow]) -> None:
         """Store frames that are not there yet."""
         if rows:
             await self._session.execute(frames.insert(), [msgspec.structs.asdict(r) for r in rows])
+
+    async def newest_scalars(self, run_id: str, rank: int) -> ScalarRow | None:
+        """The row that the rank's next scalars are appended to."""
+        query = select(step_scalars).where(
+            step_scalars.c.run_id == run_id, step_scalars.c.rank == rank
+        )
+        newest = query.order_by(step_scalars.c.first_seq.desc()).limit(1)
+        return await fetch_first(self._session, newest, ScalarRow)
+
+    async def put_scalars(self, rows: Sequence[ScalarRow]) -> None:
+        """Store rows of scalars, each in place of the one that it continues."""
+        for row in rows:
+            columns = msgspec.structs.asdict(row)
+            statement = insert(self._session, step_scalars).values(**columns)
+            await self._session.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["run_id", "rank", "first_seq"], set_=columns
+                )
+            )
 
     async def lowest_rank(self, run_id: str) -> int:
         """The rank that speaks for the run."""

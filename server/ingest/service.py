@@ -66,7 +66,7 @@ async def declare(
         step = 0 if run.last_step is None else run.last_step
         await predictions.revise(state, run_id, step, declaration.spec)
     await publish_runs(state.bus, [run_id])
-    return RunReceipt(run_id=run_id, durable=durable, url=f"/runs/{run_id}")
+    return RunReceipt(run_id=run_id, durable=durable, url=f"/runs/{run_id}", packs_steps=True)
 
 
 async def revise(state: AppState, run: RunRow, revision: SpecRevision) -> None:

@@ -34,13 +34,9 @@ def summary_columns(
         received_at: when the newest batch came; it may have been empty.
         lost_contact_s: how long a run may be silent.
     """
-    losses = [_loss(frame, layouts[frame.layout]) for frame in frames]
+    losses = [loss for frame in frames for loss in _losses(frame, layouts[frame.layout])]
     measured = _measured(losses, after_first=run.last_loss is not None)
-    diverged = run.diverged
-    if frames:  # the newest frame alone decides: a run may recover
-        newest = frames[-1]
-        stream_lost = _stream_is_nonfinite(newest, layouts[newest.layout])
-        diverged = stream_lost or bool(measured and not np.isfinite(measured[-1]))
+    diverged = _diverged(run, frames, layouts, measured)
     return {
         "diverged": diverged,
         "status": status_of(
@@ -59,19 +55,31 @@ def summary_columns(
     }
 
 
+def _diverged(
+    run: RunRow, frames: Sequence[Frame], layouts: Mapping[str, Layout], measured: Sequence[float]
+) -> bool:
+    """Whether the run has diverged: the newest frame alone decides, since a run may recover."""
+    if measured and not np.isfinite(measured[-1]):
+        return True
+    sampled = [frame for frame in frames if not layouts[frame.layout].packs_steps]
+    # Scalars say nothing of the stream: the last sampled step stands.
+    return _stream_is_nonfinite(sampled[-1], layouts) if sampled else run.diverged
+
+
 def _step_range(run: RunRow, steps: Sequence[int]) -> dict[str, int | None]:
     first = [*steps, *([] if run.first_step is None else [run.first_step])]
     last = [*steps, *([] if run.last_step is None else [run.last_step])]
     return {"first_step": min(first, default=None), "last_step": max(last, default=None)}
 
 
-def _loss(frame: Frame, layout: Layout) -> float | None:
-    """The loss of a frame; None where it has none."""
+def _losses(frame: Frame, layout: Layout) -> list[float | None]:
+    """The loss of each of a frame's steps; None where it has none."""
     column = layout.slices.get("/loss/value")
     if column is None:
-        return None
-    value = frame.unpack()[column]
-    return None if is_absent(value).any() else float(value[0])
+        return []
+    values = frame.unpack().reshape(-1, layout.size)[:, column.start]
+    pairs = zip(values.tolist(), is_absent(values), strict=True)
+    return [None if absent else value for value, absent in pairs]
 
 
 def _measured(losses: Sequence[float | None], *, after_first: bool) -> list[float]:
@@ -83,12 +91,13 @@ def _measured(losses: Sequence[float | None], *, after_first: bool) -> list[floa
     return measured
 
 
-def _stream_is_nonfinite(frame: Frame, layout: Layout) -> bool:
+def _stream_is_nonfinite(frame: Frame, layouts: Mapping[str, Layout]) -> bool:
     """Whether the residual stream of any layer holds NaN or Inf.
 
     Where the share of such values is measured it decides, since a variance of NaN alone may
     also mean "not measured"; an infinite variance has overflowed in any case.
     """
+    layout = layouts[frame.layout]
     values, slices = frame.unpack(), layout.slices
     for series in layout:
         if (series.site, series.quantity) == ("stream", "variance"):

@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from server.errors import InvalidField, UnknownLayout, WrongSize
 from server.ingest.body import from_wire, require_text
 from server.runs.service import require_tags
-from wire import WIRE_VERSION, FrameBatch, Health, Layout, RunDeclaration, WireError
+from wire import (
+    AGE,
+    WIRE_VERSION,
+    FrameBatch,
+    Health,
+    Layout,
+    RunDeclaration,
+    WireError,
+    first_step,
+)
 from wire.frame import Frame
 
 MAX_NAME = 200
@@ -85,18 +96,37 @@ def _require_frame(frame: Frame, path: str, layouts: Mapping[str, Layout]) -> No
             field=f"{path}.layout",
             fix="declare the run again with PUT /api/v1/runs/{run_id}, then resend",
         )
-    if len(frame.values) != 4 * layout.size:
+    n_steps, remainder = divmod(len(frame.values), 4 * layout.size)
+    if remainder or not n_steps or (n_steps > 1 and not layout.packs_steps):
         raise WrongSize(
             f"{len(frame.values) // 4} values, its layout holds {layout.size}",
             field=f"{path}.values",
             fix="send one float32 for each value of the layout, in its order",
         )
+    if layout.packs_steps:
+        _require_steps(frame, layout, path)
     for field, value in (("seq", frame.seq), ("step", frame.step)):
         if value > MAX_INTEGER:
             raise InvalidField(
                 f"{field} {value} is out of range", field=f"{path}.{field}", fix="count from 0"
             )
     _require_time(frame.time, f"{path}.time")
+
+
+def _require_steps(frame: Frame, layout: Layout, path: str) -> None:
+    if first_step(frame, layout) < 0:
+        raise InvalidField(
+            f"more steps than lie between 0 and {frame.step}",
+            field=f"{path}.values",
+            fix="send the steps up to the frame's own, counted from 0",
+        )
+    ages = frame.unpack()[:: layout.size]
+    if not (np.isfinite(ages).all() and (ages >= 0).all()):
+        raise InvalidField(
+            f"{AGE.key} is negative or not finite",
+            field=f"{path}.values",
+            fix="send the seconds from each step to the frame's last",
+        )
 
 
 def _require_name(value: str, field: str) -> None:

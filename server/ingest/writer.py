@@ -93,7 +93,8 @@ async def announce(state: AppState, results: Sequence[CommitResult]) -> None:
     """Publish new frames to pages and diagnosis; what they miss they find in the database."""
     state.metrics.frames_committed.inc(sum(result.stored for result in results))
     state.metrics.frames_duplicate.inc(sum(result.duplicates for result in results))
-    await publish(state.bus, [result.newest for result in results if result.newest is not None])
+    events = [event for result in results for event in (result.scalars, result.newest)]
+    await publish(state.bus, [event for event in events if event is not None])
     await publish_runs(state.bus, [result.run_id for result in results])
     try:
         for result in results:

@@ -10,7 +10,15 @@ import msgspec
 
 from server.bus.protocol import PAGES, Bus
 from server.database import Database
-from server.events import AlertEvent, Event, FrameEvent, PredictionEvent, RunEvent, decode
+from server.events import (
+    AlertEvent,
+    Event,
+    FrameEvent,
+    PredictionEvent,
+    RunEvent,
+    ScalarsEvent,
+    decode,
+)
 from server.live.encoding import frame_message, to_json
 from server.live.queue import ConflatingQueue, PageMessage
 from server.metrics import Metrics
@@ -81,6 +89,8 @@ class Hub:
         """A message as JSON text."""
         if isinstance(message, str):
             return message
+        if isinstance(message, ScalarsEvent):
+            return to_json({"type": "scalars", "run": message.run, "first": message.first})
         return frame_message(message, await self._layout(message.run, message.layout), skipped)
 
     def _distribute(self, event: Event) -> None:
@@ -90,6 +100,10 @@ class Hub:
             for queue in self._queues:
                 if queue.shows_frames(event.run):
                     queue.put_frame(event)
+        elif isinstance(event, ScalarsEvent):
+            for queue in self._queues:
+                if queue.shows_frames(event.run):
+                    queue.put_scalars(event)
         elif isinstance(event, PredictionEvent):
             text = to_json({"type": "prediction", "run": event.run, "step": event.step})
             for queue in self._queues:

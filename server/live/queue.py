@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Hashable
 from contextlib import suppress
 
-from server.events import FrameEvent
+from server.events import FrameEvent, ScalarsEvent
 
-# JSON text, or a frame that becomes text only if it is sent: most frames are replaced before.
-PageMessage = FrameEvent | str
+# JSON text, or an event that becomes text only if it is sent: most of them are replaced before.
+PageMessage = FrameEvent | ScalarsEvent | str
 
 
 class ConflatingQueue:
@@ -44,6 +44,15 @@ class ConflatingQueue:
         replaced = ("frame", event.run) in self._waiting
         self._skipped[event.run] = self._skipped.get(event.run, 0) + event.skipped + replaced
         self.put(("frame", event.run), event)
+
+    def put_scalars(self, event: ScalarsEvent) -> None:
+        """Let the run's waiting message speak of these scalars, too."""
+        key = ("scalars", event.run)
+        waiting = self._waiting.get(key)
+        first = min(
+            event.first, waiting.first if isinstance(waiting, ScalarsEvent) else event.first
+        )
+        self.put(key, ScalarsEvent(event.run, first))
 
     def put(self, key: Hashable, message: PageMessage) -> None:
         """Replace the waiting message of this key."""

@@ -1,4 +1,4 @@
-"""``/runs/{run_id}/export``: every frame, one row a step, a column a series."""
+"""``/runs/{run_id}/export``: one row a step, a column a series."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from server.profiles.derived.names import derived_series
 from server.profiles.derived.reading import read_derived
 from server.runs.dependencies import ReadableRun
 from server.runs.repository import RunRepository
-from server.storage.measurements import Measured, read, sampled_steps, widths
-from wire import is_absent
+from server.storage.measurements import Measured, read, recorded_steps, sampled_steps, widths
+from wire import ABSENT, is_absent
 
 router = APIRouter(tags=["measurements"])
 
@@ -37,7 +37,7 @@ async def export_run(
     state: State,
     file_format: Annotated[Format, Query(alias="format")] = "parquet",
 ) -> StreamingResponse:
-    """Every sampled step, as Parquet (a list column a series) or CSV (a column a layer)."""
+    """Every step that has values, as Parquet (a list column a series) or CSV (a column a layer)."""
     body = encoded(measurements(state.database, run.id), file_format)
     name = f"{run.id}.{file_format}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
@@ -66,12 +66,15 @@ def encoded(parts: AsyncIterator[Measured], file_format: Format) -> AsyncIterato
 async def measurements(database: Database, run_id: str) -> AsyncIterator[Measured]:
     """The run in parts of so many steps, ascending; one empty part if it has none.
 
+    At steps that were not sampled only the scalars given to `agent.step` have values.
+
     Innovations and alignments stand behind what was measured; what else is derived follows from
     these and the measured series.
     """
     async with database.reading() as session:
         layouts = await RunRepository(session).layouts_of(run_id)
-        steps = await sampled_steps(session, run_id)
+        steps = await recorded_steps(session, run_id)
+        sampled = await sampled_steps(session, run_id)
     series = [
         each
         for each in derived_series(widths(layouts, None)).values()
@@ -83,8 +86,19 @@ async def measurements(database: Database, run_id: str) -> AsyncIterator[Measure
         # A session a part: a slow download must not hold a connection between parts.
         async with database.reading() as session:
             measured = await read(session, run_id, layouts, part)
-            derived = await read_derived(session, run_id, layouts, part, series=series, facts=facts)
+            at = np.isin(part, sampled)
+            of_samples = await read_derived(
+                session, run_id, layouts, part[at], series=series, facts=facts
+            )
+        derived = {key: _spread(values, at) for key, values in of_samples.items()}
         yield replace(measured, series={**measured.series, **derived})
+
+
+def _spread(values: NDArray[np.float32], at: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Rows of some steps among all of them, (steps, n); absent at the others."""
+    rows = np.full((len(at), values.shape[1]), ABSENT, np.float32)
+    rows[at] = values
+    return rows
 
 
 async def as_csv(parts: AsyncIterator[Measured]) -> AsyncIterator[bytes]:

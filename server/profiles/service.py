@@ -19,7 +19,9 @@ from server.storage.downsample import downsample
 from server.storage.measurements import (
     ANY_STEP,
     Measured,
+    at_every_step,
     read,
+    recorded_steps,
     sampled_steps,
     step_at,
     widths,
@@ -90,8 +92,9 @@ async def history(
         return await derived_history(database, run_id, layouts, key, stretch, summary=summary)
     async with database.reading() as session:
         if summary is None:
-            sampled = await sampled_steps(session, run_id, after=first - 1, last=last)
-            measured = await read(session, run_id, layouts, downsample(sampled, most), [key])
+            steps_of = recorded_steps if at_every_step(layouts, key) else sampled_steps
+            chosen = await steps_of(session, run_id, after=first - 1, last=last)
+            measured = await read(session, run_id, layouts, downsample(chosen, most), [key])
             steps, values = measured.steps, measured.series[key]
         else:
             steps, values = await read_rollups(session, run_id, layouts, key=key, summary=summary)
@@ -128,8 +131,8 @@ async def scalars(
                     field=f"series[{index}]",
                     fix="ask GET /api/v1/runs/{run_id}/history for it",
                 )
-        sampled = await sampled_steps(session, run_id, after=after)
-        measured = await read(session, run_id, layouts, downsample(sampled, most), keys)
+        recorded = await recorded_steps(session, run_id, after=after)
+        measured = await read(session, run_id, layouts, downsample(recorded, most), keys)
     values = {key: to_f32(measured.series[key][:, 0]) for key in keys}
     return Scalars(steps=measured.steps.tolist(), values_f32=values)
 

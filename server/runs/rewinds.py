@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from server.runs.rows import RankRow
-from wire import Frame
+
+
+class Span(NamedTuple):
+    """The steps of frame `seq`, from its first to its last."""
+
+    seq: int
+    first: int
+    last: int
 
 
 class Rewind(NamedTuple):
@@ -54,21 +61,21 @@ def columns(progress: Progress) -> dict[str, Any]:
     }
 
 
-def advance(progress: Progress, frames: Iterable[Frame]) -> Progress:
+def advance(progress: Progress, frames: Iterable[Span]) -> Progress:
     """The progress after these frames, ascending in `seq`; a frame that fills a gap adds none."""
     for frame in frames:
         if frame.seq > progress.seq:
-            went_back = frame.step <= progress.step
+            went_back = frame.first <= progress.step
             rewinds = _added(progress, frame) if went_back else progress.rewinds
-            progress = Progress(frame.seq, frame.step, rewinds)
+            progress = Progress(frame.seq, frame.last, rewinds)
     return progress
 
 
-def _added(progress: Progress, frame: Frame) -> tuple[Rewind, ...]:
-    earlier = tuple(rewind for rewind in progress.rewinds if rewind.step < frame.step)
+def _added(progress: Progress, frame: Span) -> tuple[Rewind, ...]:
+    earlier = tuple(rewind for rewind in progress.rewinds if rewind.step < frame.first)
     covered = progress.rewinds[len(earlier) :]
     last = max([progress.step, *(rewind.last for rewind in covered)])
-    return (*earlier, Rewind(frame.seq, frame.step, last))
+    return (*earlier, Rewind(frame.seq, frame.first, last))
 
 
 def superseded(progress: Progress) -> list[list[int]]:

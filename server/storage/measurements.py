@@ -1,4 +1,4 @@
-"""Read measurements as matrices over steps, from frames and segments alike.
+"""Read measurements as matrices over steps, from frames, segments and scalars alike.
 
 Where several frames hold one step, the lowest rank's counts; a series that only other ranks
 measure is taken from them. Frames that a resumed run has superseded are left out.
@@ -20,7 +20,7 @@ from server.storage.downsample import Steps
 from server.storage.repository import MeasurementRepository
 from server.storage.rows import FrameSlices, SegmentRow
 from server.storage.segments import seqs_of, steps_of, times_of
-from wire import ABSENT, Layout
+from wire import ABSENT, AGE, Layout
 
 ANY_STEP = 2**53
 SEGMENTS_A_QUERY = 8
@@ -65,6 +65,15 @@ async def sampled_steps(
         steps = steps_of(segment)[current_frames(segment, await repository.rewinds())]
         parts.append(steps[(steps > after) & (steps <= last)])
     return np.unique(np.concatenate(parts))
+
+
+async def recorded_steps(
+    session: AsyncSession, run_id: str, *, after: int = -1, last: int = ANY_STEP
+) -> Steps:
+    """The steps of this range that have a loss or other scalars, be they sampled or not."""
+    sampled = await sampled_steps(session, run_id, after=after, last=last)
+    rows = await MeasurementRepository(session, run_id).scalars_in(after + 1, last)
+    return np.unique(np.concatenate([sampled, *(row.scalars.steps for row in rows)]))
 
 
 async def steps_up_to(session: AsyncSession, run_id: str, last: int, count: int) -> Steps:
@@ -113,6 +122,7 @@ async def read(
         else:
             pieces += await _series_of_frames(repository, layouts, steps, lengths)
         pieces += await _series_of_segments(repository, layouts, steps, lengths)
+        pieces += await _scalars(repository, layouts, steps, lengths)
     return _merged(steps, lengths, pieces)
 
 
@@ -128,7 +138,35 @@ def current_frames(segment: SegmentRow, rewinds: Sequence[tuple[int, Rewind]]) -
 def widths(layouts: Mapping[str, Layout], keys: Sequence[str] | None) -> dict[str, int]:
     """The length of each series, as the newest layout that holds it declares it."""
     declared = {series.key: series.n for layout in layouts.values() for series in layout}
+    declared.pop(AGE.key, None)
     return declared if keys is None else {key: declared[key] for key in keys if key in declared}
+
+
+def at_every_step(layouts: Mapping[str, Layout], key: str) -> bool:
+    """Whether a series is recorded at steps that are not sampled, too."""
+    return any(layout.packs_steps and key in layout.slices for layout in layouts.values())
+
+
+async def _scalars(
+    repository: MeasurementRepository,
+    layouts: Mapping[str, Layout],
+    steps: Steps,
+    lengths: Mapping[str, int],
+) -> list[_Piece]:
+    """The scalars of steps that were not sampled, where a series is asked for that has them."""
+    if not any(at_every_step(layouts, key) for key in lengths):
+        return []
+    return [
+        _Piece(
+            rank=row.rank,
+            seq=int(row.scalars.seqs[0]),
+            steps=row.scalars.steps,
+            times=row.scalars.times,
+            series=row.scalars.series(layouts[row.scalars.layout]),
+        )
+        for row in await repository.scalars_in(int(steps[0]), int(steps[-1]))
+        if len(row.scalars)
+    ]
 
 
 async def _complete_frames(
@@ -136,7 +174,7 @@ async def _complete_frames(
 ) -> list[_Piece]:
     """Every series of the frames: one vector is read, and cut here."""
     pieces: list[_Piece] = []
-    for layout in layouts.values():
+    for layout in _of_samples(layouts):
         for query_steps in _queries(steps):
             frames = await repository.frames_at(layout, query_steps)
             for rank_frames in _by_rank(frames):
@@ -153,7 +191,7 @@ async def _series_of_frames(
     lengths: Mapping[str, int],
 ) -> list[_Piece]:
     pieces: list[_Piece] = []
-    for layout in layouts.values():
+    for layout in _of_samples(layouts):
         keys = [key for key in lengths if key in layout.slices]
         for query_steps in _queries(steps) if keys else ():
             frames = await repository.series_at(layout, keys, query_steps)
@@ -161,6 +199,10 @@ async def _series_of_frames(
                 series = {key: _matrix(rank_frames, index) for index, key in enumerate(keys)}
                 pieces.append(_piece(rank_frames, series))
     return pieces
+
+
+def _of_samples(layouts: Mapping[str, Layout]) -> list[Layout]:
+    return [layout for layout in layouts.values() if not layout.packs_steps]
 
 
 def _queries(steps: Steps) -> Iterator[list[int]]:

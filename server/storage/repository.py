@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_all
 from server.runs.rewinds import Rewind, rewinds_of
-from server.storage.rows import FrameSlices, SegmentRow
-from server.tables import blocks, chunks, frames, marks
+from server.storage.rows import FrameSlices, ScalarRow, SegmentRow
+from server.storage.step_scalars import RankScalars, current_scalars
+from server.tables import blocks, chunks, frames, marks, step_scalars
 from wire import Layout
 
 IDENTITY = (frames.c.rank, frames.c.seq, frames.c.step, frames.c.time)
@@ -73,6 +74,18 @@ class MeasurementRepository:
             .limit(limit)
         )
         return await fetch_all(self._session, query, SegmentRow)
+
+    async def scalars_in(self, first: int, last: int) -> list[RankScalars]:
+        """Scalars of steps in this range that were not sampled, those superseded left out."""
+        of_run = step_scalars.c.run_id == self._run_id
+        query = (
+            select(step_scalars)
+            .where(of_run, step_scalars.c.last_step >= first, step_scalars.c.first_step <= last)
+            .order_by(step_scalars.c.rank, step_scalars.c.first_seq)
+        )
+        rows = await fetch_all(self._session, query, ScalarRow)
+        rewinds = await self.rewinds()
+        return [current_scalars(row, rewinds, first=first, last=last) for row in rows]
 
     async def frames_at(self, layout: Layout, steps: Sequence[int]) -> list[FrameSlices]:
         """The frames of these steps, each with its complete vector as one slice."""

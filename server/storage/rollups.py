@@ -13,7 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.storage.codec import unpack_series
 from server.storage.downsample import Steps
-from server.storage.measurements import ANY_STEP, current_frames, read, widths
+from server.storage.measurements import (
+    ANY_STEP,
+    at_every_step,
+    current_frames,
+    read,
+    recorded_steps,
+    widths,
+)
 from server.storage.repository import MeasurementRepository
 from server.storage.rows import SegmentRow
 from server.storage.segments import ROLLUP, SUMMARIES, rolled_up, steps_of
@@ -29,6 +36,8 @@ async def read_rollups(
 
     Of several ranks, the lowest that has segments counts.
     """
+    if at_every_step(layouts, key):
+        return await _of_every_step(session, run_id, layouts, key, summary)
     repository = MeasurementRepository(session, run_id)
     segments = [
         segment
@@ -46,6 +55,15 @@ async def read_rollups(
     steps = np.concatenate([steps for steps, _ in parts])
     order = np.argsort(steps, kind="stable")  # frames rolled up anew lie among the stored ones
     return steps[order], np.concatenate([values for _, values in parts])[order]
+
+
+async def _of_every_step(
+    session: AsyncSession, run_id: str, layouts: Mapping[str, Layout], key: str, summary: str
+) -> Rollups:
+    """Rolled up when it is read: a number a step is little, and no segment holds all of them."""
+    steps = await recorded_steps(session, run_id)
+    measured = await read(session, run_id, layouts, steps, [key])
+    return steps[::ROLLUP], rolled_up(measured.series[key])[summary]
 
 
 async def _split(

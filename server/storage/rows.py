@@ -27,6 +27,29 @@ class FrameSlices(msgspec.Struct, frozen=True):
     slices: tuple[bytes, ...]
 
 
+class ScalarRow(msgspec.Struct, frozen=True):
+    """The scalars of `n` steps that were not sampled, of one rank and layout, ascending in `seq`.
+
+    Attributes:
+        first_step, last_step: least and greatest step.
+        seqs, steps, times: one number a step, packed as in a segment.
+        values: packed as a series of a segment is, (steps, scalars).
+    """
+
+    run_id: str
+    rank: int
+    first_seq: int
+    last_seq: int
+    first_step: int
+    last_step: int
+    layout: str
+    n: int
+    seqs: bytes
+    steps: bytes
+    times: bytes
+    values: bytes
+
+
 class SegmentRow(msgspec.Struct, frozen=True):
     """A segment without its series: `n` frames of one rank and layout, ascending in `seq`.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.storage.codec import pack, pack_series, unpack
-from server.storage.rows import FrameRow, SegmentRow
+from server.storage.rows import FrameRow, ScalarRow, SegmentRow
 from wire import ABSENT, Layout, is_absent
 
 ROLLUP = 16  # frames that one rollup covers
@@ -80,16 +80,16 @@ def leading_layout(frames: Sequence[FrameRow]) -> Sequence[FrameRow]:
     return frames
 
 
-def seqs_of(segment: SegmentRow) -> NDArray[np.int64]:
+def seqs_of(segment: SegmentRow | ScalarRow) -> NDArray[np.int64]:
     """The numbers of a segment's frames, int64 (frames,), ascending."""
     return unpack(segment.seqs, "<i8")
 
 
-def steps_of(segment: SegmentRow) -> NDArray[np.int64]:
+def steps_of(segment: SegmentRow | ScalarRow) -> NDArray[np.int64]:
     """The steps of a segment's frames, int64 (frames,)."""
     return unpack(segment.steps, "<i8")
 
 
-def times_of(segment: SegmentRow) -> NDArray[np.float64]:
+def times_of(segment: SegmentRow | ScalarRow) -> NDArray[np.float64]:
     """The times of a segment's frames in seconds since the epoch, float64 (frames,)."""
     return unpack(segment.times, "<f8")

@@ -9,10 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
 from benchmarks.synthetic_run import SyntheticRun, encoder_decoder, send, spec, with_a_hole
+from tests.services.agent import STEPS_LAYOUT, batch, steps_frame
+from wire import MEDIA_TYPE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("dashboard-browser")]
 
@@ -126,6 +129,25 @@ def test_page_opened_while_frames_arrive_misses_none(
     expect(page.locator("#player")).to_have_attribute("data-step", "54")
     page.wait_for_function(f"() => ({TRACE})(['run-scalars', 'loss:0']).length === 55")
     expect(page.locator("#player-slider")).to_have_attribute("max", "54")
+
+
+def test_loss_of_steps_between_samples_is_drawn_as_it_arrives(
+    page: Page, site: str, pre: SyntheticRun
+) -> None:
+    open_run(page, pre)
+
+    declaration = msgspec.structs.replace(pre.declaration(), layout=STEPS_LAYOUT)
+    path, headers = f"/api/v1/runs/{pre.run_id}", {"content-type": MEDIA_TYPE}
+    with httpx.Client(base_url=site) as http:
+        http.put(path, content=msgspec.json.encode(declaration)).raise_for_status()
+        for frame in (steps_frame(41, 49, [7.5] * 10), steps_frame(42, 59, [6.25] * 10)):
+            answer = http.post(f"{path}/frames", content=batch([frame]), headers=headers)
+            answer.raise_for_status()
+
+    page.wait_for_function(f"() => ({TRACE})(['run-scalars', 'loss:0']).length === 60")
+    assert page.evaluate(TRACE, ["run-scalars", "loss:0"])[40:] == [7.5] * 10 + [6.25] * 10
+    expect(page.locator("#run-last-step")).to_have_text("59")
+    expect(page.locator("#player")).to_have_attribute("data-step", "39")
 
 
 def test_scrubbing_stops_following_and_the_address_keeps_the_step(

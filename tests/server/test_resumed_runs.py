@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.app import create_app
-from server.runs.rewinds import Progress, advance, superseded
+from server.runs.rewinds import Progress, Span, advance, superseded
 from server.settings import Settings
 from server.storage.compaction import compact_some
 from tests.services.agent import Agent, frame, vector
@@ -117,8 +117,8 @@ async def test_blocks_leave_out_what_was_superseded(settings: Settings):
     assert coarse["steps"] == sorted(coarse["steps"]) and min(late) > 1000
 
 
-def numbered(steps: list[int]) -> list[Frame]:
-    return [frame(seq, step) for seq, step in enumerate(steps, start=1)]
+def numbered(steps: list[int]) -> list[Span]:
+    return [Span(seq, step, step) for seq, step in enumerate(steps, start=1)]
 
 
 def visible(steps: list[int]) -> set[int]:
@@ -137,7 +137,7 @@ def test_rewinds_hide_exactly_what_later_frames_supersede(steps: list[int], cut:
         candidate.seq
         for candidate in frames
         if not any(
-            candidate.seq < back.seq and candidate.step >= back.step for back in progress.rewinds
+            candidate.seq < back.seq and candidate.first >= back.step for back in progress.rewinds
         )
     }
     assert shown == visible(steps)

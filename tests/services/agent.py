@@ -23,6 +23,8 @@ from wire import (
     RunReceipt,
     Series,
     encode_batch,
+    pack_steps,
+    steps_layout,
 )
 
 N_LAYERS = 4
@@ -35,6 +37,8 @@ LAYOUT = Layout(
         Series("", "learning_rate", "value", 1),
     )
 )
+
+STEPS_LAYOUT = steps_layout(("loss", "learning_rate"))
 
 
 def vector(step: int, loss: float = 1.0, layout: Layout = LAYOUT) -> NDArray[np.float32]:
@@ -52,6 +56,15 @@ def frame(seq: int, step: int | None = None, **changes: Any) -> Frame:
     layout = changes.pop("layout", LAYOUT.hash)
     time = changes.pop("time", 1_000.0 + step)
     return Frame.pack(seq=seq, step=step, time=time, layout=layout, values=values)
+
+
+def steps_frame(seq: int, last: int, losses: Sequence[float]) -> Frame:
+    """The losses of the steps up to `last`, which were not sampled."""
+    steps = np.arange(last - len(losses) + 1, last + 1)
+    values = np.column_stack([losses, np.full(len(losses), 1e-3)]).astype(np.float32)
+    times = (1_000.0 + steps).tolist()
+    packed = pack_steps(times, values)
+    return Frame.pack(seq=seq, step=last, time=times[-1], layout=STEPS_LAYOUT.hash, values=packed)
 
 
 def batch(frames: Sequence[Frame], *, rank: int = 0, oldest: int = 1, **health: Any) -> bytes:

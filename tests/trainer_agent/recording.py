@@ -19,17 +19,24 @@ from wire import (
     FrameBatch,
     FramesReceipt,
     Health,
+    Layout,
     RunDeclaration,
     RunEnd,
     RunReceipt,
     SpecRevision,
+    first_step,
 )
 
 
 class RecordingTransport:
-    """A server that takes everything at once and keeps it."""
+    """A server that takes everything at once and keeps it.
 
-    def __init__(self) -> None:
+    Attributes:
+        packs_steps: whether it takes the scalars of steps that are not sampled.
+    """
+
+    def __init__(self, *, packs_steps: bool = False) -> None:
+        self.packs_steps = packs_steps
         self.declarations: list[RunDeclaration] = []
         self.revisions: list[SpecRevision] = []
         self.frames: list[Frame] = []
@@ -39,7 +46,8 @@ class RecordingTransport:
 
     def declare(self, run_id: str, declaration: RunDeclaration) -> RunReceipt:
         self.declarations.append(declaration)
-        return RunReceipt(run_id=run_id, durable={}, url=f"/runs/{run_id}")
+        url = f"/runs/{run_id}"
+        return RunReceipt(run_id=run_id, durable={}, url=url, packs_steps=self.packs_steps)
 
     def describe(self, run_id: str, revision: SpecRevision) -> None:
         self.revisions.append(revision)
@@ -65,13 +73,28 @@ class RecordingTransport:
     def series(self, key: str, at: int = -1) -> np.ndarray:
         """One series of one frame."""
         frame = self.frames[at]
-        layouts = {declaration.layout.hash: declaration.layout for declaration in self.declarations}
-        return frame.unpack()[layouts[frame.layout].slices[key]]
+        return frame.unpack()[self.layouts[frame.layout].slices[key]]
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        """The layouts that were declared, by hash."""
+        return {declaration.layout.hash: declaration.layout for declaration in self.declarations}
+
+    def scalars(self, name: str) -> dict[int, np.float32]:
+        """A scalar by step, of sampled and other steps, as the newest frames have it."""
+        key, values = f"/{name}/value", {}
+        for frame in sorted(self.frames, key=lambda frame: frame.seq):
+            layout = self.layouts[frame.layout]
+            if key in layout.slices:
+                first = first_step(frame, layout)
+                rows = frame.unpack().reshape(-1, layout.size)[:, layout.slices[key].start]
+                values |= {first + n: value for n, value in enumerate(rows)}
+        return values
 
 
 def recorded(model: nn.Module, folder: Path, **options: Any) -> tuple[Agent, RecordingTransport]:
     """An agent on `model` and what it sends."""
-    transport = RecordingTransport()
+    transport = RecordingTransport(packs_steps=options.pop("packs_steps", False))
     optimizer, scaler = options.pop("optimizer", None), options.pop("scaler", None)
     defaults: dict[str, Any] = {
         "project": "tests",

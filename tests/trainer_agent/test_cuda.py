@@ -57,6 +57,24 @@ def test_weights_of_a_cuda_job_are_bit_identical(tmp_path):
     )
 
 
+def test_a_step_between_samples_keeps_its_loss_without_waiting(tmp_path):
+    model, _ = built()
+    model.cuda()
+    agent, transport = recorded(model, tmp_path, every=1000, packs_steps=True)
+    losses = [torch.full((), float(step), device="cuda", requires_grad=True) for step in range(20)]
+    agent.step(loss=losses[0])
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for loss in losses[1:]:
+            agent.step(loss=loss)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    agent.close()
+
+    assert transport.scalars("loss") == {step: float(step) for step in range(20)}
+
+
 def test_sampled_step_never_waits_for_the_device(tmp_path):
     model, _ = built()
     model.cuda()

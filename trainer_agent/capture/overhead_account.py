@@ -9,6 +9,8 @@ from collections import defaultdict
 ONCE = "description"
 # Work of the agent's own threads for every sample, and for what does not recur.
 BACKGROUND, BACKGROUND_ONCE = "background", "background, once"
+# Scalars of steps that are not sampled: what they take belongs to no sample.
+SCALARS = "scalars"
 # A hook takes more of the training thread than its own body: torch calls it, and the job reads
 # again what it displaced from the caches. Measured on the CPU, 12 and 24 layers of width 64: 1.08
 # to 1.13 times as much.
@@ -44,5 +46,5 @@ class OverheadAccount:
     def recurrent(self) -> float:
         """Seconds that the training thread has taken for what recurs with every sample."""
         seconds = self._seconds
-        once = seconds[ONCE] + seconds[BACKGROUND_ONCE]
+        once = seconds[ONCE] + seconds[BACKGROUND_ONCE] + seconds[SCALARS]
         return sum(tuple(seconds.values())) - once - seconds[BACKGROUND]

@@ -57,8 +57,11 @@ class Exporter:
         self.resent = 0
         self.page = ""
         self._declared: set[str] = set()
+        # Layouts of frames that hold several steps, where the server takes none.
+        self._unsupported: set[str] = set()
         # The newest frame sent since the last failure, and the newest ever.
         self._sent = self._ever_sent = 0
+        self._packs_steps = False
         self._max_frames = MAX_FRAMES
         self._failures = self._redeclarations = 0
         self._closing = False
@@ -101,9 +104,12 @@ class Exporter:
         self._declare_layouts()
         self._send_descriptions()
         self._rewind_without_progress()
-        frames = self._spool.read(
+        waiting = self._spool.read(
             after=self._sent, max_frames=self._max_frames, max_bytes=MAX_BYTES
         )
+        frames = self._supported(waiting)
+        if waiting and not frames:
+            return 0.0
         if frames or self._clock() - self._sent_at >= self._poll_s():
             self._send(frames)
         if not frames:
@@ -117,11 +123,25 @@ class Exporter:
         return self._intervals.closing_poll_s if self._closing else self._intervals.poll_s
 
     def _declare_layouts(self) -> None:
-        for declaration in messages.declarations(self._spool, skip=self._declared):
-            receipt = self._transport.declare(self._run_id, declaration)
-            self.page = receipt.url
-            self._advance(receipt.durable.get(str(self._rank), 0))
-            self._declared.add(declaration.layout.hash)
+        skip = self._declared | self._unsupported
+        declarations = messages.declarations(self._spool, skip=skip)
+        # Those of sampled steps first: the answer says whether the others are taken.
+        for declaration in sorted(declarations, key=lambda sent: sent.layout.packs_steps):
+            layout = declaration.layout
+            if self._packs_steps or not (layout.packs_steps and self._declared):
+                receipt = self._transport.declare(self._run_id, declaration)
+                self.page, self._packs_steps = receipt.url, receipt.packs_steps
+                self._advance(receipt.durable.get(str(self._rank), 0))
+                self._declared.add(layout.hash)
+            if layout.packs_steps and not self._packs_steps:
+                self._unsupported.add(layout.hash)
+
+    def _supported(self, frames: list[Frame]) -> list[Frame]:
+        """The frames that the server takes; an older one does without steps between samples."""
+        for frame in frames:
+            if frame.layout in self._unsupported:
+                self._spool.drop(frame.seq)
+        return [frame for frame in frames if frame.layout not in self._unsupported]
 
     def _send_descriptions(self) -> None:
         for name, revision in messages.revisions(self._spool).items():
@@ -219,6 +239,7 @@ class Exporter:
         if refusal.status in (404, 409) and self._declared and self._redeclarations < 2:
             self._redeclarations += 1
             self._declared.clear()
+            self._unsupported.clear()
             return 0.0
         self._failures += 1
         wait_s = self._intervals.refused_s

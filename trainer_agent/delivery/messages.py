@@ -24,11 +24,11 @@ Content = tuple[RunDeclaration, NDArray[np.float32]]
 
 @dataclass(slots=True)  # not frozen: the training thread makes it, in a third of the time so
 class Sample:
-    """One sampled step on its way to the server.
+    """One sampled step on its way to the server, or the scalars of several that were not sampled.
 
     Attributes:
-        step: number of the optimizer step.
-        time: seconds since the epoch.
+        step: number of the optimizer step, the last one of several.
+        time: seconds since the epoch when it ended.
         content: what a frame of it holds; waits for the device, in the sender's thread.
     """
 

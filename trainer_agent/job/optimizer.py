@@ -51,6 +51,9 @@ class OptimizerReader:
     Clipping by norm is undone, where it can be told (`norm_before_clipping`); it cannot where the
     end of the backward pass is not seen, as in compiled models, nor where the model is `staged`:
     a pipeline's schedule divides the gradients after the last pass.
+
+    Attributes:
+        optimizers: those it reads, none once it is removed.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class OptimizerReader:
         model: nn.Module | None = None,
         notes: Notes | None = None,
     ) -> None:
-        self._optimizers, self._scale = tuple(optimizers), scale
+        self.optimizers, self._scale = tuple(optimizers), scale
         self._guard, self._account = guard, account
         self._reads_after_backward = not staged
         self._model, self._notes = None if model is None else refer_to(model), notes
@@ -73,12 +76,12 @@ class OptimizerReader:
         self._after_backward: dict[int, GradientReading | None] = {}
         self._at_step: dict[int, Tensor | None] = {}
         self._updates = self._steps = 0
-        first = self._optimizers[0] if self._optimizers else None
+        first = self.optimizers[0] if self.optimizers else None
         register = getattr(first, "register_step_pre_hook", None)
         self._handle = register(self._count_update) if register is not None else None
         self._hooks = [
             UpdateHooks(optimizer, self._before_update, None, enabled=lambda: recorder.active)
-            for optimizer in self._optimizers
+            for optimizer in self.optimizers
         ]
         recorder.subscribe_backward(self)
 
@@ -92,7 +95,7 @@ class OptimizerReader:
         scalars: dict[str, Scalar | None] = {
             "learning_rate": None,
             "gradient_norm": None,
-            **self._learning_rates(),
+            **self.learning_rates(),
         }
         with self._guard.at("gradient_norm"):
             scalars["gradient_norm"] = self._norm()
@@ -102,9 +105,20 @@ class OptimizerReader:
         self._note_unoptimized()
         return scalars
 
+    def learning_rates(self) -> dict[str, Scalar]:
+        """Of each optimizer's first group that has one; the first optimizer's has no number."""
+        rates: dict[str, Scalar] = {}
+        # Plain loops: this is called at every step.
+        for index, optimizer in enumerate(self.optimizers[:SHOWN_OPTIMIZERS]):
+            for group in optimizer.param_groups:
+                if "lr" in group:
+                    rates[f"learning_rate_{index}" if index else "learning_rate"] = group["lr"]
+                    break
+        return rates
+
     def remove(self) -> None:
         """Take the hooks away, and read the optimizers no more."""
-        self._optimizers = ()
+        self.optimizers = ()
         for hooks in self._hooks:
             hooks.remove()
         if self._handle is not None:
@@ -116,12 +130,12 @@ class OptimizerReader:
 
     def backward_ends(self) -> None:
         """Read all the gradients there are by now."""
-        if not self._optimizers or not self._reads_after_backward:
+        if not self.optimizers or not self._reads_after_backward:
             return
         started = time.perf_counter()
         with self._guard.at("gradient_norm"):
             scale = self._scale.in_force()
-            for optimizer in self._optimizers:
+            for optimizer in self.optimizers:
                 reading = read_gradients(optimizer)
                 divided = None if reading is None else reading.divided(scale)
                 self._after_backward[id(optimizer)] = divided
@@ -161,14 +175,6 @@ class OptimizerReader:
         norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
         return norm
 
-    def _learning_rates(self) -> dict[str, Scalar]:
-        """Of each optimizer's first group that has one; the first optimizer's has no number."""
-        rates: dict[str, Scalar] = {}
-        for number, optimizer in enumerate(self._optimizers[:SHOWN_OPTIMIZERS]):
-            name = f"learning_rate_{number}" if number else "learning_rate"
-            rates |= next(({name: g["lr"]} for g in optimizer.param_groups if "lr" in g), {})
-        return rates
-
     def _skipped(self) -> float | None:
         # The step now ending is not counted yet.
         return self._steps + 1 - self._updates if self._handle is not None else None
@@ -178,9 +184,9 @@ class OptimizerReader:
 
     def _note_unoptimized(self) -> None:
         """Say which trainable parameters no optimizer holds, where their number has changed."""
-        if self._model is None or self._notes is None or not self._optimizers:
+        if self._model is None or self._notes is None or not self.optimizers:
             return
-        groups = [group["params"] for o in self._optimizers for group in o.param_groups]
+        groups = [group["params"] for o in self.optimizers for group in o.param_groups]
         n_in_groups = sum(map(len, groups))
         if n_in_groups != self._n_in_groups:
             self._n_in_groups = n_in_groups

@@ -17,7 +17,7 @@ from trainer_agent.capture.statistics.sums import Sums
 from trainer_agent.distributed import Processes, SampleHeader
 from trainer_agent.model.plan import OWN_SCALARS, Plan
 from trainer_agent.options import Options, package_version
-from wire import ABSENT, RunDeclaration
+from wire import ABSENT, Layout, RunDeclaration
 
 # A place that so many samples in a row have not reached has stopped: layers that a step may skip
 # (LayerDrop, early exits) come back before.
@@ -30,8 +30,8 @@ Scalars = Mapping[str, float | None]
 class Framing:
     """Makes the values of frames, and remembers which layouts and names a run has had.
 
-    Every method but the property belongs to one thread: the sender's, or that in which the
-    processes of a job reduce their samples.
+    Every method but `declaration` and the properties belongs to one thread: the sender's, or that
+    in which the processes of a job reduce their samples.
     """
 
     def __init__(self, options: Options, processes: Processes) -> None:
@@ -108,19 +108,23 @@ class Framing:
         self._silent = () if ever.all() else silent_places(plan, ever)
         self._stopped = silent_places(plan, recently | ~ever) if (ever & ~recently).any() else ()
 
+    def declaration(self, layout: Layout) -> RunDeclaration:
+        """The declaration of the run with a layout."""
+        options = self._options
+        return RunDeclaration(
+            project=options.project,
+            name=options.run,
+            layout=layout,
+            tags=options.tags,
+            config=dict(options.config),
+            started_at=self._started_at,
+            agent_version=package_version(),
+        )
+
     def _declaration(self, plan: Plan, names: tuple[str, ...]) -> RunDeclaration:
         declaration = self._declarations.get((plan, names))
         if declaration is None:
-            options = self._options
-            declaration = RunDeclaration(
-                project=options.project,
-                name=options.run,
-                layout=plan.layout(names).validate(),
-                tags=options.tags,
-                config=dict(options.config),
-                started_at=self._started_at,
-                agent_version=package_version(),
-            )
+            declaration = self.declaration(plan.layout(names).validate())
             self._declarations[plan, names] = declaration
         return declaration
 

@@ -98,23 +98,34 @@ class ScalarSteps {
   }
 
   /**
+   * Adds a step, or replaces it: those between two samples may come after the second sample.
    * @param {number} step
    * @param {number | null} loss
    * @param {number} learningRate
    */
   add(step, loss, learningRate) {
-    if (step <= this.last) return;
-    const at = this.length;
-    this.steps = grown(this.steps, at + 1);
-    this.loss = grown(this.loss, at + 1);
-    this.hasLoss = grown(this.hasLoss, at + 1);
-    this.learningRate = grown(this.learningRate, at + 1);
+    const before = floorIndex(this.steps, step, this.length);
+    const isNew = before < 0 || this.steps[before] !== step;
+    const at = isNew ? before + 1 : before;
+    if (isNew) this.makeRoom(at);
     this.steps[at] = step;
     this.loss[at] = loss ?? Number.NaN;
     this.hasLoss[at] = loss === null ? 0 : 1;
     this.learningRate[at] = learningRate;
-    this.length = at + 1;
     if (this.length > CAPACITY) this.thin();
+  }
+
+  /** @param {number} at */
+  makeRoom(at) {
+    const length = this.length + 1;
+    this.steps = grown(this.steps, length);
+    this.loss = grown(this.loss, length);
+    this.hasLoss = grown(this.hasLoss, length);
+    this.learningRate = grown(this.learningRate, length);
+    for (const array of [this.steps, this.loss, this.hasLoss, this.learningRate]) {
+      array.copyWithin(at + 1, at, this.length);
+    }
+    this.length = length;
   }
 
   thin() {
@@ -159,6 +170,14 @@ export class RunHistory {
     ]);
     this.addScalars(scalars);
     this.addHistories(histories);
+  }
+
+  /**
+   * Fetches the scalars from a step on.
+   * @param {number} first
+   */
+  async loadScalars(first) {
+    this.addScalars(await getScalars(this.run, first - 1));
   }
 
   /** The same run in full where this is a thinned first picture; null when this is all. */

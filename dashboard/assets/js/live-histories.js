@@ -7,6 +7,7 @@ import { throttled } from "./timing.js";
 /** @import { FrameMessage, RunData } from "./types" */
 
 const REREAD_PAUSE_MS = 5000;
+const SCALARS_PAUSE_MS = 1000;
 
 /**
  * @typedef {object} Observer
@@ -30,6 +31,11 @@ export class LiveHistories {
     this.missedMore = false;
     /** Frames that wait for the steps before them. @type {[number, FrameMessage][]} */
     this.queue = [];
+    /** By run, from which step on there are scalars to fetch. @type {Map<number, number>} */
+    this.newScalars = new Map();
+    this.readScalarsSoon = throttled(() => {
+      this.readScalars().catch(() => {}); // the next message or connection brings them
+    }, SCALARS_PAUSE_MS);
     this.rereadSoon = throttled(() => {
       this.reread().catch(() => {}); // the next frame of such a job tries again
     }, REREAD_PAUSE_MS);
@@ -88,6 +94,25 @@ export class LiveHistories {
     else if (message.step <= this.list[index].last) this.rereadSoon();
     else if (message.skipped) this.catchUp();
     else if (this.list[index].addFrame(message)) this.observer.grown();
+  }
+
+  /**
+   * Notes that the run at `index` has scalars of steps that were not sampled, from `first` on.
+   * @param {number} index
+   * @param {number} first
+   */
+  announceScalars(index, first) {
+    if (!this.loaded) return; // what is being read has them
+    this.newScalars.set(index, Math.min(first, this.newScalars.get(index) ?? first));
+    this.readScalarsSoon();
+  }
+
+  async readScalars() {
+    const waiting = [...this.newScalars];
+    this.newScalars.clear();
+    const list = this.list;
+    await Promise.all(waiting.map(([index, first]) => list[index].loadScalars(first)));
+    if (!this.closed && waiting.length) this.observer.grown();
   }
 
   /** Fetches what lies past the last steps, then takes what arrived meanwhile. */

@@ -244,6 +244,7 @@ export class RunPage {
   receive(message) {
     if (message.type === "hello") this.histories.catchUp();
     else if (message.type === "frame") this.receiveFrame(message);
+    else if (message.type === "scalars") this.receiveScalars(message);
     else if (message.type === "prediction") this.receivePrediction(message.run);
     else if (message.type === "run") this.receiveRun(message.run);
     else if (message.type === "alert" && this.data.page === "run") this.markAlerts();
@@ -260,6 +261,12 @@ export class RunPage {
     if (index < 0) return;
     this.lastFrame = Date.now() / 1000;
     this.histories.addFrame(index, message);
+  }
+
+  /** @param {Extract<LiveMessage, { type: "scalars" }>} message */
+  receiveScalars(message) {
+    const index = this.indexOf(message.run);
+    if (index >= 0) this.histories.announceScalars(index, message.first);
   }
 
   /** Steps were added at the end. */

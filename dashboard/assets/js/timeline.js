@@ -122,7 +122,8 @@ export function extentOf(histories, live, before) {
   const firsts = histories.map((history) => (history.length ? history.steps[0] : Infinity));
   const first = Math.min(...firsts);
   const start = Number.isFinite(first) ? first : 0;
-  const last = Math.max(1, ...histories.map((history) => history.last));
+  const lasts = histories.map(({ last, scalars }) => Math.max(last, scalars.last));
+  const last = Math.max(1, ...lasts);
   if (live && before && before[0] === start && last <= before[1]) return before;
   const span = Math.max(last - start, 1);
   if (live) return [start, Math.ceil(start + span * ROOM)];

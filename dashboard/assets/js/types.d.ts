@@ -102,6 +102,7 @@ export interface FrameMessage {
 export type LiveMessage =
   | { type: "hello" | "ping" | "reconnected" }
   | { type: "prediction"; run: string }
+  | { type: "scalars"; run: string; first: number }
   | { type: "run"; run: RunSummary }
   | { type: "alert"; alert: Alert }
   | FrameMessage;

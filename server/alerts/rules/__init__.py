@@ -1,4 +1,4 @@
-"""The alert rules: pure judgements of one sampled step, given the run's recent past."""
+"""The alert rules: pure judgements of one step, given the run's recent past."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import numpy as np
 
 from server.alerts.rules.catalogue import RULES, Rule
 from server.alerts.rules.finding import Advice, Finding, Key, ScalingAdvice, Severity
-from server.alerts.rules.observation import Expected, Observation, StackFacts, facts, observe
+from server.alerts.rules.observation import (
+    Expected,
+    Observation,
+    StackFacts,
+    facts,
+    observe,
+    observe_scalars,
+)
 from server.alerts.rules.running_stats import RunningStats, updated
 from server.alerts.rules.telemetry import silence
 
@@ -29,36 +36,53 @@ __all__ = [
     "evaluate",
     "facts",
     "observe",
+    "observe_scalars",
     "silence",
 ]
 
 SEES_NAN = frozenset({"nonfinite", "agent_health", "lost_contact"})
+LOSS_SITE = "loss"
+NEED_A_LOSS = frozenset({"loss_divergence", "loss_spike"})
+# The rules that need no sample: `nonfinite` then looks at the loss alone.
+OF_SCALARS = NEED_A_LOSS | {"nonfinite", "lost_contact"}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement of one sampled step.
+    """The judgement of one step.
 
     Attributes:
         findings: the findings of every rule.
         judged: names of the rules that judged this step; the others neither hold nor clear.
         stats: the run's past after this step.
+        sampled: whether the step was sampled; else streams were not looked at.
+        has_loss: whether it has a loss.
     """
 
     findings: tuple[Finding, ...]
     judged: frozenset[str]
     stats: RunningStats
+    sampled: bool = True
+    has_loss: bool = True
+
+    def judges(self, key: Key) -> bool:
+        """Whether this step says something of what an alert is about."""
+        if key.rule == "nonfinite":
+            looked_at = self.has_loss if key.site == LOSS_SITE else self.sampled
+            return looked_at and key.rule in self.judged
+        return key.rule in self.judged
 
 
 def evaluate(observation: Observation, stats: RunningStats) -> Verdict:
-    """Judge one sampled step; a step that is not past the last one is a replay, and not judged."""
+    """Judge one step; a step that is not past the last one is a replay, and not judged."""
     if observation.step <= stats.step:
         return Verdict((), frozenset(), stats)
     with np.errstate(all="ignore"):  # NaN and Inf are measurements; comparisons deal with them
         stats = updated(stats, observation)
-        answers = {rule.name: rule.check(observation, stats) for rule in RULES}
-        if observation.partial:  # the layers that a burst leaves out are NaN, and not wrong
-            answers = {name: answers[name] if name in SEES_NAN else None for name in answers}
+        answers = {
+            rule.name: rule.check(observation, stats) if _applies(rule, observation) else None
+            for rule in RULES
+        }
     judged = _judged(answers)
     if "departs_from_prediction" in judged:
         stats = replace(stats, early=(), early_judged=True)
@@ -66,7 +90,18 @@ def evaluate(observation: Observation, stats: RunningStats) -> Verdict:
         findings=tuple(finding for findings in answers.values() for finding in findings or ()),
         judged=judged,
         stats=stats,
+        sampled=observation.sampled,
+        has_loss=observation.has_loss,
     )
+
+
+def _applies(rule: Rule, observation: Observation) -> bool:
+    """Whether a rule can judge a step by what there is of it."""
+    if rule.name in NEED_A_LOSS and not observation.has_loss:
+        return False
+    if observation.partial:  # the layers that a burst leaves out are NaN, and not wrong
+        return rule.name in SEES_NAN | NEED_A_LOSS
+    return observation.sampled or rule.name in OF_SCALARS
 
 
 def _judged(answers: Mapping[str, list[Finding] | None]) -> frozenset[str]:

@@ -34,9 +34,9 @@ class Rule:
 
     Attributes:
         name: also the `rule` of its findings.
-        check: the judgement of one sampled step.
-        opens_after: consecutive sampled steps it must hold before an alert opens.
-        clears_after: consecutive sampled steps without it before the alert is resolved.
+        check: the judgement of one step.
+        opens_after: consecutive judged steps it must hold before an alert opens.
+        clears_after: consecutive judged steps without it before the alert is resolved.
     """
 
     name: str

@@ -57,7 +57,7 @@ def _finding(
         severity="critical",
         title="The model is not learning",
         message=(
-            f"Over the last {LOSSES} sampled steps, up to step {observation.step}, the loss has "
+            f"Over the last {LOSSES} losses, up to step {observation.step}, the loss has "
             f"stayed at {now:.3f}. Why: {_why(stack, facts, collapse, left)}."
         ),
         advice=advice_for(facts),

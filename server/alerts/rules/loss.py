@@ -53,7 +53,7 @@ def loss_divergence(observation: Observation, stats: RunningStats) -> list[Findi
             severity=severity,
             title="The loss is diverging" if severity == "critical" else "The loss is rising",
             message=(
-                f"At step {observation.step} the loss, as the median of five sampled steps, is "
+                f"At step {observation.step} the loss, as the median of the last five, is "
                 f"{smoothed:.3f}: {rise:.3f} above its best of {best:.3f}"
                 + (f", and no better than the first loss of {first:.3f}." * all_lost)
                 + "." * (not all_lost)
@@ -83,7 +83,7 @@ def loss_spike(observation: Observation, stats: RunningStats) -> list[Finding]:
             severity="info",
             title="A spike in the loss",
             message=f"At step {observation.step} the loss jumped to {loss:.3f} from a median of "
-            f"{usual:.3f} over the {SPIKE_WINDOW} sampled steps before.",
+            f"{usual:.3f} over the {SPIKE_WINDOW} losses before.",
             advice=SPIKE_ADVICE,
             step=observation.step,
             site="loss",

@@ -1,18 +1,19 @@
-"""What the rules look at: one sampled step's values, and theory's curves for the model."""
+"""What the rules look at: one step's values, and theory's curves for the model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dslm import ModelSpec, Placement, Prediction, Stack, StackPrediction
-from wire import Health, Layout, is_absent
+from wire import Health, Layout, Series, is_absent
 
 Floats = NDArray[np.float64]
 
+LOSS = "/loss/value"
 NORM_MOVED = 1e-4  # variance of gains or biases that a few steps do not reach, and training does
 
 
@@ -64,7 +65,7 @@ class StackFacts:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One sampled step of a run.
+    """One step of a run.
 
     Attributes:
         step: optimizer step.
@@ -72,6 +73,7 @@ class Observation:
         stacks: by name; a stack that is not described has its depth alone.
         health: the agent's counters, or None.
         absent: keys of scalars that this step does not have, such as a loss that was not given.
+        sampled: whether the step's tensors were measured; else its scalars are all there is.
     """
 
     step: int
@@ -79,6 +81,12 @@ class Observation:
     stacks: Mapping[str, StackFacts] = field(default_factory=dict)
     health: Health | None = None
     absent: frozenset[str] = frozenset()
+    sampled: bool = True
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether a loss was given, be it finite or not."""
+        return LOSS in self.values and LOSS not in self.absent
 
     @property
     def partial(self) -> bool:
@@ -133,6 +141,22 @@ def observe(
         stacks={**undescribed, **stacks},
         health=health,
         absent=frozenset(absent),
+    )
+
+
+def observe_scalars(
+    *, step: int, series: Sequence[Series], values: NDArray[np.float32]
+) -> Observation:
+    """The scalars of a step that was not sampled as the rules see them; `values` is (series,)."""
+    keys = [each.key for each in series]
+    wide = values.astype(np.float64)
+    return Observation(
+        step=step,
+        values={key: wide[at : at + 1] for at, key in enumerate(keys)},
+        absent=frozenset(
+            key for key, absent in zip(keys, is_absent(values), strict=True) if absent
+        ),
+        sampled=False,
     )
 
 

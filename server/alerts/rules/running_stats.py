@@ -11,7 +11,7 @@ import numpy as np
 
 from server.alerts.rules.observation import Floats, Observation
 
-LOSSES = 128  # sampled losses in the window; `not_learning` looks at all of them
+LOSSES = 128  # losses in the window; `not_learning` looks at all of them
 SMOOTHED = 5  # the smoothed loss is the median of this many
 REFERENCES = 10  # sampled steps that make up a stack's early reference
 NOISE_SAMPLES = 32
@@ -53,9 +53,9 @@ class RunningStats:
     """The past of one run, as far as rules need it.
 
     Attributes:
-        step: the last step judged; -1 before the first.
+        step: the last step judged, sampled or not; -1 before the first.
         samples: how many sampled steps were judged.
-        losses: the last finite sampled losses, oldest first.
+        losses: the last finite losses, of sampled and other steps, oldest first.
         norms: the last finite gradient norms, oldest first.
         first_loss: the first finite loss; NaN before it.
         best_loss: the lowest smoothed loss so far; Inf before it.
@@ -89,13 +89,13 @@ class RunningStats:
 
 
 def updated(stats: RunningStats, observation: Observation) -> RunningStats:
-    """The stats after one more sampled step."""
+    """The stats after one more step."""
     loss = observation.scalar("loss")
     losses = _append(stats.losses, loss)
     health = _health(stats, observation)
     grown = RunningStats(
         step=observation.step,
-        samples=stats.samples + 1,
+        samples=stats.samples + observation.sampled,
         losses=losses,
         norms=_append(stats.norms, observation.scalar("gradient_norm")),
         first_loss=stats.first_loss if isfinite(stats.first_loss) else loss,
@@ -129,7 +129,7 @@ def _improved(stats: RunningStats) -> RunningStats:
 
 def _early(stats: RunningStats, observation: Observation) -> tuple[Observation, ...]:
     full = stats.early_judged or len(stats.early) >= EARLY
-    return stats.early if full else (*stats.early, observation)
+    return stats.early if full or not observation.sampled else (*stats.early, observation)
 
 
 def _health(stats: RunningStats, observation: Observation) -> tuple[int, int] | None:
@@ -147,7 +147,7 @@ def _append(past: tuple[float, ...], value: float) -> tuple[float, ...]:
 
 
 def _references(stats: RunningStats, observation: Observation) -> Mapping[str, Reference]:
-    if stats.samples >= REFERENCES:
+    if stats.samples >= REFERENCES or not observation.sampled:
         return stats.references
     references = dict(stats.references)
     for stack in observation.stacks:

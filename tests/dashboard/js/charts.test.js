@@ -51,17 +51,23 @@ test("a deviation is a power of two, and for correlations a difference", () => {
 });
 
 test("a live run's axis has room and rests until that is used up", () => {
-  const history = (last) => ({ length: last + 1, steps: [0, last], last });
+  const history = (last, scalars = { last }) => {
+    return { length: last + 1, steps: [0, last], last, scalars };
+  };
   const extent = extentOf([history(10)], true, null);
 
   assert.deepEqual(extent, [0, 12]);
   assert.equal(extentOf([history(12)], true, extent), extent);
   assert.notEqual(extentOf([history(13)], true, extent), extent);
   assert.deepEqual(extentOf([history(99)], false, extent), [0, 99.99]);
+  assert.equal(extentOf([history(9, { last: 99 })], true, null)[1], 111);
 });
 
 test("an axis without steps begins at 0", () => {
-  assert.deepEqual(extentOf([{ length: 0, steps: [], last: -1 }], true, null), [0, 2]);
+  assert.deepEqual(
+    extentOf([{ length: 0, steps: [], last: -1, scalars: { last: -1 } }], true, null),
+    [0, 2],
+  );
 });
 
 test("a compared run says which step it shows", () => {

@@ -113,3 +113,21 @@ test("a loss that a step was not given is no point, and a loss of NaN is one", a
   assert.deepEqual(losses.values, [2, Number.NaN]);
   assert.equal(history.scalars.last, 3);
 });
+
+test("scalars of steps between two samples find their place", async () => {
+  const server = new RunServer();
+  const history = new RunHistory("run", "decoder");
+  server.steps = [0];
+  await history.load();
+  history.addFrame(server.frame(4));
+  server.steps = [0, 1, 2, 3, 4, 5];
+
+  await history.loadScalars(1);
+
+  assert.deepEqual(history.scalars.losses(), {
+    steps: [0, 1, 2, 3, 4, 5],
+    values: [0, 1, 2, 3, 4, 5],
+  });
+  assert.deepEqual([...history.steps.subarray(0, history.length)], [0, 4]);
+  assert.equal(history.scalars.last, 5);
+});

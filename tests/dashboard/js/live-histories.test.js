@@ -112,3 +112,20 @@ test("a stack that a run lacks falls back to its own", () => {
   assert.equal(stackOf(RUN, "vision"), "decoder");
   assert.equal(stackOf(RUN, ""), "decoder");
 });
+
+test("scalars of steps that were not sampled are fetched from the first one on", async () => {
+  const { server, histories, calls } = opened();
+  server.steps = [0, 8];
+  await histories.load();
+  await histories.open();
+  server.steps = [0, 1, 2, 3, 8];
+  const grown = calls.grown;
+
+  histories.announceScalars(0, 2);
+  histories.announceScalars(0, 1);
+  await histories.readScalars();
+
+  assert.deepEqual(histories.list[0].scalars.losses().steps, [0, 1, 2, 3, 8]);
+  assert.deepEqual([...histories.steps], [0, 8]);
+  assert.ok(calls.grown > grown);
+});

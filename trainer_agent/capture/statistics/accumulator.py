@@ -138,11 +138,11 @@ class Accumulator:
         """Take a number along without waiting; None where it will lie among `Sums.scalars`."""
         if isinstance(value, Tensor):
             if value.device.type == "cpu":
-                return _number(value)
+                return number(value)
             if value.numel() == 1 and slot < SCALAR_SLOTS:
                 self._scalars[slot].copy_(value.detach().reshape(()), non_blocking=True)
                 return None
-        return NOT_GIVEN if value is None else _number(value)
+        return NOT_GIVEN if value is None else number(value)
 
     def adopt(self, other: Accumulator, rows: RowsKept) -> None:
         """Take over what another one holds, on the same device, in the rows that it has here."""
@@ -176,13 +176,13 @@ class Accumulator:
     def take(self) -> Callable[[], Sums]:
         """Copy the buffer without waiting and clear it; the result waits, in any thread."""
         self._significands.count_into(self._views["precision"])
-        copy = _copy(self._flat) if self._arrays is None else self._arrays[0].copy()
+        copy = host_copy(self._flat) if self._arrays is None else self._arrays[0].copy()
         shapes, host_rows = self._shapes, self._host_rows
         self.clear()
         return lambda: unpack(copy() if callable(copy) else copy, shapes, host_rows)
 
 
-def _number(value: object) -> float:
+def number(value: object) -> float:
     """The value as it is now: a tensor may be written to later. Absent where it is no number."""
     try:
         # A value that has a gradient is read without torch's warning.
@@ -216,7 +216,7 @@ def _views(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Ten
     return {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
 
 
-def _copy(flat: Tensor) -> Callable[[], Matrix]:
+def host_copy(flat: Tensor) -> Callable[[], Matrix]:
     """A copy on its way to the host; what is returned waits for it."""
     if flat.device.type != "cuda":
         host = flat.to("cpu", copy=True)
