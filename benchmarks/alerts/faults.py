@@ -178,7 +178,7 @@ FAULTS: dict[str, tuple[Act, frozenset[str]]] = {
     "rate x 300": (_rate(300), frozenset({"update_size", "loss_divergence"})),
     "rate 0": (_rate(0), frozenset({"standing_weights"})),
     "labels shuffled": (_labels_shuffled, frozenset()),
-    "sign of the loss": (_sign, frozenset({"loss_divergence"})),
+    "sign of the loss": (_sign, frozenset({"loss_sign"})),
     "one batch for ever": (_one_batch, frozenset({"repeated_batch"})),
     "constant input": (_constant_input, frozenset({"alike_tokens", "repeated_batch"})),
     "noise for input": (_noise_input, frozenset()),

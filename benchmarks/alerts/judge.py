@@ -16,7 +16,9 @@ from server.alerts.lifecycle import Track, Transition, advance
 from server.alerts.rules import Key, Observation, RunningStats, StackFacts, evaluate, facts
 
 FAILED = 0.1  # nats of held-out loss above the twin's
-SPARSE_START, SPARSE_EVERY = 4, 25  # what a budget samples of a small job
+# What a budget samples of a small job, and what is recorded of the steps between.
+SPARSE_START, SPARSE_EVERY = 4, 25
+EVERY_STEP = frozenset({"/loss/value", "/learning_rate/value"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,16 @@ def _opened(run: Recorded, sampled: frozenset[int]) -> list[Transition]:
     stats, tracks = RunningStats(), dict[Key, Track]()
     opened: list[Transition] = []
     for step in range(len(run.series["/loss/value"])):
-        if step not in sampled:
-            continue
-        values = {key: rows[step].astype(np.float64) for key, rows in run.series.items()}
-        verdict = evaluate(Observation(step=step, values=values, stacks=stacks), stats)
+        is_sampled = step in sampled
+        values = {
+            key: rows[step].astype(np.float64)
+            for key, rows in run.series.items()
+            if is_sampled or key in EVERY_STEP
+        }
+        observation = Observation(
+            step=step, values=values, stacks=stacks if is_sampled else {}, sampled=is_sampled
+        )
+        verdict = evaluate(observation, stats)
         stats = verdict.stats
         tracks, changes = advance(tracks, verdict)
         opened += [each for each in changes if _is_loud(each)]

@@ -42,7 +42,7 @@ __all__ = [
 
 SEES_NAN = frozenset({"nonfinite", "agent_health", "lost_contact"})
 LOSS_SITE = "loss"
-NEED_A_LOSS = frozenset({"loss_divergence", "loss_spike"})
+NEED_A_LOSS = frozenset({"loss_divergence", "loss_rise", "loss_sign", "loss_spike"})
 # The rules that need no sample: `nonfinite` then looks at the loss alone.
 OF_SCALARS = NEED_A_LOSS | {"nonfinite", "lost_contact"}
 

@@ -12,7 +12,7 @@ from server.alerts.rules.finding import Finding
 from server.alerts.rules.gradient import exploding_gradient, vanishing_gradient
 from server.alerts.rules.inputs import alike_tokens, repeated_batch
 from server.alerts.rules.learning import not_learning
-from server.alerts.rules.loss import loss_divergence, loss_spike
+from server.alerts.rules.loss import loss_divergence, loss_rise, loss_sign, loss_spike
 from server.alerts.rules.nonfinite import nonfinite
 from server.alerts.rules.numerics import (
     dead_units,
@@ -53,6 +53,8 @@ def _in_contact(_observation: Observation, _stats: RunningStats) -> list[Finding
 RULES: tuple[Rule, ...] = (
     Rule("nonfinite", nonfinite, opens_after=1, clears_after=20),
     Rule("loss_divergence", loss_divergence, opens_after=5, clears_after=20),
+    Rule("loss_rise", loss_rise, opens_after=3, clears_after=20),
+    Rule("loss_sign", loss_sign, opens_after=1, clears_after=20),
     Rule("loss_spike", loss_spike, opens_after=1, clears_after=20),
     Rule("departs_from_prediction", departs_from_prediction, opens_after=1, clears_after=1),
     Rule("alike_tokens", alike_tokens, opens_after=5, clears_after=20),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isfinite
 from statistics import median
 
 from server.alerts.rules.finding import Advice, Finding, Severity
 from server.alerts.rules.observation import Observation
-from server.alerts.rules.running_stats import RunningStats, noise
+from server.alerts.rules.running_stats import LAST_LOSSES, SMOOTHED, RunningStats, noise
 
 RISE = 0.2  # of the best smoothed loss
 LOST = 0.5  # of the best smoothed loss: critical
@@ -17,11 +18,25 @@ GAINED, GAINED_LOST = 0.05, 0.2
 BLOWN_UP = 10.0
 SIGMAS = 6.0  # OLMo-core's spike distance, used against robust noise
 SPIKE_RISE = 0.3
+NEXT_TO_NOTHING = 0.1  # of a loss: one that came from there grows by design
+SUDDEN = 0.5  # of a fall below zero, in one step
 SPIKE_WINDOW = 32
 
 LOWER_RATE = Advice(
     "Lower the learning rate, lengthen the warm-up or clip gradients, and restart from a "
     "checkpoint from before the rise. Look at the layers whose variance left the prediction first."
+)
+DATA_ADVICE = Advice(
+    "What enters the first block is as it was, so that inputs and embedding are not what changed: "
+    "look at the labels, at the loss itself and at the optimizer's settings from this step on."
+)
+MOVED_ADVICE = Advice(
+    "What enters the first block has changed as well: look at the data from this step on, and at "
+    "the learning rate of the embedding."
+)
+SIGN_ADVICE = Advice(
+    "A cross-entropy is never negative: look for a sign that was turned, or a term that was added "
+    "to the loss. A density's negative logarithm may fall below zero; this one fell there at once."
 )
 SPIKE_ADVICE = Advice(
     "One step is no trend. When spikes come often, look at the batch, clip gradients or lower the "
@@ -65,6 +80,67 @@ def loss_divergence(observation: Observation, stats: RunningStats) -> list[Findi
             measured=smoothed,
             unit="nats",
             badness=rise,
+        )
+    ]
+
+
+def loss_rise(observation: Observation, stats: RunningStats) -> list[Finding]:
+    """The last 12 losses lie above the 32 before by 5 %, by their scatter, and by some of the gain.
+
+    Medians of many losses see a smaller step than `loss_divergence`, and later.
+    """
+    level = stats.loss_level
+    gain = max(stats.first_loss - level.usual, 0.0)
+    rise = level.now - level.usual
+    grows_by_design = stats.best_loss <= NEXT_TO_NOTHING * level.usual
+    if not level.has_risen or rise <= GAINED * gain or level.usual <= 0 or grows_by_design:
+        return []
+    moved = [inputs.has_moved for inputs in stats.inputs.values()]
+    advice = LOWER_RATE
+    if moved and None not in moved:
+        advice = MOVED_ADVICE if any(moved) else DATA_ADVICE
+    return [
+        Finding(
+            rule="loss_rise",
+            severity="warning",
+            title="The loss has risen",
+            message=f"At step {observation.step} the last {LAST_LOSSES} losses have a median of "
+            f"{level.now:.3f}, and had {level.usual:.3f} before: a step of {rise:.3f}, "
+            f"{rise / max(level.deviation, 1e-12):.0f} times what batches make of it.",
+            advice=advice,
+            step=observation.step,
+            site="loss",
+            quantity="value",
+            measured=level.now,
+            unit="nats",
+            badness=rise,
+        )
+    ]
+
+
+def loss_sign(observation: Observation, stats: RunningStats) -> list[Finding]:
+    """Losses that were positive are negative, from one step to the next."""
+    before, now = stats.losses[-SPIKE_WINDOW - SMOOTHED : -SMOOTHED], stats.losses[-SMOOTHED:]
+    if len(before) < SPIKE_WINDOW or min(before) <= 0 or max(now) >= 0:
+        return []
+    fall = median(before) - median(now)
+    steps = [a - b for a, b in pairwise((before[-1], *now))]
+    if max(steps) < SUDDEN * fall and now[-1] > -median(before):
+        return []
+    return [
+        Finding(
+            rule="loss_sign",
+            severity="critical",
+            title="The loss has become negative",
+            message=f"At step {observation.step} the loss is {now[-1]:.3f}; over the "
+            f"{SPIKE_WINDOW} losses before it was positive, with a median of {median(before):.3f}.",
+            advice=SIGN_ADVICE,
+            step=observation.step,
+            site="loss",
+            quantity="value",
+            measured=now[-1],
+            unit="nats",
+            badness=abs(now[-1]),
         )
     ]
 

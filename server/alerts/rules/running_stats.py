@@ -19,6 +19,13 @@ NOISE_SAMPLES = 32
 # of it that is left where batches are the same; those of healthy runs never left less than 0.4.
 NEWEST, BEFORE = 16, 32
 QUIET = 0.05
+# Samples whose place is compared with that of the samples before, and the robust standard
+# deviations by which they must differ.
+MOVED_NOW, MOVED = 6, 3.0
+# Losses that are compared with those before them, and by how much they must lie above: a share, and
+# standard errors. Healthy runs reached 3.6 of these.
+LAST_LOSSES, LOSSES_BEFORE = 12, 32
+RISEN, RISEN_SIGMAS = 0.05, 4.5
 EARLY = 3  # sampled steps that wait for a prediction that is still being computed
 
 
@@ -29,6 +36,28 @@ class Reference:
     samples: int
     logit_max: Floats
     entropy: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class LossLevel:
+    """Where the last losses lie beside those before them.
+
+    Attributes:
+        usual: median of the losses before; where the last ones have risen, as it was before they
+            did. NaN without enough of them.
+        deviation: standard error of the difference of the two medians.
+        now: median of the last losses.
+    """
+
+    usual: float = float("nan")
+    deviation: float = float("nan")
+    now: float = float("nan")
+
+    @property
+    def has_risen(self) -> bool:
+        """Whether the last losses lie above those before, by a share and beyond their scatter."""
+        rise = self.now - self.usual
+        return rise > max(RISEN * abs(self.usual), RISEN_SIGMAS * self.deviation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +76,17 @@ class Inputs:
     noise: tuple[float, float] | None = None
     quietness: float = 1.0
 
+    @property
+    def has_moved(self) -> bool | None:
+        """Whether the last samples lie elsewhere than those before; None without enough."""
+        if len(self.entering) < MOVED_NOW + BEFORE:
+            return None
+        samples = np.asarray(self.entering[-(MOVED_NOW + BEFORE) :])
+        before, now = samples[:BEFORE], samples[BEFORE:]
+        centre = np.median(before, axis=0)
+        spread = 1.4826 * np.median(np.abs(before - centre), axis=0)
+        return bool((np.abs(np.median(now, axis=0) - centre) > MOVED * spread).any())
+
 
 @dataclass(frozen=True, slots=True)
 class RunningStats:
@@ -61,6 +101,7 @@ class RunningStats:
         best_loss: the lowest smoothed loss so far; Inf before it.
         best_noise: robust standard deviation of single losses when `best_loss` was reached.
         references: early attention values by stack.
+        loss_level: of the last losses beside those before them.
         inputs: what entered each stack.
         early: the run's first sampled steps, until theory's prediction is there to judge them by.
         early_judged: whether they have been judged.
@@ -76,6 +117,7 @@ class RunningStats:
     best_loss: float = inf
     best_noise: float = 0.0
     references: Mapping[str, Reference] = field(default_factory=dict)
+    loss_level: LossLevel = LossLevel()
     inputs: Mapping[str, Inputs] = field(default_factory=dict)
     early: tuple[Observation, ...] = ()
     early_judged: bool = False
@@ -102,6 +144,7 @@ def updated(stats: RunningStats, observation: Observation) -> RunningStats:
         best_loss=stats.best_loss,
         best_noise=stats.best_noise,
         references=_references(stats, observation),
+        loss_level=_level(stats.loss_level, losses) if isfinite(loss) else stats.loss_level,
         inputs=_inputs(stats, observation),
         early=_early(stats, observation),
         early_judged=stats.early_judged,
@@ -156,6 +199,19 @@ def _references(stats: RunningStats, observation: Observation) -> Mapping[str, R
         if logit_max is not None and entropy is not None:
             references[stack] = _averaged(references.get(stack), logit_max, entropy)
     return references
+
+
+def _level(past: LossLevel, losses: tuple[float, ...]) -> LossLevel:
+    if len(losses) < LAST_LOSSES + LOSSES_BEFORE:
+        return past
+    before = losses[-(LAST_LOSSES + LOSSES_BEFORE) : -LAST_LOSSES]
+    now = median(losses[-LAST_LOSSES:])
+    since = replace(past, now=now)
+    if since.has_risen:
+        return since
+    # A median of n values has pi/2 times the variance of their mean.
+    share = (np.pi / 2 * (1 / LAST_LOSSES + 1 / LOSSES_BEFORE)) ** 0.5
+    return LossLevel(median(before), noise(before) * share, now)
 
 
 def _inputs(stats: RunningStats, observation: Observation) -> Mapping[str, Inputs]:
