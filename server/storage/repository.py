@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, LargeBinary, Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_all
 from server.runs.rewinds import Rewind, rewinds_of
 from server.storage.rows import FrameSlices, ScalarRow, SegmentRow
-from server.storage.step_scalars import RankScalars, current_scalars
+from server.storage.step_scalars import RankScalars, current_scalars, current_steps
 from server.tables import blocks, chunks, frames, marks, step_scalars
 from wire import Layout
 
@@ -76,16 +78,15 @@ class MeasurementRepository:
         return await fetch_all(self._session, query, SegmentRow)
 
     async def scalars_in(self, first: int, last: int) -> list[RankScalars]:
-        """Scalars of steps in this range that were not sampled, those superseded left out."""
-        of_run = step_scalars.c.run_id == self._run_id
-        query = (
-            select(step_scalars)
-            .where(of_run, step_scalars.c.last_step >= first, step_scalars.c.first_step <= last)
-            .order_by(step_scalars.c.rank, step_scalars.c.first_seq)
-        )
-        rows = await fetch_all(self._session, query, ScalarRow)
+        """Scalars of steps that were not sampled, from rows that may hold steps of this range."""
         rewinds = await self.rewinds()
-        return [current_scalars(row, rewinds, first=first, last=last) for row in rows]
+        return [current_scalars(row, rewinds) for row in await self._scalar_rows(first, last)]
+
+    async def scalar_steps(self, first: int, last: int) -> list[NDArray[np.int64]]:
+        """The steps of this range that were not sampled and have scalars."""
+        rewinds = await self.rewinds()
+        rows = [current_steps(row, rewinds) for row in await self._scalar_rows(first, last)]
+        return [steps[(steps >= first) & (steps <= last)] for steps in rows]
 
     async def frames_at(self, layout: Layout, steps: Sequence[int]) -> list[FrameSlices]:
         """The frames of these steps, each with its complete vector as one slice."""
@@ -136,6 +137,18 @@ class MeasurementRepository:
             FrameSlices(rank, seq, step, time, tuple(slices))
             for rank, seq, step, time, *slices in rows
         ]
+
+    async def _scalar_rows(self, first: int, last: int) -> list[ScalarRow]:
+        query = (
+            select(step_scalars)
+            .where(
+                step_scalars.c.run_id == self._run_id,
+                step_scalars.c.last_step >= first,
+                step_scalars.c.first_step <= last,
+            )
+            .order_by(step_scalars.c.rank, step_scalars.c.first_seq)
+        )
+        return await fetch_all(self._session, query, ScalarRow)
 
     async def _segments(self) -> Select[Any]:
         """The run's segments, without those in which every frame is superseded."""

@@ -74,16 +74,27 @@ def scalars_of_row(row: ScalarRow) -> StepScalars:
     return StepScalars(row.layout, seqs_of(row), steps_of(row), times_of(row), values)
 
 
-def current_scalars(
-    row: ScalarRow, rewinds: Sequence[tuple[int, Rewind]], *, first: int, last: int
-) -> RankScalars:
-    """What a row holds of these steps, without those that a resumed run has superseded."""
+def current_steps(row: ScalarRow, rewinds: Sequence[tuple[int, Rewind]]) -> NDArray[np.int64]:
+    """The steps of a row, without those that a resumed run has superseded."""
+    steps = steps_of(row)
+    return steps[_current(row, steps, rewinds)]
+
+
+def current_scalars(row: ScalarRow, rewinds: Sequence[tuple[int, Rewind]]) -> RankScalars:
+    """What a row holds, without the steps that a resumed run has superseded."""
     scalars = scalars_of_row(row)
-    current = (scalars.steps >= first) & (scalars.steps <= last)
+    current = _current(row, scalars.steps, rewinds)
+    return RankScalars(row.rank, scalars if current.all() else scalars.where(current))
+
+
+def _current(
+    row: ScalarRow, steps: NDArray[np.int64], rewinds: Sequence[tuple[int, Rewind]]
+) -> NDArray[np.bool_]:
+    current = np.ones(row.n, dtype=np.bool_)
     for rank, rewind in rewinds:
         if rank == row.rank and row.first_seq < rewind.seq:
-            current &= (scalars.seqs >= rewind.seq) | (scalars.steps < rewind.step)
-    return RankScalars(row.rank, scalars if current.all() else scalars.where(current))
+            current &= (seqs_of(row) >= rewind.seq) | (steps < rewind.step)
+    return current
 
 
 def rows_after(

@@ -70,10 +70,8 @@ class StepScalars:
         self._suspect = suspect
         self._reader, self._declare, self._offer = optimizer, declare, offer
         self._guard, self._account, self._enabled = guard, account, enabled
-        # The only optimizer, whose first group has a rate; else the reader is asked.
-        self._optimizer: Any = None
-        if len(optimizer.optimizers) == 1 and "lr" in optimizer.optimizers[0].param_groups[0]:
-            self._optimizer = optimizer.optimizers[0]
+        # The only optimizer; where there are several, or none, the reader is asked.
+        self._optimizer = optimizer.optimizers[0] if len(optimizer.optimizers) == 1 else None
         self._rows: list[Row] = []
         self._due = time.perf_counter() + FLUSH_S
         self._ring: Tensor | None = None

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 SEES_NAN = frozenset({"nonfinite", "agent_health", "lost_contact"})
+EVERY_RULE = frozenset(rule.name for rule in RULES)
 LOSS_SITE = "loss"
 NEED_A_LOSS = frozenset({"loss_divergence", "loss_rise", "loss_sign", "loss_spike"})
 # The rules that need no sample: `nonfinite` then looks at the loss alone.
@@ -78,9 +79,9 @@ def evaluate(observation: Observation, stats: RunningStats) -> Verdict:
     if observation.step <= stats.step:
         return Verdict((), frozenset(), stats)
     with np.errstate(all="ignore"):  # NaN and Inf are measurements; comparisons deal with them
-        stats = updated(stats, observation)
+        stats, applicable = updated(stats, observation), _applicable(observation)
         answers = {
-            rule.name: rule.check(observation, stats) if _applies(rule, observation) else None
+            rule.name: rule.check(observation, stats) if rule.name in applicable else None
             for rule in RULES
         }
     judged = _judged(answers)
@@ -95,13 +96,13 @@ def evaluate(observation: Observation, stats: RunningStats) -> Verdict:
     )
 
 
-def _applies(rule: Rule, observation: Observation) -> bool:
-    """Whether a rule can judge a step by what there is of it."""
-    if rule.name in NEED_A_LOSS and not observation.has_loss:
-        return False
+def _applicable(observation: Observation) -> frozenset[str]:
+    """Names of the rules that can judge a step by what there is of it."""
     if observation.partial:  # the layers that a burst leaves out are NaN, and not wrong
-        return rule.name in SEES_NAN | NEED_A_LOSS
-    return observation.sampled or rule.name in OF_SCALARS
+        names = SEES_NAN | NEED_A_LOSS
+    else:
+        names = EVERY_RULE if observation.sampled else OF_SCALARS
+    return names if observation.has_loss else names - NEED_A_LOSS
 
 
 def _judged(answers: Mapping[str, list[Finding] | None]) -> frozenset[str]:

@@ -105,6 +105,18 @@ def test_learning_rates_and_what_else_is_given_are_recorded(tmp_path: Path) -> N
     assert transport.scalars("reward")[1] == 7.0
 
 
+def test_an_optimizer_without_a_rate_leaves_the_loss_recorded(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    del optimizer.param_groups[0]["lr"]
+    agent, transport = recorded(model, tmp_path, every=EVERY, packs_steps=True, optimizer=optimizer)
+    take_steps(agent, [1.0, 2.0, 3.0])
+    agent.close()
+
+    assert transport.scalars("loss") == {0: 1.0, 1: 2.0, 2: 3.0}
+    assert transport.health.failures == 0
+
+
 def test_what_is_no_number_is_absent_and_no_failure(tmp_path: Path) -> None:
     agent, transport = watched(tmp_path)
     take_steps(agent, [1.0, torch.ones(3), "much", 2.0])
