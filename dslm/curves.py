@@ -12,7 +12,7 @@ from dslm.kernels.grid import correlation, prepare, variance
 from dslm.kernels.head import HeadPass
 from dslm.kernels.stack import Gradients
 from dslm.prediction import Curve, StackPrediction
-from dslm.spec import Block, Floats, Missing, Stack
+from dslm.spec import Block, Floats, Kernel, Missing, Stack
 
 STANDARD_DEVIATIONS = 2.0  # half the width of a band: 95 % of a normal lie within
 OVERFLOW = "the numbers leave what float64 holds, or those given are not finite"
@@ -22,29 +22,50 @@ ROUNDING = 1e-4  # of float32 sums over a batch, which is how measurements are m
 def forward_curve(
     stack: Stack, layers: list[Layer], spread: Spread, *, memory_predicted: bool
 ) -> Curve:
-    """Return the stream's curve; above the last layer computed it is NaN, or infinite where that
-    layer overflowed.
+    """Return the stream's curve, with bands from `spread`."""
+    moments = forward_moments(stack, layers, memory_predicted=memory_predicted)
+    return _curve(*moments, spread, (0, len(stack.blocks) - len(layers)))
+
+
+def forward_moments(
+    stack: Stack, layers: list[Layer], *, memory_predicted: bool
+) -> tuple[Floats, Floats]:
+    """Return (variance, correlation) of the stream; above the last layer computed they are NaN, or
+    the variance infinite where that layer overflowed.
     """
     kernels = [prepare(stack.input_kernel)] + [layer[-1].y for layer in layers]
-    values = np.array([variance(kernel) for kernel in kernels])
-    correlations = np.array([correlation(kernel) for kernel in kernels])
-    n = len(stack.blocks) + 1 - len(kernels)
+    values, correlations = _moments(kernels)
     block = stopped_at(stack, len(layers), memory_predicted=memory_predicted)
     overflows = block is not None and not np.isnan(values[-1]) and not _holds_nan(block)
-    beyond = np.inf if overflows else np.nan
-    return _curve(values, correlations, spread, (0, n), beyond)
+    padding = (0, len(stack.blocks) - len(layers))
+    return _padded(values, padding, np.inf if overflows else np.nan), _padded(correlations, padding)
 
 
 def backward_curve(stack: Stack, gradients: Gradients, spread: Spread) -> Curve:
-    """Return the gradient's curve relative to the top; below the lowest layer computed it is NaN,
-    or infinite where that layer overflowed.
+    """Return the gradient's curve relative to the top, with bands from `spread`."""
+    moments = backward_moments(stack, gradients)
+    return _curve(*moments, spread, (len(stack.blocks) - len(gradients.blocks), 0))
+
+
+def backward_moments(stack: Stack, gradients: Gradients) -> tuple[Floats, Floats]:
+    """Return (variance, correlation) of the gradient, the variance relative to the top; below the
+    lowest layer computed they are NaN, or the variance infinite where that layer overflowed.
     """
     kernels = [block[0] for block in gradients.blocks] + [gradients.top]
+    values, correlations = _moments(kernels)
+    overflows = gradients.overflowed and not np.isnan(values).any()
+    padding = (len(stack.blocks) - len(gradients.blocks), 0)
+    relative = _padded(values / values[-1], padding, np.inf if overflows else np.nan)
+    return relative, _padded(correlations, padding)
+
+
+def _moments(kernels: list[Kernel]) -> tuple[Floats, Floats]:
     values = np.array([variance(kernel) for kernel in kernels])
-    correlations = np.array([correlation(kernel) for kernel in kernels])
-    n = len(stack.blocks) + 1 - len(kernels)
-    beyond = np.inf if gradients.overflowed and not np.isnan(values).any() else np.nan
-    return _curve(values / values[-1], correlations, spread, (n, 0), beyond)
+    return values, np.array([correlation(kernel) for kernel in kernels])
+
+
+def _padded(values: Floats, padding: tuple[int, int], fill: float = np.nan) -> Floats:
+    return np.pad(values, padding, constant_values=fill)
 
 
 def stopped_at(stack: Stack, n_predicted: int, *, memory_predicted: bool) -> Block | None:
@@ -75,23 +96,18 @@ def typical_over_mean(log_sd: Floats) -> Floats:
     return np.asarray(np.exp(-np.minimum(log_sd**2 / 2, STANDARD_DEVIATIONS * log_sd)))
 
 
-def _curve(
-    values: Floats, correlations: Floats, spread: Spread, padding: tuple[int, int], beyond: float
-) -> Curve:
-    factor = np.exp(STANDARD_DEVIATIONS * spread.log_variance + ROUNDING)
-    typical = values * typical_over_mean(spread.log_variance)
-    reach = STANDARD_DEVIATIONS * spread.correlation + ROUNDING
-    parts = (
+def _curve(values: Floats, correlations: Floats, spread: Spread, padding: tuple[int, int]) -> Curve:
+    log_sd = _padded(spread.log_variance, padding, 0.0)
+    factor = np.exp(STANDARD_DEVIATIONS * log_sd + ROUNDING)
+    typical = values * typical_over_mean(log_sd)
+    reach = STANDARD_DEVIATIONS * _padded(spread.correlation, padding, 0.0) + ROUNDING
+    return Curve(
         values,
         typical / factor,
         typical * factor,
         correlations,
         np.maximum(correlations - reach, -1.0),
         np.minimum(correlations + reach, 1.0),
-    )
-    fills = (beyond, beyond, beyond, np.nan, np.nan, np.nan)
-    return Curve(
-        *(np.pad(a, padding, constant_values=fill) for a, fill in zip(parts, fills, strict=True))
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -59,14 +61,11 @@ def predict(spec: ModelSpec) -> Prediction:
     stacks = {name: coarsen_stack(stack) for name, stack in spec.stacks.items()}
     spec = replace(spec, stacks=stacks)
     with np.errstate(all="ignore"):  # overflow is reported in `missing`, not as a warning
-        layers = _forward(spec)
-        heads = {
-            name: within_floats(head_pass, stack, layers[name])
-            for name, stack in spec.stacks.items()
-        }
-        gradients, scales = _backward(spec, layers, heads)
+        layers = model_forward(spec)
+        heads = model_heads(spec, layers)
+        gradients, scales = model_backward(spec, layers, heads)
         predicted = {
-            name: _memory_predicted(spec, stack, layers) for name, stack in spec.stacks.items()
+            name: memory_predicted(spec, stack, layers) for name, stack in spec.stacks.items()
         }
         predictions = {
             name: with_head(
@@ -84,14 +83,20 @@ def predict(spec: ModelSpec) -> Prediction:
     return Prediction(stacks=predictions, missing=tuple(missing))
 
 
-def _memory_predicted(spec: ModelSpec, stack: Stack, layers: dict[str, list[Layer]]) -> bool:
+def memory_predicted(spec: ModelSpec, stack: Stack, layers: Mapping[str, list[Layer]]) -> bool:
+    """Return whether the stack that this one reads, if any, is predicted up to its top."""
     if stack.reads is None:
         return True
     return len(layers[stack.reads]) == len(spec.stacks[stack.reads].blocks)
 
 
-def _forward(spec: ModelSpec) -> dict[str, list[Layer]]:
-    """Return each stack's layers; those that read another come after it."""
+def model_forward(
+    spec: ModelSpec, lowest: Mapping[str, Sequence[Layer]] = MappingProxyType({})
+) -> dict[str, list[Layer]]:
+    """Return each stack's layers; those that read another come after it.
+
+    `lowest` are layers of a stack's first blocks, where they have been computed.
+    """
     layers: dict[str, list[Layer]] = {}
     for name, stack in sorted(spec.stacks.items(), key=lambda item: item[1].reads is not None):
         read = (
@@ -99,11 +104,18 @@ def _forward(spec: ModelSpec) -> dict[str, list[Layer]]:
             if stack.reads is None
             else memory_of(spec.stacks[stack.reads], layers[stack.reads])
         )
-        layers[name] = stack_forward(stack, read)
+        layers[name] = stack_forward(stack, read, lowest.get(name, ()))
     return layers
 
 
-def _backward(
+def model_heads(spec: ModelSpec, layers: Mapping[str, list[Layer]]) -> dict[str, HeadPass | None]:
+    """Return the pass through the head of each stack that has one."""
+    return {
+        name: within_floats(head_pass, stack, layers[name]) for name, stack in spec.stacks.items()
+    }
+
+
+def model_backward(
     spec: ModelSpec, layers: dict[str, list[Layer]], heads: dict[str, HeadPass | None]
 ) -> tuple[dict[str, Gradients], dict[str, float]]:
     """Return each stack's gradients, and the variance at its top in absolute units.

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from dslm.flows import BlockFlow
 
 Floats = NDArray[np.float64]
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
+Activation = Literal[
+    "relu", "gelu", "gelu_tanh", "silu", "tanh", "identity", "quick_gelu", "relu_squared"
+]
 NormKind = Literal["layernorm", "rmsnorm"]
 Placement = Literal["pre", "post", "sandwich", "branch", "parallel"]
 
@@ -157,7 +159,8 @@ class FeedForward:
 
     Attributes:
         up, down, gate: the projections; `gate` is None in a branch without one.
-        activation: the nonlinearity; ``"gelu"`` is exact, ``"gelu_tanh"`` its tanh form.
+        activation: the nonlinearity; ``"gelu"`` is exact, ``"gelu_tanh"`` its tanh form and
+            ``"quick_gelu"`` its logistic form, u·sigmoid(1.702 u).
         p_drop: dropout on the hidden activation, before `down`.
     """
 
@@ -196,13 +199,15 @@ class Block:
       factor is the attention residual's `lam`. A norm that both share is given twice.
 
     Attributes:
+        attention_norm: None where attention reads the stream as it is (ModernBERT's first block),
+            which a ``"pre"`` block may.
         attention_out_norm, feed_forward_out_norm: given for ``"sandwich"`` and only there.
         cross: attention to another stack's output, after the self-attention, or None.
     """
 
     placement: Placement
     attention: Attention
-    attention_norm: Norm
+    attention_norm: Norm | None
     attention_residual: Residual
     feed_forward: FeedForward
     feed_forward_norm: Norm

@@ -111,7 +111,7 @@ def with_residuals(block: Block, steps: Sequence[Amplitudes]) -> Block:
     return replace(
         block,
         attention=_plain_attention(block.attention),
-        attention_norm=_plain(block.attention_norm, first.p_drop * on_branch),
+        attention_norm=_optional(block.attention_norm, first.p_drop * on_branch),
         attention_out_norm=_optional(block.attention_out_norm, first.p_drop),
         attention_residual=replace(first, lam=steps[0].lam, beta=steps[0].beta),
         feed_forward_norm=_plain(block.feed_forward_norm, last.p_drop * on_branch),

@@ -136,7 +136,12 @@ def _validate_block(block: Block, d_model: int, path: str) -> None:
     _validate_attention(block.attention, d_model, f"{path}.attention")
     _validate_feed_forward(block.feed_forward, d_model, f"{path}.feed_forward")
     for name in ("attention", "feed_forward"):
-        _validate_norm(getattr(block, f"{name}_norm"), f"{path}.{name}_norm")
+        norm: Norm | None = getattr(block, f"{name}_norm")
+        if norm is not None:
+            _validate_norm(norm, f"{path}.{name}_norm")
+        may_lack = name == "attention" and block.placement == "pre"
+        fix = 'give a norm; only attention in a "pre" block may lack it'
+        _require(norm is not None or may_lack, f"{path}.{name}_norm", fix)
         _validate_residual(getattr(block, f"{name}_residual"), f"{path}.{name}_residual")
         _validate_out_norm(block, f"{name}_out_norm", path)
     single_stream = block.placement != "parallel" or block.feed_forward_residual.lam == 1

@@ -130,7 +130,7 @@ def _behind_norm(pair: Pair, step: str, walk: Walk) -> Walk:
 def _branch(pair: Pair, step: str, behind: Walk) -> Change:
     """What a branch returns to the stream, from the gradient at the step's sum."""
     walk = _to_input(pair, step, behind)
-    reads_stream = pair.after.placement in READS_STREAM
+    reads_stream = pair.after.placement in READS_STREAM or pair.norms(step) is None
     first = {FEED_FORWARD: "feed_forward.up", CROSS: "cross.query"}.get(step, f"{step}.value")
     if not reads_stream:
         if step != CROSS:

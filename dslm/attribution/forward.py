@@ -110,7 +110,7 @@ def _end_of(pair: Pair, step: str) -> tuple[float, float] | None:
 
 def _read(pair: Pair, step: str, stream: Change) -> Change | None:
     """The mean square of the stream that a branch reads without a norm; None behind one."""
-    if pair.after.placement not in READS_STREAM:
+    if pair.after.placement not in READS_STREAM and pair.norms(step) is not None:
         return None
     site = "in" if step == pair.steps[0] else f"{pair.steps[pair.steps.index(step) - 1]}.stream"
     before, after = (values.get(site) for values in _values(pair))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
+from dslm.diagnosis.deep_curves import DeepCurves, DeepModel
 from dslm.diagnosis.precision import Bools
 from dslm.kernels.coarsen import join_heads, merge_stack
-from dslm.model import predict
 from dslm.prediction import StackPrediction
 from dslm.spec import Floats, ModelSpec, Stack
 
@@ -49,28 +49,33 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class DepthSweep:
-    """Predictions of one stack at growing depths; the first is at its actual depth.
+    """Predictions of one stack at growing depths.
 
     Attributes:
-        stacks: the predictions; the deeper ones repeat the stack's blocks, on 32 cells.
+        actual: the prediction at its actual depth.
+        deeper: those of deeper stacks, which repeat its blocks, on 32 cells.
         gradient_at: returns the gradient's variances, float64[n+1], in a stack of n blocks.
     """
 
-    stacks: tuple[StackPrediction, ...]
+    actual: StackPrediction
+    deeper: tuple[DeepCurves, ...]
     gradient_at: Callable[[int], Floats]
 
     @property
     def searched(self) -> int:
         """Depth of the deepest."""
-        return len(self.stacks[-1].forward.variance) - 1
+        deepest = self.deeper[-1] if self.deeper else self.actual.forward
+        return len(deepest.variance) - 1
 
     def stream(self, quantity: str) -> Floats:
         """Return a forward curve over all depths: the actual stack's, then the deepest one's.
 
         A layer's input does not depend on how many layers follow, so only the grid differs.
         """
-        actual = np.asarray(getattr(self.stacks[0].forward, quantity))
-        deepest = np.asarray(getattr(self.stacks[-1].forward, quantity))
+        actual = np.asarray(getattr(self.actual.forward, quantity))
+        if not self.deeper:
+            return actual
+        deepest = np.asarray(getattr(self.deeper[-1], quantity))
         return np.concatenate([actual, deepest[len(actual) :]])
 
     def forward_crossing(self, quantity: str, leaves: Callable[[Floats], Bools]) -> Crossing:
@@ -87,7 +92,7 @@ class DepthSweep:
         actual stack the depth is counted from the top. Beyond it, the depth is searched between
         the two predictions on either side, by predicting stacks of depths in between.
         """
-        curves = [stack.backward.variance for stack in self.stacks]
+        curves = [self.actual.backward.variance, *(stack.gradient for stack in self.deeper)]
         with np.errstate(all="ignore"):
             outside_layers = np.flatnonzero(value(curves[0]) < 0)
             if len(outside_layers):
@@ -154,40 +159,24 @@ def sweep_depths(
     `until` is by default four times the depth, at least 96 and at most 1,024. A model with a block
     that is not understood is not made deeper. `predictions` are those at the actual depth.
     """
-    by_depth = {name: [stack] for name, stack in predictions.items()}
     deepest = max((len(stack.blocks) for stack in spec.stacks.values()), default=0)
     complete = all(None not in stack.blocks and stack.blocks for stack in spec.stacks.values())
     if until is None:
         until = min(max(TIMES_DEEPER * deepest, SHALLOWEST_SEARCH), DEEPEST_SEARCH)
+    model = DeepModel(
+        replace(spec, stacks={name: coarse(stack) for name, stack in spec.stacks.items()})
+    )
+    deeper = []
     times = 2
     while complete and deepest and times * deepest <= until:
-        for name, stack in predict(_deeper(spec, Fraction(times))).stacks.items():
-            by_depth[name].append(stack)
+        deeper.append(model.curves(Fraction(times)))
         times *= 2
     return {
-        name: DepthSweep(tuple(stacks), _gradients(spec, name)) for name, stacks in by_depth.items()
+        name: DepthSweep(
+            actual, tuple(curves[name] for curves in deeper), partial(model.gradient_at, name)
+        )
+        for name, actual in predictions.items()
     }
-
-
-def _gradients(spec: ModelSpec, name: str) -> Callable[[int], Floats]:
-    """Return a function of a depth: the gradient's variances of that stack, at that depth."""
-
-    @cache
-    def gradient_at(n_layers: int) -> Floats:
-        deeper = _deeper(spec, Fraction(n_layers, len(spec.stacks[name].blocks)))
-        return predict(deeper).stacks[name].backward.variance
-
-    return gradient_at
-
-
-def _deeper(spec: ModelSpec, times: Fraction) -> ModelSpec:
-    """Return `spec` with `times` as many blocks in every stack, repeated in their order."""
-    stacks = {}
-    for name, actual in spec.stacks.items():
-        stack, n = coarse(actual), len(actual.blocks)
-        blocks = tuple(stack.blocks[i % n] for i in range(max(round(n * times), 1)))
-        stacks[name] = replace(stack, blocks=blocks)
-    return replace(spec, stacks=stacks)
 
 
 def coarse(stack: Stack) -> Stack:

@@ -63,7 +63,7 @@ def diagnose(
 def _stack(
     stack: Stack, sweep: DepthSweep, top: TopGradient, scaled: tuple[Scaling | None, str]
 ) -> StackDiagnosis:
-    prediction, n, placed = sweep.stacks[0], len(stack.blocks), placement(stack)
+    prediction, n, placed = sweep.actual, len(stack.blocks), placement(stack)
     variance = fit_growth(prediction.forward.variance)
     gradient = fit_growth(prediction.backward.variance)
     fits = gradient is None or gradient.fits

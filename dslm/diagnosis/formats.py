@@ -16,7 +16,7 @@ def format_reports(sweep: DepthSweep, top: TopGradient) -> tuple[FormatReport, .
 
 
 def _report(sweep: DepthSweep, top_std: float, fmt: NumberFormat) -> FormatReport:
-    prediction = sweep.stacks[0]
+    prediction = sweep.actual
     with np.errstate(invalid="ignore"):
         activations, gradients = (
             np.sqrt(prediction.forward.variance),

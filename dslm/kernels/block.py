@@ -120,17 +120,23 @@ def block_backward(g: Kernel, layer: Layer, alignment: Alignment) -> BlockGradie
 
     .. math:: \lambda^2 G + \beta_a^2 \mathcal B_a^*(G) + \beta_f^2 \mathcal B_f^*(G)
     """
+    if layer[-1].placement.parallel:
+        return _parallel_backward(g, layer, alignment)
     stream, memory = [g], None
     for sub in reversed(layer):
         below, aligned, at_memory = _sub_layer_backward(stream[0], sub, alignment)
         memory = at_memory or memory
         stream, alignment = [below, *stream], aligned
-    if layer[-1].placement.parallel:  # the loop took both branches as if in series
-        residual = layer[0].placement.residual
-        through_last = add(stream[1], g, 1.0, -1.0)
-        straight = add(g, _through(g, layer[0])[0], residual.lam**2, residual.beta**2)
-        stream[0] = bounded(add(straight, through_last))
     return BlockGradient(tuple(stream), alignment, memory)
+
+
+def _parallel_backward(g: Kernel, layer: Layer, alignment: Alignment) -> BlockGradient:
+    first, last = layer
+    between = _sub_layer_backward(g, last, alignment)[0]
+    residual = first.placement.residual
+    straight = add(g, _through(g, first)[0], residual.lam**2, residual.beta**2)
+    below = bounded(add(straight, add(between, g, 1.0, -1.0)))
+    return BlockGradient((below, between, g), ISOTROPIC, None)
 
 
 def _sub_layer_backward(

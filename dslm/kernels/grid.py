@@ -22,7 +22,7 @@ def prepare(kernel: Kernel) -> Kernel:
     off_diagonal = np.array(kernel.off_diagonal, dtype=np.float64)
     single = np.flatnonzero(kernel.cell_sizes == 1)
     off_diagonal[single, single] = diagonal[single]
-    return replace(kernel, diagonal=diagonal, off_diagonal=off_diagonal)
+    return Kernel(diagonal, off_diagonal, kernel.cell_sizes, kernel.mean)
 
 
 def merge_cells(kernel: Kernel, starts: NDArray[np.int64]) -> Kernel:
@@ -77,29 +77,28 @@ def map_pairs(kernel: Kernel, function: PairFunction, mean: float = 0.0) -> Kern
     """Return the kernel of ``function(K_ii, K_jj, K_ij)``, which works elementwise on arrays."""
     d = kernel.diagonal
     off = function(d[:, None], d[None, :], kernel.off_diagonal)
-    return replace(kernel, diagonal=function(d, d, d), off_diagonal=off, mean=mean)
+    return Kernel(function(d, d, d), off, kernel.cell_sizes, mean)
 
 
 def affine(kernel: Kernel, factor: float, constant: float = 0.0) -> Kernel:
     """Return ``factor * K + constant``, of a signal that has no mean."""
     diagonal = factor * kernel.diagonal + constant
     off_diagonal = factor * kernel.off_diagonal + constant
-    return replace(kernel, diagonal=diagonal, off_diagonal=off_diagonal, mean=0.0)
+    return Kernel(diagonal, off_diagonal, kernel.cell_sizes)
 
 
 def multiply(a: Kernel, b: Kernel) -> Kernel:
     """Return the entrywise product: the kernel of a product of independent signals."""
-    diagonal = a.diagonal * b.diagonal
-    return replace(a, diagonal=diagonal, off_diagonal=a.off_diagonal * b.off_diagonal, mean=0.0)
+    return Kernel(a.diagonal * b.diagonal, a.off_diagonal * b.off_diagonal, a.cell_sizes)
 
 
 def add(a: Kernel, b: Kernel, a_factor: float = 1.0, b_factor: float = 1.0) -> Kernel:
     """Return ``a_factor * a + b_factor * b``; squared means add up in the same way."""
-    return replace(
-        a,
-        diagonal=a_factor * a.diagonal + b_factor * b.diagonal,
-        off_diagonal=a_factor * a.off_diagonal + b_factor * b.off_diagonal,
-        mean=float(np.sqrt(max(a_factor * a.mean**2 + b_factor * b.mean**2, 0.0))),
+    return Kernel(
+        a_factor * a.diagonal + b_factor * b.diagonal,
+        a_factor * a.off_diagonal + b_factor * b.off_diagonal,
+        a.cell_sizes,
+        float(np.sqrt(max(a_factor * a.mean**2 + b_factor * b.mean**2, 0.0))),
     )
 
 
@@ -110,6 +109,8 @@ def dropout(kernel: Kernel, p_drop: float) -> Kernel:
 
     Source: arXiv 2403.09635, Table 1; masks of different tokens are independent. Exact.
     """
+    if p_drop == 0:
+        return kernel
     return replace(kernel, diagonal=kernel.diagonal / (1 - p_drop))
 
 
@@ -122,7 +123,7 @@ def bounded(kernel: Kernel) -> Kernel:
     diagonal = np.maximum(kernel.diagonal, 0.0)
     limit = np.sqrt(np.outer(diagonal, diagonal))
     off_diagonal = np.clip(kernel.off_diagonal, -limit, limit)
-    return replace(kernel, diagonal=diagonal, off_diagonal=off_diagonal)
+    return Kernel(diagonal, off_diagonal, kernel.cell_sizes, kernel.mean)
 
 
 def dense(kernel: Kernel) -> Floats:

@@ -51,7 +51,7 @@ def cross_placement(block: Block, cross: CrossAttention, d_model: int) -> Branch
 
 def _placement(
     block: Block,
-    norm: Norm,
+    norm: Norm | None,
     out_norm: Norm | None,
     residual: Residual,
     d_model: int,

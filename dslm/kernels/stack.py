@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
@@ -20,11 +20,16 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def stack_forward(stack: Stack, memory: Kernel | None = None) -> list[Layer]:
-    """Return the layers below the first that is not understood, lacks its memory, or overflows."""
-    layers: list[Layer] = []
-    x = prepare(stack.input_kernel)
-    for block in stack.blocks:
+def stack_forward(
+    stack: Stack, memory: Kernel | None = None, lowest: Sequence[Layer] = ()
+) -> list[Layer]:
+    """Return the layers below the first that is not understood, lacks its memory, or overflows.
+
+    `lowest` are layers of the first blocks, where they have been computed.
+    """
+    layers = list(lowest)
+    x = layers[-1][-1].y if layers else prepare(stack.input_kernel)
+    for block in stack.blocks[len(layers) :]:
         if block is None or (block.cross is not None and memory is None):
             break
         layer = within_floats(block_forward, x, block, stack.d_model, memory)

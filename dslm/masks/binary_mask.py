@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from dslm.masks.pair_sums import PairSums
+from dslm.masks.pair_sums import PairSums, sum_along
 from dslm.masks.token_intervals import TokenIntervals
 from dslm.spec import Attention, Floats, Kernel
 
@@ -40,20 +40,15 @@ class BinaryMask(PairSums):
 
     def keys(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each query cell, the sum of `values` over the keys it sees."""
-        if not self._partial:  # this case and the next are special ones of intervals, but cheaper
+        if not self._partial:  # a special case of intervals, but cheaper
             return _full_sum(values, self.key_sizes, len(self.query_sizes), axis)
-        if self.window is None:
-            return _running_sum(values, self.key_sizes, axis)
-        return self._key_intervals.sums(values, axis)
+        return sum_along(self._key_intervals.tokens, values, axis)
 
     def queries(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each key cell, the sum of `values` over the queries that see it."""
         if not self._partial:
             return _full_sum(values, self.query_sizes, len(self.key_sizes), axis)
-        if self.window is None:
-            after = _running_sum(np.flip(values, axis), self.query_sizes[::-1], axis)
-            return np.flip(after, axis)
-        return self._query_intervals.sums(values, axis)
+        return sum_along(self._query_intervals.tokens, values, axis)
 
     def common_keys(self, values: Floats) -> Floats:
         """Sum (..., cells) `values` over the keys that row and column query both see."""
@@ -125,15 +120,3 @@ def _full_sum(values: Floats, sizes: Floats, n: int, axis: int) -> Floats:
     total = np.expand_dims(np.tensordot(sizes, values, axes=(0, axis)), axis)
     shape = (*values.shape[:axis], n, *values.shape[axis + 1 :])
     return np.broadcast_to(total, shape)
-
-
-def _running_sum(values: Floats, sizes: Floats, axis: int) -> Floats:
-    """Sum along `axis` up to the middle of each cell's tokens, half of a token more."""
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    weighted = sizes.reshape(shape) * values
-    total = np.cumsum(weighted, axis=axis)
-    if (sizes > 1).any():
-        weighted *= ((sizes - 1) / (2 * sizes)).reshape(shape)
-        total -= weighted
-    return total

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from dslm.masks.binary_mask import BinaryMask, binary_mask
 from dslm.masks.weighted_mask import Subcells, WeightedMask, split_cells, weighted_mask
-from dslm.position_bias import bias_at, few_groups
+from dslm.position_bias import bias_at, head_groups
 from dslm.spec import Attention, Floats, Kernel, PositionBias
 
 Mask = BinaryMask | WeightedMask
@@ -22,10 +21,8 @@ def head_masks(x: Kernel, memory: Kernel, attention: Attention) -> list[tuple[fl
     bias = attention.position_bias
     if bias is None:
         return [(1.0, mask_without_bias(x, memory, attention))]
-    bias = few_groups(bias)
     return [
-        (n / attention.n_heads, _weighted(x, memory, attention, replace(bias, values=(row,))))
-        for n, row in zip(bias.heads, bias.values, strict=True)
+        (share, _weighted(x, memory, attention, of_group)) for share, of_group in head_groups(bias)
     ]
 
 

@@ -47,3 +47,9 @@ class PairSums(ABC):
         both = self.queries(self.queries(pairs, -2), -1)
         more = alone - np.diagonal(pairs, axis1=-2, axis2=-1)
         return both + self.common_queries(more) if more.any() else both
+
+
+def sum_along(weights: Floats, values: Floats, axis: int) -> Floats:
+    """Return (rows, cells) `weights` times `values` along `axis`, the last or the one before."""
+    last = axis % values.ndim == values.ndim - 1
+    return np.asarray(values @ weights.T if last else weights @ values)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dslm.masks.pair_sums import PairSums
+from dslm.masks.pair_sums import PairSums, sum_along
 from dslm.spec import Floats
 
 MAX_SUBCELLS = 4  # per cell; weights vary within a wide cell, and this is how finely
@@ -89,11 +89,11 @@ class WeightedMask(PairSums):
 
     def keys(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each query cell, the weighted sum of `values` over the keys."""
-        return _along(self.key_sums, values, axis)
+        return sum_along(self.key_sums, values, axis)
 
     def queries(self, values: Floats, axis: int = 0) -> Floats:
         """Return, for each key cell, the weighted sum of `values` over the queries."""
-        return _along(self.query_sums.T, values, axis)
+        return sum_along(self.query_sums.T, values, axis)
 
     def common_keys(self, values: Floats) -> Floats:
         """Sum (..., cells) over keys weighed by both the row's and the column's query."""
@@ -149,11 +149,6 @@ def _by_cell(matrix: Floats, subcells: Subcells, axis: int) -> Floats:
         return matrix
     first = np.searchsorted(subcells.cell, np.arange(len(subcells.cells)))
     return np.asarray(np.add.reduceat(matrix, first, axis=axis))
-
-
-def _along(weights: Floats, values: Floats, axis: int) -> Floats:
-    last = axis % values.ndim == values.ndim - 1
-    return np.asarray(values @ weights.T if last else weights @ values)
 
 
 def _with_diagonal(matrices: Floats, diagonal: Floats) -> Floats:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from dslm.position_bias import with_heads
 from evenkeel.prediction.block_kinds import BlockKinds, remove_unbuilt
 from evenkeel.prediction.meta_model import build_on_meta
 from evenkeel.prediction.model_settings import Settings, config_of, setting
@@ -62,7 +63,7 @@ class Narrowing:
         """What a reader must know of it."""
         return (
             f"blocks were read at 1/{self.factor} of their width; sizes and weight moments are "
-            "those of the full width, biases by position those of fewer heads",
+            "those of the full width, biases by position but ALiBi's those of fewer heads",
         )
 
     def widened(self, layout: Architecture) -> Architecture:
@@ -108,23 +109,17 @@ class Narrowing:
 
     def _attention(self, parts: AttentionParts) -> AttentionParts:
         query, key = self._linear(parts.query), self._linear(parts.key)
+        n_heads = parts.n_heads * query.d_out // parts.query.d_out
         return replace(
             parts,
             query=query,
             key=key,
             value=self._linear(parts.value),
             output=self._linear(parts.output),
-            n_heads=parts.n_heads * query.d_out // parts.query.d_out,
+            n_heads=n_heads,
             n_kv_heads=parts.n_kv_heads * key.d_out // parts.key.d_out,
-            position_bias=self._bias(parts),
+            position_bias=_bias(parts.position_bias, n_heads),
         )
-
-    def _bias(self, parts: AttentionParts) -> BiasPart | None:
-        bias = parts.position_bias
-        if bias is None:
-            return None
-        heads = tuple(n * self.factor for n in bias.observed.heads)
-        return replace(bias, observed=replace(bias.observed, heads=heads), table=None)
 
     def _feed_forward(self, parts: FeedForwardParts) -> FeedForwardParts:
         return replace(
@@ -139,6 +134,16 @@ class Narrowing:
         ratios = self.ratios[part.weight]
         d_in, d_out = ratios if part.input_first else ratios[::-1]
         return replace(part, d_in=part.d_in * d_in, d_out=part.d_out * d_out)
+
+
+def _bias(part: BiasPart | None, n_heads: int) -> BiasPart | None:
+    """Return the bias of `n_heads` heads: ALiBi's own, else the narrow model's, repeated."""
+    if part is None:
+        return None
+    observed = part.observed
+    repeated = tuple(n * n_heads // sum(observed.heads) for n in observed.heads)
+    wide = with_heads(observed, n_heads) or replace(observed, heads=repeated)
+    return replace(part, observed=wide, table=None)
 
 
 def narrowed(settings: Settings, model: nn.Module, kinds: Sequence[BlockKinds]) -> Narrowing | None:

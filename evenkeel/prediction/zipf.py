@@ -15,7 +15,7 @@ def zipf_ids(vocabulary: int, context: int, reserved: Sequence[int] = ()) -> NDA
 
     The most frequent id is the lowest. Those in `reserved`, such as padding, are never drawn.
     """
-    ids = np.setdiff1d(np.arange(vocabulary), np.array(reserved, dtype=np.int64))
+    ids = np.delete(np.arange(vocabulary), sorted(set(reserved)))
     weights = 1.0 / np.arange(1, len(ids) + 1)
     draw = np.random.default_rng(0)
     return np.asarray(draw.choice(ids, size=(BATCH, context), p=weights / weights.sum()))

@@ -75,7 +75,7 @@ def unchanged(h: Floats) -> Floats:
     return h
 
 
-Branch = tuple[Attention | FeedForward, Norm, Norm | None, Residual, Floats | None]
+Branch = tuple[Attention | FeedForward, Norm | None, Norm | None, Residual, Floats | None]
 Step = Callable[[Floats], tuple[Floats, Floats]]
 NOTHING = np.zeros(1)
 
@@ -155,7 +155,9 @@ def step_back(residual: Residual, after: Back, back: Step, h: Floats) -> tuple[F
     return residual.lam * h + residual.beta * below, residual.beta * at_memory
 
 
-def normed(norm: Norm, x: Floats) -> tuple[Floats, Back]:
+def normed(norm: Norm | None, x: Floats) -> tuple[Floats, Back]:
+    if norm is None:
+        return x, unchanged
     centred = x - x.mean(-1, keepdims=True) if norm.kind == "layernorm" else x
     s = np.sqrt(np.square(centred).mean(-1, keepdims=True) + norm.eps)
     y = centred / s

@@ -69,6 +69,18 @@ def test_attention_of_each_kind_matches_random_models(kind: str, rng: np.random.
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.04
 
 
+def test_attention_on_the_bare_stream_matches_random_models(rng: np.random.Generator) -> None:
+    plain = stack(3, SEQ_LEN, D_MODEL)
+    first = plain.blocks[0]
+    assert first is not None
+    decoder = replace(plain, blocks=(replace(first, attention_norm=None), *plain.blocks[1:]))
+
+    drawn = [predict_and_simulate(decoder, rng) for _ in range(DRAWS)]
+
+    assert worst([(p.forward.variance, m.variance) for p, m in drawn]) < 0.08
+    assert worst([(p.backward.variance, m.grad_variance) for p, m in drawn]) < 0.12
+
+
 def test_a_window_as_long_as_the_sequence_changes_nothing() -> None:
     decoder = stack(3)
     a, b = predict(decoder), predict(with_attention(decoder, window=32))

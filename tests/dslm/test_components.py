@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import dslm.components as theory
 from dslm.components import GradMoments, Moments
+from dslm.spec import Activation
 from tests.dslm.signals import (
     Floats,
     G,
@@ -51,6 +52,8 @@ def slope_of(f: Any, u: Floats) -> Floats:
         ("silu", silu),
         ("tanh", np.tanh),
         ("identity", lambda u: u),
+        ("quick_gelu", lambda u: u / (1 + np.exp(-1.702 * u))),
+        ("relu_squared", lambda u: np.maximum(u, 0) ** 2),
     ],
 )
 def test_activation_matches_simulation_both_ways(
@@ -95,13 +98,13 @@ def test_gelu_becomes_relu_for_large_inputs() -> None:
 
 def test_equal_tokens_stay_equal_through_an_activation() -> None:
     same = Moments(0.0, 1.3, 1.0)
-    for name in ("relu", "gelu", "silu", "gelu_tanh", "tanh", "identity"):
+    for name in get_args(Activation):
         assert theory.activation(same, name).corr_l == pytest.approx(1.0, abs=1e-9)
 
 
 def test_smooth_activations_become_relu_for_large_inputs() -> None:
     large = Moments(0.0, 1e6, 0.5)
-    for name in ("silu", "gelu_tanh"):
+    for name in ("silu", "gelu_tanh", "quick_gelu"):
         assert theory.activation(large, name).var == pytest.approx(theory.relu(large).var, rel=0.01)
         assert theory.activation_backward(G, large, name).var == pytest.approx(G.var / 2, rel=0.02)
 
@@ -229,7 +232,7 @@ variances = st.floats(1e-3, 1e2)
 correlations = st.floats(0.0, 1.0)
 
 
-@given(variances, correlations, st.sampled_from(["relu", "gelu", "silu", "gelu_tanh", "tanh"]))
+@given(variances, correlations, st.sampled_from(get_args(Activation)))
 def test_activation_keeps_moments_possible(var: float, corr: float, name: Any) -> None:
     out = theory.activation(Moments(0.0, var, corr), name)
     below = theory.activation_backward(GradMoments(1.0, corr), Moments(0.0, var, corr), name)

@@ -16,7 +16,7 @@ from dslm.kernels.grid import dense
 from dslm.kernels.softmax import attend, attend_backward, attention_weights
 from dslm.masks.head_masks import head_masks
 from dslm.masks.weighted_mask import WeightedMask
-from dslm.position_bias import MOST_GROUPS, bias_at, few_groups
+from dslm.position_bias import MOST_GROUPS, bias_at, head_groups, with_heads
 from tests.dslm.simulation import bias_of, visible
 from tests.dslm.specs import block, predict, spec_of, stack
 from tests.dslm.test_attention_kinds import (
@@ -174,21 +174,71 @@ def test_a_bias_spread_over_keys_alone_means_the_same() -> None:
     np.testing.assert_allclose(x.forward.variance, y.forward.variance, rtol=1e-9)
 
 
-def test_joining_alike_heads_changes_little() -> None:
-    """Sixteen slopes in five groups, within 0.3 % of each head by itself."""
-    bias = alibi(alibi_slopes(16))
-    few = few_groups(bias)
-    decoder = with_attention(stack(1), n_heads=16, n_kv_heads=16, d_head=8)
-
-    x = predict(with_attention(decoder, position_bias=few))
+def every_head(bias: PositionBias, attention: dslm.Attention) -> float:
+    """The attention's variance, a prediction for each head."""
+    decoder = with_attention(stack(1), **{name: getattr(attention, name) for name in HEADS})
+    n = attention.n_heads
+    alone = [PositionBias(bias.distances, (row,), (n,)) for row in bias.values]
     shares = [
-        predict(with_attention(decoder, position_bias=replace(bias, values=(row,) * 16)))
-        for row in bias.values
+        predict(with_attention(decoder, position_bias=row)).attention_variance[0] for row in alone
     ]
+    return float(np.average(shares, weights=bias.heads))
 
-    assert (len(few.heads), sum(few.heads)) == (MOST_GROUPS, 16)
-    exact = np.mean([s.attention_variance[0] for s in shares])
-    assert x.attention_variance[0] == pytest.approx(exact, rel=3e-3)
+
+HEADS = ("n_heads", "n_kv_heads", "d_head")
+SIXTEEN = replace(block().attention, n_heads=16, n_kv_heads=16, d_head=8)
+
+
+@pytest.mark.parametrize(("factor", "within"), [(1.0, 1e-3), (0.2, 1e-3), (4.0, 1e-2)])
+def test_three_slopes_stand_for_all_of_alibis(factor: float, within: float) -> None:
+    bias = alibi([factor * slope for slope in alibi_slopes(16)])
+    decoder = with_attention(stack(1), n_heads=16, n_kv_heads=16, d_head=8, position_bias=bias)
+
+    joined = predict(decoder).attention_variance[0]
+
+    assert len(head_groups(bias)) == 3
+    assert joined == pytest.approx(every_head(bias, SIXTEEN), rel=within)
+
+
+def test_rule_of_three_slopes_is_exact_for_polynomials_of_degree_five() -> None:
+    slopes = alibi_slopes(12)
+    groups = head_groups(alibi(slopes))
+    nodes = [np.log(-bias.values[0][0]) for _, bias in groups]
+    weights = [share for share, _ in groups]
+
+    for degree in range(6):
+        exact = np.mean(np.log(slopes) ** degree)
+        np.testing.assert_allclose(np.dot(weights, np.power(nodes, degree)), exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("std", "n_groups"), [(0.03, 1), (1.0, MOST_GROUPS)])
+def test_heads_are_joined_as_far_as_their_biases_are_alike(
+    std: float, n_groups: int, rng: np.random.Generator
+) -> None:
+    rows = tuple(map(tuple, rng.normal(0, std, (16, 8)).tolist()))
+    bias = PositionBias(tuple(range(0, 32, 4)), rows, (1,) * 16)
+    decoder = with_attention(stack(1), n_heads=16, n_kv_heads=16, d_head=8, position_bias=bias)
+
+    groups = head_groups(bias)
+
+    assert len(groups) == n_groups
+    assert sum(share for share, _ in groups) == pytest.approx(1.0)
+    within = 1e-3 if n_groups == 1 else 0.1  # means of five groups are rough for unlike heads
+    joined = predict(decoder).attention_variance[0]
+    assert joined == pytest.approx(every_head(bias, SIXTEEN), rel=within)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.125])
+def test_alibi_of_few_heads_becomes_that_of_many(scale: float) -> None:
+    few = alibi([scale * slope for slope in alibi_slopes(7)])
+
+    many = with_heads(few, 112)
+
+    assert many is not None
+    slopes = sorted(-row[0] for row in many.values)
+    np.testing.assert_allclose(slopes, sorted(scale * s for s in alibi_slopes(112)), rtol=1e-12)
+    assert with_heads(BUMPS, 8) is None
+    assert with_heads(alibi((0.5, 0.4)), 8) is None
 
 
 def test_alibi_slopes_are_the_papers() -> None:

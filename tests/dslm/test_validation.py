@@ -56,6 +56,7 @@ IN_BLOCK: list[tuple[str, Any, str]] = [  # field changed, its value, field name
     ("attention.key_norm", Norm("rmsnorm", gain_var=-1.0), "attention.key_norm.gain_var"),
     ("attention_norm", Norm("batchnorm"), "attention_norm.kind"),  # type: ignore[arg-type]
     ("attention_norm.gain_var", -1.0, "attention_norm.gain_var"),
+    ("feed_forward_norm", None, "feed_forward_norm"),
     ("feed_forward_norm.bias_var", -1.0, "feed_forward_norm.bias_var"),
     ("attention_residual.lam", INF, "attention_residual.lam"),
     ("attention_residual.beta", NAN, "attention_residual.beta"),
@@ -87,6 +88,8 @@ def test_impossible_block_is_refused_by_field(path: str, value: Any, named: str)
         ("attention_out_norm", None, "sandwich"),
         ("feed_forward_out_norm", None, "sandwich"),
         ("feed_forward_residual.lam", 0.5, "parallel"),
+        ("attention_norm", None, "post"),
+        ("attention_norm", None, "parallel"),
     ],
 )
 def test_norms_and_scales_that_do_not_fit_the_placement_are_refused(

@@ -139,6 +139,8 @@ def _beyond(parts: BlockParts) -> Iterator[str]:
     )
     if parts.placement not in ("pre", "post"):
         yield f"{parts.placement} placement"
+    if parts.attention_norm is None:
+        yield "attention without a norm"
     if attention != plain:
         yield "attention with rotation, groups, windows, caps, biases or norms of its own"
     if parts.feed_forward.gate is not None:
@@ -187,6 +189,7 @@ def _course(model: nn.Module, stack: StackParts, x: Mixture, seq_len: int) -> Co
 
 def _block(x: Mixture, parts: BlockParts, weights: _Weights, seq_len: int) -> Mixture:
     attention, layer = weights.projections(parts.attention), parts.feed_forward
+    assert parts.attention_norm is not None  # `_beyond` refuses such a block
     before = weights.gain(parts.attention_norm, len(x.within))
     reading = directions.normed(x, before) if parts.placement == "pre" else directions.read(x)
     branch = directions.attend(reading, attention, seq_len)

@@ -69,9 +69,9 @@ def _stack_plan(stack: StackParts) -> StackPlan:
     )
 
 
-def module_of(norm: NormPart) -> str | None:
+def module_of(norm: NormPart | None) -> str | None:
     """Path of a norm's module; one without parameters has no name to be found by."""
-    parameter = norm.weight or norm.bias
+    parameter = norm and (norm.weight or norm.bias)
     return parameter.rpartition(".")[0] if parameter else None
 
 

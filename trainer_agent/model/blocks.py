@@ -22,23 +22,22 @@ class Column:
 def columns(model: nn.Module) -> tuple[Column, ...]:
     """Outermost containers of blocks, longest first; shorter than half of it are left out."""
     rows: list[Column] = []
-    uncalled: list[str] = []
+    blocks_of_rows: set[str] = set()
+    within: tuple[str, ...] = ()  # prefixes of what is in a row, or in one that is never called
     for path, module in model.named_modules():
-        inside = any(_contains(c, path) for c in rows) or path.startswith(tuple(uncalled))
-        if _is_row(module) and not inside and _is_row_of_tuples(module):
-            uncalled.append(f"{path}." if path else "")
-        elif _is_row(module) and not inside:
-            blocks = _longest_row(path, module)
-            rows += [Column(path, blocks)] if blocks else []
-        elif not inside and not any(path in c.blocks for c in rows):
-            blocks = _numbered_attributes(path, module)
-            rows += [Column(path, blocks)] if blocks else []
+        if path.startswith(within):
+            continue
+        if _is_row(module) and _is_row_of_tuples(module):
+            within += (f"{path}." if path else "",)
+            continue
+        row = _longest_row if _is_row(module) else _numbered_attributes
+        blocks = () if path in blocks_of_rows and not _is_row(module) else row(path, module)
+        if blocks:
+            rows.append(Column(path, blocks))
+            blocks_of_rows |= set(blocks)
+            within += tuple(f"{block}." for block in blocks)
     rows.sort(key=lambda c: -len(c.blocks))
     return tuple(c for c in rows if 2 * len(c.blocks) > len(rows[0].blocks))
-
-
-def _contains(column: Column, path: str) -> bool:
-    return any(path.startswith(f"{block}.") for block in column.blocks)
 
 
 def _is_row(module: nn.Module) -> bool:

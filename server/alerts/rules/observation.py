@@ -203,6 +203,7 @@ def _untrained(stack: Stack) -> bool:
         for block in stack.blocks
         if block is not None
         for norm in (block.attention_norm, block.feed_forward_norm)
+        if norm is not None
     ]
     return all(max(norm.gain_var, norm.bias_var) <= NORM_MOVED for norm in norms)
 

@@ -147,6 +147,10 @@ class FeedForward(nn.Module):
     def act(self, u: Tensor) -> Tensor:
         if self.activation == "gelu by hand":
             return 0.5 * u * (1 + torch.erf(u / math.sqrt(2)))
+        if self.activation == "sine":
+            return torch.sin(u)
+        if self.activation == "quick gelu":
+            return u * torch.sigmoid(1.702 * u)
         if self.activation == "relu squared":
             return functional.relu(u).square()
         if self.activation == "gelu tanh":

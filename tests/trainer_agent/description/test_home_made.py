@@ -141,6 +141,8 @@ def test_norms_on_queries_and_keys_are_found() -> None:
         ("relu", "relu"),
         ("silu", "silu"),
         ("tanh", "tanh"),
+        ("quick gelu", "quick_gelu"),
+        ("relu squared", "relu_squared"),
     ],
 )
 def test_activation_is_told_from_its_numbers(written: str, activation: str) -> None:
@@ -196,7 +198,7 @@ def test_rotation_at_rates_of_its_own_is_told_from_its_numbers() -> None:
         (lambda: Block(NormedAttention(keys=False), FeedForward()), "qk-norm"),
         (lambda: Block(BiasedAttention(by_content=True), FeedForward()), "attention scores"),
         (lambda: Block(PackedAttention(), FeedForward()), "attention mask"),
-        (lambda: Block(WrittenAttention(), FeedForward("relu squared")), "activation"),
+        (lambda: Block(WrittenAttention(), FeedForward("sine")), "activation"),
         (lambda: Block(WrittenAttention(), FeedForward("selu")), "activation selu"),
         (lambda: Block(WrittenAttention(), Experts()), "mixture of experts"),
         (lambda: Block(FeedForward(), WrittenAttention()), "order of branches"),

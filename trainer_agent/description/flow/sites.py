@@ -209,14 +209,14 @@ def _of_stream(
         yield site, _input(site, maps["query" if following == "cross" else "up"], modules)
 
 
-def _norm(parts: BlockParts, step: str) -> NormPart:
+def _norm(parts: BlockParts, step: str) -> NormPart | None:
     if step == "cross" and parts.cross is not None:
         return parts.cross.norm
     return parts.attention_norm if step == "attention" else parts.feed_forward_norm
 
 
 def _norm_place(
-    site: str, norm: NormPart, modules: Mapping[str, nn.Module], *, is_input: bool
+    site: str, norm: NormPart | None, modules: Mapping[str, nn.Module], *, is_input: bool
 ) -> Place | None:
     """Where a norm is a module: its parameters may also be those of the block that computes it."""
     path = module_of(norm)

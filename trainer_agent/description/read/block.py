@@ -16,18 +16,20 @@ from trainer_agent.description.trace.graph import UnrecognisedError, strip, unsc
 from trainer_agent.description.trace.tracer import Node
 
 Branch = AttentionCall | FeedForwardCall
+NO_NORM = ("no norm", "known is one before, on or after the branch")
 
 
 @dataclass(frozen=True, slots=True)
 class Sublayer:
     """One residual step: stream in, branch, norms, and where the norms stand.
 
-    `norm` is the one that every placement has, `out_norm` the second of a sandwich.
+    `norm` is the one that every placement has, `out_norm` the second of a sandwich. Attention that
+    reads the stream as it is has None, and the placement "pre".
     """
 
     stream: Node
     branch: Branch
-    norm: NormPart
+    norm: NormPart | None
     placement: Placement
     residual: Residual
     out_norm: NormPart | None = None
@@ -72,11 +74,15 @@ def _cross(step: Sublayer) -> tuple[CrossParts, Node]:
         raise UnrecognisedError(
             step.stream, "more than two residual steps", "known is attention, then feed-forward"
         )
+    if step.norm is None:
+        raise UnrecognisedError(step.stream, *NO_NORM)
     parts = CrossParts(step.branch.parts, step.norm, step.residual, step.out_norm)
     return parts, step.branch.encoder_output
 
 
 def _block(first: Sublayer, last: Sublayer, cross: CrossParts | None) -> BlockParts:
+    if last.norm is None:
+        raise UnrecognisedError(last.stream, *NO_NORM)
     if not isinstance(first.branch, AttentionCall) or not isinstance(last.branch, FeedForwardCall):
         raise UnrecognisedError(
             last.stream, "order of branches", "known is attention first, then feed-forward"
@@ -112,7 +118,10 @@ def _sublayer(output: Node, model: nn.Module) -> Sublayer:
             "branch input",
             "a branch reads another stream than the one it is added to",
         )
-    placement, norm, out_norm = _placement(pre, step.out_norm, post, step.skip.node)
+    normed = (pre, step.out_norm, post)
+    if normed == (None, None, None) and isinstance(branch, AttentionCall):
+        return Sublayer(step.skip.node, branch, None, "pre", step.residual())
+    placement, norm, out_norm = _placement(*normed, step.skip.node)
     return Sublayer(step.skip.node, branch, norm, placement, step.residual(), out_norm)
 
 
@@ -139,7 +148,7 @@ def _placement(
         return "sandwich", pre.part, on_branch.part
     if on_branch is not None:
         return "branch", on_branch.part, None
-    raise UnrecognisedError(where, "no norm", "known is one before, on or after the branch")
+    raise UnrecognisedError(where, *NO_NORM)
 
 
 def _parallel(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, Sublayer] | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dslm.duals.pointwise import QUICK_GELU_SCALE
 from dslm.spec import Activation
 from trainer_agent.description.read.linears import LinearCall, linear_call
 from trainer_agent.description.read.parts import FeedForwardParts
@@ -30,6 +31,8 @@ FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "tanh": torch.tanh,
     "identity": lambda u: u,
+    "quick_gelu": lambda u: u * torch.sigmoid(QUICK_GELU_SCALE * u),
+    "relu_squared": lambda u: torch.relu(u).square(),
 }
 ROUTING = frozenset({"topk", "one_hot", "index_add", "index_add_", "scatter", "scatter_"})
 SAMPLE = 1 << 16
@@ -123,11 +126,23 @@ def pointwise(node: Node) -> Activation | None:
     named = named_activation(node)
     if named is not None or node.op != "module":
         return named
-    x, want = _sample(node.inputs[0].value), _sample(node.value)
+    return _closest(_sample(node.inputs[0].value), _sample(node.value), node.value.dtype)
+
+
+def _closest(x: Tensor, want: Tensor, dtype: torch.dtype) -> Activation | None:
     errors = {name: difference(FUNCTIONS[name](x), want) for name in get_args(Activation)}
     best = min(errors, key=errors.__getitem__)
-    is_close = errors[best] <= TOLERANCE.get(node.value.dtype, 1e-4)
-    return best if is_close and best != "identity" else None
+    return best if errors[best] <= TOLERANCE.get(dtype, 1e-4) and best != "identity" else None
+
+
+def written_activation(node: Node) -> tuple[Activation, Node] | None:
+    """(activation, its input) where a node spells one out on the output of a dense map."""
+    calls = _maps_before(node)
+    if len(calls) != 1 or node.value.is_meta or calls[0].output.value.shape != node.value.shape:
+        return None
+    source = calls[0].output
+    activation = _closest(_sample(source.value), _sample(node.value), node.value.dtype)
+    return None if activation is None else (activation, source)
 
 
 def routes_tokens(node: Node) -> bool:

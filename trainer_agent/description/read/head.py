@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer_agent.description.read.feed_forward import pointwise
+from trainer_agent.description.read.feed_forward import pointwise, written_activation
 from trainer_agent.description.read.linears import linear_call
 from trainer_agent.description.read.norms import norm_call
 from trainer_agent.description.read.parts import HeadLayerPart, HeadPart, LabelsPart, LinearPart
@@ -149,6 +149,10 @@ def _between(node: Node, stream: Node, model: nn.Module, chain: _Chain) -> Tenso
         layer = HeadLayerPart(activation=activation)
         return _noted(node.inputs[0], layer, stream, model, chain)
     scaled = unscale(node)
+    written = written_activation(node) if scaled.node is node else None
+    if written is not None:
+        layer = HeadLayerPart(activation=written[0])
+        return _noted(written[1], layer, stream, model, chain)
     if scaled.factor != 1.0 and chain.bare:  # T5's: a factor right below the logits' map
         chain.scale *= scaled.factor
     elif scaled.node is node or scaled.factor != 1.0:

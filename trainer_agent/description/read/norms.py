@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from trainer_agent.description.read.parts import NormPart
 from trainer_agent.description.read.tolerance import close, difference
-from trainer_agent.description.trace.graph import argument, strip
+from trainer_agent.description.trace.graph import ADDS, argument, strip
 from trainer_agent.description.trace.tracer import Node
+from trainer_agent.model.dtensor import local
 
 KINDS: tuple[Literal["rmsnorm", "layernorm"], ...] = ("rmsnorm", "layernorm")
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_epsilon")
@@ -30,13 +31,30 @@ class NormCall:
 def norm_call(node: Node, model: nn.Module) -> NormCall | None:
     """The norm a node is the output of, else None."""
     if node.op in {"layer_norm", "rms_norm"}:
-        return _functional(node)
+        return _functional(node, model)
     if node.op == "module":
         return _module(node, model)
     return None
 
 
-def _functional(node: Node) -> NormCall | None:
+def norm_of_heads(node: Node, model: nn.Module) -> NormCall | None:
+    """Norms of single heads, each with gains of its own, joined again; else None."""
+    if node.op != "cat" or len(node.inputs) < 2:
+        return None
+    calls = [norm_call(head, model) for head in node.inputs]
+    parts = [call.part for call in calls if call is not None]
+    sources = [source for call in calls if call is not None for source in call.input.inputs[:1]]
+    if len(parts) < len(calls) or len({id(source) for source in sources}) != 1:
+        return None
+    first, source = parts[0], sources[0]
+    alike = all(replace(part, weight=first.weight) == first for part in parts)
+    if not alike or first.bias is not None or source.value.shape != node.value.shape:
+        return None
+    weights = [part.weight for part in parts[1:] if part.weight is not None]
+    return NormCall(source, replace(first, weights_of_heads=tuple(weights)))
+
+
+def _functional(node: Node, model: nn.Module) -> NormCall | None:
     x = strip(node.args[0])
     if tuple(argument(node, 1, "normalized_shape")) != tuple(x.value.shape[-1:]):
         return None
@@ -45,21 +63,41 @@ def _functional(node: Node) -> NormCall | None:
     bias = argument(node, 3, "bias") if layer else None
     default = 1e-5 if layer else float(torch.finfo(x.value.dtype).eps)
     eps = argument(node, 4 if layer else 3, "eps")
-    if any(isinstance(p, Node) and p.op != "parameter" for p in (weight, bias)):
+    gain = _gain(weight, model)
+    if gain is None or (bias is not None and bias.op != "parameter"):
         return None
     part = NormPart(
         "layernorm" if layer else "rmsnorm",
-        weight.where if weight is not None else None,
+        gain[0],
         bias.where if bias is not None else None,
         default if eps is None else float(eps),
+        gain[1],
     )
     return NormCall(x, part)
 
 
+def _gain(weight: Node | None, model: nn.Module) -> tuple[str | None, float] | None:
+    """(parameter, number added to it) that make a gain, (None, 0) without one; else None."""
+    if weight is None:
+        return None, 0.0
+    if weight.op == "parameter":
+        return weight.where, 0.0
+    if weight.op in ADDS and isinstance(weight.args[0], Node):  # as Nemotron has it
+        number = weight.args[1]
+        is_plain = weight.args[0].op == "parameter" and isinstance(number, int | float)
+        return (weight.args[0].where, float(number)) if is_plain else None
+    for name, parameter in model.get_submodule(weight.where).named_parameters(recurse=False):
+        # outside of blocks what is not made of the stream is no part of the graph
+        values = local(parameter)
+        if values.shape == weight.value.shape and torch.equal(values + 1, weight.value):
+            return f"{weight.where}.{name}", 1.0
+    return None
+
+
 def _module(node: Node, model: nn.Module) -> NormCall | None:
     """Tell what a home-made norm module computes by computing it."""
-    vectors, width = node.vectors, node.value.shape[-1:]
-    if len(vectors) > 2 or any(vector.shape != width for vector in vectors.values()):
+    vectors, shape = node.vectors, node.value.shape
+    if len(vectors) > 2 or any(v.shape != shape[len(shape) - v.ndim :] for v in vectors.values()):
         return None
     names = [name for name in vectors if "bias" not in name]
     bias = next((name for name in vectors if "bias" in name), None)

@@ -43,7 +43,8 @@ class LinearPart:
 class NormPart:
     """A norm; `gain_offset` is 1 where the module multiplies by 1 + weight.
 
-    `factor` is a number that its output is multiplied by.
+    `factor` is a number that its output is multiplied by. Where each head has a norm of its own,
+    `weight` is that of the first and `weights_of_heads` are those of the others.
     """
 
     kind: Literal["layernorm", "rmsnorm"]
@@ -52,6 +53,7 @@ class NormPart:
     eps: float
     gain_offset: float = 0.0
     factor: float = 1.0
+    weights_of_heads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class BlockParts:
 
     placement: theory.Placement
     attention: AttentionParts
-    attention_norm: NormPart
+    attention_norm: NormPart | None
     attention_residual: theory.Residual
     feed_forward: FeedForwardParts
     feed_forward_norm: NormPart

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dslm.spec import Rotary
 from trainer_agent.description.read.linears import LinearCall, linear_call
-from trainer_agent.description.read.norms import NormCall, norm_call
+from trainer_agent.description.read.norms import NormCall, norm_call, norm_of_heads
 from trainer_agent.description.read.parts import LinearPart, NormPart
 from trainer_agent.description.read.rotary import rotary_between
 from trainer_agent.description.trace.graph import (
@@ -16,6 +16,7 @@ from trainer_agent.description.trace.graph import (
     UnrecognisedError,
     ancestors,
     is_view_of,
+    multiple,
     strip,
     unscale,
 )
@@ -25,6 +26,8 @@ from trainer_agent.description.trace.tracer import Node
 @dataclass(frozen=True, slots=True)
 class Projection:
     """factor * rotary(norm(part(input))): a projection, and the stream it reads.
+
+    The factor may stand before the rotation, as ESM has it, or after it.
 
     `norm` and `rotary` are None where there is none; `norm_width` is the number of features the
     norm is over, 0 without one; `n_parts` is over how many processes the features lie.
@@ -46,7 +49,9 @@ def projection(node: Node, model: nn.Module) -> Projection:
     base, made, norm = (call.output, None, None) if normed is None else normed
     norm_part = norm.part if norm else None
     width = norm.input.value.shape[-1] if norm else 0
+    scale, base, made = _scaled(node, base, made)
     factor, top = _without_factor(node, base)
+    factor *= scale
     if is_view_of(top, base):
         part = call.part(made or top)
         return Projection(part, call.input, factor, norm_part, width, n_parts=call.n_parts)
@@ -71,11 +76,28 @@ def _norm_after(
     node: Node, call: LinearCall, model: nn.Module
 ) -> tuple[Node, Node, NormCall] | None:
     """(output, input, norm) of a norm on a projection, else None."""
-    for made in ancestors(node, lambda n: n is call.output):
+    made_of_it = ancestors(node, lambda n: n is call.output)
+    for made in made_of_it:
+        norm = norm_of_heads(made, model)
+        if norm is not None and is_view_of(norm.input, call.output):
+            return made, norm.input, norm
+    for made in made_of_it:
         norm = norm_call(made, model)
         if norm is not None and is_view_of(norm.input, call.output):
             return made, norm.input, norm
     return None
+
+
+def _scaled(node: Node, base: Node, made: Node | None) -> tuple[float, Node, Node | None]:
+    """Go past a number that multiplies all of `base`: (number, what it makes, the view before)."""
+    for scaled in ancestors(node, lambda n: n is base):
+        times = multiple(scaled)
+        if times is None or not is_view_of(times[1], base):
+            continue
+        around = ancestors(node, lambda n, s=scaled: n is s)  # type: ignore[misc]
+        if not any(n is base for n in around):
+            return times[0], scaled, made or times[1]
+    return 1.0, base, made
 
 
 def _without_factor(node: Node, base: Node) -> tuple[float, Node]:

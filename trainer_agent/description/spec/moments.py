@@ -161,7 +161,8 @@ def _linear_slices(linear: LinearPart) -> Iterator[Slice]:
 
 
 def _norm_slices(norm: NormPart) -> Iterator[Slice]:
-    yield from ((name, WHOLE, 0) for name in (norm.weight, norm.bias) if name)
+    names = (norm.weight, norm.bias, *norm.weights_of_heads)
+    yield from ((name, WHOLE, 0) for name in names if name)
 
 
 def _weight(linear: LinearPart) -> Slice:
@@ -176,7 +177,7 @@ def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:
     block = theory.Block(
         placement=parts.placement,
         attention=_attention(parts.attention, moments, biases),
-        attention_norm=_norm(parts.attention_norm, moments),
+        attention_norm=_optional_norm(parts.attention_norm, moments),
         attention_residual=parts.attention_residual,
         feed_forward=_feed_forward(parts.feed_forward, moments),
         feed_forward_norm=_norm(parts.feed_forward_norm, moments),
@@ -220,7 +221,7 @@ def _linear(part: LinearPart, moments: Moments) -> theory.Linear:
 
 
 def _norm(part: NormPart, moments: Moments) -> theory.Norm:
-    gain_mean, gain_square = moments[part.weight, WHOLE, 0] if part.weight else (1.0, 1.0)
+    gain_mean, gain_square = _gain_moments(part, moments)
     return theory.Norm(
         kind=part.kind,
         gain_mean=part.factor * (gain_mean + part.gain_offset),
@@ -228,6 +229,15 @@ def _norm(part: NormPart, moments: Moments) -> theory.Norm:
         bias_var=part.factor**2 * moments[part.bias, WHOLE, 0][1] if part.bias else 0.0,
         eps=part.eps,
     )
+
+
+def _gain_moments(part: NormPart, moments: Moments) -> tuple[float, float]:
+    """Return mean and mean square of a norm's weight; of equally many entries for each head."""
+    if part.weight is None:
+        return 1.0, 1.0
+    rows = [moments[name, WHOLE, 0] for name in (part.weight, *part.weights_of_heads)]
+    mean, square = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+    return mean, square
 
 
 def _optional_norm(part: NormPart | None, moments: Moments) -> theory.Norm | None:

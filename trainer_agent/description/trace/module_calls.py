@@ -152,7 +152,7 @@ class ModuleCalls:
         if not self._trace.recording or path in self._blocks:
             return
         self._trace.leave_module(path)
-        if _is_small(module):
+        if _is_small(module) or _gains_heads(module, y):
             # Here its parameters are whole; FSDP's own hook, which comes next, may take them away.
             parameters = module.named_parameters(recurse=False)
             vectors = {name: self._trace.value_of(vector) for name, vector in parameters}
@@ -210,6 +210,15 @@ def _is_small(module: nn.Module) -> bool:
     """Whether a module may be a norm or an activation: no parts of its own, no matrices."""
     flat = all(p.ndim <= 1 for p in module.parameters())
     return flat and next(module.children(), None) is None
+
+
+def _gains_heads(module: nn.Module, output: Any) -> bool:
+    """Whether its one parameter has a row for each head of (..., heads, features)."""
+    parameters = list(module.parameters())
+    if len(parameters) != 1 or not isinstance(output, Tensor) or output.ndim != 4:
+        return False
+    is_matrix = isinstance(module, (nn.Linear, nn.Embedding)) or next(module.children(), None)
+    return not is_matrix and parameters[0].shape == output.shape[2:]
 
 
 def _names_by_path(model: nn.Module) -> dict[str, str]:

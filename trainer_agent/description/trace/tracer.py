@@ -30,7 +30,7 @@ class Node:
         select: index in the function's result, where that was a tuple.
         order: position in the trace; what comes later depends on what came before.
         tensor: the tensor itself; held, so that no other takes its identity meanwhile.
-        vectors: of a module, what its one-dimensional parameters held, by their names in it.
+        vectors: of a small module, what its parameters held, by their names in it.
         noted_inputs: what `inputs` has found in the arguments, which do not change.
     """
 
