@@ -210,6 +210,45 @@ alerts = Table(
     Index("alerts_run", "run_id", "status"),
 )
 
+deliveries = Table(
+    "deliveries",
+    metadata,
+    # In the order of their writing, which is that of sending.
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("target", String(16), nullable=False),
+    Column("run_id", String(32), nullable=False),
+    Column("project", String(200), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("status", String(16), nullable=False),  # pending, delivered, dead
+    Column("attempts", Integer, nullable=False),
+    Column("retry_at", Float, nullable=False),
+    Column("stepped_aside", Boolean, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("attempted_at", Float),
+    Column("ended_at", Float),
+    Index("deliveries_queue", "target", "status", "number"),
+    Index("deliveries_status", "status", "number"),
+    sqlite_autoincrement=True,
+)
+
+delivery_targets = Table(
+    "delivery_targets",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("leased_by", String(32), nullable=False),
+    Column("leased_until", Float, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("retry_at", Float, nullable=False),
+)
+
 keys = Table(
     "keys",
     metadata,
