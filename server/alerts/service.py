@@ -10,12 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server import cursor as cursors
 from server.alerts import serializers
 from server.alerts.lifecycle import Track, Transition, advance
+from server.alerts.messages import message_of
 from server.alerts.repository import AlertFilter, AlertRepository
 from server.alerts.rows import AlertRow
 from server.alerts.rules import Key, Observation, RunningStats, evaluate, silence
 from server.alerts.schemas import Alert, AlertPage
 from server.database import Database
 from server.errors import NotFound
+from server.outbox.outbox import Outbox
 
 # A critical alert of these rules makes a run's status "diverged".
 DIVERGENCE_RULES = frozenset({"nonfinite", "loss_divergence"})
@@ -54,9 +56,12 @@ async def diagnose(
     run_id: str,
     alert_state: AlertState,
     observations: Sequence[Observation],
+    outbox: Outbox,
     now: float,
 ) -> Diagnosis:
     """Judge a run's new frames, in ascending step, inside the caller's transaction.
+
+    What webhooks receive of it is put into the outbox in the same transaction.
 
     A process that has not judged this run yet hands in a plain ``AlertState()``: which alerts are
     open is read from the database, so a restart neither repeats nor forgets one.
@@ -71,11 +76,13 @@ async def diagnose(
         tracks, changes = advance(tracks, verdict)
         transitions += changes
     alert_state = AlertState(stats, tracks)
-    return await _store(repository, run_id, alert_state, transitions, unresolved, now=now)
+    diagnosis = await _store(repository, run_id, alert_state, transitions, unresolved, now=now)
+    await _put(session, outbox, diagnosis, now)
+    return diagnosis
 
 
 async def report_silence(
-    session: AsyncSession, *, run_id: str, step: int, seconds: float, now: float
+    session: AsyncSession, *, run_id: str, step: int, seconds: float, outbox: Outbox, now: float
 ) -> Diagnosis:
     """Open an alert for a run that was silent for so long; its next frame resolves it."""
     repository = AlertRepository(session)
@@ -83,7 +90,16 @@ async def report_silence(
     finding = silence(step, seconds)
     is_open = finding.key in unresolved
     transitions = [] if is_open else [Transition("opened", finding.key, step, finding)]
-    return await _store(repository, run_id, AlertState(), transitions, unresolved, now=now)
+    diagnosis = await _store(repository, run_id, AlertState(), transitions, unresolved, now=now)
+    await _put(session, outbox, diagnosis, now)
+    return diagnosis
+
+
+async def _put(session: AsyncSession, outbox: Outbox, diagnosis: Diagnosis, now: float) -> None:
+    repository = AlertRepository(session)
+    rows = [await repository.get(alert.id) for alert in diagnosis.to_notify]
+    messages = [message_of(_alert(row), row.project) for row in rows if row is not None]
+    await outbox.put(session, messages, now)
 
 
 def _open_as_stored(

@@ -12,13 +12,13 @@ import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import dslm
-from server.alerts.notifier import Notifier
 from server.alerts.rules import Observation, StackFacts, facts, observe
 from server.alerts.service import AlertState, Diagnosis, diagnose
 from server.app_state import AppState
 from server.bus.protocol import COMMITTED, DIAGNOSIS
 from server.diagnosis.announce import announce
 from server.diagnosis.repository import DiagnosisRepository
+from server.outbox.outbox import Outbox
 from server.predictions.repository import PredictionRepository
 from server.predictions.rows import PredictionRow
 from server.predictions.service import ready, unpack_spec
@@ -50,9 +50,9 @@ class _RunCache:
 class DiagnosisWorker:
     """Judges frames. What it remembers is a cache: the database says which frames are judged."""
 
-    def __init__(self, state: AppState, notifier: Notifier) -> None:
+    def __init__(self, state: AppState, outbox: Outbox) -> None:
         self._state = state
-        self._notifier = notifier
+        self._outbox = outbox
         self._cache: dict[str, _RunCache] = {}
 
     async def turn(self) -> None:
@@ -82,6 +82,7 @@ class DiagnosisWorker:
                 run_id=run_id,
                 alert_state=cache.alert_state,
                 observations=observations,
+                outbox=self._outbox,
                 now=self._state.clock(),
             )
             await _set_status(session, run, diagnosis, self._state.settings.lost_contact_s)
@@ -91,7 +92,7 @@ class DiagnosisWorker:
                 await self._ask_for_burst(session, run, diagnosis)
         # Only now: a commit that failed leaves the cache as it was, and the frames unjudged.
         self._remember(run_id, replace(cache, alert_state=diagnosis.alert_state))
-        await announce(self._state.bus, self._notifier, diagnosis)
+        await announce(self._state.bus, self._outbox, diagnosis)
         return len(observations) == FRAMES_A_TURN
 
     async def _ask_for_burst(

@@ -1,91 +1,137 @@
-"""Send an alert: its JSON to a webhook over HTTP, or a message (mail, chat) through apprise."""
+"""Send a message: its JSON to a webhook over HTTP, or its text (mail, chat) through apprise."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import httpx
 
-from server.alerts.schemas import Alert
 from server.errors import StartError
+from server.outbox.message import Message
+from server.outbox.signing import Signer
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # of one attempt, from connecting to the answer
 HTTP_SCHEMES = {"http": "http", "https": "https", "json": "http", "jsons": "https"}
 NOTICES = {"critical": "failure", "warning": "warning", "info": "info"}
+# These answers speak of the target, not of the message: any other would get the same now.
+AWAY = frozenset({408, 425, 429, 502, 503, 504})
+LONGEST_RETRY_AFTER_S = 3600.0
+
+Failure = Literal["away", "failed", "refused"]
 
 
 class DeliveryError(Exception):
-    """A target did not take an alert; `worth_retrying` where it may take it later."""
+    """A target did not take a message.
 
-    def __init__(self, message: str, *, worth_retrying: bool = True) -> None:
+    Attributes:
+        failure: ``"away"``, the target takes nothing now; ``"failed"``, it failed at this message
+            or at all; ``"refused"``, it would refuse this message again.
+        retry_after_s: how long the target asks to be left alone.
+    """
+
+    def __init__(self, message: str, failure: Failure, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
-        self.worth_retrying = worth_retrying
+        self.failure = failure
+        self.retry_after_s = retry_after_s
 
 
 class Target(Protocol):
-    """One receiver of alerts.
+    """One receiver of messages.
 
     Attributes:
+        id: the same after every restart, as long as the URL is.
         name: scheme and host, safe to log.
     """
 
+    id: str
     name: str
 
-    async def send(self, alert: Alert) -> None:
-        """Send one alert, or raise `DeliveryError`."""
+    async def send(self, message_id: str, message: Message, now: float) -> str:
+        """Send one message and return what was answered, or raise `DeliveryError`."""
 
     async def close(self) -> None:
         """Let go of connections."""
 
 
-def target_of(url: str) -> Target:
-    """The target of a URL.
-
-    ``http(s)://`` and ``json(s)://`` take the alert's JSON by POST; other schemes are apprise's.
+def open_targets(urls: Iterable[str], signer: Signer) -> list[Target]:
+    """The targets of these URLs; one that is named twice is one target.
 
     Raises:
-        StartError: if it is no URL that can be delivered to, or apprise is needed and absent.
+        StartError: for a URL that cannot be delivered to, or that needs apprise where it is absent.
     """
+    return [target_of(url, signer) for url in dict.fromkeys(urls)]
+
+
+def target_of(url: str, signer: Signer) -> Target:
+    """The target of a URL: ``http(s)://`` and ``json(s)://`` take JSON, others are apprise's."""
     scheme, _, address = url.partition("://")
-    if scheme.lower() in HTTP_SCHEMES:
-        if not urlsplit(url).hostname:
-            raise StartError(f"webhooks: {redacted(url)!r} names no host")
-        return HttpTarget(f"{HTTP_SCHEMES[scheme.lower()]}://{address}")
-    return AppriseTarget(url)
+    if scheme.lower() not in HTTP_SCHEMES:
+        return AppriseTarget(url)
+    url = f"{HTTP_SCHEMES[scheme.lower()]}://{address}"
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise StartError(f"webhooks: {redacted(url)!r} is not a URL: {error}") from error
+    if host_of(url) is None:
+        raise StartError(f"webhooks: {redacted(url)!r} names no host")
+    return HttpTarget(url, signer)
 
 
 class HttpTarget:
-    """POSTs the alert's JSON, as ``GET /api/v1/alerts`` shows it."""
+    """POSTs a message's JSON, signed where there is a secret."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, signer: Signer) -> None:
+        self.id = id_of(url)
         self.name = redacted(url)
         self._url = url
+        self._signer = signer
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S)
 
-    async def send(self, alert: Alert) -> None:
-        """Send one alert, or raise `DeliveryError`."""
-        headers = {"content-type": "application/json", "user-agent": "evenkeel"}
-        body = alert.model_dump_json()
+    async def send(self, message_id: str, message: Message, now: float) -> str:
+        """Send one message and return what was answered, or raise `DeliveryError`."""
+        content = message.body.encode()
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "evenkeel",
+            "idempotency-key": message_id,
+            "evenkeel-kind": message.kind,
+            **self._signer.headers(message_id, content, now),
+        }
         try:
-            answer = await self._client.post(self._url, content=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise DeliveryError(f"{type(error).__name__}: {error}") from error
-        if answer.is_success:
-            return
-        # 408, 425 and 429 ask to come back later; the other 4xx would answer the same again.
-        refused = answer.is_client_error and answer.status_code not in {408, 425, 429}
-        raise DeliveryError(f"answered {answer.status_code}", worth_retrying=not refused)
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = await self._client.post(self._url, content=content, headers=headers)
+        except (httpx.HTTPError, TimeoutError) as error:
+            reason = str(error).replace(self._url, self.name)
+            text = f"{type(error).__name__}: {reason}".rstrip(": ")
+            raise DeliveryError(text, "away") from error
+        return _accepted(answer)
 
     async def close(self) -> None:
         """Let go of connections."""
         await self._client.aclose()
 
 
+def _accepted(answer: httpx.Response) -> str:
+    """What a webhook answered, or a `DeliveryError` unless that is a success."""
+    text = f"answered {answer.status_code}"
+    if answer.is_success:
+        return text
+    if answer.status_code in AWAY:
+        seconds = answer.headers.get("retry-after", "")
+        asked = min(float(seconds), LONGEST_RETRY_AFTER_S) if seconds.isdecimal() else 0.0
+        raise DeliveryError(text, "away", retry_after_s=asked)
+    raise DeliveryError(text, "refused" if answer.is_client_error else "failed")
+
+
 class AppriseTarget:
-    """A message with the alert's title, sentences and advice, through any apprise service."""
+    """A message's title and text, through any apprise service."""
 
     def __init__(self, url: str) -> None:
+        self.id = id_of(url)
         self.name = redacted(url)
         try:
             import apprise  # optional, and loads over a hundred services
@@ -94,27 +140,45 @@ class AppriseTarget:
                 f"webhooks: {self.name!r} needs apprise, which is not installed; "
                 "install evenkeel[notify], or use an http(s):// URL"
             ) from error
-        self._notifier: Any = apprise.Apprise()
-        if not self._notifier.add(url):
+        self._service: Any = apprise.Apprise()
+        if not self._service.add(url):
             raise StartError(
                 f"webhooks: {self.name!r} is neither http(s):// nor a URL that apprise understands"
             )
 
-    async def send(self, alert: Alert) -> None:
-        """Send one alert, or raise `DeliveryError`."""
-        delivered = await self._notifier.async_notify(
-            title=f"{alert.run_name}: {alert.title}",
-            body=f"{alert.message}\n\n{alert.advice.text}",
-            notify_type=NOTICES[alert.severity],
+    async def send(self, message_id: str, message: Message, now: float) -> str:  # noqa: ARG002
+        """Send one message, or raise `DeliveryError`; people need neither its id nor its time."""
+        notice = NOTICES[message.severity]
+        sending = self._service.async_notify(
+            title=message.title, body=message.text, notify_type=notice
         )
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                delivered = await sending
+        except TimeoutError as error:
+            raise DeliveryError("TimeoutError", "away") from error
         if not delivered:
-            raise DeliveryError("apprise could not deliver it")
+            raise DeliveryError("apprise could not deliver it", "failed")
+        return "apprise delivered it"
 
     async def close(self) -> None:
         """Nothing to close."""
 
 
+def id_of(url: str) -> str:
+    """A target's id: the URL itself may hold a secret, and is stored nowhere."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
 def redacted(url: str) -> str:
     """A target's scheme and host: its path and query may hold a secret token."""
     scheme, _, _ = url.partition("://")
-    return f"{scheme}://{urlsplit(url).hostname or '…'}"
+    return f"{scheme}://{host_of(url) or '…'}"
+
+
+def host_of(url: str) -> str | None:
+    """The host that a URL names, or None."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # brackets that do not close
+        return None

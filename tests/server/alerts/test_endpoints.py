@@ -31,6 +31,7 @@ async def client(tmp_path, runs, run_row):
                     run_id=run,
                     alert_state=AlertState(),
                     observations=list(runs["post-ln 24"].observations()),
+                    outbox=app.state.outbox,
                     now=float(now),
                 )
         transport = ASGITransport(app)
