@@ -206,8 +206,57 @@ alerts = Table(
     Column("status", String(16), nullable=False),  # open, acknowledged, resolved
     Column("opened_at", Float, nullable=False),
     Column("resolved_at", Float),
+    Column("incident", String(32)),
+    Column("began", BigInteger, nullable=False, server_default="0"),  # when its rule began to hold
     Index("alerts_newest", "opened_at", "id"),
     Index("alerts_run", "run_id", "status"),
+    Index("alerts_incident", "incident"),
+)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("run_id", String(32), nullable=False),
+    Column("domain", String(16), nullable=False),
+    Column("status", String(16), nullable=False),  # open, acknowledged, resolved
+    Column("severity", String(16), nullable=False),
+    Column("notified", String(16), nullable=False),  # the severity that webhooks know, or ""
+    Column("root", String(32), nullable=False),  # an alert
+    Column("grown_step", BigInteger, nullable=False),
+    Column("closed_step", BigInteger),  # NULL where it was resolved by hand
+    Column("note", Text, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("resolved_at", Float),
+    Index("incidents_newest", "opened_at", "id"),
+    Index("incidents_run", "run_id", "status"),
+)
+
+incident_changes = Table(
+    "incident_changes",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("incident", String(32), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("step", BigInteger),
+    Column("kind", String(16), nullable=False),
+    Column("alert", String(32)),
+    Column("text", Text, nullable=False),
+    Index("incident_changes_order", "incident", "number"),
+    sqlite_autoincrement=True,
+)
+
+silences = Table(
+    "silences",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("project", String(200)),  # NULL: every project, every run, every rule
+    Column("run_id", String(32)),
+    Column("rule", String(64)),
+    Column("note", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("until", Float, nullable=False),
+    Index("silences_until", "until"),
 )
 
 deliveries = Table(

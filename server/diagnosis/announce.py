@@ -12,5 +12,4 @@ async def announce(bus: Bus, outbox: Outbox, diagnosis: Diagnosis) -> None:
     """Publish every change for pages, and have what webhooks receive of it sent now."""
     if diagnosis.changed:
         await publish_alerts(bus, diagnosis.changed)
-    if diagnosis.to_notify:
         outbox.wake()

@@ -12,6 +12,7 @@ import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import dslm
+from server.alerts.divergence import set_diverging
 from server.alerts.rules import Observation, StackFacts, facts, observe
 from server.alerts.service import AlertState, Diagnosis, diagnose
 from server.app_state import AppState
@@ -24,7 +25,6 @@ from server.predictions.rows import PredictionRow
 from server.predictions.service import ready, unpack_spec
 from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
-from server.runs.status import status_of
 from wire import Health, Layout
 
 FRAMES_A_TURN = 32  # judged without a pause: requests wait that long at most
@@ -85,8 +85,12 @@ class DiagnosisWorker:
                 outbox=self._outbox,
                 now=self._state.clock(),
             )
-            await _set_status(session, run, diagnosis, self._state.settings.lost_contact_s)
-            if diagnosis.to_notify and run.ended is None:
+            if diagnosis.diverging is not None:
+                lost_contact_s = self._state.settings.lost_contact_s
+                await set_diverging(
+                    session, run, diagnosis.diverging, silent_s=0.0, lost_contact_s=lost_contact_s
+                )
+            if diagnosis.alarming and run.ended is None:
                 # An alert should be compared with the prediction from the weights it is about.
                 await RunRepository(session).ask_for_description(run_id)
                 await self._ask_for_burst(session, run, diagnosis)
@@ -100,7 +104,7 @@ class DiagnosisWorker:
     ) -> None:
         """Ask for a burst of every layer when a critical alert opens: any may be the cause."""
         steps = self._state.settings.burst_steps
-        critical = any(alert.severity == "critical" for alert in diagnosis.to_notify)
+        critical = any(alert.severity == "critical" for alert in diagnosis.alarming)
         if steps and critical and run.burst is None:
             await RunRepository(session).ask_for_burst(run.id, steps)
 
@@ -161,18 +165,3 @@ async def _take_unjudged(
         )
         for frame in frames
     ]
-
-
-async def _set_status(
-    session: AsyncSession, run: RunRow, diagnosis: Diagnosis, lost_contact_s: float
-) -> None:
-    if diagnosis.diverging is None or diagnosis.diverging == run.diverging:
-        return
-    status = status_of(
-        ended=run.ended,
-        diverged=run.diverged,
-        diverging=diagnosis.diverging,
-        silent_s=0.0,
-        lost_contact_s=lost_contact_s,
-    )
-    await RunRepository(session).change(run.id, diverging=diagnosis.diverging, status=status)

@@ -42,11 +42,10 @@ class Receiver:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
-        _, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-        pairs = (line.split(": ", 1) for line in lines)
-        headers = {name.lower(): value for name, value in pairs}
-        body = await reader.readexactly(int(headers["content-length"]))
-        request = Request(headers, body)
+        try:
+            request = await _read(reader)
+        except asyncio.IncompleteReadError:
+            return  # the sender ended before it had sent
         status = self.status_of(request)
         head = f"HTTP/1.1 {status} -\r\n{self.answer_headers}content-length: 0\r\n"
         writer.write(f"{head}connection: close\r\n\r\n".encode())
@@ -64,6 +63,13 @@ class Receiver:
         async with asyncio.timeout(60), self._news:
             await self._news.wait_for(lambda: len(self.requests) >= count)
         return self.requests
+
+
+async def _read(reader: asyncio.StreamReader) -> Request:
+    _, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+    pairs = (line.split(": ", 1) for line in lines)
+    headers = {name.lower(): value for name, value in pairs}
+    return Request(headers, await reader.readexactly(int(headers["content-length"])))
 
 
 @asynccontextmanager

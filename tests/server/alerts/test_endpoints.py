@@ -15,7 +15,7 @@ RUN, OTHER = "c" * 32, "d" * 32
 FIELDS = {
     "id", "run_id", "run_name", "rule", "severity", "title", "message", "stack", "site", "quantity",
     "first_layer", "last_layer", "step", "last_step", "measured", "predicted", "unit", "advice",
-    "status", "opened_at",
+    "status", "opened_at", "incident",
 }  # fmt: skip
 
 

@@ -58,10 +58,11 @@ async def sent(database):
 async def test_what_is_to_be_notified_is_in_the_outbox_with_the_same_commit(database, runs):
     outcome = await judge(database, runs["post-ln 24"].observations())
 
-    (delivery,) = await sent(database)
-    (alert,) = outcome.to_notify
-    assert (delivery.run_id, delivery.status) == (RUN, "pending")
-    assert alert.title in delivery.title
+    (alert,) = outcome.alarming
+    escalated, opened = await sent(database)
+    assert (opened.kind, escalated.kind) == ("incident.opened", "incident.escalated")
+    assert (escalated.run_id, escalated.status) == (RUN, "pending")
+    assert alert.title in escalated.title
 
 
 async def test_a_failing_run_is_stored_with_all_that_an_alert_says(database, runs):
@@ -94,7 +95,7 @@ async def test_a_restart_in_the_middle_repeats_no_alert(database, runs):
     outcome = await judge(database, observations[45:], alert_state=AlertState())
 
     assert [alert.rule for alert in await stored(database)] == ["rank_collapse"]
-    assert outcome.to_notify == ()
+    assert outcome.alarming == ()
 
 
 async def test_frames_judged_again_after_a_crash_change_nothing(database, runs):
@@ -126,20 +127,20 @@ async def test_a_rolled_back_transaction_leaves_the_watch_as_it_was(database, ru
     assert await sent(database) == []
     outcome = await judge(database, observations, alert_state)
 
-    assert "rank_collapse" in [alert.rule for alert in outcome.to_notify]
+    assert "rank_collapse" in [alert.rule for alert in outcome.alarming]
 
 
 async def test_an_acknowledged_alert_stays_one_and_is_not_announced_again(database, runs):
     observations = list(runs["post-ln 24"].observations())
     first = await judge(database, observations[:40])
-    (opened,) = [alert for alert in first.to_notify if alert.rule == "rank_collapse"]
+    (opened,) = [alert for alert in first.alarming if alert.rule == "rank_collapse"]
     await service.acknowledge(database, opened.id, project=None)
 
     second = await judge(database, observations[40:], first.alert_state)
 
     (alert,) = [alert for alert in await stored(database) if alert.rule == "rank_collapse"]
     assert alert.status == "acknowledged"
-    assert "rank_collapse" not in [alert.rule for alert in second.to_notify]
+    assert "rank_collapse" not in [alert.rule for alert in second.alarming]
 
 
 async def test_an_alert_that_clears_is_resolved_and_told_to_pages_only(database, runs):
@@ -151,7 +152,7 @@ async def test_an_alert_that_clears_is_resolved_and_told_to_pages_only(database,
 
     ended = [alert.rule for alert in outcome.changed if alert.status == "resolved"]
     assert ended == ["rank_collapse"]
-    assert outcome.to_notify == ()
+    assert outcome.alarming == ()
 
 
 async def test_divergence_is_reported_as_it_begins(database, runs):
