@@ -19,7 +19,7 @@ from tests.services.server import ServerProcess
 
 
 async def _alert_and_wait(server: ServerProcess) -> dict[str, object]:
-    """Raise an alert, and wait until its delivery was tried in vain."""
+    """Raise an alert, and wait until its delivery was tried; returns that."""
     async with httpx.AsyncClient(base_url=server.url, timeout=30.0) as client:
         agent = Agent(client)
         await agent.declare()
@@ -28,9 +28,8 @@ async def _alert_and_wait(server: ServerProcess) -> dict[str, object]:
         async def deliveries() -> list[dict[str, object]]:
             return (await client.get("/api/v1/deliveries")).json()["deliveries"]
 
-        tried = await eventually(deliveries, lambda rows: [r for r in rows if r["attempts"]])
-    assert len(tried) == 1
-    return tried[0]
+        rows = await eventually(deliveries, lambda rows: rows and rows[0]["attempts"])
+    return rows[0]
 
 
 async def _arrives_after(server: ServerProcess, port: int, signal: str) -> None:
@@ -86,3 +85,37 @@ async def test_waiting_alert_arrives_after_a_crash_on_postgres_and_redis(
     )
 
     await _arrives_after(server, port, "kill")
+
+
+@pytest.mark.services
+@pytest.mark.xdist_group("faults")
+async def test_alert_of_two_servers_is_sent_by_one_of_them(
+    tmp_path: Path, postgres: Postgres, redis: Redis
+):
+    redis.empty()
+    async with receiving() as receiver:
+        shared = {
+            "database_url": await postgres.fresh(),
+            "redis_url": redis.url,
+            "webhooks": f'["{receiver.url}"]',
+        }
+        servers = [ServerProcess(tmp_path / name, **shared) for name in ("one", "two")]
+        try:
+            for server in servers:
+                await _alert_and_wait(server)
+            await _all_arrived(servers[0], 2)
+        finally:
+            for server in servers:
+                server.kill()
+
+    assert len({request.key for request in receiver.requests}) == len(receiver.requests) == 2
+
+
+async def _all_arrived(server: ServerProcess, count: int) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30.0) as client:
+
+        async def delivered() -> int:
+            answer = await client.get("/api/v1/deliveries", params={"status": "delivered"})
+            return len(answer.json()["deliveries"])
+
+        await eventually(delivered, lambda delivered: delivered == count)
