@@ -69,11 +69,10 @@ def scrubs(page: Page) -> None:
 
 
 def shows_the_alert(page: Page) -> None:
-    alerts = page.locator('#run-alerts [data-testid="alert"]')
-    # Not the alert that the model learns nothing, which gives it as its reason.
-    alert = alerts.filter(has_text="Rank collapse in layers")
-    expect(alert).to_be_visible(timeout=180_000)
-    text = alert.inner_text()
+    card = page.locator('#run-alerts [data-testid="incident"]')
+    fault = card.filter(has=page.get_by_role("heading", name="Rank collapse in layers"))
+    expect(fault).to_be_visible(timeout=180_000)
+    text = fault.inner_text()
     assert re.search(r"layers \d+–24", text)
     assert "predict" in text
     assert "DeepScaleLM" in text

@@ -13,7 +13,7 @@ from server.alerts.incidents.grouping import JOIN_STEPS, Change
 from server.alerts.incidents.rows import ChangeRow, IncidentRow, ListedIncident
 from server.alerts.repository import AlertFilter
 from server.database import fetch_all, fetch_first
-from server.tables import incident_changes, incidents, runs
+from server.tables import alerts, incident_changes, incidents, runs
 
 
 class IncidentRepository:
@@ -28,12 +28,19 @@ class IncidentRepository:
         return await fetch_first(self._session, query, ListedIncident)
 
     async def current(self, run_id: str, step: int) -> list[IncidentRow]:
-        """The incidents that changes from this step on may still belong to."""
+        """The incidents that changes from this step on may still belong to.
+
+        Information may outlast its incident: what becomes of it is told there.
+        """
+        unresolved = select(alerts.c.incident).where(
+            alerts.c.run_id == run_id, alerts.c.status != "resolved"
+        )
         query = select(incidents).where(
             incidents.c.run_id == run_id,
             or_(
                 incidents.c.status != "resolved",
                 incidents.c.closed_step >= step - JOIN_STEPS,
+                incidents.c.id.in_(unresolved),
             ),
         )
         return await fetch_all(self._session, query.order_by(incidents.c.opened_at), IncidentRow)

@@ -91,6 +91,15 @@ def test_information_is_no_root_beside_a_warning():
     assert incident.root.key.rule == "loss_divergence"
 
 
+def test_departure_at_the_start_is_no_root_beside_a_fault_that_goes_on():
+    (incident,) = grouped(
+        change("opened", "departs_from_prediction", 2),
+        change("opened", "rank_collapse", 49, began=45),
+    )
+
+    assert incident.root.key.rule == "rank_collapse"
+
+
 def test_telemetry_and_lost_contact_are_incidents_of_their_own():
     incidents = grouped(
         change("opened", "rank_collapse", 20),

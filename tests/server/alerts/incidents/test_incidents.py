@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
-from server.alerts import service
+from server.alerts import serializers, service
+from server.alerts.incidents import recording
+from server.alerts.incidents.grouping import AlertChange
 from server.alerts.incidents.schemas import Incident, SilenceRequest
 from server.alerts.incidents.service import (
     IncidentChanges,
@@ -16,8 +19,8 @@ from server.alerts.incidents.service import (
     list_silences,
     silence,
 )
-from server.alerts.repository import AlertFilter
-from server.alerts.rules import Observation
+from server.alerts.repository import AlertFilter, AlertRepository
+from server.alerts.rules import Advice, Finding, Observation
 from server.alerts.service import AlertState
 from server.database import Database, connect
 from server.errors import NotFound, RunNotFound
@@ -27,6 +30,7 @@ from server.outbox.service import list_deliveries
 from server.runs.repository import RunRepository
 from server.settings import Settings
 from server.tables import runs as run_table
+from tests.server.alerts.incidents.samples import key_of
 
 RUN, OTHER = "a" * 32, "b" * 32
 OUTBOX = Outbox({"0" * 16: "http://host"}, give_up_s=60.0)
@@ -157,6 +161,25 @@ async def test_incident_that_opens_and_ends_within_one_batch_is_told(database, r
     await judge(database, [broken.observation(26), nan, *later])
 
     assert await sent(database) == ["opened", "resolved"]
+
+
+async def test_information_that_outlasts_its_incident_ends_there(database, runs):
+    dead = AlertChange("d" * 32, key_of("dead_units"), "opened", 20, "info", 1)
+    loss = AlertChange("e" * 32, key_of("loss_divergence"), "opened", 30, "warning", 26)
+    for change in (
+        dead,
+        loss,
+        replace(loss, kind="resolved", step=70),
+        replace(dead, kind="resolved", step=900),
+    ):
+        await store(database, change)
+
+    (incident,) = await listed(database)
+    assert (incident.status, len(incident.alerts)) == ("resolved", 2)
+    assert [(line.kind, line.step) for line in incident.timeline][-2:] == [
+        ("resolved", 70),
+        ("cleared", 900),
+    ]
 
 
 async def test_silence_of_a_run_is_an_incident_of_its_own(database, runs):
@@ -303,6 +326,24 @@ async def test_other_projects_are_out_of_reach(database, runs):
         request = SilenceRequest(run=RUN, seconds=1.0)
         await silence(database, request, project="private", now=0.0)
     assert await listed(database, project="private") == []
+
+
+async def store(database: Database, change: AlertChange) -> None:
+    """Store a transition of an alert as diagnosis does."""
+    async with database.writing() as session:
+        repository = AlertRepository(session)
+        before = await recording.load(session, RUN, change.step)
+        if change.kind == "opened":
+            rule, stack, site = change.key
+            finding = Finding(
+                rule, change.severity, "title", "message", Advice("do"), change.step, site, "value",
+                1.0, stack,
+            )  # fmt: skip
+            alert = serializers.new_alert(RUN, finding, began=change.began, now=1.0)
+            await repository.add(msgspec.structs.replace(alert, id=change.alert))
+        else:
+            await repository.change(change.alert, status="resolved", resolved_at=2.0)
+        await recording.record(session, RUN, before, [change], outbox=OUTBOX, now=2.0)
 
 
 def _at(observation: Observation, step: int) -> Observation:
