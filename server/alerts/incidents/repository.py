@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, delete, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.alerts.incidents.grouping import JOIN_STEPS, Change
@@ -55,11 +55,23 @@ class IncidentRepository:
         await self._session.execute(statement)
 
     async def add_changes(self, changes: Sequence[Change], now: float) -> None:
-        """Store what grouping says of incidents, in its order."""
+        """Store what grouping says of incidents, in its order.
+
+        Of an alert that worsens for days the newest line is kept: a timeline stays short.
+        """
         for change in changes:
+            if change.kind == "worsened":
+                await self._forget_worsening(change)
             await self.add_change(
                 change.incident, change.kind, now, step=change.step, alert=change.alert
             )
+
+    async def _forget_worsening(self, change: Change) -> None:
+        columns = incident_changes.c
+        at = (columns.incident == change.incident, columns.alert == change.alert)
+        await self._session.execute(
+            delete(incident_changes).where(*at, columns.kind == change.kind)
+        )
 
     async def add_change(
         self,

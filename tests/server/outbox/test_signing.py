@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +47,32 @@ def test_every_secret_signs_so_that_one_can_be_replaced():
 
     assert both.split() == [old, new]
     assert old != new
+
+
+def documented_check() -> Any:
+    """The receiver's function, as docs/webhooks.md has it."""
+    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    return names["is_genuine"]
+
+
+@pytest.mark.parametrize(
+    ("sent_s_ago", "changes", "body", "genuine"),
+    [
+        (0, {}, BODY, True),
+        (250, {}, BODY, True),
+        (400, {}, BODY, False),
+        (0, {"webhook-id": "abd"}, BODY, False),
+        (0, {"webhook-signature": ""}, BODY, False),
+        (0, {}, BODY + b" ", False),
+    ],
+)
+def test_documented_receiver_takes_what_is_genuine_and_new(sent_s_ago, changes, body, genuine):
+    headers = Signer([SECRET]).headers("abc", BODY, time.time() - sent_s_ago)
+
+    assert documented_check()(f"whsec_{SECRET}", headers | changes, body) is genuine
 
 
 def test_without_a_secret_nothing_is_signed():

@@ -107,6 +107,15 @@ async def test_alerts_of_one_fault_are_one_incident_with_one_remedy(database, ru
     assert await sent(database) == ["opened"]
 
 
+async def test_timeline_keeps_the_newest_worsening_of_each_alert(database, runs):
+    await judge(database, runs[MANY].observations())
+
+    (incident,) = await listed(database)
+    worse = [line for line in incident.timeline if line.kind == "worsened"]
+    assert len(worse) == len({line.alert for line in worse}) > 1
+    assert worse[-1].step == 84
+
+
 async def test_alert_of_a_list_names_its_incident(database, runs):
     await judge(database, runs["post-ln 24"].observations())
 
