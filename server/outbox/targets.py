@@ -132,19 +132,20 @@ class AppriseTarget:
 
     def __init__(self, url: str) -> None:
         self.id = id_of(url)
-        self.name = redacted(url)
+        hidden = f"{url.partition('://')[0]}://…"  # where others have a host, it may have a token
         try:
             import apprise  # optional, and loads over a hundred services
         except ModuleNotFoundError as error:
             raise StartError(
-                f"webhooks: {self.name!r} needs apprise, which is not installed; "
+                f"webhooks: {hidden!r} needs apprise, which is not installed; "
                 "install evenkeel[notify], or use an http(s):// URL"
             ) from error
         self._service: Any = apprise.Apprise()
         if not self._service.add(url):
             raise StartError(
-                f"webhooks: {self.name!r} is neither http(s):// nor a URL that apprise understands"
+                f"webhooks: {hidden!r} is neither http(s):// nor a URL that apprise understands"
             )
+        self.name = redacted(self._service[0].url(privacy=True))
 
     async def send(self, message_id: str, message: Message, now: float) -> str:  # noqa: ARG002
         """Send one message, or raise `DeliveryError`; people need neither its id nor its time."""

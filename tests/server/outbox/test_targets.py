@@ -129,6 +129,28 @@ async def test_other_urls_go_through_apprise():
 
 
 @old_imghdr
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#general", "slack://t...2"),
+        ("pagerduty://integrationkeyinteg@ApiKeyApiKeyApiKeyA", "pagerduty://****"),
+        ("rocket://tokenA/tokenB@chat.example/#general", "rocket://chat.example"),
+        ("mailto://user:secret@example.org", "mailto://example.org"),
+    ],
+)
+def test_name_of_a_service_shows_no_token_where_others_have_a_host(url: str, name: str):
+    assert target_of(url, Signer()).name == name
+
+
+@old_imghdr
+def test_refusal_of_a_service_shows_none_of_its_url():
+    with pytest.raises(StartError) as error:
+        target_of("slack://s3cr3t", Signer())
+
+    assert "s3cr3t" not in str(error.value)
+
+
+@old_imghdr
 async def test_service_of_apprise_that_is_away_is_a_failure():
     url = f"mailto://127.0.0.1:{free_port()}?from=a@example.org&to=b@example.org"
 
