@@ -11,12 +11,12 @@ import msgspec
 from fastapi import FastAPI
 
 from dashboard.api_types import (
-    Alert,
-    AlertPage,
     Attribution,
     DescriptionRequest,
     Failure,
     History,
+    Incident,
+    IncidentPage,
     Predictions,
     Profile,
     Revision,
@@ -48,8 +48,10 @@ HISTORY = Endpoint("GET", "/runs/{run_id}/history", History)
 PREDICTIONS = Endpoint("GET", "/runs/{run_id}/predictions", Predictions)
 ATTRIBUTION = Endpoint("GET", "/runs/{run_id}/attribution", Attribution)
 DESCRIBE = Endpoint("POST", "/runs/{run_id}/describe", DescriptionRequest)
-ALERTS = Endpoint("GET", "/alerts", AlertPage)
-ACKNOWLEDGE = Endpoint("POST", "/alerts/{alert_id}/acknowledge", Alert)
+INCIDENTS = Endpoint("GET", "/incidents", IncidentPage)
+ACKNOWLEDGE = Endpoint("POST", "/incidents/{incident_id}/acknowledge", Incident)
+RESOLVE = Endpoint("POST", "/incidents/{incident_id}/resolve", Incident)
+REOPEN = Endpoint("POST", "/incidents/{incident_id}/reopen", Incident)
 
 
 class ApiError(Exception):
@@ -69,7 +71,7 @@ class ApiError(Exception):
 
 
 class ApiClient:
-    """Reads runs, profiles, predictions and alerts; acknowledges alerts.
+    """Reads runs, profiles, predictions and incidents; acknowledges, resolves and reopens those.
 
     Every method raises `ApiError` when the server refuses, is away, or answers in a form that
     differs from `dashboard.api_types`.
@@ -165,18 +167,28 @@ class ApiClient:
         """Why the description that held at a step differs from the first."""
         return await self._request(ATTRIBUTION, {"step": step}, run_id=run_id)
 
-    async def alerts(self, *, run: str = "", status: str = "", limit: int = 100) -> list[Alert]:
-        """The newest alerts that match."""
-        params = {"run": run, "status": status, "limit": limit}
-        return (await self._request(ALERTS, params)).alerts
-
     async def describe(self, run_id: str) -> DescriptionRequest:
         """Ask the running job to describe its model again, as its weights now are."""
         return await self._request(DESCRIBE, run_id=run_id)
 
-    async def acknowledge(self, alert_id: str) -> Alert:
-        """Acknowledge an alert; it stays in the record."""
-        return await self._request(ACKNOWLEDGE, alert_id=alert_id)
+    async def incidents(
+        self, *, run: str = "", status: str = "", limit: int = 100
+    ) -> list[Incident]:
+        """The newest incidents that match."""
+        params = {"run": run, "status": status, "limit": limit}
+        return (await self._request(INCIDENTS, params)).incidents
+
+    async def acknowledge(self, incident_id: str) -> Incident:
+        """Acknowledge an incident: webhooks are told no more of it until it is resolved."""
+        return await self._request(ACKNOWLEDGE, incident_id=incident_id)
+
+    async def resolve(self, incident_id: str) -> Incident:
+        """Resolve an incident with its alerts."""
+        return await self._request(RESOLVE, incident_id=incident_id)
+
+    async def reopen(self, incident_id: str) -> Incident:
+        """Undo `acknowledge` or `resolve`."""
+        return await self._request(REOPEN, incident_id=incident_id)
 
 
 def _decode(response: httpx.Response, answer: type[Answer]) -> Answer:

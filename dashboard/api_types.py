@@ -268,10 +268,40 @@ class Alert(Struct, frozen=True):
     opened_at: float
 
 
-class AlertPage(Struct, frozen=True):
-    """Alerts, newest first."""
+class IncidentChange(Struct, frozen=True):
+    """One line of an incident's timeline; `step` is None for what people did."""
 
+    at: float
+    step: int | None
+    kind: str
+    alert: str | None
+    text: str
+
+
+class Incident(Struct, frozen=True):
+    """What one fault raised; the first of its alerts is the root, whose remedy is its own."""
+
+    id: str
+    run_id: str
+    run_name: str
+    cause: str | None
+    severity: str
+    title: str
+    message: str
+    advice: Advice
+    first_step: int
+    last_step: int
+    status: str
+    note: str
+    opened_at: float
     alerts: list[Alert]
+    timeline: list[IncidentChange]
+
+
+class IncidentPage(Struct, frozen=True):
+    """Incidents, newest first."""
+
+    incidents: list[Incident]
 
 
 class DescriptionRequest(Struct, frozen=True):

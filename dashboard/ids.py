@@ -18,8 +18,10 @@ Selectors for a walk through the pages (all are element ids unless written as at
   ``#player-follow``, ``#player-step``
 - compare page: ``#compare-variance``, ``#compare-correlation``, ``#compare-gradient``,
   ``#compare-scalars``, ``#compare-heatmap-1`` (the second run against the first) and so on
-- alerts: ``[data-testid="alert"]`` (``data-alert`` is its id, ``data-alert-status`` its status),
-  ``[data-testid="alert-snippet"]``, ``[data-testid="alert-acknowledge"]``, ``#alerts-list``
+- alerts: ``#alerts-list``, ``[data-testid="incident"]`` (``data-incident`` is its id,
+  ``data-incident-status`` its status), ``[data-testid="incident-evidence"]``,
+  ``[data-testid="alert-snippet"]``, ``[data-testid="incident-acknowledge"]``, ``incident-resolve``
+  and ``incident-reopen``
 
 ``document.body.dataset.charts`` is ``drawn`` once every chart of the page shows its history.
 """
@@ -70,4 +72,4 @@ COMPARE_HEATMAP = "compare-heatmap"
 
 ALERTS_LIST = "alerts-list"
 ALERTS_STATUS = "alerts-status"
-ALERT_ACKNOWLEDGE = "alert-acknowledge"
+INCIDENT_ACTION = "incident-action"

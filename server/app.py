@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -14,7 +14,7 @@ from server.access import endpoints as access
 from server.access import sessions
 from server.access.middleware import AccessMiddleware
 from server.alerts import endpoints as alerts
-from server.alerts.notifier import Notifier
+from server.alerts.incidents import endpoints as incidents
 from server.app_state import AppState
 from server.attribution import endpoints as attribution
 from server.bus import open_bus
@@ -29,6 +29,12 @@ from server.ingest.writer import write
 from server.live import endpoints as live
 from server.live.hub import Hub
 from server.metrics import Metrics
+from server.outbox import endpoints as deliveries
+from server.outbox.housekeeping import tidy
+from server.outbox.outbox import Outbox
+from server.outbox.signing import Signer
+from server.outbox.targets import Target, open_targets
+from server.outbox.worker import DeliveryWorker
 from server.predictions import endpoints as predictions
 from server.predictions.worker import predict
 from server.profiles import endpoints as profiles
@@ -67,7 +73,9 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
     app.state.server = state
     app.state.cookie_secret = secret = sessions.secret_of(settings)
     app.state.hub = Hub(state.bus, state.database, state.metrics)
-    app.state.notifier = Notifier(settings.webhooks, state.metrics.registry)
+    app.state.targets = targets = _targets(settings)
+    names = {target.id: target.name for target in targets}
+    app.state.outbox = Outbox(names, give_up_s=settings.delivery_give_up_s)
     # The last one added runs first: access is checked before anything else looks at a request.
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
     app.add_middleware(CacheControlMiddleware)
@@ -77,10 +85,16 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
     return app
 
 
+def _targets(settings: Settings) -> list[Target]:
+    secrets = [secret.get_secret_value() for secret in settings.webhook_secrets]
+    return open_targets(settings.webhooks, Signer(secrets))
+
+
 def _route(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(access.router)
-    for endpoints in (ingest, runs, profiles, export, predictions, attribution, alerts, live):
+    judging = (predictions, attribution, alerts, incidents, deliveries)
+    for endpoints in (ingest, runs, profiles, export, *judging, live):
         app.include_router(endpoints.router, prefix=API, responses={"4XX": {"model": Failure}})
     # Last, so that it answers what nothing above has, and before a mounted page's catch-all does.
     app.include_router(_unknown)
@@ -104,9 +118,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         await migration.prepare(state.settings, state.database)
         working = workers.running(_turns(app), state.metrics, state.database.serves)
-        async with app.state.notifier.running(), working:
+        async with working:
             yield
     finally:
+        for target in app.state.targets:
+            await target.close()
         await state.bus.close()
         await state.database.close()
 
@@ -115,13 +131,27 @@ def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
     """One turn of each background worker, by the worker's name."""
     state: AppState = app.state.server
     hub: Hub = app.state.hub
-    notifier: Notifier = app.state.notifier
+    outbox: Outbox = app.state.outbox
     return {
         "writer": partial(write, state),
-        "diagnosis": DiagnosisWorker(state, notifier).turn,
+        "diagnosis": DiagnosisWorker(state, outbox).turn,
         "predictor": partial(predict, state),
-        "watchdog": partial(watch, state, notifier),
+        "watchdog": partial(watch, state, outbox),
         "compaction": partial(compact, state),
         "pages": hub.listen,
         "summaries": hub.summarise,
+        "deliveries": partial(tidy, state.database, state.clock),
+        **_delivery_turns(state, outbox, app.state.targets),
     }
+
+
+def _delivery_turns(
+    state: AppState, outbox: Outbox, targets: Sequence[Target]
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    delivering = {
+        target.id: DeliveryWorker(
+            target, outbox, state.database, state.clock, state.metrics.deliveries
+        )
+        for target in targets
+    }
+    return {f"delivery {target_id}": worker.turn for target_id, worker in delivering.items()}

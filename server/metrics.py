@@ -32,6 +32,12 @@ class Metrics:
         self.frames_packed = Counter(
             "evenkeel_frames_packed", "Frames moved into segments.", registry=registry
         )
+        self.deliveries = Counter(
+            "evenkeel_alert_deliveries",
+            "Attempts to send alerts, by target and outcome (delivered, retried, given_up).",
+            ["target", "outcome"],
+            registry=registry,
+        )
         self.live_clients = Gauge("evenkeel_live_clients", "Open live pages.", registry=registry)
         self.bus_pending = Gauge(
             "evenkeel_bus_pending", "Batches waiting for the writer.", registry=registry

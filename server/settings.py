@@ -35,6 +35,8 @@ class Settings(BaseSettings):
         require_keys: whether every request needs a key or a login; None is False when `host`
             is loopback and True otherwise.
         webhooks: URLs that receive alerts: http(s) ones, or apprise's.
+        webhook_secrets: sign webhooks; each the base64 of 24 bytes or more.
+        delivery_give_up_s: how long an alert is tried at a target before it is given up.
         secret: signs login cookies; None stores a random one in `data_dir`.
         lost_contact_s: silence after which a running run's status becomes `lost_contact`.
         max_body_bytes: largest request body.
@@ -53,6 +55,8 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     require_keys: bool | None = None
     webhooks: tuple[str, ...] = ()
+    webhook_secrets: tuple[SecretStr, ...] = ()
+    delivery_give_up_s: float = Field(default=86_400.0, gt=0)
     secret: SecretStr | None = None
     lost_contact_s: float = Field(default=60.0, gt=0)
     max_body_bytes: int = Field(default=64 * 1024 * 1024, gt=0)

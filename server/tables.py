@@ -224,8 +224,96 @@ alerts = Table(
     Column("status", String(16), nullable=False),  # open, acknowledged, resolved
     Column("opened_at", Float, nullable=False),
     Column("resolved_at", Float),
+    Column("incident", String(32)),
+    Column("began", BigInteger, nullable=False, server_default="0"),  # when its rule began to hold
     Index("alerts_newest", "opened_at", "id"),
     Index("alerts_run", "run_id", "status"),
+    Index("alerts_incident", "incident"),
+)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("run_id", String(32), nullable=False),
+    Column("domain", String(16), nullable=False),
+    Column("status", String(16), nullable=False),  # open, acknowledged, resolved
+    Column("severity", String(16), nullable=False),
+    Column("notified", String(16), nullable=False),  # the severity that webhooks know, or ""
+    Column("root", String(32), nullable=False),  # an alert
+    Column("grown_step", BigInteger, nullable=False),
+    Column("closed_step", BigInteger),  # NULL where it was resolved by hand
+    Column("note", Text, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("resolved_at", Float),
+    Index("incidents_newest", "opened_at", "id"),
+    Index("incidents_run", "run_id", "status"),
+)
+
+incident_changes = Table(
+    "incident_changes",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("incident", String(32), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("step", BigInteger),
+    Column("kind", String(16), nullable=False),
+    Column("alert", String(32)),
+    Column("text", Text, nullable=False),
+    Index("incident_changes_order", "incident", "number"),
+    sqlite_autoincrement=True,
+)
+
+silences = Table(
+    "silences",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("project", String(200)),  # NULL: every project, every run, every rule
+    Column("run_id", String(32)),
+    Column("rule", String(64)),
+    Column("note", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("until", Float, nullable=False),
+    Index("silences_until", "until"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    # In the order of their writing, which is that of sending.
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("target", String(16), nullable=False),
+    Column("run_id", String(32), nullable=False),
+    Column("project", String(200), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("status", String(16), nullable=False),  # pending, delivered, dead
+    Column("attempts", Integer, nullable=False),
+    Column("retry_at", Float, nullable=False),
+    Column("stepped_aside", Boolean, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("attempted_at", Float),
+    Column("ended_at", Float),
+    Index("deliveries_queue", "target", "status", "number"),
+    Index("deliveries_status", "status", "number"),
+    sqlite_autoincrement=True,
+)
+
+delivery_targets = Table(
+    "delivery_targets",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("leased_by", String(32), nullable=False),
+    Column("leased_until", Float, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("retry_at", Float, nullable=False),
 )
 
 keys = Table(

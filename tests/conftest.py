@@ -31,7 +31,9 @@ BACK_ENDS = ("embedded", pytest.param("services", marks=pytest.mark.services))
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is set on the machine that runs the tests does not reach them."""
-    for name in ("HOST", "PORT", "DATABASE_URL", "REDIS_URL", "REQUIRE_KEYS", "WEBHOOKS", "SECRET"):
+    for name in ("HOST", "PORT", "DATABASE_URL", "REDIS_URL", "REQUIRE_KEYS", "SECRET"):
+        monkeypatch.delenv(f"EVENKEEL_{name}", raising=False)
+    for name in ("WEBHOOKS", "WEBHOOK_SECRETS"):
         monkeypatch.delenv(f"EVENKEEL_{name}", raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "EVENKEEL_CA_FILE"):
         monkeypatch.delenv(name, raising=False)

@@ -10,18 +10,18 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from dashboard import ids, phrases, theme
 from dashboard.api_client import ApiClient, ApiError
-from dashboard.api_types import Alert, Profile, Revision, RunDetail
+from dashboard.api_types import Incident, Profile, Revision, RunDetail
 from dashboard.display.numbers import format_count, format_loss
 from dashboard.display.quantities import QUANTITIES, Quantity
 from dashboard.display.reasons import why_missing
 from dashboard.figures import ScalarRun, depth_chart, innovation_profile, scalar_chart
 from dashboard.page_data import PageData, RunData, read_event, read_page
-from dashboard.pages.alerts import panel_cards
 from dashboard.pages.charts import chart_card, graph, legend, missing_reasons, plot
 from dashboard.pages.chips import status_chip, tag_chips
 from dashboard.pages.details import details
 from dashboard.pages.health import health_line
 from dashboard.pages.heatmaps import heatmap, heatmap_switch, reference_switch
+from dashboard.pages.incidents import panel_cards
 from dashboard.pages.player import player
 from dashboard.pages.profiles import depth_column, n_layers, stack_of
 from dashboard.pages.series import pickers
@@ -47,20 +47,20 @@ async def load(
         ApiError: when there is no such run or no answer.
     """
     # Side by side: the page waits for the slowest answer and not for the sum.
-    run, profile, revisions, alerts = await asyncio.gather(
+    run, profile, revisions, incidents = await asyncio.gather(
         client.run(run_id),
         client.profile(run_id, step),
         client.predictions(run_id),
-        client.alerts(run=run_id),
+        client.incidents(run=run_id),
     )
-    return layout(run, profile, revisions, alerts, tab=tab, requested_stack=stack)
+    return layout(run, profile, revisions, incidents, tab=tab, requested_stack=stack)
 
 
 def layout(
     run: RunDetail,
     profile: Profile | None,
     revisions: Sequence[Revision],
-    alerts: Sequence[Alert],
+    incidents: Sequence[Incident],
     *,
     tab: str = "",
     requested_stack: str = "",
@@ -85,7 +85,7 @@ def layout(
                 className="tabs",
             ),
             html.Div(_depth(stack, profile, revisions), className="profiles", **_panel("", tab)),
-            html.Div(_timeline(run, stack, alerts), className="timeline", **_panel("", tab)),
+            html.Div(_timeline(run, stack, incidents), className="timeline", **_panel("", tab)),
             html.Div(id=ids.RUN_INTERNALS, className="profiles blocks", **_panel("internals", tab)),
             html.Div(id=ids.RUN_CAUSES, className="profiles causes", **_panel("why", tab)),
             html.Div(pickers(run.layout), className="all-series", **_panel("series", tab)),
@@ -219,13 +219,14 @@ def _depth_card(
     )
 
 
-def _timeline(run: RunDetail, stack: str, alerts: Sequence[Alert]) -> list[Any]:
+def _timeline(run: RunDetail, stack: str, incidents: Sequence[Incident]) -> list[Any]:
     heat = heatmap(
         ids.RUN_HEATMAP,
         n_layers=n_layers(run, stack),
         last_step=run.last_step or 1,
         label="Measured against predicted, steps by layers",
     )
+    alerts = [alert for incident in incidents for alert in incident.alerts]
     scalars = graph(scalar_chart([ScalarRun()], alerts), ids.RUN_SCALARS, "over-steps")
     lines = plot(scalars, "Loss and learning rate over steps")
     charts = html.Div(
@@ -249,7 +250,7 @@ def _timeline(run: RunDetail, stack: str, alerts: Sequence[Alert]) -> list[Any]:
         ],
         className="timeline-charts",
     )
-    panel = html.Div(panel_cards(alerts), id=ids.RUN_ALERTS)
+    panel = html.Div(panel_cards(incidents), id=ids.RUN_ALERTS)
     return [charts, html.Aside([html.H2("Alerts"), panel], className="alerts panel")]
 
 

@@ -28,6 +28,7 @@ class Track:
         published: the badness that the alert shows, the worst so far.
         severity: the severity that the alert shows.
         since: judged steps since the alert last changed.
+        began: the step from which it has held in a row.
     """
 
     holds: int = 0
@@ -36,6 +37,7 @@ class Track:
     published: float = 0.0
     severity: Severity = "info"
     since: int = 0
+    began: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,14 @@ class Transition:
         key: what the alert is about.
         step: the step judged.
         finding: the judgement; None when the alert is resolved.
+        began: of an alert that opens, the step from which its rule has held in a row.
     """
 
     kind: Kind
     key: Key
     step: int
     finding: Finding | None = None
+    began: int = 0
 
 
 Tracks = Mapping[Key, Track]
@@ -97,13 +101,14 @@ def _advance_key(
 
 
 def _holding(track: Track, finding: Finding) -> tuple[Track, Transition | None]:
-    track = replace(track, holds=track.holds + 1, clear=0, since=track.since + 1)
+    began = track.began if track.holds else finding.step
+    track = replace(track, holds=track.holds + 1, clear=0, since=track.since + 1, began=began)
     kind = _kind(track, finding)
     if kind is None:
         return track, None
     if kind != "persisted":  # the alert goes on showing the worst finding
         track = replace(track, open=True, published=finding.badness, severity=finding.severity)
-    return replace(track, since=0), Transition(kind, finding.key, finding.step, finding)
+    return replace(track, since=0), Transition(kind, finding.key, finding.step, finding, began)
 
 
 def _kind(track: Track, finding: Finding) -> Kind | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,12 @@ class AlertRepository:
         """Alerts of a run that are open or acknowledged: at most one a key."""
         query = _with_run().where(alerts.c.run_id == run_id, alerts.c.status != "resolved")
         return await fetch_all(self._session, query, AlertRow)
+
+    async def of_incidents(self, ids: Sequence[str]) -> list[AlertRow]:
+        """The alerts of these incidents, in the order in which they opened."""
+        query = _with_run().where(alerts.c.incident.in_(ids))
+        order = (alerts.c.opened_at, alerts.c.step, alerts.c.began, alerts.c.key)
+        return await fetch_all(self._session, query.order_by(*order), AlertRow)
 
     async def add(self, alert: AlertColumns) -> None:
         """Store a new alert."""

@@ -18,6 +18,8 @@ class AlertColumns(msgspec.Struct, frozen=True):
         key: text of the `Key`, of which a run has at most one unresolved alert.
         step, last_step: the steps at which it was found first and last.
         measured: the worst value; may be NaN or infinite.
+        incident: id of the incident that it belongs to; None for one of an older server.
+        began: the step from which its rule held without a break until the alert opened.
         advice: the JSON form of `server.alerts.rules.Advice`.
     """
 
@@ -42,6 +44,8 @@ class AlertColumns(msgspec.Struct, frozen=True):
     status: AlertStatus
     opened_at: float
     resolved_at: float | None
+    incident: str | None
+    began: int
 
 
 class AlertRow(AlertColumns, frozen=True):

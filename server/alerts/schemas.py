@@ -46,6 +46,7 @@ class Alert(Answer):
     advice: AdviceInfo
     status: AlertStatus
     opened_at: float
+    incident: str | None
 
 
 class AlertPage(Answer):

@@ -22,7 +22,7 @@ def key_text(key: Key) -> str:
     return "|".join(key)
 
 
-def new_alert(run_id: str, finding: Finding, now: float) -> AlertColumns:
+def new_alert(run_id: str, finding: Finding, *, began: int, now: float) -> AlertColumns:
     """The alert that a finding opens."""
     return AlertColumns(
         id=uuid.uuid4().hex,
@@ -32,6 +32,8 @@ def new_alert(run_id: str, finding: Finding, now: float) -> AlertColumns:
         status="open",
         opened_at=now,
         resolved_at=None,
+        incident=None,
+        began=began,
         **finding_columns(finding),
     )
 

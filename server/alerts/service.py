@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server import cursor as cursors
 from server.alerts import serializers
+from server.alerts.divergence import is_diverging
+from server.alerts.incidents import recording
+from server.alerts.incidents.grouping import AlertChange
 from server.alerts.lifecycle import Track, Transition, advance
 from server.alerts.repository import AlertFilter, AlertRepository
 from server.alerts.rows import AlertRow
@@ -16,9 +20,7 @@ from server.alerts.rules import Key, Observation, RunningStats, evaluate, silenc
 from server.alerts.schemas import Alert, AlertPage
 from server.database import Database
 from server.errors import NotFound
-
-# A critical alert of these rules makes a run's status "diverged".
-DIVERGENCE_RULES = frozenset({"nonfinite", "loss_divergence"})
+from server.outbox.outbox import Outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +38,15 @@ class Diagnosis:
     Attributes:
         alert_state: to be handed to the next `diagnose` of this run, once the commit stands.
         changed: alerts as they now are, for open pages.
-        to_notify: those of them that webhooks receive: opened or become more severe, at warning
-            or above, while nobody has acknowledged them.
+        alarming: those of them that opened or became more severe, at warning or above, while
+            nobody has acknowledged them.
         diverging: whether a critical alert of divergence is now unresolved; None where nothing
             changed.
     """
 
     alert_state: AlertState
     changed: tuple[Alert, ...] = ()
-    to_notify: tuple[Alert, ...] = ()
+    alarming: tuple[Alert, ...] = ()
     diverging: bool | None = None
 
 
@@ -54,9 +56,12 @@ async def diagnose(
     run_id: str,
     alert_state: AlertState,
     observations: Sequence[Observation],
+    outbox: Outbox,
     now: float,
 ) -> Diagnosis:
     """Judge a run's new frames, in ascending step, inside the caller's transaction.
+
+    What webhooks receive of it is put into the outbox in the same transaction.
 
     A process that has not judged this run yet hands in a plain ``AlertState()``: which alerts are
     open is read from the database, so a restart neither repeats nor forgets one.
@@ -71,19 +76,24 @@ async def diagnose(
         tracks, changes = advance(tracks, verdict)
         transitions += changes
     alert_state = AlertState(stats, tracks)
-    return await _store(repository, run_id, alert_state, transitions, unresolved, now=now)
+    return await _store(
+        session, run_id, alert_state, transitions, unresolved, outbox=outbox, now=now
+    )
 
 
 async def report_silence(
-    session: AsyncSession, *, run_id: str, step: int, seconds: float, now: float
+    session: AsyncSession, *, run_id: str, step: int, seconds: float, outbox: Outbox, now: float
 ) -> Diagnosis:
     """Open an alert for a run that was silent for so long; its next frame resolves it."""
     repository = AlertRepository(session)
     unresolved = {row.finding_key: row for row in await repository.unresolved(run_id)}
     finding = silence(step, seconds)
     is_open = finding.key in unresolved
-    transitions = [] if is_open else [Transition("opened", finding.key, step, finding)]
-    return await _store(repository, run_id, AlertState(), transitions, unresolved, now=now)
+    opened = Transition("opened", finding.key, step, finding, began=step)
+    transitions = [] if is_open else [opened]
+    return await _store(
+        session, run_id, AlertState(), transitions, unresolved, outbox=outbox, now=now
+    )
 
 
 def _open_as_stored(
@@ -99,29 +109,66 @@ def _open_as_stored(
 
 
 async def _store(
-    repository: AlertRepository,
+    session: AsyncSession,
     run_id: str,
     alert_state: AlertState,
     transitions: Sequence[Transition],
     unresolved: Mapping[Key, AlertRow],
     *,
+    outbox: Outbox,
     now: float,
 ) -> Diagnosis:
     if not transitions:
         return Diagnosis(alert_state)
+    repository = AlertRepository(session)
     ids = {key: row.id for key, row in unresolved.items()}
-    touched: dict[str, bool] = {}  # alert id -> whether it is worth a notification
-    for transition in transitions:
-        alert_id = await _apply(repository, run_id, ids, transition=transition, now=now)
-        if alert_id is not None:
-            loud = transition.kind in {"opened", "escalated"}
-            touched[alert_id] = touched.get(alert_id, False) or loud
+    changes: list[AlertChange] = []
+    for _, of_step in groupby(transitions, key=lambda transition: transition.step):
+        changes += await _store_step(session, run_id, ids, list(of_step), outbox=outbox, now=now)
+    alarming = {change.alert for change in changes if change.kind in ("opened", "escalated")}
+    touched = dict.fromkeys(change.alert for change in changes)
     changed = [_alert(await repository.get(alert_id)) for alert_id in touched]
     return Diagnosis(
         alert_state=alert_state,
         changed=tuple(changed),
-        to_notify=tuple(alert for alert in changed if touched[alert.id] and _is_loud(alert)),
-        diverging=any(map(_diverges, await repository.unresolved(run_id))),
+        alarming=tuple(alert for alert in changed if alert.id in alarming and _is_loud(alert)),
+        diverging=await is_diverging(session, run_id),
+    )
+
+
+async def _store_step(
+    session: AsyncSession,
+    run_id: str,
+    ids: dict[Key, str],
+    transitions: Sequence[Transition],
+    *,
+    outbox: Outbox,
+    now: float,
+) -> list[AlertChange]:
+    """Store the transitions of one step and what they do to incidents.
+
+    Step by step, so that a batch of frames is told of as its frames one by one would be.
+    """
+    repository = AlertRepository(session)
+    incidents = await recording.load(session, run_id, transitions[0].step)
+    changes = []
+    for transition in transitions:
+        alert_id = await _apply(repository, run_id, ids, transition=transition, now=now)
+        if alert_id is not None:
+            changes.append(_change(alert_id, transition))
+    await recording.record(session, run_id, incidents, changes, outbox=outbox, now=now)
+    return changes
+
+
+def _change(alert_id: str, transition: Transition) -> AlertChange:
+    finding = transition.finding
+    return AlertChange(
+        alert=alert_id,
+        key=transition.key,
+        kind=transition.kind,
+        step=transition.step,
+        severity="info" if finding is None else finding.severity,
+        began=transition.began,
     )
 
 
@@ -140,7 +187,7 @@ async def _apply(
             del ids[transition.key]
             await repository.change(alert_id, status="resolved", resolved_at=now)
     elif alert_id is None:
-        alert = serializers.new_alert(run_id, transition.finding, now)
+        alert = serializers.new_alert(run_id, transition.finding, began=transition.began, now=now)
         await repository.add(alert)
         alert_id = ids[transition.key] = alert.id
     elif transition.kind == "persisted":
@@ -152,10 +199,6 @@ async def _apply(
 
 def _is_loud(alert: Alert) -> bool:
     return alert.status == "open" and alert.severity != "info"
-
-
-def _diverges(row: AlertRow) -> bool:
-    return row.severity == "critical" and row.rule in DIVERGENCE_RULES
 
 
 async def list_alerts(

@@ -6,11 +6,11 @@ import asyncio
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.alerts.notifier import Notifier
 from server.alerts.service import Diagnosis, report_silence
 from server.app_state import AppState
 from server.diagnosis.announce import announce
 from server.events import publish_runs
+from server.outbox.outbox import Outbox
 from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
 from server.runs.status import status_of
@@ -18,13 +18,13 @@ from server.runs.status import status_of
 EVERY_S = 1.0
 
 
-async def watch(state: AppState, notifier: Notifier) -> None:
+async def watch(state: AppState, outbox: Outbox) -> None:
     """One look at the running runs, then a pause."""
-    await mark_silent(state, notifier)
+    await mark_silent(state, outbox)
     await asyncio.sleep(EVERY_S)
 
 
-async def mark_silent(state: AppState, notifier: Notifier) -> list[str]:
+async def mark_silent(state: AppState, outbox: Outbox) -> list[str]:
     """Give runs whose agent was silent for too long the status; returns their ids."""
     moment = state.clock() - state.settings.lost_contact_s
     # Read first: a look every second must not take the write lock for nothing.
@@ -36,9 +36,9 @@ async def mark_silent(state: AppState, notifier: Notifier) -> list[str]:
         runs = await RunRepository(session).get_many(silent)
         # Checked again under the lock: a frame may have come in between.
         lost = [run for run in runs if run.status == "running" and _is_lost(state, run)]
-        diagnoses = [await _lose(session, run, state.clock()) for run in lost]
+        diagnoses = [await _lose(session, run, outbox, state.clock()) for run in lost]
     for diagnosis in diagnoses:
-        await announce(state.bus, notifier, diagnosis)
+        await announce(state.bus, outbox, diagnosis)
     await publish_runs(state.bus, [run.id for run in lost])
     return [run.id for run in lost]
 
@@ -54,8 +54,10 @@ def _is_lost(state: AppState, run: RunRow) -> bool:
     return status == "lost_contact"
 
 
-async def _lose(session: AsyncSession, run: RunRow, now: float) -> Diagnosis:
+async def _lose(session: AsyncSession, run: RunRow, outbox: Outbox, now: float) -> Diagnosis:
     await RunRepository(session).change(run.id, status="lost_contact")
     silent_s = now - run.last_seen
     step = run.last_step or 0
-    return await report_silence(session, run_id=run.id, step=step, seconds=silent_s, now=now)
+    return await report_silence(
+        session, run_id=run.id, step=step, seconds=silent_s, outbox=outbox, now=now
+    )

@@ -13,19 +13,19 @@ import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import dslm
-from server.alerts.notifier import Notifier
+from server.alerts.divergence import set_diverging
 from server.alerts.rules import Observation, StackFacts, facts, observe, observe_scalars
 from server.alerts.service import AlertState, Diagnosis, diagnose
 from server.app_state import AppState
 from server.bus.protocol import COMMITTED, DIAGNOSIS
 from server.diagnosis.announce import announce
 from server.diagnosis.repository import DiagnosisRepository
+from server.outbox.outbox import Outbox
 from server.predictions.repository import PredictionRepository
 from server.predictions.rows import PredictionRow
 from server.predictions.service import ready, unpack_spec
 from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
-from server.runs.status import status_of
 from server.storage.rows import FrameRow
 from server.storage.step_scalars import StepScalars
 from wire import Health, Layout, scalars_of
@@ -54,9 +54,9 @@ class _RunCache:
 class DiagnosisWorker:
     """Judges frames. What it remembers is a cache: the database says which frames are judged."""
 
-    def __init__(self, state: AppState, notifier: Notifier) -> None:
+    def __init__(self, state: AppState, outbox: Outbox) -> None:
         self._state = state
-        self._notifier = notifier
+        self._outbox = outbox
         self._cache: dict[str, _RunCache] = {}
 
     async def turn(self) -> None:
@@ -86,16 +86,21 @@ class DiagnosisWorker:
                 run_id=run_id,
                 alert_state=cache.alert_state,
                 observations=unjudged.observations,
+                outbox=self._outbox,
                 now=self._state.clock(),
             )
-            await _set_status(session, run, diagnosis, self._state.settings.lost_contact_s)
-            if diagnosis.to_notify and run.ended is None:
+            if diagnosis.diverging is not None:
+                lost_contact_s = self._state.settings.lost_contact_s
+                await set_diverging(
+                    session, run, diagnosis.diverging, silent_s=0.0, lost_contact_s=lost_contact_s
+                )
+            if diagnosis.alarming and run.ended is None:
                 # An alert should be compared with the prediction from the weights it is about.
                 await RunRepository(session).ask_for_description(run_id)
                 await self._ask_for_burst(session, run, diagnosis)
         # Only now: a commit that failed leaves the cache as it was, and the frames unjudged.
         self._remember(run_id, replace(cache, alert_state=diagnosis.alert_state))
-        await announce(self._state.bus, self._notifier, diagnosis)
+        await announce(self._state.bus, self._outbox, diagnosis)
         return unjudged.more
 
     async def _ask_for_burst(
@@ -103,7 +108,7 @@ class DiagnosisWorker:
     ) -> None:
         """Ask for a burst of every layer when a critical alert opens: any may be the cause."""
         steps = self._state.settings.burst_steps
-        critical = any(alert.severity == "critical" for alert in diagnosis.to_notify)
+        critical = any(alert.severity == "critical" for alert in diagnosis.alarming)
         if steps and critical and run.burst is None:
             await RunRepository(session).ask_for_burst(run.id, steps)
 
@@ -200,18 +205,3 @@ def _of_frame(
         stacks=stacks,
         health=health,
     )
-
-
-async def _set_status(
-    session: AsyncSession, run: RunRow, diagnosis: Diagnosis, lost_contact_s: float
-) -> None:
-    if diagnosis.diverging is None or diagnosis.diverging == run.diverging:
-        return
-    status = status_of(
-        ended=run.ended,
-        diverged=run.diverged,
-        diverging=diagnosis.diverging,
-        silent_s=0.0,
-        lost_contact_s=lost_contact_s,
-    )
-    await RunRepository(session).change(run.id, diverging=diagnosis.diverging, status=status)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from plotly.utils import PlotlyJSONEncoder
 
-from dashboard.api_types import Alert, Revision, RunDetail, RunSummary
+from dashboard.api_types import Alert, Incident, Revision, RunDetail, RunSummary
 
 RUN = {
     "id": "a" * 32,
@@ -63,6 +63,18 @@ ALERT = {
     },
 }
 
+LINE = {"at": 1.0, "step": 21, "kind": "opened", "alert": "7", "text": ""}
+OF_ROOT = ("run_id", "run_name", "severity", "title", "message", "advice", "status", "opened_at")
+INCIDENT = {name: ALERT[name] for name in OF_ROOT} | {
+    "id": "i7",
+    "cause": "stream",
+    "first_step": 17,
+    "last_step": 40,
+    "note": "",
+    "alerts": [ALERT],
+    "timeline": [LINE],
+}
+
 
 def run_summary(**changes: Any) -> RunSummary:
     """A row of the run list."""
@@ -77,6 +89,11 @@ def run_detail(**changes: Any) -> RunDetail:
 def alert(**changes: Any) -> Alert:
     """An alert that a rule raised."""
     return msgspec.convert(ALERT | changes, Alert, strict=False)
+
+
+def incident(**changes: Any) -> Incident:
+    """An incident with one alert."""
+    return msgspec.convert(INCIDENT | changes, Incident, strict=False)
 
 
 def revision(**fields: Any) -> Revision:

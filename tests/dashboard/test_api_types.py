@@ -14,7 +14,7 @@ from dashboard.api_client import BASE, ApiClient, ApiError, Endpoint
 from dashboard.api_types import Failure
 from server.app import create_app
 from server.settings import Settings
-from tests.dashboard.samples import ALERT
+from tests.dashboard.samples import ALERT, INCIDENT
 
 ENDPOINTS = [value for value in vars(api_client).values() if isinstance(value, Endpoint)]
 SCALARS = {
@@ -145,16 +145,17 @@ def client_of(body: object, status: int = 200) -> ApiClient:
 
 
 async def test_client_tolerates_fields_it_does_not_know() -> None:
-    client = client_of({"alerts": [ALERT | {"new": {"nested": [1]}}], "next_cursor": None})
+    known_and_new = INCIDENT | {"new": {"nested": [1]}}
+    client = client_of({"incidents": [known_and_new], "next_cursor": None})
 
-    assert [alert.id for alert in await client.alerts()] == ["7"]
+    assert [incident.id for incident in await client.incidents()] == ["i7"]
 
 
 async def test_client_reads_numbers_that_json_cannot_write() -> None:
     changed = {"measured": "-Infinity", "predicted": None}
-    client = client_of({"alerts": [ALERT, ALERT | changed]})
+    client = client_of({"incidents": [INCIDENT | {"alerts": [ALERT, ALERT | changed]}]})
 
-    first, second = await client.alerts()
+    ((first, second),) = [incident.alerts for incident in await client.incidents()]
 
     assert math.isnan(first.predicted or 0.0)
     assert (second.measured, second.predicted) == (-math.inf, None)

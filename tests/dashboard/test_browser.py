@@ -198,7 +198,9 @@ def test_nan_and_inf_are_marked_and_diverged_is_said(page: Page, push: Push) -> 
     expect(page.locator("#run-status")).to_contain_text("diverged")
 
 
-def test_alert_appears_by_itself_and_is_acknowledged(page: Page, push: Push) -> None:
+def test_fault_appears_by_itself_as_one_card_and_is_acknowledged_and_reopened(
+    page: Page, push: Push
+) -> None:
     run = SyntheticRun.new("breaks-later", spec(6))
     push(run, range(20))
     page.goto("/alerts")
@@ -206,12 +208,30 @@ def test_alert_appears_by_itself_and_is_acknowledged(page: Page, push: Push) -> 
 
     push(run, range(20, 25), declare=False, broken_from=20)
 
-    alert = page.locator('[data-testid="alert"]').filter(has_text="breaks-later").first
-    expect(alert).to_have_attribute("data-alert-status", "open")
+    card = page.locator('[data-testid="incident"]').filter(has_text="breaks-later")
+    expect(card).to_have_count(1)
+    expect(card).to_have_attribute("data-incident-status", "open")
+    expect(card.locator('[data-testid="incident-evidence"] li')).not_to_have_count(0)
     expect(page.locator("#toasts .toast").first).to_be_visible()
-    identity = alert.get_attribute("data-alert")
-    alert.locator('[data-testid="alert-acknowledge"]').click()
-    expect(page.locator(f'[data-alert="{identity}"]:is(article)')).to_have_count(0)
+    identity = card.get_attribute("data-incident")
+    card.locator('[data-testid="incident-acknowledge"] button').click()
+    expect(page.locator(f'[data-incident="{identity}"]:is(article)')).to_have_count(0)
+
+    page.get_by_text("Acknowledged", exact=True).click()
+    card.locator('[data-testid="incident-reopen"] button').click()
+    expect(page.locator(f'[data-incident="{identity}"]:is(article)')).to_have_count(0)
+    page.get_by_text("Open", exact=True).click()
+    expect(card).to_have_attribute("data-incident-status", "open")
+
+
+def test_cards_of_faults_fit_a_narrow_window(page: Page, push: Push) -> None:
+    run = SyntheticRun.new("a-run-with-quite-a-long-name", spec(6))
+    push(run, range(25), broken_from=20)
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto("/alerts")
+    page.locator('[data-testid="incident"]').filter(has_text=run.name).wait_for()
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 KNOWN = {
@@ -224,7 +244,12 @@ KNOWN = {
     "step": 20,
     "opened_at": 1_760_000_000.0,
 }
-OPENED = {"id": "opened", "title": "Opened now", "opened_at": 1_760_000_060.0}
+OPENED = {
+    "id": "opened",
+    "incident": "opened too",
+    "title": "Opened now",
+    "opened_at": 1_760_000_060.0,
+}
 
 
 def test_known_alerts_stay_silent_and_new_ones_are_told_once(page: Page) -> None:
@@ -247,8 +272,11 @@ def test_known_alerts_stay_silent_and_new_ones_are_told_once(page: Page) -> None
     tell(**OPENED, last_step=91)
     expect(page.locator(".toast")).to_have_text(["Opened nowbroke-before, step 20×"])
     tell(**OPENED, severity="critical")
-
     expect(page.locator(".toast")).to_have_class(["toast toast-critical"])
+
+    tell(**OPENED | {"id": "another sign", "title": "The same fault"}, severity="warning")
+    tell(**OPENED | {"id": "last", "incident": "last", "title": "Another fault"})
+    expect(page.locator(".toast strong")).to_have_text(["Opened now", "Another fault"])
 
 
 def test_columns_of_the_list_stay_in_line_whatever_a_row_holds(page: Page, push: Push) -> None:

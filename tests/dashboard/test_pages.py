@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from dash import no_update
 
 from benchmarks.synthetic_run import SyntheticRun, send, spec
 from dashboard.api_client import ApiClient, ApiError
-from dashboard.pages import alerts, runs, series
+from dashboard.api_types import IncidentChange
+from dashboard.pages import incidents, runs, series
 from dashboard.pages.run_list import run_list
 from dashboard.routing import page_of
-from tests.dashboard.samples import alert, run_summary, text_of
+from tests.dashboard.samples import ALERT, LINE, incident, run_summary, text_of
 from tests.services.polling import eventually
 
 
@@ -167,34 +170,72 @@ def test_selection_keeps_what_a_filter_hides_and_drops_what_is_unticked() -> Non
     assert href == "/compare?runs=a,c" and label == "Compare 2 runs"
 
 
-def test_alert_card_says_place_numbers_and_what_to_do() -> None:
-    shown = text_of(alerts.alert_card(alert(), with_run=True))
+def test_incident_card_says_cause_place_numbers_and_what_to_do() -> None:
+    shown = text_of(incidents.incident_card(incident(), with_run=True))
 
     for said in (
+        "stream",
+        "step 17",
         "layers 3–9",
         "0.99",
         "NaN",
         "0.9574",
         "0.2887",
         "deepscale(model)",
-        "Acknowledge",
+        "step 21: opened: Rank collapse",
     ):
         assert said in shown
 
 
-def test_acknowledged_alert_has_no_button() -> None:
-    shown = text_of(alerts.alert_card(alert(status="acknowledged"), with_run=False))
+def test_incident_shows_its_evidence_with_one_remedy() -> None:
+    other = ALERT | {"id": "8", "title": "Logits grow", "advice": {"text": "QK-norm."}}
+    cleared = other | {"id": "9", "title": "Loss rises", "status": "resolved"}
 
-    assert "Acknowledge" not in shown
+    shown = text_of(
+        incidents.incident_card(incident(alerts=[ALERT, other, cleared]), with_run=True)
+    )
+
+    assert "Logits grow" in shown and "Loss rises" in shown and "clear again" in shown
+    assert "Use DeepScaleLM." in shown and "QK-norm." not in shown
+
+
+@pytest.mark.parametrize(
+    ("status", "offered"),
+    [
+        ("open", {"acknowledge", "resolve"}),
+        ("acknowledged", {"resolve", "reopen"}),
+        ("resolved", {"reopen"}),
+    ],
+)
+def test_incident_offers_what_its_status_allows(status: str, offered: set[str]) -> None:
+    shown = text_of(incidents.incident_card(incident(status=status), with_run=False))
+
+    actions = {"acknowledge", "resolve", "reopen"}
+    assert {action for action in actions if f"incident-{action}" in shown} == offered
     assert "post-ln" not in shown
 
 
-def test_alert_without_scaling_shows_its_advice_alone() -> None:
+def test_incident_without_scaling_shows_its_advice_alone() -> None:
     advice = {"text": "Lower the rate.", "scaling": None}
 
-    shown = text_of(alerts.alert_card(alert(advice=advice), with_run=False))
+    shown = text_of(incidents.incident_card(incident(advice=advice), with_run=False))
 
     assert "Lower the rate." in shown and "alert-snippet" not in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "step 1,200: opened: Rank collapse"),
+        ({"kind": "root"}, "step 1,200: root is now: Rank collapse"),
+        ({"kind": "resolved"}, "step 1,200: resolved"),
+        ({"kind": "note", "step": None, "text": "rate halved"}, "ago: note: rate halved"),
+    ],
+)
+def test_line_of_a_timeline_is_a_sentence(changes: dict[str, Any], text: str) -> None:
+    line = IncidentChange(**({**LINE, "step": 1200} | changes))
+
+    assert incidents.line_text(line, {"7": "Rank collapse"}).endswith(text)
 
 
 async def test_every_series_of_a_run_can_be_chosen_and_is_drawn(

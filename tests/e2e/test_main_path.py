@@ -69,11 +69,10 @@ def scrubs(page: Page) -> None:
 
 
 def shows_the_alert(page: Page) -> None:
-    alerts = page.locator('#run-alerts [data-testid="alert"]')
-    # Not the alert that the model learns nothing, which gives it as its reason.
-    alert = alerts.filter(has_text="Rank collapse in layers")
-    expect(alert).to_be_visible(timeout=180_000)
-    text = alert.inner_text()
+    card = page.locator('#run-alerts [data-testid="incident"]')
+    fault = card.filter(has=page.get_by_role("heading", name="Rank collapse in layers"))
+    expect(fault).to_be_visible(timeout=180_000)
+    text = fault.inner_text()
     assert re.search(r"layers \d+–24", text)
     assert "predict" in text
     assert "DeepScaleLM" in text
@@ -94,13 +93,14 @@ def compares(page: Page, server: Server) -> None:
 
 def acknowledges(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/alerts")
-    alert = page.locator('[data-testid="alert"]').filter(has_text="Rank collapse in layers")
-    expect(alert).to_have_attribute("data-alert-status", "open")
-    identity = alert.get_attribute("data-alert")
-    alert.locator('[data-testid="alert-acknowledge"]').click()
-    expect(page.locator(f'[data-alert="{identity}"][data-alert-status="open"]')).to_have_count(0)
+    card = page.locator('[data-testid="incident"]').filter(has_text="Rank collapse in layers")
+    expect(card).to_have_attribute("data-incident-status", "open")
+    identity = card.get_attribute("data-incident")
+    still_open = page.locator(f'[data-incident="{identity}"][data-incident-status="open"]')
+    card.locator('[data-testid="incident-acknowledge"] button').click()
+    expect(still_open).to_have_count(0)
     page.goto(f"{server.url}/alerts")
-    expect(page.locator(f'[data-alert="{identity}"][data-alert-status="open"]')).to_have_count(0)
+    expect(still_open).to_have_count(0)
 
 
 def test_a_killed_server_comes_back_with_everything_and_the_page_says_so_meanwhile(

@@ -6,12 +6,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, select, text
 
 from server.database import Database, connect
 from server.migration import apply, configuration
 from server.settings import Settings
-from server.tables import metadata
+from server.tables import alerts, incidents, metadata
 
 
 @pytest.fixture
@@ -58,3 +58,27 @@ async def test_history_goes_down_and_up_again(migrated: Database):
 
     assert left == {"alembic_version"}
     assert made == {"alembic_version", *metadata.tables}
+
+
+async def test_alerts_of_an_older_server_have_an_incident_each(migrated: Database):
+    old_alert = {
+        "id": "a" * 32, "run_id": "b" * 32, "key": "lost_contact||agent", "rule": "lost_contact",
+        "severity": "warning", "title": "t", "message": "m", "stack": "", "site": "agent",
+        "quantity": "", "step": 7, "last_step": 9, "unit": "", "advice": "{}", "status": "open",
+        "opened_at": 5.0,
+    }  # fmt: skip
+    names = ", ".join(old_alert)
+    values = ", ".join(f":{name}" for name in old_alert)
+    async with migrated.engine.begin() as connection:
+        await connection.run_sync(_travel, "downgrade", "0005")
+        await connection.execute(text(f"INSERT INTO alerts ({names}) VALUES ({values})"), old_alert)
+        await connection.run_sync(_travel, "upgrade", "head")
+        incident = (await connection.execute(select(incidents))).mappings().one()
+        alert = (await connection.execute(select(alerts))).mappings().one()
+
+    assert (alert["incident"], alert["began"]) == (incident["id"], 7)
+    assert (incident["domain"], incident["root"], incident["notified"]) == (
+        "contact",
+        alert["id"],
+        "warning",
+    )

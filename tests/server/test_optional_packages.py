@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from server.alerts.notifier import Notifier
 from server.app import create_app
 from server.errors import StartError
+from server.outbox.signing import Signer
+from server.outbox.targets import target_of
 from server.settings import Settings
 from tests.services.agent import Agent
 from tests.services.serving import running
@@ -59,4 +59,4 @@ def test_webhook_without_apprise_stops_the_start_by_the_name_of_its_extra(
     _hide(monkeypatch, "apprise")
 
     with pytest.raises(StartError, match=r"evenkeel\[notify\]"):
-        Notifier(["mailto://a@example.org"], CollectorRegistry())
+        target_of("mailto://a@example.org", Signer())

@@ -43,7 +43,7 @@ async def timed(settings: Settings, clock: Watch) -> AsyncIterator[Agent]:
 
 async def _mark_silent(agent: Agent) -> list[str]:
     state = agent.client._transport.app.state  # type: ignore[attr-defined]
-    return await mark_silent(state.server, state.notifier)
+    return await mark_silent(state.server, state.outbox)
 
 
 async def _status(agent: Agent) -> str:

@@ -39,3 +39,7 @@ class ServerProcess:
     def kill(self) -> None:
         """Crash."""
         self._process.kill()
+
+    def stop(self) -> None:
+        """End as a service manager ends it."""
+        self._process.stop()

@@ -3,7 +3,7 @@
 import { query } from "./address.js";
 import { QUANTITIES } from "./display.js";
 
-/** @import { Alert, Departure, InnovationHistory, QuantityName, Revision, ScalarHistory, SeriesHistory } from "./types" */
+/** @import { Alert, Departure, Incident, InnovationHistory, QuantityName, Revision, ScalarHistory, SeriesHistory } from "./types" */
 
 const BASE = "/api/v1";
 export const MAX_STEPS = 2000;
@@ -126,6 +126,14 @@ export function getDepartures(run, step) {
  */
 export function getScalars(run, after) {
   return get(paths.scalars(run, after));
+}
+
+/**
+ * The newest hundred incidents that are open.
+ * @returns {Promise<Incident[]>}
+ */
+export async function getOpenIncidents() {
+  return (await get("/incidents?status=open&limit=100")).incidents;
 }
 
 /**

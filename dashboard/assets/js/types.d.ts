@@ -81,6 +81,12 @@ export interface Alert {
   status: string;
   step: number;
   opened_at: number;
+  incident?: string | null;
+}
+
+export interface Incident {
+  id: string;
+  alerts: Alert[];
 }
 
 export interface RunSummary {

@@ -15,7 +15,7 @@ RUN, OTHER = "c" * 32, "d" * 32
 FIELDS = {
     "id", "run_id", "run_name", "rule", "severity", "title", "message", "stack", "site", "quantity",
     "first_layer", "last_layer", "step", "last_step", "measured", "predicted", "unit", "advice",
-    "status", "opened_at",
+    "status", "opened_at", "incident",
 }  # fmt: skip
 
 
@@ -31,6 +31,7 @@ async def client(tmp_path, runs, run_row):
                     run_id=run,
                     alert_state=AlertState(),
                     observations=list(runs["post-ln 24"].observations()),
+                    outbox=app.state.outbox,
                     now=float(now),
                 )
         transport = ASGITransport(app)

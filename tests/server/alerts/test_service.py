@@ -12,11 +12,15 @@ from server.alerts.repository import AlertFilter
 from server.alerts.service import AlertState
 from server.database import connect
 from server.errors import NotFound
+from server.outbox.outbox import Outbox
+from server.outbox.repository import DeliveryFilter
+from server.outbox.service import list_deliveries
 from server.tables import metadata
 from server.tables import runs as run_table
 
 RUN = "a" * 32
 OTHER = "b" * 32
+OUTBOX = Outbox({"0" * 16: "http://host"}, give_up_s=60.0)
 
 
 @pytest.fixture
@@ -36,6 +40,7 @@ async def judge(database, observations, alert_state=None, now=100.0):
             run_id=RUN,
             alert_state=alert_state or AlertState(),
             observations=list(observations),
+            outbox=OUTBOX,
             now=now,
         )
 
@@ -43,6 +48,21 @@ async def judge(database, observations, alert_state=None, now=100.0):
 async def stored(database, **filters):
     page = await service.list_alerts(database, AlertFilter(**filters), cursor=None, limit=100)
     return page.alerts
+
+
+async def sent(database):
+    page = await list_deliveries(database, DeliveryFilter(), cursor=None, limit=100)
+    return page.deliveries
+
+
+async def test_what_is_to_be_notified_is_in_the_outbox_with_the_same_commit(database, runs):
+    outcome = await judge(database, runs["post-ln 24"].observations())
+
+    (alert,) = outcome.alarming
+    escalated, opened = await sent(database)
+    assert (opened.kind, escalated.kind) == ("incident.opened", "incident.escalated")
+    assert (escalated.run_id, escalated.status) == (RUN, "pending")
+    assert alert.title in escalated.title
 
 
 async def test_a_failing_run_is_stored_with_all_that_an_alert_says(database, runs):
@@ -75,7 +95,7 @@ async def test_a_restart_in_the_middle_repeats_no_alert(database, runs):
     outcome = await judge(database, observations[45:], alert_state=AlertState())
 
     assert [alert.rule for alert in await stored(database)] == ["rank_collapse"]
-    assert outcome.to_notify == ()
+    assert outcome.alarming == ()
 
 
 async def test_frames_judged_again_after_a_crash_change_nothing(database, runs):
@@ -95,26 +115,32 @@ async def test_a_rolled_back_transaction_leaves_the_watch_as_it_was(database, ru
     with pytest.raises(RuntimeError):
         async with database.writing() as session:
             await service.diagnose(
-                session, run_id=RUN, alert_state=alert_state, observations=observations, now=1.0
+                session,
+                run_id=RUN,
+                alert_state=alert_state,
+                observations=observations,
+                outbox=OUTBOX,
+                now=1.0,
             )
             raise RuntimeError("the commit fails")
 
+    assert await sent(database) == []
     outcome = await judge(database, observations, alert_state)
 
-    assert "rank_collapse" in [alert.rule for alert in outcome.to_notify]
+    assert "rank_collapse" in [alert.rule for alert in outcome.alarming]
 
 
 async def test_an_acknowledged_alert_stays_one_and_is_not_announced_again(database, runs):
     observations = list(runs["post-ln 24"].observations())
     first = await judge(database, observations[:40])
-    (opened,) = [alert for alert in first.to_notify if alert.rule == "rank_collapse"]
+    (opened,) = [alert for alert in first.alarming if alert.rule == "rank_collapse"]
     await service.acknowledge(database, opened.id, project=None)
 
     second = await judge(database, observations[40:], first.alert_state)
 
     (alert,) = [alert for alert in await stored(database) if alert.rule == "rank_collapse"]
     assert alert.status == "acknowledged"
-    assert "rank_collapse" not in [alert.rule for alert in second.to_notify]
+    assert "rank_collapse" not in [alert.rule for alert in second.alarming]
 
 
 async def test_an_alert_that_clears_is_resolved_and_told_to_pages_only(database, runs):
@@ -126,7 +152,7 @@ async def test_an_alert_that_clears_is_resolved_and_told_to_pages_only(database,
 
     ended = [alert.rule for alert in outcome.changed if alert.status == "resolved"]
     assert ended == ["rank_collapse"]
-    assert outcome.to_notify == ()
+    assert outcome.alarming == ()
 
 
 async def test_divergence_is_reported_as_it_begins(database, runs):
@@ -153,7 +179,7 @@ async def test_silence_is_told_once_and_ended_by_the_next_frame(database, runs):
     for _ in range(2):
         async with database.writing() as session:
             outcome = await service.report_silence(
-                session, run_id=RUN, step=4, seconds=61.0, now=5.0
+                session, run_id=RUN, step=4, seconds=61.0, outbox=OUTBOX, now=5.0
             )
     assert outcome.changed == ()
     (alert,) = await stored(database)

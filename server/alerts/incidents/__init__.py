@@ -1,0 +1,1 @@
+"""Incidents: the alerts that one fault raises, with one cause and one remedy."""

@@ -1,0 +1,1 @@
+"""Messages for webhooks: written with the change they tell of, sent until each is taken."""
