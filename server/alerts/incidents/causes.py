@@ -11,6 +11,9 @@ CAUSAL_ORDER: tuple[Cause, ...] = get_args(Cause)
 Domain = Literal["training", "telemetry", "contact"]
 
 CAUSES: dict[str, Cause] = {
+    "alike_tokens": "data",
+    "repeated_batch": "data",
+    "standing_weights": "optimizer",
     "update_size": "optimizer",
     "departs_from_prediction": "block",
     "dead_units": "block",
@@ -22,6 +25,8 @@ CAUSES: dict[str, Cause] = {
     "attention_entropy_collapse": "attention",
     "log_z_growth": "loss",
     "loss_divergence": "loss",
+    "loss_rise": "loss",
+    "loss_sign": "loss",
     "loss_spike": "loss",
     "not_learning": "loss",
 }

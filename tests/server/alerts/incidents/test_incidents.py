@@ -98,7 +98,7 @@ async def test_alerts_of_one_fault_are_one_incident_with_one_remedy(database, ru
     await judge(database, runs[MANY].observations())
 
     (incident,) = await listed(database)
-    assert len(incident.alerts) == 5
+    assert len(incident.alerts) == 6
     assert incident.alerts[0].rule == incident.rule
     assert incident.advice == incident.alerts[0].advice
     assert {alert.incident for alert in incident.alerts} == {incident.id}
