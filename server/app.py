@@ -15,6 +15,7 @@ from server.access import sessions
 from server.access.middleware import AccessMiddleware
 from server.alerts import endpoints as alerts
 from server.alerts.incidents import endpoints as incidents
+from server.alerts.incidents.ended_silences import watch_silences
 from server.app_state import AppState
 from server.attribution import endpoints as attribution
 from server.bus import open_bus
@@ -140,6 +141,7 @@ def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
         "compaction": partial(compact, state),
         "pages": hub.listen,
         "summaries": hub.summarise,
+        "silences": partial(watch_silences, state.database, outbox, state.clock),
         "deliveries": partial(tidy, state.database, state.clock),
         **_delivery_turns(state, outbox, app.state.targets),
     }

@@ -114,4 +114,5 @@ async def silence(request: SilenceRequest, caller: Editor, state: State) -> Sile
 @router.delete("/silences/{silence_id}", status_code=204)
 async def end_silence(silence_id: SilenceId, caller: Editor, state: State) -> None:
     """End a silence before its time."""
-    await service.end_silence(state.database, silence_id, project=caller.project)
+    now = state.clock()
+    await service.end_silence(state.database, silence_id, project=caller.project, now=now)

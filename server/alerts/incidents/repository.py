@@ -45,6 +45,14 @@ class IncidentRepository:
         )
         return await fetch_all(self._session, query.order_by(incidents.c.opened_at), IncidentRow)
 
+    async def open_by_run(self) -> dict[str, list[str]]:
+        """Ids of the open incidents of each run, in the order of the runs' ids."""
+        query = select(incidents.c.run_id, incidents.c.id).where(incidents.c.status == "open")
+        ids: dict[str, list[str]] = {}
+        for run_id, incident_id in await self._session.execute(query.order_by(incidents.c.run_id)):
+            ids.setdefault(run_id, []).append(incident_id)
+        return ids
+
     async def add(self, incident: IncidentRow) -> None:
         """Store a new incident."""
         await self._session.execute(incidents.insert().values(**msgspec.structs.asdict(incident)))

@@ -161,8 +161,10 @@ async def silence(
     return serializers.silence(row)
 
 
-async def end_silence(database: Database, silence_id: str, *, project: str | None) -> None:
-    """End a silence before its time.
+async def end_silence(
+    database: Database, silence_id: str, *, project: str | None, now: float
+) -> None:
+    """End a silence before its time; a moment later webhooks are told what still holds.
 
     Raises:
         NotFound: if there is no such silence of the project.
@@ -170,10 +172,10 @@ async def end_silence(database: Database, silence_id: str, *, project: str | Non
     async with database.writing() as session:
         repository = SilenceRepository(session)
         row = await repository.get(silence_id)
-        if row is None or project not in (None, row.project):
+        if row is None or row.until <= now or project not in (None, row.project):
             raise NotFound(
                 f"there is no silence {silence_id!r}",
                 field="silence_id",
                 fix="list silences with GET /api/v1/silences",
             )
-        await repository.remove(silence_id)
+        await repository.end(silence_id, now)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.alerts.incidents.rows import SilenceRow
@@ -28,10 +30,21 @@ class SilenceRepository:
         return await fetch_first(self._session, query, SilenceRow)
 
     async def add(self, silence: SilenceRow) -> None:
-        """Store a new silence, and delete those that have ended."""
-        await self._session.execute(delete(silences).where(silences.c.until <= silence.created_at))
+        """Store a new silence."""
         await self._session.execute(silences.insert().values(**msgspec.structs.asdict(silence)))
 
-    async def remove(self, silence_id: str) -> None:
-        """Delete a silence."""
-        await self._session.execute(delete(silences).where(silences.c.id == silence_id))
+    async def end(self, silence_id: str, now: float) -> None:
+        """End a silence now."""
+        statement = update(silences).where(silences.c.id == silence_id)
+        await self._session.execute(statement.values(until=now))
+
+    async def has_ended(self, now: float) -> bool:
+        """Whether a silence has ended that is not deleted yet."""
+        query = select(silences.c.id).where(silences.c.until <= now).limit(1)
+        return (await self._session.execute(query)).first() is not None
+
+    async def remove_ended(self, now: float) -> int:
+        """Delete the silences that have ended; how many there were."""
+        statement = delete(silences).where(silences.c.until <= now)
+        result: CursorResult[Any] = await self._session.execute(statement)  # type: ignore[assignment]
+        return result.rowcount

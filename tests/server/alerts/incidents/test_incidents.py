@@ -10,6 +10,7 @@ import pytest
 
 from server.alerts import serializers, service
 from server.alerts.incidents import recording
+from server.alerts.incidents.ended_silences import tell_what_was_silenced
 from server.alerts.incidents.grouping import AlertChange
 from server.alerts.incidents.schemas import Incident, SilenceRequest
 from server.alerts.incidents.service import (
@@ -295,7 +296,22 @@ async def test_silenced_run_is_told_of_once_the_silence_is_over(database, runs):
     (incident,) = await listed(database)
     assert (incident.status, await sent(database)) == ("open", [])
 
+    await tell_what_was_silenced(database, OUTBOX, now=149.0)
+    assert await sent(database) == []
+    for now in (150.0, 155.0):
+        await tell_what_was_silenced(database, OUTBOX, now=now)
+    assert await sent(database) == ["opened"]
     await judge(database, observations[40:], alert_state, now=151.0)
+    assert await sent(database) == ["opened"]
+
+
+async def test_silence_that_is_ended_by_hand_is_told_of(database, runs):
+    row = await silence(database, SilenceRequest(seconds=1e6), project=None, now=90.0)
+    await judge(database, runs["post-ln 24"].observations())
+
+    await end_silence(database, row.id, project=None, now=110.0)
+    await tell_what_was_silenced(database, OUTBOX, now=111.0)
+
     assert await sent(database) == ["opened"]
 
 
@@ -319,8 +335,8 @@ async def test_silence_ends_by_hand_and_by_itself(database):
     of_others = await list_silences(database, project="private", now=6.0)
     assert [row.id for row in of_others.silences] == [first.id]
     with pytest.raises(NotFound):
-        await end_silence(database, second.id, project="private")
-    await end_silence(database, second.id, project="demo")
+        await end_silence(database, second.id, project="private", now=6.0)
+    await end_silence(database, second.id, project="demo", now=6.0)
     assert (await list_silences(database, project=None, now=6.0)).silences == [first]
     assert (await list_silences(database, project=None, now=10.0)).silences == []
 
