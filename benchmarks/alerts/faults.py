@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from benchmarks.alerts.models import inputs_of
 from benchmarks.innovations import faults as in_blocks
 from benchmarks.theory_models import Batch
+from server.alerts.rules import Advice
+from server.alerts.rules.loss import DATA_ADVICE, MOVED_ADVICE
 from trainer_agent.model.plan import StackPlan
 
 
@@ -171,19 +173,19 @@ def _block(job: Job, block: int) -> nn.Module:
     return job.model.get_submodule(job.stack.blocks[block])
 
 
-#: By name: what happens, and the rules that name its cause.
-FAULTS: dict[str, tuple[Act, frozenset[str]]] = {
+#: By name: what happens, and the rules that name its cause, or the advice that does.
+FAULTS: dict[str, tuple[Act, frozenset[str | Advice]]] = {
     "rate x 30": (_rate(30), frozenset({"update_size", "loss_divergence", "exploding_gradient"})),
     "rate x 100": (_rate(100), frozenset({"update_size", "loss_divergence"})),
     "rate x 300": (_rate(300), frozenset({"update_size", "loss_divergence"})),
     "rate 0": (_rate(0), frozenset({"standing_weights"})),
-    "labels shuffled": (_labels_shuffled, frozenset()),
+    "labels shuffled": (_labels_shuffled, frozenset({DATA_ADVICE})),
     "sign of the loss": (_sign, frozenset({"loss_sign"})),
     "one batch for ever": (_one_batch, frozenset({"repeated_batch"})),
     "constant input": (_constant_input, frozenset({"alike_tokens", "repeated_batch"})),
-    "noise for input": (_noise_input, frozenset()),
+    "noise for input": (_noise_input, frozenset({MOVED_ADVICE})),
     "parameters forgotten": (_forgotten, frozenset({"standing_weights"})),
-    "weight decay 50": (_decay, frozenset()),
+    "weight decay 50": (_decay, frozenset({DATA_ADVICE})),
     "embeddings' rate x 300": (_embeddings_fast, frozenset({"loss_divergence"})),
     "gradients never zeroed": (_no_zeroing, frozenset({"exploding_gradient"})),
     "a weight is NaN": (_nan_weight, frozenset({"nonfinite"})),

@@ -39,18 +39,24 @@ class Judged:
     peers: dict[str, list[int]]
 
     def after_fault(self, opened: list[Transition]) -> Transition | None:
-        """The first alert from the fault's step on."""
-        return next((each for each in opened if each.step >= self.recipe.at), None)
+        """The first alert from the fault's step on; of several, one that names a layer."""
+        after = (each for each in opened if each.step >= self.recipe.at)
+        return min(after, key=lambda each: (each.step, _layer(each) is None), default=None)
 
     def names_cause(self, alert: Transition) -> bool:
-        """Whether the alert's rule names what was broken."""
-        return alert.key.rule in FAULTS[self.recipe.fault][1]
+        """Whether the alert's rule names what was broken, or its advice where to look."""
+        causes = FAULTS[self.recipe.fault][1]
+        return alert.key.rule in causes or (alert.finding and alert.finding.advice) in causes
 
     def names_layer(self, alert: Transition) -> bool | None:
         """Whether its first layer is the broken block's; None where no block is."""
         if self.recipe.fault not in LOCAL or alert.finding is None:
             return None
-        return alert.finding.first_layer in (self.recipe.block, self.recipe.block + 1)
+        return _layer(alert) in (self.recipe.block, self.recipe.block + 1)
+
+
+def _layer(alert: Transition) -> int | None:
+    return alert.finding.first_layer if alert.finding else None
 
 
 def judged(recipe: Recipe, folder: Path) -> Judged | None:

@@ -9,6 +9,8 @@ from statistics import median
 from benchmarks.alerts.judge import Judged
 from benchmarks.alerts.peers import PEERS
 
+USABLE = 2.0  # false alarms in 1,000 healthy steps that somebody may put up with
+
 
 def report(title: str, runs: Sequence[Judged], *, misses: bool) -> None:
     """Print what was found on one half of the corpus."""
@@ -28,7 +30,12 @@ def report(title: str, runs: Sequence[Judged], *, misses: bool) -> None:
     for name in PEERS:
         _line(name, [_peer(run, name) for run in failed], failed)
         _false([len(run.peers[name]) for run in healthy], steps)
-    _causes(failed)
+    usable = [
+        name
+        for name in PEERS
+        if sum(len(run.peers[name]) for run in healthy) <= USABLE * steps / 1000
+    ]
+    _causes(failed, usable)
     _by_fault(failed)
     if misses:
         _misses(failed, healthy)
@@ -53,19 +60,21 @@ def _false(counts: Sequence[int], steps: int) -> None:
     print(f"{1000 * sum(counts) / max(steps, 1):>16.2f}", flush=True)
 
 
-def _causes(failed: Sequence[Judged]) -> None:
+def _causes(failed: Sequence[Judged], usable: Sequence[str]) -> None:
     alerts = [(run, alert) for run in failed if (alert := run.after_fault(run.opened))]
     right = sum(run.names_cause(alert) for run, alert in alerts)
     layers = [named for run, alert in alerts if (named := run.names_layer(alert)) is not None]
-    before, both = 0, 0
-    for run, alert in alerts:
-        peers = [at for name in PEERS if (at := _peer(run, name)) is not None]
-        both += bool(peers)
-        before += bool(peers) and alert.step - run.recipe.at < min(peers)
     print(
         f"first alert's cause right in {right} of {len(alerts)}, its layer in {sum(layers)} of "
-        f"{len(layers)}; before every peer in {before} of {both} that both see"
+        f"{len(layers)}"
     )
+    for names in (usable, list(PEERS)):
+        before, both = 0, 0
+        for run, alert in alerts:
+            peers = [at for name in names if (at := _peer(run, name)) is not None]
+            both += bool(peers)
+            before += bool(peers) and alert.step - run.recipe.at < min(peers)
+        print(f"before {' and '.join(names)} in {before} of {both} that both see")
 
 
 def _by_fault(failed: Sequence[Judged]) -> None:
