@@ -30,11 +30,13 @@ class Sample:
         step: number of the optimizer step, the last one of several.
         time: seconds since the epoch when it ended.
         content: what a frame of it holds; waits for the device, in the sender's thread.
+        sampled: whether it is a sampled step.
     """
 
     step: int
     time: float
     content: Callable[[], Content]
+    sampled: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,7 @@ class Sender:
         return msgspec.structs.replace(self._health(), dropped=self.dropped, resent=self.resent)
 
     def _loop(self, spool: Spool, exporter: Exporter, orphans: OrphanExporter) -> None:
-        due = 0.0
+        due, recurs = 0.0, True
         while True:
             closing = self._deadline is not None  # then the end is in the queue by now
             batch = self._take_batch()
@@ -239,7 +239,9 @@ class Sender:
                 due = time.monotonic() + (self._intervals.closing_poll_s if closing else wait_s)
             if closing and self._is_over(exporter):
                 return
-            self._account()
+            if batch:  # what follows without a batch, such as questions, is of the last one
+                recurs = not all(isinstance(sent, Sample) and not sent.sampled for sent in batch)
+            self._account(recurs=recurs)
             self._wait(due)
 
     def _is_over(self, exporter: Exporter) -> bool:

@@ -119,7 +119,7 @@ class StepScalars:
             epoch = time.time() - started
             ring = host_copy(self._ring) if used and self._ring is not None else None
             content = partial(self._content, rows, epoch, ring)
-            self._offer(Sample(rows[-1][1], epoch + rows[-1][0], content))
+            self._offer(Sample(rows[-1][1], epoch + rows[-1][0], content, sampled=False))
             self._account.charge(SCALARS, started)
 
     def remove(self) -> None:
