@@ -27,6 +27,7 @@ from trainer_agent.model.reference import refer_to
 # Learning rates beyond these are not shown.
 SHOWN_OPTIMIZERS = 8
 NAMED_PARAMETERS = 3
+_OWN_HOOKS = "_optimizer_step_pre_hooks"  # which torch's own constructor makes
 OptimizerArgument = Optimizer | Sequence[Optimizer] | Mapping[Any, Optimizer] | None
 
 
@@ -35,9 +36,19 @@ def optimizers_of(argument: OptimizerArgument) -> tuple[Optimizer, ...]:
     if argument is None:
         return ()
     if hasattr(argument, "param_groups"):
-        return (argument,)  # type: ignore[return-value]
+        return (_unwrapped(argument),)
     values = argument.values() if isinstance(argument, Mapping) else argument
-    return tuple(values)
+    return tuple(map(_unwrapped, values))
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """The optimizer inside a wrapper that is one by its class alone, as accelerate's is."""
+    while isinstance(optimizer, Optimizer) and not hasattr(optimizer, _OWN_HOOKS):
+        inner = getattr(optimizer, "optimizer", None)
+        if inner is None:
+            break
+        optimizer = inner
+    return optimizer
 
 
 class OptimizerReader:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
+import trainer_agent
 from tests.trainer_agent.integrations.arrivals import series, the_run
 from tests.trainer_agent.receiving_server import Store
 from tests.trainer_agent.small_gpt import batch, built, loss_of
@@ -89,3 +90,22 @@ def test_an_exception_ends_the_run_as_failed(store: Store) -> None:
         raise ZeroDivisionError("of my own")
 
     assert store.ends[the_run(store)].reason == "ZeroDivisionError: of my own"
+
+
+@pytest.mark.parametrize("form", [lambda optimizer: optimizer, lambda optimizer: [optimizer]])
+def test_the_plain_agent_takes_a_prepared_optimizer(store: Store, form: Any) -> None:
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(*built())
+    agent = trainer_agent.watch(model, project="p", run="plain", optimizer=form(optimizer), every=1)
+
+    for number in range(2):
+        loss = loss_of(model, batch(number))
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
+        agent.step(loss=loss)
+    agent.close()
+
+    _, norms = series(store, the_run(store), "/gradient_norm/value")
+    _, ratios = series(store, the_run(store), "decoder/updates/ratio")
+    assert (norms > 0).all() and (ratios > 0).all()
