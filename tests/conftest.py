@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from fastapi import FastAPI
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
@@ -19,6 +21,9 @@ from tests.services.agent import Agent
 from tests.services.postgres import Postgres, bin_folder
 from tests.services.redis import Redis
 from tests.services.serving import running
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
 
 # How long an example takes depends on what else the machine does.
 hypothesis_settings.register_profile(

@@ -71,7 +71,7 @@ def test_every_site_of_a_transformers_model_has_a_value(make, stack: str, tmp_pa
     agent.close()
 
     keys = [key for key in transport.declarations[0].layout.slices if key.startswith(stack)]
-    assert len(keys) == 13
+    assert len(keys) == 15
     unseen = [key for key in keys if not np.isfinite(transport.series(key)).all()]
     assert unseen == []
     spec = spec_from_json(transport.revisions[0].spec)

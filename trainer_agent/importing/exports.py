@@ -23,6 +23,8 @@ DERIVED = {
         "attention",
         "feed_forward",
         "attention_logits",
+        "attention_bits",
+        "feed_forward_bits",
         "updates",
         "weights",
         "weight_gradients",
