@@ -70,11 +70,12 @@ def _sign(job: Job, _block: int) -> None:
 
 
 def _one_batch(job: Job, _block: int) -> None:
-    kept: list[Batch] = []
+    batches: list[Batch] = []
 
     def same(batch: Batch) -> Batch:
-        kept.append(batch) if not kept else None
-        return kept[0]
+        if not batches:
+            batches.append(batch)
+        return batches[0]
 
     job.batch = same
 

@@ -14,11 +14,13 @@ from benchmarks.alerts.recipes import Recipe
 from benchmarks.alerts.record import Recorded, recorded
 from server.alerts.lifecycle import Track, Transition, advance
 from server.alerts.rules import Key, Observation, RunningStats, StackFacts, evaluate, facts
+from server.alerts.rules.observation import LOSS
+from server.alerts.rules.running_stats import updated
 
 FAILED = 0.1  # nats of held-out loss above the twin's
 # What a budget samples of a small job, and what is recorded of the steps between.
 SPARSE_START, SPARSE_EVERY = 4, 25
-EVERY_STEP = frozenset({"/loss/value", "/learning_rate/value"})
+EVERY_STEP = frozenset({LOSS, "/learning_rate/value"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Judged:
         failed: whether its fault made it worse than its twin on held-out text.
         opened: alerts at warning and above, as they opened.
         sparse: the same where a budget samples few steps.
+        rise: most that a median of the last losses lay above that of those before, in standard
+            errors, as `loss_rise` takes them.
         peers: by rule, the steps at which it alarms anew.
     """
 
@@ -36,6 +40,7 @@ class Judged:
     failed: bool
     opened: list[Transition]
     sparse: list[Transition]
+    rise: float
     peers: dict[str, list[int]]
 
     def after_fault(self, opened: list[Transition]) -> Transition | None:
@@ -79,6 +84,7 @@ def judge(recipe: Recipe, run: Recorded, twin: Recorded) -> Judged:
         failed=bool(recipe.fault) and worse,
         opened=_opened(run, frozenset(range(len(losses)))),
         sparse=_opened(run, frozenset(sampled)),
+        rise=_largest_rise(losses),
         peers={name: episodes(rule(losses, norms)) for name, rule in PEERS.items()},
     )
 
@@ -102,6 +108,16 @@ def _opened(run: Recorded, sampled: frozenset[int]) -> list[Transition]:
         tracks, changes = advance(tracks, verdict)
         opened += [each for each in changes if _is_loud(each)]
     return opened
+
+
+def _largest_rise(losses: np.ndarray) -> float:
+    """NaN where there are too few finite losses."""
+    stats, largest = RunningStats(), float("nan")
+    for step, loss in enumerate(losses):
+        stats = updated(stats, Observation(step, {LOSS: np.array([loss])}, sampled=False))
+        level = stats.loss_level
+        largest = np.fmax(largest, (level.now - level.usual) / level.deviation)
+    return float(largest)
 
 
 def _is_loud(change: Transition) -> bool:

@@ -36,6 +36,8 @@ def report(title: str, runs: Sequence[Judged], *, misses: bool) -> None:
         if sum(len(run.peers[name]) for run in healthy) <= USABLE * steps / 1000
     ]
     _causes(failed, usable)
+    rise = max(run.rise for run in healthy)
+    print(f"losses of healthy runs rose by at most {rise:.1f} standard errors")
     _by_fault(failed)
     if misses:
         _misses(failed, healthy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -40,8 +41,8 @@ class SampleGroup:
 
     def trained(self, has_gradient: Sequence[bool]) -> Tensor | None:
         """1 for each tensor that has a gradient, else 0, (tensors,); None where all have."""
-        flags = [has_gradient[position] for position in self.positions]
-        return None if all(flags) else torch.tensor(flags, device=self.scales.device)
+        flags = tuple(has_gradient[position] for position in self.positions)
+        return None if all(flags) else _on_device(flags, self.scales.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,12 @@ def _group(
         of_value * len(views[0]),
         torch.tensor([rows[position] for position in positions], device=device),
     )
+
+
+@lru_cache(maxsize=64)
+def _on_device(flags: tuple[bool, ...], device: torch.device) -> Tensor:
+    """The flags on the device; brought there once, because that waits."""
+    return torch.tensor(flags, device=device)
 
 
 def square_sums(values: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class ParameterReader:
         self._update_hooks: list[UpdateHooks] = []
         self._optimizers: list[Optimizer] = []
         self._unheld = UnheldParameters(model)
+        self._unheld_at = (0, -1)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Read the updates of this optimizer, too."""
@@ -101,8 +102,7 @@ class ParameterReader:
 
     def _before_update(self, optimizer: Optimizer) -> None:
         self._read(lambda plan: self._add_weights(plan, optimizer))
-        if optimizer is self._optimizers[0]:
-            self._read(self._add_unheld)
+        self._read(self._add_unheld)
 
     def _after_update(self, optimizer: Optimizer) -> None:
         self._read(lambda plan: self._add_update(plan, optimizer))
@@ -130,9 +130,13 @@ class ParameterReader:
 
     def _add_unheld(self, plan: Plan) -> None:
         """Count parameters that have a gradient, no optimizer, and have not moved."""
-        device = self._recorder.accumulator.device
+        accumulator = self._recorder.accumulator
+        step = id(accumulator), accumulator.steps
+        if step == self._unheld_at:  # between two updates of a step no other optimizer may step
+            return
+        self._unheld_at = step
         row_of = partial(self._row, plan)
-        for group, squares in self._unheld.standing(self._optimizers, row_of, device):
+        for group, squares in self._unheld.standing(self._optimizers, row_of, accumulator.device):
             sums = torch.stack([squares, torch.zeros_like(squares)], 1)
             self._add_to_rows(_CHANGES, group, sums)
 

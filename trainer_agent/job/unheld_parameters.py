@@ -26,7 +26,7 @@ class UnheldParameters:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = refer_to(model)
-        self._n_held = -1
+        self._n_optimized = -1
         self._parameters: tuple[nn.Parameter, ...] = ()
         self._before: tuple[ParameterSample, list[Tensor]] | None = None
 
@@ -43,9 +43,8 @@ class UnheldParameters:
             row_of: a parameter's row of the sums.
             device: of the sums.
         """
-        self._leave_out(
-            [p for o in optimizers for group in o.param_groups for p in group["params"]]
-        )
+        groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
+        self._select([parameter for group in groups for parameter in group])
         if not self._parameters:
             return []
         rows = [row_of(parameter) for parameter in self._parameters]
@@ -67,11 +66,12 @@ class UnheldParameters:
         """Let go of the parameters."""
         self._parameters, self._before = (), None
 
-    def _leave_out(self, held: Sequence[Tensor]) -> None:
-        if len(held) == self._n_held:
+    def _select(self, optimized: Sequence[Tensor]) -> None:
+        """Find the others, where the number of those that optimizers have is another one."""
+        if len(optimized) == self._n_optimized:
             return
-        self._n_held, self._before = len(held), None
-        identities = {id(parameter) for parameter in held}
+        self._n_optimized, self._before = len(optimized), None
+        identities = {id(parameter) for parameter in optimized}
         trainable = (p for p in self._model().parameters() if p.requires_grad)
         self._parameters = tuple(p for p in trainable if id(p) not in identities)
 

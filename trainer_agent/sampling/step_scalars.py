@@ -94,13 +94,13 @@ class StepScalars:
             return
         ended, optimizer = time.perf_counter(), self._optimizer
         try:
-            given = loss.item() if type(loss) is Tensor and loss.is_cpu else loss
+            on_host = loss.item() if type(loss) is Tensor and loss.is_cpu else loss
             rate = optimizer.param_groups[0]["lr"] if optimizer is not None else None
-            if scalars or type(given) is not float or type(rate) is not float:
+            if scalars or type(on_host) is not float or type(rate) is not float:
                 self._keep_unusual(ended, step, loss, scalars)
             else:
-                self._rows.append((ended, step, given, rate, NOTHING))
-                if not given <= self._limit:
+                self._rows.append((ended, step, on_host, rate, NOTHING))
+                if not on_host <= self._limit:
                     self._notice(ended)
         except Exception:  # a loss of several numbers, say
             self._keep_unusual(ended, step, loss, scalars)
@@ -143,9 +143,9 @@ class StepScalars:
             numbers = {"loss": loss, **self._reader.learning_rates(), **scalars}
             more = {name: self._taken(x) for name, x in numbers.items() if x is not None}
             self._rows.append((ended, step, None, None, more))
-            given = more.get("loss", NOT_GIVEN)
-            unknown = given is NOT_GIVEN or type(given) is Slot
-            if not unknown and not given <= self._limit:
+            on_host = more.get("loss", NOT_GIVEN)
+            is_elsewhere = on_host is NOT_GIVEN or type(on_host) is Slot
+            if not is_elsewhere and not on_host <= self._limit:
                 self._notice(ended)
             if self._used > CAPACITY - SCALAR_SLOTS:
                 self.flush()
@@ -191,11 +191,9 @@ class StepScalars:
     def _follow(self, columns: Mapping[str, NDArray[np.float32]]) -> None:
         """Move the ranges, and suspect what left its own unnoticed: it was on another device."""
         for name, scalar_range in self._ranges.items():
-            column = columns.get(name)
-            if column is not None:
-                given = column[~is_absent(column)].tolist()
-                if scalar_range.extend(given):
-                    self._suspect()
+            column = columns.get(name, np.empty(0, np.float32))
+            if scalar_range.extend(column[~is_absent(column)].tolist()):
+                self._suspect()
         self._limit = self._ranges["loss"].limit
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.alerts.rules.depth import longest_run, number
-from server.alerts.rules.finding import Advice, Finding, Severity
+from server.alerts.rules.finding import Advice, Finding
 from server.alerts.rules.observation import Floats, Observation
 from server.alerts.rules.running_stats import RunningStats
 
@@ -75,7 +75,6 @@ def format_overflow(observation: Observation, _stats: RunningStats) -> list[Find
                     values=share,
                     text=text,
                     advice=OVERFLOW,
-                    severity="info",
                 )
             )
     return findings
@@ -102,21 +101,17 @@ def dead_units(observation: Observation, _stats: RunningStats) -> list[Finding]:
                     values=share,
                     text=text,
                     advice=DYING,
-                    severity="info",
                 )
             )
     return findings
 
 
-def _measured(
-    observation: Observation, quantity: str, *, site: str | None = None
-) -> Iterator[tuple[str, str, Floats]]:
+def _measured(observation: Observation, quantity: str) -> Iterator[tuple[str, str, Floats]]:
     """(stack, site, values) of each series of this quantity over depth that has any value."""
     for key, values in observation.values.items():
-        stack, series_site, name = key.split("/", 2)
-        matches = stack and name == quantity and site in (None, series_site)
-        if matches and not np.isnan(values).all():
-            yield stack, series_site, values
+        stack, site, name = key.split("/", 2)
+        if stack and name == quantity and not np.isnan(values).all():
+            yield stack, site, values
 
 
 def _over_depth(
@@ -128,14 +123,13 @@ def _over_depth(
     values: Floats,
     text: str,
     advice: Advice,
-    severity: Severity,
 ) -> Finding:
     span = longest_run(holds)
     worst = float(np.nanmax(values))
     stack, site, quantity = series
     return Finding(
         rule=rule,
-        severity=severity,
+        severity="info",
         title=TITLES[rule],
         message=f"At step {observation.step} {text}",
         advice=advice,

@@ -166,3 +166,22 @@ def test_parameters_that_an_optimizer_nobody_named_moves_are_not_said_to_stand(t
 
     ratio = transport.series("decoder/updates/ratio")
     assert ratio[0] > 0 and np.isnan(ratio[1])
+
+
+def test_an_optimizer_nobody_named_may_wait_for_the_second_update_of_a_step(tmp_path: Path):
+    model, _ = built()
+    critic, others = list(model.blocks[0].parameters()), list(model.blocks[1].parameters())
+    optimizer, unnamed = torch.optim.AdamW(critic, lr=1e-2), torch.optim.SGD(others, lr=1e-2)
+    agent, transport = recorded(model, tmp_path, optimizer=optimizer)
+
+    for step in range(3):
+        for update in range(2):  # as a critic is trained more often
+            loss = loss_of(model, batch(2 * step + update))
+            model.zero_grad()
+            loss.backward()
+            optimizer.step()
+        unnamed.step()
+        agent.step(loss=loss)
+    agent.close()
+
+    assert np.isnan(transport.series("decoder/updates/ratio")[1])

@@ -29,6 +29,7 @@ class Accumulator:
     Attributes:
         device: where it lives.
         on_cpu: whether that is the host.
+        steps: how many steps it has held and passed on.
         wide: its type, float64 where the device has it.
     """
 
@@ -36,6 +37,7 @@ class Accumulator:
         self.device = device
         self.wide = torch.float32 if device.type == "mps" else torch.float64
         self.on_cpu = device.type == "cpu"
+        self.steps = 0
         self._shapes = _shapes(plan)
         size = sum(math.prod(shape) for shape in self._shapes.values())
         self._flat = torch.zeros(size, dtype=self.wide, device=device)
@@ -178,6 +180,7 @@ class Accumulator:
         self._significands.count_into(self._views["precision"])
         copy = host_copy(self._flat) if self._arrays is None else self._arrays[0].copy()
         shapes, host_rows = self._shapes, self._host_rows
+        self.steps += 1
         self.clear()
         return lambda: unpack(copy() if callable(copy) else copy, shapes, host_rows)
 

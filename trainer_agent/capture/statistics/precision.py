@@ -45,8 +45,11 @@ class SignificandSamples:
     def adopt(self, other: SignificandSamples, rows: Mapping[int, int]) -> None:
         """Take over what another one holds, in the rows that it has here."""
         pairs = zip(other._rows, other._values, strict=True)
-        kept = [(rows[row], values) for row, values in pairs if row in rows]
-        self._rows, self._values = [row for row, _ in kept], [values for _, values in kept]
+        self.clear()
+        for row, values in pairs:
+            if row in rows:
+                self._rows.append(rows[row])
+                self._values.append(values)
 
     def count_into(self, table: Tensor) -> None:
         """Add to each row how many values are not zero, past float16's bits, past bfloat16's.

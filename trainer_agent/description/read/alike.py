@@ -40,8 +40,8 @@ class Constant:
             return True
         # Parts of a tensor that other processes hold the rest of cannot be compared here.
         plain = type(a) is type(b) is Tensor and a.device == b.device and a.dtype == b.dtype
-        whole = plain and a.shape == b.shape and _has_memory(a) and _has_memory(b)
-        return whole and torch.equal(a, b)
+        comparable = plain and a.shape == b.shape and _has_memory(a) and _has_memory(b)
+        return comparable and torch.equal(a, b)
 
 
 @dataclass(frozen=True, slots=True)
