@@ -24,7 +24,7 @@ QUIET = 0.05
 # deviations by which they must differ.
 MOVED_NOW, MOVED = 6, 3.0
 # Losses that are compared with those before them, and by how much they must lie above: a share, and
-# standard errors. Healthy runs reached 4.5 of these, for a step or two.
+# standard errors. Healthy runs reached 4.5 of these, and opened no alert.
 LAST_LOSSES, LOSSES_BEFORE = 12, 32
 RISEN, RISEN_SIGMAS = 0.05, 4.5
 EARLY = 3  # sampled steps that wait for a prediction that is still being computed
