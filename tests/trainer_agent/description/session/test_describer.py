@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_descriptions_follow_at_steps_that_grow_geometrically(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("in_budget", "share_of_time", "steps"),
     [
-        (True, 1.0, [50, 100, 200, 400]),
+        (True, math.inf, [50, 100, 200, 400]),
         (True, 0.0, [200]),  # the next waits until step 1,600
         (False, 0.0, [50, 100, 200, 400]),
     ],
