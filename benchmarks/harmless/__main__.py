@@ -19,10 +19,14 @@ from benchmarks.harmless.compare import differences
 from benchmarks.harmless.job import run
 from benchmarks.harmless.recipe import Recipe, drawn
 
+SAID_EVERY = 500
+
 
 def changed(recipe: Recipe) -> list[str]:
     """What the agent changed in a job; empty where nothing."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    # An agent that is closed without waiting may still write to its spool.
+    folders = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folders as folder, contextlib.redirect_stdout(io.StringIO()):
         bare = run(recipe, None)
         return differences(bare, run(recipe, Path(folder)))
 
@@ -43,6 +47,9 @@ def main() -> int:
         if names:
             harmed["jobs"] += 1
             print(f"seed {seed}: {len(names)} differ: {'; '.join(names[:4])}\n  {recipe}")
+        done = seed - options.first_seed + 1
+        if done % SAID_EVERY == 0:
+            print(f"{done} jobs, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     seconds = time.perf_counter() - began
     print(f"{options.jobs} jobs, {harmed['jobs']} changed by the agent, {seconds:.0f} s")
     return 1 if harmed else 0

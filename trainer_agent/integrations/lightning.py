@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
 from trainer_agent.agent import Agent
 from trainer_agent.attach import watch
 from trainer_agent.capture.step_loss import StepLoss
 from trainer_agent.errors import WatchError
-from trainer_agent.job.gradient_norm import gradient_norm
 from trainer_agent.model.nearest_path import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,34 +42,23 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
         super().__init__()
         self._project, self._run, self._module, self._options = project, run, module, options
         self._losses = StepLoss()
-        self._gradient_norm: Tensor | None = None
         self._saved_state: dict[str, Any] = {}
         self._steps = 0
         self.agent: Agent | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the module, or go on with the run of the checkpoint that was loaded."""
-        # Without the optimizer: Lightning runs the backward pass inside the optimizer's step, so
-        # that the agent's step hook would read the norm of gradients that do not exist yet.
+        optimizers = [each for each in trainer.optimizers if hasattr(each, "param_groups")]
         self.agent = watch(
             _inner(pl_module, self._module),
             project=self._project,
             run=self._run,
-            **{"config": _config(pl_module), **self._options},
+            **{"optimizer": optimizers, "config": _config(pl_module), **self._options},
         )
-        for optimizer in trainer.optimizers:
-            self.agent.follow_updates(optimizer)
         self._steps = trainer.global_step
         if self._saved_state and trainer.global_step:
             self.agent.load_state_dict(self._saved_state)
         self._losses.take_sum()
-
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Read the gradients, where the step is measured."""
-        if self.agent is not None and self.agent.measuring:
-            self._gradient_norm = gradient_norm(optimizer)
 
     def on_train_batch_end(
         self,
@@ -88,14 +75,10 @@ class EvenkeelCallback(Callback):  # type: ignore[misc]
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
-        scalars: dict[str, Tensor | float] = {"learning_rate": _learning_rate(trainer)}
-        norm, self._gradient_norm = self._gradient_norm, None
-        if norm is not None:
-            scalars["gradient_norm"] = norm
         # Lightning has divided each batch's loss by the number of batches in a step.
         automatic = pl_module.automatic_optimization
         loss = self._losses.take_sum() if automatic else self._losses.take_mean()
-        self.agent.step(loss, step=self._steps - 1, **scalars)
+        self.agent.step(loss, step=self._steps - 1)
         if trainer.world_size == self.agent.size:  # else not all would stop at the same step
             self._act(trainer, self.agent)
 
@@ -146,11 +129,6 @@ def _inner(module: LightningModule, name: str | None) -> nn.Module:
     has_parameters = any(True for _ in module.parameters(recurse=False))
     inner: nn.Module = children[0] if len(children) == 1 and not has_parameters else module
     return inner
-
-
-def _learning_rate(trainer: Trainer) -> float:
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
 
 
 def _config(module: LightningModule) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from math import isfinite
 from statistics import median
-from typing import Any
 
 from torch.optim import Optimizer
 
 from trainer_agent.capture.guard import Guard
 from trainer_agent.job.gradient_norm import gradient_norm
+from trainer_agent.job.parameters import UpdateHooks
 
 # As the server's rule for gradient norms has it.
 NORM_FACTOR = 20.0
@@ -23,19 +23,20 @@ class UpdateSkipper:
     A step is skipped when the norm of its gradients is not finite, or more than 20 times the
     median of the last 32 norms. The norm is brought to the host before every update: the one
     thing in evenkeel that makes a job wait for its device. Processes decide alike, as far as
-    they hold the same gradients; sharded ones (FSDP, tensor parallelism) are left alone.
+    they hold the same gradients; sharded ones (FSDP, tensor parallelism) are left alone. Of a
+    closure that an optimizer calls several times, the first call's gradients are judged.
     """
 
     def __init__(self, optimizer: Optimizer, guard: Guard) -> None:
         self._guard = guard
         self._norms: deque[float] = deque(maxlen=NORM_SAMPLES)
-        self._handle = optimizer.register_step_pre_hook(self._before_update)
+        self._hooks = UpdateHooks(optimizer, self._before_update, None, enabled=lambda: True)
 
     def remove(self) -> None:
-        """Take the hook away."""
-        self._handle.remove()
+        """Take the hooks away."""
+        self._hooks.remove()
 
-    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+    def _before_update(self, optimizer: Optimizer) -> None:
         with self._guard.at("skip_step"):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             # Of sharded parameters each process has another norm, and would decide by itself.

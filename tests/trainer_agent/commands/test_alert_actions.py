@@ -100,9 +100,10 @@ def updated(model: Any, before: list[torch.Tensor]) -> bool:
     return any(not p.equal(b) for p, b in zip(model.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("by_closure", [False, True])
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_skip_step_leaves_weights_and_moments_where_gradients_are_broken(
-    tmp_path: Path, broken: float
+    tmp_path: Path, broken: float, by_closure: bool
 ):
     model, optimizer = built()
     agent, transport = recorded(model, tmp_path, optimizer=optimizer, on_alert="skip_step")
@@ -110,10 +111,17 @@ def test_skip_step_leaves_weights_and_moments_where_gradients_are_broken(
     before = [p.detach().clone() for p in model.parameters()]
     counts = [int(optimizer.state[p]["step"]) for p in model.parameters()]
 
-    loss = loss_of(model, batch(1)) * broken
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model, batch(1)) * broken
+        loss.backward()
+        return loss
+
+    if by_closure:
+        loss = optimizer.step(closure)
+    else:
+        loss = closure()
+        optimizer.step()
     agent.step(loss=loss)
 
     assert not updated(model, before)

@@ -140,6 +140,17 @@ def test_weights_and_updates_are_those_of_the_optimizer(
     assert store.healths[-1].first_failure == ""
 
 
+def test_weights_and_updates_are_read_without_being_asked_for(tmp_path: Path, store: Store) -> None:
+    job = Observing()
+    trainer(tmp_path, callback()).fit(job, batches())
+
+    for key in ("weights/rms", "updates/ratio"):  # small tensors are read whole
+        _, measured = series(store, the_run(store), f"decoder/{key}")
+        expected = np.array(job.optimizer.recorded[key])
+        assert measured.shape == expected.shape
+        np.testing.assert_allclose(measured, expected, rtol=0.1, err_msg=key)
+
+
 def test_gradients_under_a_scaler_are_those_without_its_scale(tmp_path: Path, store: Store) -> None:
     job = Observing()
     scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))

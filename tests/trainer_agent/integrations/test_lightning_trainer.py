@@ -84,6 +84,40 @@ def test_each_step_arrives_with_its_loss_rate_and_gradients(tmp_path: Path, stor
     assert store.ends[run_id].status == "finished"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"gradient_clip_val": 0.01}, {"precision": "bf16-mixed", "gradient_clip_val": 0.01}],
+    ids=["clipped", "bf16"],
+)
+def test_the_gradient_norm_is_that_before_clipping(
+    options: dict[str, Any], tmp_path: Path, store: Store
+) -> None:
+    module = Module()
+    trainer(tmp_path, callback(), **options).fit(module, batches())
+
+    norms = series(store, the_run(store), "/gradient_norm/value")[1][:, 0]
+    assert norms == pytest.approx(module.norms, rel=1e-4)
+    assert min(module.norms) > 0.01
+
+
+class OneBrokenLoss(Module):
+    """The loss of the fourth batch is NaN."""
+
+    def training_step(self, ids: Tensor, index: int) -> Tensor:
+        return super().training_step(ids, index) * (float("nan") if index == 3 else 1.0)
+
+
+def test_steps_with_broken_gradients_are_skipped_where_that_was_asked_for(
+    tmp_path: Path, store: Store
+) -> None:
+    skipping, plain = OneBrokenLoss(), OneBrokenLoss()
+    trainer(tmp_path, callback(on_alert="skip_step")).fit(skipping, batches())
+    trainer(tmp_path).fit(plain, batches())
+
+    assert all(bool(p.isfinite().all()) for p in skipping.parameters())
+    assert not all(bool(p.isfinite().all()) for p in plain.parameters())
+
+
 def test_the_net_inside_the_module_is_measured_and_described(tmp_path: Path, store: Store) -> None:
     trainer(tmp_path, callback()).fit(Module(), batches(), batches(2))
 
