@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,10 +26,10 @@ def build_on_meta(settings: Settings) -> nn.Module:
         StartError: naming what transformers cannot build.
     """
     config = config_of(settings)
-    kind = _kind_of(config)
+    build = _builder_of(config)
     with without_warnings(), torch.device("meta"):
         try:
-            model = kind.from_config(config, dtype=torch.float32)
+            model = build(config, dtype=torch.float32)
         except Exception as error:  # each of the hundreds of models raises what it likes
             reason = reason_of(error)
             raise StartError(f"transformers cannot build it: {reason}") from error
@@ -77,12 +78,27 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _kind_of(config: Any) -> Any:
+def _builder_of(config: Any) -> Any:
     for name in KINDS:
         kind = getattr(transformers, name)
         if type(config) in kind._model_mapping:
-            return kind
+            return kind.from_config
+    for kind in _unmapped(type(config)):
+        return kind._from_config
     raise StartError(f"transformers has no text model for the config {config.model_type}")
+
+
+def _unmapped(config: type[Any]) -> Iterator[Any]:
+    """Text models of a config that transformers' automatic classes leave out."""
+    try:
+        module = importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
+    except ImportError:
+        return
+    for name, kind in vars(module).items():
+        is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+        is_whole = name.endswith("Model") and not name.endswith("PreTrainedModel")
+        if is_model and is_whole and kind.config_class is config:
+            yield kind
 
 
 @contextmanager
