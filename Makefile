@@ -10,7 +10,7 @@ TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check check-js format wheels docs bench bench-theory bench-agent bench-alerts bench-harmless bench-page docs-theory clean
+.PHONY: help demo test check check-js format wheels docs bench bench-theory bench-agent bench-alerts bench-harmless bench-repair bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -101,6 +101,9 @@ bench-alerts: $(VENV)/.installed-dev  ## what the alert rules say of a corpus of
 
 bench-harmless: $(VENV)/.installed-dev  ## 10,000 random training jobs, with and without the agent
 	$(BIN)/python -m benchmarks.harmless 10000
+
+bench-repair: $(VENV)/.installed-dev  ## which repair helps which kind of model
+	$(BIN)/python -m benchmarks.repair
 
 bench-page: $(VENV)/.installed-dev  ## page load and live updates in headless Chromium
 	@.ci/system-packages

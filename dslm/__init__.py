@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         StackAttribution,
         attribute,
     )
+    from dslm.branch_share import BranchShare, residual_amplitudes
     from dslm.diagnosis import (
         Diagnosis,
         StackDiagnosis,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     )
     from dslm.embedding import embedding_kernel, same_token_probability
     from dslm.errors import AssumptionError, SpecError
+    from dslm.evenness import Evenness, evenness
     from dslm.flows import BlockFlow, Site
     from dslm.labels import masked_labels, next_token_labels
     from dslm.masks.cell_sizes import cell_sizes
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
         apply_scaling,
         deepscale,
         deepscale_stacks,
-        residual_amplitudes,
     )
     from dslm.serial import (
         prediction_from_json,
@@ -84,10 +85,12 @@ __all__ = [
     "Block",
     "BlockFlow",
     "BlockScaling",
+    "BranchShare",
     "CrossAttention",
     "Curve",
     "Diagnosis",
     "Direction",
+    "Evenness",
     "FeedForward",
     "Head",
     "HeadLayer",
@@ -119,6 +122,7 @@ __all__ = [
     "deepscale_stacks",
     "diagnose",
     "embedding_kernel",
+    "evenness",
     "masked_labels",
     "next_token_labels",
     "predict",
@@ -144,10 +148,12 @@ _HOMES = {
     "Block": "dslm.spec",
     "BlockFlow": "dslm.flows",
     "BlockScaling": "dslm.scaling",
+    "BranchShare": "dslm.branch_share",
     "CrossAttention": "dslm.spec",
     "Curve": "dslm.prediction",
     "Diagnosis": "dslm.diagnosis",
     "Direction": "dslm.attribution",
+    "Evenness": "dslm.evenness",
     "FeedForward": "dslm.spec",
     "Head": "dslm.spec",
     "HeadLayer": "dslm.spec",
@@ -179,12 +185,13 @@ _HOMES = {
     "deepscale_stacks": "dslm.scaling",
     "diagnose": "dslm.diagnosis",
     "embedding_kernel": "dslm.embedding",
+    "evenness": "dslm.evenness",
     "masked_labels": "dslm.labels",
     "next_token_labels": "dslm.labels",
     "predict": "dslm.model",
     "prediction_from_json": "dslm.serial",
     "prediction_to_json": "dslm.serial",
-    "residual_amplitudes": "dslm.scaling",
+    "residual_amplitudes": "dslm.branch_share",
     "same_token_probability": "dslm.embedding",
     "spec_from_json": "dslm.serial",
     "spec_to_json": "dslm.serial",

@@ -12,6 +12,7 @@ from dslm.kernels.block import Layer
 from dslm.kernels.coarsen import coarsen_stack
 from dslm.kernels.grid import add, correlation, mean_diagonal, n_tokens
 from dslm.kernels.stack import memory_of, stack_backward
+from dslm.paper_form import paper_blocks
 from dslm.spec import Block, Kernel, ModelSpec, Residual, Stack
 from dslm.unit_branches import (
     Amplitudes,
@@ -43,6 +44,8 @@ def fit_stacks(spec: ModelSpec, even: Mapping[str, Steps], form: str) -> dict[st
     `form` is one of `dslm.deepscale`'s.
     """
     stacks = {name: _unit_input(stack) for name, stack in spec.stacks.items()}
+    if form == "paper":
+        return _paper_fits(stacks, even)
     if form in ("simplified", "per-layer"):
         return _scalar_fits(stacks, even, per_layer=form == "per-layer")
     fits = _kernel_fits(stacks, even)
@@ -129,6 +132,15 @@ def _balanced(
     shares = balanced_shares(backward_gains(block, gradients))
     squares = [w * step.beta**2 for w, step in zip(shares, even, strict=True)]
     return amplitudes(squares, parallel=block.placement == "parallel")
+
+
+def _paper_fits(stacks: Mapping[str, Stack], steps: Mapping[str, Steps]) -> dict[str, Fit]:
+    fits: dict[str, Fit] = {}
+    tops: dict[str, float] = {}
+    for name in _readers_last(stacks):
+        blocks, tops[name] = paper_blocks(stacks[name], steps[name], tops)
+        fits[name] = Fit(blocks, [])
+    return fits
 
 
 def _scalar_fits(

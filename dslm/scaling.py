@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from dslm.balance import amplitudes
+from dslm.branch_share import BranchShare, Count
 from dslm.errors import SpecError
 from dslm.fitting import Fit, fit_stacks
 from dslm.spec import Attention, Block, FeedForward, ModelSpec, Stack
@@ -21,10 +22,8 @@ from dslm.unit_branches import (
 )
 from dslm.validation import validate
 
-BRANCH_SHARE = 2.0  # k of beta² = k / N^alpha
-DEPTH_EXPONENT = 1.0  # alpha
-MAX_BETA_SQUARED = 0.5  # below 4 blocks 2/N would let the branch outweigh the stream
-Form = Literal["simplified", "per-layer", "kernel", "balanced"]
+Form = Literal["paper", "simplified", "per-layer", "kernel", "balanced"]
+DEFAULT_FORM: Form = "kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,42 +78,13 @@ class Scaling:
     tied_head_input: float
 
 
-def residual_amplitudes(
-    n_blocks: int, n_branches: int = 2, *, parallel: bool = False
-) -> tuple[float, float]:
-    r"""Return (lam, beta): :math:`\beta^2 = 2/N`, :math:`\lambda^2 = 1 - \beta^2`.
-
-    The branches of a block get 4/N together, however many they are: each of the three in a
-    decoder that reads an encoder gets :math:`\beta^2 = 4/(3N)`. Parallel branches join the stream
-    at once, so :math:`\lambda^2 = 1 - 2\beta^2`. With few blocks a branch would outweigh the skip;
-    there both get equal shares (half each; in parallel a third).
-
-    Args:
-        n_blocks: N, the stack's blocks.
-        n_branches: branches in a block.
-        parallel: whether a block's branches read the same stream and are added at once.
-
-    Source: arXiv 2403.09635, §4, k = 2, alpha = 1; other orders and the limit are this project's.
-
-    Raises:
-        SpecError: if there is no block.
-    """
-    if n_blocks < 1:
-        raise SpecError("blocks", "give at least one block")
-    if n_branches < 1:
-        raise SpecError("n_branches", "give at least one branch")
-    beta_squared = 2 * BRANCH_SHARE / n_branches / n_blocks**DEPTH_EXPONENT
-    if parallel:
-        beta_squared = min(beta_squared, 1 / (n_branches + 1))
-        return math.sqrt(1 - n_branches * beta_squared), math.sqrt(beta_squared)
-    beta_squared = min(beta_squared, MAX_BETA_SQUARED)
-    return math.sqrt(1 - beta_squared), math.sqrt(beta_squared)
-
-
 def deepscale(
     spec: Stack | ModelSpec,
     *,
-    form: Form = "kernel",
+    form: Form = DEFAULT_FORM,
+    k: float = 2.0,
+    alpha: float = 1.0,
+    count: Count | None = None,
     n_embedding_tables: int = 1,
     p_embedding_drop: float = 0.0,
 ) -> Scaling:
@@ -131,6 +101,7 @@ def deepscale(
     signals, gate and up get unit variance and `down` follows. `form` says how the first condition
     is met:
 
+    - ``"paper"``: the authors' closed forms, constants and all (`dslm.paper_form`).
     - ``"simplified"``: one r for all layers, the input's; one lambda for all branches.
     - ``"per-layer"``: r by the scalar recursion
       :math:`r \leftarrow \lambda^2 r + \beta^2 r_{branch}`.
@@ -149,6 +120,8 @@ def deepscale(
         spec: a stack, or a spec of one stack. Neither its weight moments nor its input kernel's
             scale are used: embeddings are assumed to be drawn with `Scaling.embedding`.
         form: one of the forms above.
+        k, alpha, count: the branches' share, :math:`\beta^2 = k/N^\alpha` (`BranchShare`). N counts
+            blocks by default, and sub-layers in the form ``"paper"``.
         n_embedding_tables: number of tables summed into the stream.
         p_embedding_drop: dropout probability on their sum.
 
@@ -163,13 +136,21 @@ def deepscale(
     if len(model.stacks) != 1:
         fix = f"give a model of one stack; this one has {len(model.stacks)}: deepscale_stacks"
         raise SpecError("stacks", fix)
-    (scaling,) = deepscale_stacks(model, form=form).values()
+    scalings = deepscale_stacks(model, form=form, k=k, alpha=alpha, count=count)
+    (scaling,) = scalings.values()
     # the sum of the tables has unit variance after its dropout
     embedding = math.sqrt((1 - p_embedding_drop) / n_embedding_tables)
     return replace(scaling, embedding=embedding, tied_head_input=scaling.head / embedding)
 
 
-def deepscale_stacks(spec: ModelSpec, *, form: Form = "kernel") -> Mapping[str, Scaling]:
+def deepscale_stacks(
+    spec: ModelSpec,
+    *,
+    form: Form = DEFAULT_FORM,
+    k: float = 2.0,
+    alpha: float = 1.0,
+    count: Count | None = None,
+) -> Mapping[str, Scaling]:
     """Return DeepScaleLM's scales for every stack of a model, as `deepscale` does for one.
 
     N is the number of blocks in each stack. Cross-attention is fitted on the output of the stack
@@ -177,19 +158,20 @@ def deepscale_stacks(spec: ModelSpec, *, form: Form = "kernel") -> Mapping[str, 
 
     Args:
         spec: the model.
-        form: as in `deepscale`.
+        form, k, alpha, count: as in `deepscale`.
 
     Raises:
-        SpecError: if a block is None, or `form` is none of `deepscale`'s.
+        SpecError: if a block is None, or an argument is none of `deepscale`'s.
     """
     validate(spec)
+    share = BranchShare(k, alpha, count or ("sublayers" if form == "paper" else "blocks"))
     if form not in get_args(Form):
         raise SpecError("form", f"use one of {', '.join(get_args(Form))}")
     for name, stack in spec.stacks.items():
         _require_whole(stack, f"stacks.{name}." if len(spec.stacks) > 1 else "")
-    even = {name: _even(stack) for name, stack in spec.stacks.items()}
+    even = {name: _even(stack, share) for name, stack in spec.stacks.items()}
     fits = fit_stacks(spec, even, form)
-    return {name: _scaling(stack, fits[name]) for name, stack in spec.stacks.items()}
+    return {name: _scaling(stack, fits[name], share) for name, stack in spec.stacks.items()}
 
 
 def apply_scaling(stack: Stack, scaling: Scaling) -> Stack:
@@ -211,22 +193,22 @@ def _require_whole(stack: Stack, path: str) -> None:
             raise SpecError(f"{path}blocks[{index}]", fix)
 
 
-def _even(stack: Stack) -> list[tuple[Amplitudes, ...]]:
+def _even(stack: Stack, share: BranchShare) -> list[tuple[Amplitudes, ...]]:
     """The steps of every block where its branches have even shares."""
     n_blocks = len(stack.blocks)
-    return [_even_steps(block, n_blocks) for block in stack.blocks if block is not None]
+    return [_even_steps(block, n_blocks, share) for block in stack.blocks if block is not None]
 
 
-def _even_steps(block: Block, n_blocks: int) -> tuple[Amplitudes, ...]:
+def _even_steps(block: Block, n_blocks: int, share: BranchShare) -> tuple[Amplitudes, ...]:
     n, parallel = len(residuals(block)), block.placement == "parallel"
-    _, beta = residual_amplitudes(n_blocks, n, parallel=parallel)
+    _, beta = share.amplitudes(n_blocks, n, parallel=parallel)
     return amplitudes([beta**2] * n, parallel=parallel)
 
 
-def _scaling(stack: Stack, fit: Fit) -> Scaling:
+def _scaling(stack: Stack, fit: Fit, share: BranchShare) -> Scaling:
     first = next(block for block in stack.blocks if block is not None)
     parallel = first.placement == "parallel"
-    lam, beta = residual_amplitudes(len(stack.blocks), len(residuals(first)), parallel=parallel)
+    lam, beta = share.amplitudes(len(stack.blocks), len(residuals(first)), parallel=parallel)
     head = 1 / math.sqrt(stack.d_model)
     return Scaling(lam, beta, 1.0, tuple(map(_deviations, fit.blocks)), head, head)
 

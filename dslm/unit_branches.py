@@ -47,14 +47,14 @@ def fit_block(
     depends on the branch before it.
     """
     fitted = replace(
-        block, feed_forward=_fit_feed_forward(block.feed_forward, _raw_variance(block, -1))
+        block, feed_forward=scalar_feed_forward(block.feed_forward, raw_variance(block, -1))
     )
     fitted = with_attentions(fitted, [unit_attention(a) for a in attentions(block)])
     weights = None
     for index in range(len(attentions(block))):
         layer = block_forward(x, fitted, d_model, memory, weights)
         weights = layer[0].weights
-        gain = mean_diagonal(layer[index].raw) / _raw_variance(block, index)
+        gain = mean_diagonal(layer[index].raw) / raw_variance(block, index)
         projections = attentions(fitted)
         projections[index] = times_attention(projections[index], 1 / gain)
         fitted = with_attentions(fitted, projections)
@@ -72,11 +72,11 @@ def scalar_block(block: Block, averaging: Sequence[float]) -> Block:
     Source: arXiv 2403.09635, §4.
     """
     fitted = replace(
-        block, feed_forward=_fit_feed_forward(block.feed_forward, _raw_variance(block, -1))
+        block, feed_forward=scalar_feed_forward(block.feed_forward, raw_variance(block, -1))
     )
     projections = [
         times_attention(
-            unit_attention(layer), _raw_variance(block, index) * (1 - layer.p_drop) / left
+            unit_attention(layer), raw_variance(block, index) * (1 - layer.p_drop) / left
         )
         for index, (layer, left) in enumerate(zip(attentions(block), averaging, strict=True))
     ]
@@ -145,7 +145,7 @@ def _plain_attention(layer: Attention) -> Attention:
     return replace(layer, query_norm=query_norm, key_norm=key_norm)
 
 
-def _raw_variance(block: Block, index: int) -> float:
+def raw_variance(block: Block, index: int) -> float:
     """Return the variance that a raw branch must have to be of unit variance after its dropout.
 
     A norm in between makes up for any dropout: there it is 1.
@@ -153,8 +153,9 @@ def _raw_variance(block: Block, index: int) -> float:
     return 1.0 if block.placement in NORMED else 1 - residuals(block)[index].p_drop
 
 
-def _fit_feed_forward(layer: FeedForward, raw_variance: float) -> FeedForward:
-    target = (1 - layer.p_drop) * raw_variance
+def scalar_feed_forward(layer: FeedForward, variance: float) -> FeedForward:
+    """Return `layer` with a raw output of this variance on unit input, equal up and down."""
+    target = (1 - layer.p_drop) * variance
     if layer.gate is not None:
         down = target / (layer.down.d_in * second_moment(layer.activation, 1.0))
         up, gate = with_var(layer.up, 1 / layer.up.d_in), with_var(layer.gate, 1 / layer.up.d_in)

@@ -135,7 +135,10 @@ def predict(
         Literal["init", "today", "both"] | None, typer.Option(help="Which of a run's models.")
     ] = None,
     what_if: Annotated[
-        list[str] | None, typer.Option(help="pre-ln, post-ln, deepscale or layers=N; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="pre-ln, post-ln, layers=N, deepscale, deepscale=FORM, deepnorm, …; repeatable."
+        ),
     ] = None,
     top_gradient: Annotated[
         float | None, typer.Option(help="Std of the gradient at the last block, where known.")

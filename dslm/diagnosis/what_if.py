@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from dslm.errors import SpecError
 from dslm.kernels.grid import mean_diagonal, prepare
-from dslm.scaling import Scaling, apply_scaling, deepscale_stacks
+from dslm.scaling import DEFAULT_FORM, Form, Scaling, apply_scaling, deepscale_stacks
+from dslm.schemes import SchemeName, apply_scheme, scheme
 from dslm.spec import Block, Head, Kernel, ModelSpec, Stack
 
 MAX_LAYERS = 10_000  # a prediction's cost is linear in it
@@ -79,12 +80,20 @@ def with_depth(spec: ModelSpec, n_layers: int) -> ModelSpec:
     return _each_stack(spec, repeated)
 
 
-def with_deepscale(spec: ModelSpec) -> ModelSpec:
+def with_deepscale(spec: ModelSpec, form: Form | SchemeName = DEFAULT_FORM) -> ModelSpec:
     """Return `spec` with DeepScaleLM's weights and residual scales and inputs of unit variance.
 
+    Args:
+        spec: the model.
+        form: one of `dslm.deepscale`'s, or a scheme of `dslm.schemes`, which sets what its source
+            sets and leaves inputs as they are.
+
     Raises:
-        SpecError: if a block is None, or an input kernel is all zero.
+        SpecError: if a block is None, an input kernel is all zero, or the form is not for the
+            model.
     """
+    if form in get_args(SchemeName):
+        return _with_scheme(spec, form)  # type: ignore[arg-type]
 
     def with_unit_input(stack: Stack, path: str) -> Stack:
         for index, block in enumerate(stack.blocks):
@@ -94,9 +103,24 @@ def with_deepscale(spec: ModelSpec) -> ModelSpec:
 
     start = _each_stack(spec, with_unit_input)
     with np.errstate(all="ignore"):  # weights that overflow are replaced
-        scalings = deepscale_stacks(start)
+        scalings = deepscale_stacks(start, form=form)  # type: ignore[arg-type]
     stacks = {name: _scaled(stack, scalings[name]) for name, stack in start.stacks.items()}
     return replace(start, stacks=stacks)
+
+
+def _with_scheme(spec: ModelSpec, name: SchemeName) -> ModelSpec:
+    start = _each_stack(spec, lambda stack, _: _without_measured_gradient(stack))
+    schemes = scheme(start, name)
+    changed = apply_scheme(start, schemes)
+    stacks = {key: _with_head(stack, schemes[key].tables) for key, stack in changed.stacks.items()}
+    return replace(changed, stacks=stacks)
+
+
+def _with_head(stack: Stack, std: float | None) -> Stack:
+    if std is None or stack.head is None:
+        return stack
+    output = replace(stack.head.output, weight_var=std**2, bias_var=0.0)
+    return replace(stack, head=replace(stack.head, output=output))
 
 
 def _scaled(stack: Stack, scaling: Scaling) -> Stack:

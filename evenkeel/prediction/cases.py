@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import dslm
+from dslm.scaling import DEFAULT_FORM, Form
+from dslm.schemes import SchemeName
 from server.errors import StartError
 
 Weights = Literal["initialisation", "today"]
-CHOICES = "use pre-ln, post-ln, deepscale or layers=N"
+FORMS = get_args(Form)
+SCHEMES = get_args(SchemeName)
+CHOICES = (
+    "use pre-ln, post-ln, layers=N, deepscale, "
+    f"deepscale={'|'.join(FORMS)} or one of {', '.join(SCHEMES)}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +66,30 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The changes that ``--what-if`` asks for; they are made in the order of the fields."""
+    """The changes that ``--what-if`` asks for; they are made in the order of the fields.
+
+    Attributes:
+        layers, placement: the model's depth and where its norms stand.
+        form: of DeepScaleLM, or another scheme; None for the weights that it has.
+    """
 
     layers: int | None = None
     placement: Literal["pre", "post"] | None = None
-    deepscale: bool = False
+    form: Form | SchemeName | None = None
 
     @property
     def typed(self) -> tuple[str, ...]:
         """The changes as they are typed."""
         placed = (f"{self.placement}-ln",) if self.placement else ()
         deeper = (f"layers={self.layers}",) if self.layers else ()
-        return deeper + placed + (("deepscale",) if self.deepscale else ())
+        scaled = () if self.form is None else (_typed(self.form),)
+        return deeper + placed + scaled
+
+
+def _typed(form: str) -> str:
+    if form == DEFAULT_FORM:
+        return "deepscale"
+    return f"deepscale={form}" if form in FORMS else form
 
 
 def parse_what_if(values: Sequence[str]) -> WhatIf:
@@ -90,7 +109,7 @@ def parse_what_if(values: Sequence[str]) -> WhatIf:
 
 def _set_fields(what_if: WhatIf) -> set[str]:
     empty = WhatIf()
-    names = ("layers", "placement", "deepscale")
+    names = ("layers", "placement", "form")
     return {name for name in names if getattr(what_if, name) != getattr(empty, name)}
 
 
@@ -98,8 +117,12 @@ def _parse(text: str, typed: str) -> dict[str, object]:
     if text in ("pre-ln", "post-ln"):
         return {"placement": text.removesuffix("-ln")}
     if text == "deepscale":
-        return {"deepscale": True}
+        return {"form": DEFAULT_FORM}
+    if text in SCHEMES:
+        return {"form": text}
     name, _, number = text.partition("=")
+    if name == "deepscale" and number in FORMS:
+        return {"form": number}
     if name == "layers" and number.isdecimal() and int(number) > 0:
         return {"layers": int(number)}
     raise StartError(f"--what-if {typed}: {CHOICES}")
@@ -118,8 +141,8 @@ def changed(case: Case, what_if: WhatIf) -> Case:
             notes.append(_depth_note(case, what_if.layers))
         if what_if.placement is not None:
             spec = dslm.with_placement(spec, what_if.placement)
-        if what_if.deepscale:
-            spec = dslm.with_deepscale(spec)
+        if what_if.form is not None:
+            spec = dslm.with_deepscale(spec, what_if.form)
     except dslm.SpecError as error:
         raise StartError(f"--what-if {', '.join(what_if.typed)}: {error}") from error
     name = f"{case.name}, what if {', '.join(what_if.typed)}"

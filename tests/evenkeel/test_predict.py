@@ -264,6 +264,23 @@ def test_one_of_a_runs_models_can_be_asked_for(url: str, weights: str, step: int
     assert numbers["cases"][1]["what_if"] == ["deepscale"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("deepscale", "deepscale"),
+        ("deepscale=balanced", "deepscale=balanced"),
+        ("DeepScale=Paper", "deepscale=paper"),
+        ("depth_mup", "depth_mup"),
+        ("gpt2", "gpt2"),
+    ],
+)
+def test_every_form_can_be_asked_for(config: Path, typed: str, told: str) -> None:
+    plain, changed = json.loads(run(str(config), "--what-if", typed, "--json").stdout)["cases"]
+
+    assert (plain["what_if"], changed["what_if"]) == ([], [told])
+    assert plain["stacks"] != changed["stacks"]
+
+
 def test_run_that_is_not_there_or_not_described_is_one_line(url: str) -> None:
     assert "no run" in refusal("--run", "f" * 32, "--server", url)
     assert "run_id" in refusal("--run", "no-id", "--server", url)
@@ -283,9 +300,12 @@ def test_run_that_is_not_there_or_not_described_is_one_line(url: str) -> None:
         (("{config}", "--top-gradient", "nan"), "--top-gradient"),
         (("{config}", "--plot", "curves.svg"), "--plot curves.svg: end it in .html or .png"),
         (("{config}", "--plot", "absent/curves.png"), "--plot"),
-        (("{config}", "--what-if", "middle-ln"), "use pre-ln, post-ln, deepscale or layers=N"),
-        (("{config}", "--what-if", "layers=many"), "use pre-ln, post-ln, deepscale or layers=N"),
-        (("{config}", "--what-if", "layers=0"), "use pre-ln, post-ln, deepscale or layers=N"),
+        (("{config}", "--what-if", "middle-ln"), "use pre-ln, post-ln, layers=N, deepscale"),
+        (("{config}", "--what-if", "layers=many"), "use pre-ln, post-ln, layers=N, deepscale"),
+        (("{config}", "--what-if", "layers=0"), "use pre-ln, post-ln, layers=N, deepscale"),
+        (("{config}", "--what-if", "deepscale=best"), "deepscale=paper|simplified"),
+        (("{config}", "--what-if", "deepnorm"), "deepnorm is for post, not pre"),
+        (("{config}", "--what-if", "gpt2", "--what-if", "deepscale"), "twice"),
         (("{config}", "--what-if", "pre-ln", "--what-if", "post-ln"), "twice"),
         (("{config}", "--context", "64"), "--context 64: the model has 32 positions"),
         (("absent.json",), "cannot read absent.json"),

@@ -34,12 +34,18 @@ def draw_block(
     `readers` holds a factor for each branch, on the weights that read the stream.
     """
     for role, part in linears_of(parts).items():
-        yield draw(model, role, part, _std_of(stds, role) * _reading(role, readers))
-        if part.bias is not None:
-            pieces = _pieces(model.get_parameter(part.bias), part, dim=0)
-            yield _set(f"{role} bias", part.bias, pieces, 0.0)
+        yield from draw_map(model, role, part, _std_of(stds, role) * _reading(role, readers))
     for norm, gain in _norms(parts).items():
         yield from plain_norm(model, norm, gain)
+
+
+@torch.no_grad()
+def draw_map(model: nn.Module, role: str, part: LinearPart, std: float) -> Iterator[Change]:
+    """Draw one map's weight, and zero its bias."""
+    yield draw(model, role, part, std)
+    if part.bias is not None:
+        pieces = _pieces(model.get_parameter(part.bias), part, dim=0)
+        yield _set(f"{role} bias", part.bias, pieces, 0.0)
 
 
 def _std_of(stds: dslm.BlockScaling, role: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from math import isfinite
 from typing import Any
 
 
@@ -76,6 +77,31 @@ class StackReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Gain:
+    """What the theory expects of a stack: largest over smallest variance over depth.
+
+    Attributes:
+        stack: its name.
+        replaced: the known scheme that it stood in, "" where none.
+        stream: of the residual stream, before and after.
+        gradient: of the gradient with respect to it, before and after.
+    """
+
+    stack: str
+    replaced: str
+    stream: tuple[float, float]
+    gradient: tuple[float, float]
+
+    def __str__(self) -> str:
+        spreads = [
+            f"{name} ×{_number(old)} → ×{_number(new)}"
+            for name, (old, new) in (("stream", self.stream), ("gradient", self.gradient))
+        ]
+        replaced = f"; replaces {self.replaced}" if self.replaced else ""
+        return f"{self.stack}, largest over smallest variance: {', '.join(spreads)}{replaced}"
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What `deepscale` did; printed as a table with one line a role, or as data by `as_dict`.
 
@@ -85,6 +111,7 @@ class Report:
         changes: every parameter that was set.
         residuals: every residual step.
         notes: what a user should know besides.
+        expected: what the theory expects of each stack, before and after.
     """
 
     form: str
@@ -92,6 +119,7 @@ class Report:
     changes: tuple[Change, ...]
     residuals: tuple[ResidualChange, ...] = ()
     notes: tuple[str, ...] = ()
+    expected: tuple[Gain, ...] = ()
 
     @property
     def lam(self) -> float:
@@ -124,7 +152,7 @@ class Report:
 
     def __str__(self) -> str:
         columns = f"{'role':<13}{'tensors':>8}{'old std':>18}{'new std':>18}  first of them"
-        heads = [f"DeepScaleLM, {self.form} form", *map(_headline, self.stacks)]
+        heads = [f"form: {self.form}", *map(_headline, self.stacks), *map(str, self.expected)]
         return "\n".join([*heads, columns, *self._lines(), *self._steps(), *self.notes])
 
     def _lines(self) -> Iterator[str]:
@@ -149,6 +177,10 @@ def _headline(stack: StackReport) -> str:
         f"{stack.name}: {stack.n_blocks} blocks: x <- {stack.lam:.4f} x + {stack.beta:.4f} f(x), "
         f"set by {stack.residual}; input variance {stack.input_variance:.2f}"
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if isfinite(value) else "∞"
 
 
 def _span(values: list[float]) -> str:

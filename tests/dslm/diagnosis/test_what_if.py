@@ -129,3 +129,18 @@ def test_deepscale_gives_the_head_its_scale() -> None:
     scaled = dslm.predict(dslm.with_deepscale(spec_of(loud))).stacks["decoder"]
 
     assert scaled.logit_variance == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_scheme_of_others_leaves_the_input_and_gives_the_head_its_deviation() -> None:
+    loud = with_head(stack())
+
+    small = decoder(dslm.with_deepscale(spec_of(loud), "gpt2"))
+    scaled = decoder(dslm.with_deepscale(spec_of(loud), "depth_mup"))
+
+    assert small.head is not None
+    assert small.head.output.weight_var == pytest.approx(0.02**2)
+    assert scaled.head == loud.head
+    assert small.input_kernel == scaled.input_kernel == loud.input_kernel
+    assert scaled.blocks[0].attention_residual.beta == pytest.approx(  # type: ignore[union-attr]
+        (2 * len(loud.blocks)) ** -0.5
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,9 +24,12 @@ from tests.trainer_agent.description.home_made import (
     RotaryAttention,
     WrittenAttention,
 )
-from trainer_agent.deepscale_lm import DeepScaleError, deepscale
+from trainer_agent import deepscale_lm
+from trainer_agent.deepscale_lm import DeepScaleError
 from trainer_agent.description import architecture
 
+# Forced: how scales are put in is tested here, also where a model is even as it stands.
+deepscale = partial(deepscale_lm.deepscale, force=True)
 DEPTH = 8
 
 

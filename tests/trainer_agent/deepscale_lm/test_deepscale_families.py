@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ from tests.trainer_agent.description.home_made import Block, FeedForward, Model,
 from tests.trainer_agent.description.more_families import BUILDERS, batch_for
 from tests.trainer_agent.description.test_encoder_decoder import Translator, bart, pairs
 from tests.trainer_agent.description.test_t5 import t5
-from trainer_agent.deepscale_lm import DeepScaleError, Report, deepscale
+from trainer_agent import deepscale_lm
+from trainer_agent.deepscale_lm import DeepScaleError, Report
 from trainer_agent.description import architecture
 
+# Forced: how scales are put in is tested here, also where a model is even as it stands.
+deepscale = partial(deepscale_lm.deepscale, force=True)
 DEPTH, WIDTH = 6, 64
 FAMILIES = ("mistral", "qwen3", "olmo2", "gemma2", "opt", "phi", "gpt_neox", "roberta", "vit")
 
@@ -188,7 +192,7 @@ def test_an_unknown_form_changes_nothing() -> None:
     model = BUILDERS["opt"](2, 32)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
 
-    with pytest.raises(ValueError, match="form: use one of simplified, per-layer"):
+    with pytest.raises(ValueError, match="form: 'other' is none of paper, simplified, per-layer"):
         deepscale(model, form="other")  # type: ignore[arg-type]
 
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
