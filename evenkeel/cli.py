@@ -1,4 +1,4 @@
-"""``evenkeel``: serve, demo, predict, runs, export, key, login, migrate, doctor.
+"""``evenkeel``: serve, demo, predict, runs, show, alerts, tail, export, mcp, key, login, doctor.
 
 A command imports what it needs when it runs: the database's packages take half a second.
 """
@@ -33,6 +33,8 @@ app = typer.Typer(
     help="Watch the stability of live transformer training.",
 )
 app.add_typer(keys.app, name="key")
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")]
+RunName = Annotated[str, typer.Argument(help="Id, name or project/name of a run.")]
 DEMO_FOLDER = Path(".evenkeel/demo")
 
 
@@ -92,6 +94,8 @@ def demo(
 @app.command()
 def runs(
     search: Annotated[str, typer.Argument(help="Words of a name, project or tag.")] = "",
+    *,
+    as_json: AsJson = False,
     server: ServerUrl = DEFAULT_URL,
     key: ServerKey = None,
 ) -> None:
@@ -99,7 +103,64 @@ def runs(
     from evenkeel.runs import print_runs
 
     with clean_exit():
-        print_runs(server, key, search=search)
+        print_runs(server, key, search=search, as_json=as_json)
+
+
+@app.command()
+def show(
+    run: RunName,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    server: ServerUrl = DEFAULT_URL,
+    key: ServerKey = None,
+) -> None:
+    """Say how a run is: what is wrong, since when, in which layers, and what to do."""
+    from evenkeel.reading import show as answer
+
+    with clean_exit():
+        answer(server, key, run, as_json=as_json)
+
+
+@app.command()
+def alerts(
+    run: Annotated[str | None, typer.Argument(help="Id, name or project/name; all runs.")] = None,
+    *,
+    status: Annotated[
+        Literal["open", "acknowledged", "resolved", "any"], typer.Option(help="Which of them.")
+    ] = "open",
+    as_json: AsJson = False,
+    server: ServerUrl = DEFAULT_URL,
+    key: ServerKey = None,
+) -> None:
+    """List alerts, newest first; those of one fault are one line."""
+    from evenkeel.reading import alerts as answer
+
+    with clean_exit():
+        answer(server, key, run, status, as_json=as_json)
+
+
+@app.command()
+def tail(
+    run: RunName,
+    *,
+    as_json: AsJson = False,
+    server: ServerUrl = DEFAULT_URL,
+    key: ServerKey = None,
+) -> None:
+    """Print a run's loss, learning rate and alerts as they come, until it ends."""
+    from evenkeel.reading import tail as answer
+
+    with clean_exit():
+        answer(server, key, run, as_json=as_json)
+
+
+@app.command()
+def mcp(server: ServerUrl = DEFAULT_URL, key: ServerKey = None) -> None:
+    """Answer a coding assistant's questions on runs: an MCP server on standard input and output."""
+    from evenkeel.mcp_server import serve_stdio
+
+    with clean_exit():
+        serve_stdio(server, key)
 
 
 @app.command()

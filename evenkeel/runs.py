@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,18 @@ from evenkeel.api import all_runs, client_of, download
 COLUMNS = f"{'id':34}{'status':14}{'step':>8}  {'loss':>8}  {'alerts':>7}  name"
 
 
-def print_runs(server: str, key: str | None, *, search: str) -> None:
-    """Print one line for every run, newest first.
+def print_runs(server: str, key: str | None, *, search: str, as_json: bool = False) -> None:
+    """Print one line for every run, newest first; a JSON object where `as_json`.
 
     Raises:
         StartError: if the server does not answer, or refuses.
     """
     with client_of(server, key) as client:
         runs = list(all_runs(client, search=search))
+    if as_json:
+        for run in runs:
+            print(json.dumps(run))
+        return
     print("\n".join([COLUMNS, *map(line_of, runs)]) if runs else "No runs yet.")
 
 

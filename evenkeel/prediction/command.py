@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import dslm
 from evenkeel.prediction.cases import Case, WhatIf, changed, parse_what_if
 from evenkeel.prediction.config import case_of_config
-from evenkeel.prediction.departures import ahead_of_run, departure_lines
+from evenkeel.prediction.departures import Ahead, ahead_of_run, departure_lines
 from evenkeel.prediction.numbers import document
 from evenkeel.prediction.panels import lines_of
 from evenkeel.prediction.plot import require_writable, write_plot
@@ -21,6 +22,8 @@ from evenkeel.prediction.run import WeightsChoice, cases_of_run
 from evenkeel.prediction.table import lines
 from server.errors import StartError
 
+Diagnosed = list[tuple[Case, dslm.Diagnosis]]
+Numbers = dict[str, Any]
 DEEPEST = 384  # layers that are searched: each costs the time of one
 
 
@@ -58,22 +61,41 @@ def predict(options: PredictOptions) -> None:
     Raises:
         StartError: naming the option that is wrong and what to give instead.
     """
+    diagnosed, ahead = diagnosed_cases(options)
+    if options.plot is not None:  # first: a pager that closes early must not cost the plot
+        write_plot(list(lines_of(diagnosed)), options.plot)
+    if options.as_json:
+        print(json.dumps(numbers_of(options, diagnosed, ahead)))
+    else:
+        print("\n".join(words_of(diagnosed, ahead)))
+
+
+def diagnosed_cases(options: PredictOptions) -> tuple[Diagnosed, Ahead | None]:
+    """Return each case with its diagnosis, and what the server says of a run's newest steps.
+
+    Raises:
+        StartError: naming the option that is wrong and what to give instead.
+    """
     _check(options)
     what_if = parse_what_if(options.what_if)
     with progress("reading the model"), _collections_paused():
         cases = _cases(options, what_if)
         ahead = ahead_of_run(options.server, options.key, options.run) if options.run else None
         report("computing the curves, and those of deeper stacks")
-        diagnosed = [
+        return [
             (case, _diagnosed(case, options.top_gradient or case.top_gradient)) for case in cases
-        ]
-    if options.plot is not None:  # first: a pager that closes early must not cost the plot
-        write_plot(list(lines_of(diagnosed)), options.plot)
-    if options.as_json:
-        numbers = document(_source(options), diagnosed)
-        print(json.dumps(numbers if options.run is None else numbers | {"ahead": ahead}))
-    else:
-        print("\n".join((*lines(diagnosed), *departure_lines(ahead))))
+        ], ahead
+
+
+def words_of(diagnosed: Diagnosed, ahead: Ahead | None) -> list[str]:
+    """Return the answer as lines of text."""
+    return [*lines(diagnosed), *departure_lines(ahead)]
+
+
+def numbers_of(options: PredictOptions, diagnosed: Diagnosed, ahead: Ahead | None) -> Numbers:
+    """Return the answer as what ``--json`` prints."""
+    numbers = document(_source(options), diagnosed)
+    return numbers if options.run is None else numbers | {"ahead": ahead}
 
 
 @contextmanager
