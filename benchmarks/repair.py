@@ -26,16 +26,18 @@ import dslm
 import trainer_agent
 from benchmarks.deepscale import CONTEXT, HEADS, WIDTH, WithLoss
 from benchmarks.theory_models import Shape, llama
+from dslm.branch_share import Count
 from examples.stdlib_text import batches, stdlib_bytes
 
 CACHE = Path(".cache/repair.jsonl")
 RATES = (3e-4, 1e-3, 3e-3)
-DEPTHS = (12, 24)
+DEPTHS = (24,)
 SEEDS = (0, 1)
 STEPS, WARMUP, SIZE = 300, 20, 16
 HELD_OUT_BATCHES = 16
 MASK, MASKED, UNLABELLED = 256, 0.15, -100
-OURS = ("plain", "kernel", "paper", "balanced")
+TWICE = ", β²·2"  # N counts blocks
+OURS = ("plain", "kernel", f"kernel{TWICE}", "paper", "balanced", f"balanced{TWICE}")
 Batch = dict[str, Tensor]
 
 
@@ -113,7 +115,9 @@ def built(kind: Kind, depth: int, form: str, seed: int) -> nn.Module:
     model = kind.build(depth)
     if form != "plain":
         batch = next(_batches(kind, seed=0))
-        trainer_agent.deepscale(model, batch, form=form, force=True)  # type: ignore[arg-type]
+        count: Count = "blocks" if form.endswith(TWICE) else "sublayers"
+        form = form.removesuffix(TWICE)
+        trainer_agent.deepscale(model, batch, form=form, count=count, force=True)  # type: ignore[arg-type]
     return model
 
 

@@ -18,16 +18,16 @@ class BranchShare:
 
     Attributes:
         k, alpha: of the rule.
-        count: what N counts. ``"blocks"``: blocks, and a block of other than two branches gets what
-            two would get together. ``"sublayers"``: residual steps, each branch's own, as the
-            authors' code does: half as much at alpha = 1.
+        count: what N counts. ``"sublayers"``: residual steps, each branch's own, as the authors'
+            code does. ``"blocks"``: blocks, and a block of other than two branches gets what two
+            would get together: twice as much at alpha = 1.
 
     Source: arXiv 2403.09635, §4, k = 2, alpha = 1; other orders and the limit are this project's.
     """
 
     k: float = 2.0
     alpha: float = 1.0
-    count: Count = "blocks"
+    count: Count = "sublayers"
 
     def __post_init__(self) -> None:
         """Raise `SpecError` where the rule is none."""
@@ -77,7 +77,7 @@ def residual_amplitudes(
     parallel: bool = False,
     k: float = 2.0,
     alpha: float = 1.0,
-    count: Count = "blocks",
+    count: Count = "sublayers",
 ) -> tuple[float, float]:
     r"""Return (lam, beta): :math:`\beta^2 = k/N^\alpha`, :math:`\lambda^2 = 1 - \beta^2`.
 

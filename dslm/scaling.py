@@ -84,7 +84,7 @@ def deepscale(
     form: Form = DEFAULT_FORM,
     k: float = 2.0,
     alpha: float = 1.0,
-    count: Count | None = None,
+    count: Count = "sublayers",
     n_embedding_tables: int = 1,
     p_embedding_drop: float = 0.0,
 ) -> Scaling:
@@ -121,7 +121,7 @@ def deepscale(
             scale are used: embeddings are assumed to be drawn with `Scaling.embedding`.
         form: one of the forms above.
         k, alpha, count: the branches' share, :math:`\beta^2 = k/N^\alpha` (`BranchShare`). N counts
-            blocks by default, and sub-layers in the form ``"paper"``.
+            sub-layers unless told otherwise.
         n_embedding_tables: number of tables summed into the stream.
         p_embedding_drop: dropout probability on their sum.
 
@@ -149,7 +149,7 @@ def deepscale_stacks(
     form: Form = DEFAULT_FORM,
     k: float = 2.0,
     alpha: float = 1.0,
-    count: Count | None = None,
+    count: Count = "sublayers",
 ) -> Mapping[str, Scaling]:
     """Return DeepScaleLM's scales for every stack of a model, as `deepscale` does for one.
 
@@ -164,7 +164,7 @@ def deepscale_stacks(
         SpecError: if a block is None, or an argument is none of `deepscale`'s.
     """
     validate(spec)
-    share = BranchShare(k, alpha, count or ("sublayers" if form == "paper" else "blocks"))
+    share = BranchShare(k, alpha, count)
     if form not in get_args(Form):
         raise SpecError("form", f"use one of {', '.join(get_args(Form))}")
     for name, stack in spec.stacks.items():

@@ -59,7 +59,7 @@ ALERT = {
     "opened_at": 1.0,
     "advice": {
         "text": "Use DeepScaleLM.",
-        "scaling": {"lam": 0.9574, "beta": 0.2887, "n_layers": 24, "snippet": "deepscale(model)"},
+        "scaling": {"lam": 0.9789, "beta": 0.2041, "n_layers": 24, "snippet": "deepscale(model)"},
     },
 }
 

@@ -179,8 +179,8 @@ def test_incident_card_says_cause_place_numbers_and_what_to_do() -> None:
         "layers 3–9",
         "0.99",
         "NaN",
-        "0.9574",
-        "0.2887",
+        "0.9789",
+        "0.2041",
         "deepscale(model)",
         "step 21: opened: Rank collapse",
     ):

@@ -143,7 +143,7 @@ def test_both_stacks_of_an_encoder_decoder_keep_unit_variance(form: str) -> None
     for curve in predicted.values():
         np.testing.assert_allclose(curve.forward.variance, 1.0, atol=0.015)
     assert len(scalings["decoder"].blocks[0].residuals) == 3
-    assert scalings["decoder"].beta ** 2 == pytest.approx(4 / 3 / 8)
+    assert scalings["decoder"].beta ** 2 == pytest.approx(2 / 3 / 8)
 
 
 def test_unknown_forms_and_empty_inputs_are_named() -> None:

@@ -37,7 +37,7 @@ def test_relu_feed_forward_has_the_closed_form_of_the_paper() -> None:
 
 
 def test_amplitudes_follow_two_over_depth_and_stay_sane_when_shallow() -> None:
-    lam, beta = dslm.residual_amplitudes(200)
+    lam, beta = dslm.residual_amplitudes(200, count="blocks")
     assert (lam**2, beta**2) == pytest.approx((0.99, 0.01))
     assert dslm.residual_amplitudes(1) == pytest.approx((math.sqrt(0.5), math.sqrt(0.5)))
     with pytest.raises(SpecError):

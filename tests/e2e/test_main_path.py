@@ -76,7 +76,7 @@ def shows_the_alert(page: Page) -> None:
     assert re.search(r"layers \d+–24", text)
     assert "predict" in text
     assert "DeepScaleLM" in text
-    assert "0.9574" in text and "0.2887" in text
+    assert "0.9789" in text and "0.2041" in text
 
 
 def compares(page: Page, server: Server) -> None:

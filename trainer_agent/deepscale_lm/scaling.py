@@ -42,6 +42,7 @@ from trainer_agent.model.unwrap import unwrap
 Scalings = Mapping[str, dslm.Scaling]
 Steps = Mapping[str, Sequence[tuple[dslm.Amplitudes, ...]]]
 K, ALPHA = 2.0, 1.0  # of DeepScaleLM's branch share
+COUNT: Count = "sublayers"
 # A form is refused where largest over smallest is more than this, and this much more than before.
 EVEN, LESS_EVEN = 2.0, 1.2
 
@@ -53,7 +54,7 @@ def deepscale(
     form: Form | SchemeName = DEFAULT_FORM,
     k: float = K,
     alpha: float = ALPHA,
-    count: Count | None = None,
+    count: Count = COUNT,
     force: bool = False,
 ) -> Report:
     """Give a model DeepScaleLM's weights and residual scales; returns what was changed.
@@ -110,17 +111,16 @@ class Wanted:
         return next((name for name in get_args(SchemeName) if name == self.form), None)
 
 
-def wanted_of(form: str, k: float, alpha: float, count: Count | None) -> Wanted:
+def wanted_of(form: str, k: float, alpha: float, count: Count) -> Wanted:
     """The arguments, checked; raises `DeepScaleError` naming the one that cannot be."""
     forms = (*get_args(Form), *get_args(SchemeName))
     if form not in forms:
         raise DeepScaleError(f"form: {form!r} is none of {', '.join(forms)}")
     is_scheme = form in get_args(SchemeName)
-    if is_scheme and (k, alpha, count) != (K, ALPHA, None):
+    if is_scheme and (k, alpha, count) != (K, ALPHA, COUNT):
         raise DeepScaleError(f"k, alpha and count are DeepScaleLM's; {form} has none")
-    usual: Count = "sublayers" if form == "paper" else "blocks"
     try:
-        share = BranchShare(k, alpha, count or usual)
+        share = BranchShare(k, alpha, count)
     except dslm.SpecError as error:
         raise DeepScaleError(str(error)) from None
     return Wanted(form, share)  # type: ignore[arg-type]

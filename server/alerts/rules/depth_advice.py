@@ -37,15 +37,15 @@ def advice_for(facts: StackFacts) -> Advice:
 
 
 def deepscale_advice(n_layers: int) -> Advice:
-    r"""DeepScaleLM for this depth: :math:`\beta^2 = 2/N`, :math:`\lambda^2 = 1 - \beta^2`."""
+    r"""DeepScaleLM for this depth: :math:`\beta^2 = 1/N`, :math:`\lambda^2 = 1 - \beta^2`."""
     scaling = deepscale_scaling(n_layers)
     return Advice(
         text=(
             "Restart with DeepScaleLM, which holds the variance of stream and gradient at one "
             f"over depth: initialise with its weights and scale every residual of the {n_layers} "
             f"blocks as {scaling.lam:.4f}·x + {scaling.beta:.4f}·f(x). "
-            "On byte-level Post-LN models of 12 layers it ended 0.4 nats lower in 300 steps, where "
-            "half the learning rate or a longer warm-up changed nothing; others may need both."
+            "Byte-level Post-LN decoders of 24 layers ended 0.7 nats lower with it after 300 steps "
+            "at rates of 0.0003 and 0.001; at 0.003 they needed a lower rate, too."
         ),
         scaling=scaling,
     )

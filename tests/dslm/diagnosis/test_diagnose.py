@@ -111,7 +111,7 @@ def test_rank_collapse_is_a_reason_for_deepscale() -> None:
     diagnosed = diagnosis(stack(48, placement="post", std=0.09, causal=False))
 
     assert diagnosed.advice.needed and diagnosed.advice.scaling is not None
-    assert diagnosed.advice.scaling.beta**2 == pytest.approx(2 / 48)
+    assert diagnosed.advice.scaling.beta**2 == pytest.approx(2 / 96)
     assert any("0.99" in reason for reason in diagnosed.advice.reasons)
     assert "DeepScaleLM" in diagnosed.sentences[-1]
 

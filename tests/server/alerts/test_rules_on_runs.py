@@ -81,7 +81,7 @@ def test_rank_collapse_advises_deepscale_with_the_scales_of_its_depth(runs, diag
 
     scaling = event.finding.advice.scaling
     assert scaling.n_layers == 24
-    assert scaling.beta**2 == pytest.approx(2 / 24)
+    assert scaling.beta**2 == pytest.approx(2 / 48)
     assert scaling.lam**2 + scaling.beta**2 == pytest.approx(1)
     assert "trainer_agent.deepscale(model)" in scaling.snippet
 

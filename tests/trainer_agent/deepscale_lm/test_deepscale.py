@@ -219,7 +219,7 @@ def test_report_lists_every_change_and_prints_as_a_table() -> None:
             was = float(before[change.parameter].square().mean().sqrt())
             assert change.old_std == pytest.approx(was, rel=1e-4)
     assert report.lam**2 + report.beta**2 == pytest.approx(1.0)
-    assert report.beta**2 == pytest.approx(2 / 8)
+    assert report.beta**2 == pytest.approx(2 / 16)
     assert "query" in str(report)
 
 

@@ -76,8 +76,8 @@ def test_encoder_decoders_are_scaled_in_both_stacks(build: Callable[..., nn.Modu
         assert forward < 1.35
         assert backward < 2.6  # scatter of one draw
     assert [stack.name for stack in report.stacks] == ["encoder", "decoder"]
-    assert report.stacks[0].beta ** 2 == pytest.approx(2 / DEPTH)
-    assert report.stacks[1].beta ** 2 == pytest.approx(4 / 3 / DEPTH)
+    assert report.stacks[0].beta ** 2 == pytest.approx(2 / (2 * DEPTH))
+    assert report.stacks[1].beta ** 2 == pytest.approx(2 / (3 * DEPTH))
     assert {c.role for c in report.changes} >= {"cross query", "cross output"}
 
 
