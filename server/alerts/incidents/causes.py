@@ -34,12 +34,18 @@ CAUSES: dict[str, Cause] = {
 DOMAINS: dict[str, Domain] = {"agent_health": "telemetry", "lost_contact": "contact"}
 
 
-def cause_of(key: Key) -> Cause:
-    """Where the fault lies if this is its first sign.
+# Rules that look at several places, as `nonfinite` and users' own, are told apart by the place.
+PLACES: dict[str, Cause] = {
+    "learning_rate": "optimizer",
+    "updates": "optimizer",
+    "weights": "optimizer",
+    "attention_logits": "attention",
+}
 
-    Rules that look at several places, such as `nonfinite`, are told apart by the place.
-    """
-    return CAUSES.get(key.rule, "stream" if key.stack else "loss")
+
+def cause_of(key: Key) -> Cause:
+    """Where the fault lies if this is its first sign."""
+    return CAUSES.get(key.rule, PLACES.get(key.site, "stream" if key.stack else "loss"))
 
 
 def domain_of(key: Key) -> Domain:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from server.alerts.rules.catalogue import RULES, Rule
+from server.alerts.rules.catalogue import RULES, Hold, Rule
 from server.alerts.rules.finding import Advice, Finding, Key, ScalingAdvice, Severity
 from server.alerts.rules.observation import (
     Expected,
@@ -25,6 +25,7 @@ __all__ = [
     "Advice",
     "Expected",
     "Finding",
+    "Hold",
     "Key",
     "Observation",
     "Rule",
@@ -58,6 +59,8 @@ class Verdict:
         stats: the run's past after this step.
         sampled: whether the step was sampled; else streams were not looked at.
         has_loss: whether it has a loss.
+        holds: for how long rules beside the built-in ones must hold and be clear, by name. An
+            alert of such a rule that is missing here has lost its rule.
     """
 
     findings: tuple[Finding, ...]
@@ -65,6 +68,7 @@ class Verdict:
     stats: RunningStats
     sampled: bool = True
     has_loss: bool = True
+    holds: Mapping[str, Hold] = field(default_factory=dict)
 
     def judges(self, key: Key) -> bool:
         """Whether this step says something of what an alert is about."""

@@ -29,6 +29,14 @@ Check = Callable[[Observation, RunningStats], list[Finding] | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """For how many judged steps in a row a rule must hold to open, and be clear to resolve."""
+
+    opens_after: int
+    clears_after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule.
 
