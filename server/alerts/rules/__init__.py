@@ -44,9 +44,9 @@ __all__ = [
 SEES_NAN = frozenset({"nonfinite", "agent_health", "lost_contact"})
 EVERY_RULE = frozenset(rule.name for rule in RULES)
 LOSS_SITE = "loss"
-NEED_A_LOSS = frozenset({"loss_divergence", "loss_rise", "loss_sign", "loss_spike"})
+NEED_A_LOSS = frozenset({"loss_divergence", "loss_rise", "loss_sign", "loss_spike", "rate_jump"})
 # The rules that need no sample: `nonfinite` then looks at the loss alone.
-OF_SCALARS = NEED_A_LOSS | {"nonfinite", "lost_contact"}
+OF_SCALARS = NEED_A_LOSS | {"nonfinite", "lost_contact", "zero_rate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def evaluate(observation: Observation, stats: RunningStats) -> Verdict:
 def _applicable(observation: Observation) -> frozenset[str]:
     """Names of the rules that can judge a step by what there is of it."""
     if observation.partial:  # the layers that a burst leaves out are NaN, and not wrong
-        names = SEES_NAN | NEED_A_LOSS
+        names = SEES_NAN | NEED_A_LOSS | {"zero_rate"}
     else:
         names = EVERY_RULE if observation.sampled else OF_SCALARS
     return names if observation.has_loss else names - NEED_A_LOSS
