@@ -22,6 +22,7 @@ from server.alerts.rules.numerics import (
 )
 from server.alerts.rules.observation import Observation
 from server.alerts.rules.rates import rate_jump, zero_rate
+from server.alerts.rules.resumed import optimizer_state_lost
 from server.alerts.rules.running_stats import RunningStats
 from server.alerts.rules.telemetry import agent_health
 from server.alerts.rules.updates import small_updates, standing_weights, update_size
@@ -68,7 +69,8 @@ RULES: tuple[Rule, ...] = (
     Rule("loss_spike", loss_spike, opens_after=1, clears_after=20),
     Rule("departs_from_prediction", departs_from_prediction, opens_after=1, clears_after=1),
     Rule("zero_rate", zero_rate, opens_after=1, clears_after=5),
-    Rule("rate_jump", rate_jump, opens_after=5, clears_after=20),
+    Rule("rate_jump", rate_jump, opens_after=3, clears_after=20),
+    Rule("optimizer_state_lost", optimizer_state_lost, opens_after=1, clears_after=1),
     Rule("alike_tokens", alike_tokens, opens_after=5, clears_after=20),
     Rule("repeated_batch", repeated_batch, opens_after=5, clears_after=20),
     Rule("rank_collapse", rank_collapse, opens_after=5, clears_after=20),

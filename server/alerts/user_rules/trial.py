@@ -138,9 +138,7 @@ def _judged(run_id: str, rule: UserRule, stored: _Stored) -> Trial:
 
 def _observations(stored: _Stored) -> Iterator[Observation]:
     series = stored.measured.series
-    absent: dict[str, list[bool]] = {
-        key: is_absent(values).all(axis=1).tolist() for key, values in series.items()
-    }
+    absent = {key: np.all(is_absent(values), axis=1) for key, values in series.items()}
     wide = {key: values.astype(np.float64) for key, values in series.items()}
     stacks = {
         stack: stored.facts.get(stack, StackFacts(n_layers=0))
