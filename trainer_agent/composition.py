@@ -164,7 +164,15 @@ def compose(
     controller = SamplingController(options, hooks, recorder, meter, processes)
     framing = Framing(options, processes)
     readout = Readout(
-        hooks, recorder, optimizer_reader, scale, meter, controller, framing, processes
+        hooks,
+        recorder,
+        optimizer_reader,
+        scale,
+        meter,
+        controller,
+        framing,
+        processes,
+        parameters,
     )
 
     actions = AlertActions(options.on_alert, guard)

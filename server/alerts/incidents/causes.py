@@ -16,6 +16,7 @@ CAUSES: dict[str, Cause] = {
     "standing_weights": "optimizer",
     "small_updates": "optimizer",
     "zero_rate": "optimizer",
+    "rounded_updates": "optimizer",
     "optimizer_state_lost": "optimizer",
     "rate_jump": "optimizer",
     "update_size": "optimizer",

@@ -23,6 +23,7 @@ from server.alerts.rules.numerics import (
 from server.alerts.rules.observation import Observation
 from server.alerts.rules.rates import rate_jump, zero_rate
 from server.alerts.rules.resumed import optimizer_state_lost
+from server.alerts.rules.rounding import rounded_updates
 from server.alerts.rules.running_stats import RunningStats
 from server.alerts.rules.telemetry import agent_health
 from server.alerts.rules.updates import small_updates, standing_weights, update_size
@@ -82,6 +83,7 @@ RULES: tuple[Rule, ...] = (
     Rule("not_learning", not_learning, opens_after=5, clears_after=20),
     Rule("update_size", update_size, opens_after=3, clears_after=20),
     Rule("small_updates", small_updates, opens_after=3, clears_after=20),
+    Rule("rounded_updates", rounded_updates, opens_after=3, clears_after=20),
     Rule("standing_weights", standing_weights, opens_after=5, clears_after=5),
     Rule("log_z_growth", log_z_growth, opens_after=5, clears_after=20),
     Rule("format_overflow", format_overflow, opens_after=5, clears_after=20),
