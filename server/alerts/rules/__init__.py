@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from server.alerts.rules.catalogue import RULES, Hold, Rule
-from server.alerts.rules.finding import Advice, Finding, Key, ScalingAdvice, Severity
+from server.alerts.rules.finding import (
+    PEER,
+    USER,
+    Advice,
+    Finding,
+    Key,
+    ScalingAdvice,
+    Severity,
+)
 from server.alerts.rules.observation import (
     Expected,
     Observation,
@@ -21,7 +29,9 @@ from server.alerts.rules.running_stats import RunningStats, updated
 from server.alerts.rules.telemetry import silence
 
 __all__ = [
+    "PEER",
     "RULES",
+    "USER",
     "Advice",
     "Expected",
     "Finding",

@@ -82,7 +82,7 @@ RULES: tuple[Rule, ...] = (
     Rule("attention_entropy_collapse", attention_entropy_collapse, opens_after=5, clears_after=20),
     Rule("not_learning", not_learning, opens_after=5, clears_after=20),
     Rule("update_size", update_size, opens_after=3, clears_after=20),
-    Rule("small_updates", small_updates, opens_after=3, clears_after=20),
+    Rule("small_updates", small_updates, opens_after=2, clears_after=20),
     Rule("rounded_updates", rounded_updates, opens_after=3, clears_after=20),
     Rule("standing_weights", standing_weights, opens_after=5, clears_after=5),
     Rule("log_z_growth", log_z_growth, opens_after=5, clears_after=20),

@@ -9,6 +9,7 @@ from server.alerts.rules.finding import Advice, Finding
 from server.alerts.rules.loss import loss_divergence, loss_rise
 from server.alerts.rules.observation import Observation
 from server.alerts.rules.running_stats import RunningStats
+from server.alerts.rules.schedule import Schedule
 
 ZERO_STEPS = 20
 JUMPED = 2.0  # times the rate
@@ -65,7 +66,9 @@ def rate_jump(observation: Observation, stats: RunningStats) -> list[Finding]:
     change = stats.schedule.recent_change(observation.step)
     if change is None or change.kind == "drop" or change.factor < JUMPED:
         return []
-    risen = [*loss_divergence(observation, stats), *loss_rise(observation, stats)]
+    # Their messages would name the rise as well.
+    unexplained = replace(stats, schedule=Schedule())
+    risen = [*loss_divergence(observation, unexplained), *loss_rise(observation, unexplained)]
     if not risen:
         return []
     times = f" {number(change.factor)}-fold" if change.factor < float("inf") else ""

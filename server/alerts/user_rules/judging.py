@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from server.alerts.rules import Advice, Finding, Hold, Observation, Verdict
+from server.alerts.rules import PEER, USER, Advice, Finding, Hold, Observation, Verdict
 from server.alerts.rules.depth import longest_run, number
 from server.alerts.rules.observation import Floats
 from server.alerts.user_rules import presets
@@ -25,7 +25,6 @@ from server.alerts.user_rules.schemas import (
 )
 from server.settings import PeerRule
 
-USER, PEER = "user:", "peer:"
 NO_ADVICE = "This rule is your own: see its settings for what it watches."
 PEER_ADVICE = "Look at the batch and at the learning rate of this step. The rule is {title}'s."
 
@@ -52,12 +51,14 @@ class UserRule:
 
 def stored_rule(rule_id: str, request: RuleRequest, updated_at: float = 0.0) -> UserRule:
     """A rule that a user has stored."""
-    return UserRule(name_of(rule_id), request, updated_at)
+    of_user, of_peer = names_of(rule_id)
+    is_preset = isinstance(request.condition, Preset)
+    return UserRule(of_peer if is_preset else of_user, request, updated_at)
 
 
-def name_of(rule_id: str) -> str:
-    """The name that alerts of a stored rule carry."""
-    return f"{USER}{rule_id}"
+def names_of(rule_id: str) -> tuple[str, str]:
+    """The names that alerts of a stored rule carry: as a user's own, and as a preset."""
+    return f"{USER}{rule_id}", f"{PEER}{rule_id}"
 
 
 def preset_rule(name: PeerRule) -> UserRule:

@@ -17,7 +17,7 @@ from server.alerts.rules import RULES
 from server.alerts.schemas import Alert
 from server.alerts.serializers import alert as alert_answer
 from server.alerts.user_rules import presets
-from server.alerts.user_rules.judging import name_of
+from server.alerts.user_rules.judging import names_of
 from server.alerts.user_rules.repository import RuleRepository
 from server.alerts.user_rules.rows import RuleRow
 from server.alerts.user_rules.schemas import (
@@ -131,7 +131,7 @@ async def remove(
 async def _resolve(session: AsyncSession, rule_id: str, outbox: Outbox, now: float) -> list[Alert]:
     """Resolve a rule's alerts at once: a run that has ended has no further step to do it."""
     repository, resolved = AlertRepository(session), []
-    for row in await repository.unresolved_of_rule(name_of(rule_id)):
+    for row in await repository.unresolved_of_rules(names_of(rule_id)):
         await RunRepository(session).get(row.run_id, lock=True)  # as diagnosis locks it
         incidents = await recording.load(session, row.run_id, row.last_step)
         await repository.change(row.id, status="resolved", resolved_at=now)

@@ -53,7 +53,7 @@ def test_a_fresh_model_that_hardly_moves_is_a_finding_with_its_rate_and_loss():
     opened = run()[0]
 
     finding = opened.finding
-    assert finding is not None and (opened.kind, opened.step) == ("opened", 65)
+    assert finding is not None and (opened.kind, opened.step) == ("opened", 64)
     assert (finding.severity, finding.title) == ("warning", "Steps are far too small")
     assert "changes the weights by 1.0·10⁻⁶ of their size" in finding.message
     assert "at a learning rate of 1.0·10⁻⁷" in finding.message
@@ -62,7 +62,7 @@ def test_a_fresh_model_that_hardly_moves_is_a_finding_with_its_rate_and_loss():
 
 
 def test_few_samples_are_enough():
-    assert [(each.kind, each.step) for each in run(every=25)] == [("opened", 125)]
+    assert [(each.kind, each.step) for each in run(every=25)] == [("opened", 100)]
 
 
 def test_an_alert_ends_once_the_loss_falls():
