@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from server.errors import StartError
 from server.settings import Settings
@@ -41,6 +42,11 @@ def settings_from(**options: Any) -> Settings:
         first = error.errors()[0]  # a line names one mistake; the next start names the next
         name = ".".join(str(part) for part in first["loc"])
         raise StartError(f"setting {name}: {first['msg']}, not {first['input']!r}") from error
+    except SettingsError as error:  # a list that is no JSON
+        name = str(error).partition('"')[2].partition('"')[0]
+        raise StartError(
+            f'setting {name}: EVENKEEL_{name.upper()} is a list in JSON, such as \'["one", "two"]\''
+        ) from error
 
 
 @contextmanager

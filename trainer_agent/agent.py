@@ -224,6 +224,8 @@ class Agent:
         else:
             self._keep(self._step, loss, scalars)
         parts.optimizer.end_steps(steps)
+        if parts.resumed.is_open:
+            parts.resumed.end_step(self._step)
         cost_s = parts.meter.end_sample(ended)
         outcome = processes.end_step(self._step, sampled=sampled)
         parts.dispatcher.end_step(outcome)

@@ -30,6 +30,7 @@ from trainer_agent.health import HealthReport
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerReader
 from trainer_agent.job.parameters import ParameterReader
+from trainer_agent.job.resumed_state import ResumedState
 from trainer_agent.job.skip_step import UpdateSkipper
 from trainer_agent.model.chunks import chunks_of, joined
 from trainer_agent.model.sites import CustomSite, RequestedSites
@@ -73,6 +74,7 @@ class Parts:
     dispatcher: Dispatcher
     sender: Sender | ReduceOnlySender
     scalars: StepScalars
+    resumed: ResumedState
     removables: tuple[Removable, ...]
 
 
@@ -162,12 +164,23 @@ def compose(
     controller = SamplingController(options, hooks, recorder, meter, processes)
     framing = Framing(options, processes)
     readout = Readout(
-        hooks, recorder, optimizer_reader, scale, meter, controller, framing, processes
+        hooks,
+        recorder,
+        optimizer_reader,
+        scale,
+        meter,
+        controller,
+        framing,
+        processes,
+        parameters,
     )
 
     actions = AlertActions(options.on_alert, guard)
     dispatcher = Dispatcher(describer, controller, actions, processes, wake)
-    health = HealthReport(guard, notes, hooks, framing, meter, controller, actions, processes)
+    resumed = ResumedState(optimizers, guard)
+    health = HealthReport(
+        guard, notes, hooks, framing, meter, controller, actions, processes, resumed
+    )
     # The only thread that talks to the server; on other ranks nothing does.
     sender = (
         Sender(
@@ -188,11 +201,16 @@ def compose(
         controller.bursts.suspect()
         wake()
 
+    def sample() -> None:
+        controller.sample_soon()
+        wake()
+
     scalars = StepScalars(
         optimizer_reader,
         framing.declaration,
         sender.offer,
         suspect=suspect,
+        sample=sample,
         guard=guard,
         account=account,
         enabled=processes.is_sender,
@@ -213,5 +231,6 @@ def compose(
         dispatcher=dispatcher,
         sender=sender,
         scalars=scalars,
-        removables=tuple(part for part in (*hooked, scalars) if part is not None),
+        resumed=resumed,
+        removables=tuple(part for part in (*hooked, scalars, resumed) if part is not None),
     )

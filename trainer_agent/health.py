@@ -9,6 +9,7 @@ from trainer_agent.capture.hook_manager import HookManager
 from trainer_agent.capture.notes import Notes
 from trainer_agent.commands.alert_actions import AlertActions
 from trainer_agent.distributed import Processes
+from trainer_agent.job.resumed_state import ResumedState
 from trainer_agent.sampling.controller import SamplingController
 from trainer_agent.sampling.framing import Framing
 from trainer_agent.sampling.overhead import OverheadMeter
@@ -27,6 +28,7 @@ class HealthReport:
     controller: SamplingController
     actions: AlertActions
     processes: Processes
+    resumed: ResumedState
 
     def __call__(self) -> Health:
         """The agent's health, without the counts of frames dropped and sent again."""
@@ -44,4 +46,5 @@ class HealthReport:
             burst_note=bursts.note,
             notes=self.notes.all(),
             wants_alerts=self.actions.subscribed,
+            fresh_optimizer_at=self.resumed.lost_at,
         )

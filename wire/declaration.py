@@ -28,6 +28,8 @@ class Health(msgspec.Struct, frozen=True):
         burst_left: steps the running burst still has.
         burst_note: how the last burst ended early, or why it was refused, or "".
         wants_alerts: whether the job acts on alerts, so that receipts carry them.
+        fresh_optimizer_at: number of the process's first step, where it went on from a later one
+            with an optimizer that remembered nothing of the steps before; else -1.
         notes: what is left out of the numbers, or of whom they are not, in a sentence each.
     """
 
@@ -45,6 +47,7 @@ class Health(msgspec.Struct, frozen=True):
     wants_alerts: bool = False
     stopped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    fresh_optimizer_at: int = -1
 
 
 class RunDeclaration(msgspec.Struct, frozen=True):

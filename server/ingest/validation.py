@@ -81,6 +81,12 @@ def _require_health(health: Health) -> None:
             field="health.overhead",
             fix="send a share of the job's time, 0 to 1",
         )
+    if not -1 <= health.fresh_optimizer_at < 2**53:
+        raise InvalidField(
+            f"fresh_optimizer_at is {health.fresh_optimizer_at}",
+            field="health.fresh_optimizer_at",
+            fix="send the number of a step, or -1",
+        )
     for field in ("first_failure", "burst", "burst_note"):
         require_text(getattr(health, field), f"health.{field}")
     for field in ("silent", "stopped", "dropped_sites", "notes"):

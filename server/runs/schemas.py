@@ -80,6 +80,7 @@ class HealthInfo(Answer):
     burst_left: int = 0
     burst_note: str = ""
     wants_alerts: bool = False
+    fresh_optimizer_at: int = -1
     durable: int
 
 

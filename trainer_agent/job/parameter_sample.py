@@ -14,6 +14,7 @@ from trainer_agent.model.dtensor import local, shards_of
 
 # Values of one tensor that stand for all of it.
 SAMPLED_VALUES = 1024
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class SampleGroup:
         """A copy of the values as they are now, (tensors, n), at least float32."""
         copy = torch.cat(self.views).view(len(self.views), -1)
         return copy if copy.dtype in (torch.float32, torch.float64) else copy.float()
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the weights themselves are of half precision."""
+        return self.views[0].dtype in HALF
 
     def trained(self, has_gradient: Sequence[bool]) -> Tensor | None:
         """1 for each tensor that has a gradient, else 0, (tensors,); None where all have."""

@@ -75,6 +75,7 @@ class ParameterReader:
         self._rows: tuple[Plan, dict[int, int]] | None = None
         self._samples: dict[int, tuple[Plan, ParameterSample]] = {}
         self._before: list[_Before] = []
+        self._unchanged: list[Tensor] = []
         self._constants: dict[tuple[torch.device, tuple[float, ...]], Tensor] = {}
         self._update_hooks: list[UpdateHooks] = []
         self._optimizers: list[Optimizer] = []
@@ -92,12 +93,24 @@ class ParameterReader:
         )
         self._update_hooks.append(hooks)
 
+    def take_scalars(self) -> dict[str, Tensor]:
+        """What the sampled step has shown of the complete model; nothing is waited for.
+
+        `unchanged_weights`: of the sampled weights of blocks that are of half precision and have a
+        gradient, the share that the updates left exactly as they were. Absent where there are none.
+        """
+        sums, self._unchanged = self._unchanged, []
+        if not sums:
+            return {}
+        unchanged, values = torch.stack([each.to(sums[0].device) for each in sums]).sum(0)
+        return {"unchanged_weights": unchanged / values}
+
     def remove(self) -> None:
         """Take the hooks away."""
         for hooks in self._update_hooks:
             hooks.remove()
         # These hold the parameters' memory.
-        self._samples, self._before, self._optimizers = {}, [], []
+        self._samples, self._before, self._optimizers, self._unchanged = {}, [], [], []
         self._unheld.forget()
 
     def _before_update(self, optimizer: Optimizer) -> None:
@@ -168,10 +181,25 @@ class ParameterReader:
     def _add_changes(self, before: _Before) -> None:
         """Add squares of the change, and of the weights before it, where there is a gradient."""
         group, squares = before.group, before.squares
-        changes = square_sums(group.values() - before.values) * group.scales
+        difference = group.values() - before.values
+        if group.is_half:
+            self._note_unchanged(before, difference)
+        changes = square_sums(difference) * group.scales
         if before.trained is not None:
             squares, changes = squares * before.trained, changes * before.trained
         self._add_to_rows(_CHANGES, group, torch.stack([squares, changes], 1))
+
+    def _note_unchanged(self, before: _Before, difference: Tensor) -> None:
+        """Count values of blocks that a rounded update did not move."""
+        group = before.group
+        inside = (group.rows != self._hooks.plan.parameter_rows - 1).to(group.scales.device)
+        weights = (
+            group.scales * inside
+            if before.trained is None
+            else (group.scales * inside * before.trained)
+        )
+        unchanged = (difference == 0).sum(1) * weights
+        self._unchanged.append(torch.stack([unchanged.sum(), weights.sum() * difference.shape[1]]))
 
     def _add_to_rows(self, at: slice, group: SampleGroup, sums: Tensor) -> None:
         self._recorder.accumulator.add_parameters(at, group.rows, sums)

@@ -68,6 +68,11 @@ class SamplingController:
             self._device_clock.end_step(sampled=sampled, next_sampled=sample_next)
         return sample_next
 
+    def sample_soon(self) -> None:
+        """Sample the step that comes next; processes of one job keep to what they have agreed."""
+        if self._processes.size == 1:
+            self.sampler.hasten()
+
     def burst_layers(self) -> dict[str, float]:
         """How many layers a burst is about, for its frames: 0 for all of them."""
         return {"burst_layers": float(len(self.bursts.layers or ()))}

@@ -14,6 +14,7 @@ from trainer_agent.delivery.messages import Sample
 from trainer_agent.distributed import Processes
 from trainer_agent.job.loss_scale import LossScale
 from trainer_agent.job.optimizer import OptimizerReader
+from trainer_agent.job.parameters import ParameterReader
 from trainer_agent.sampling.controller import SamplingController
 from trainer_agent.sampling.framing import Framing
 from trainer_agent.sampling.overhead import OverheadMeter
@@ -31,6 +32,7 @@ class Readout:
     controller: SamplingController
     framing: Framing
     processes: Processes
+    parameters: ParameterReader | None = None
 
     def take(self, step: int, reported: Mapping[str, Scalar | None]) -> Sample:
         """The sample of a step, without waiting for the device.
@@ -43,7 +45,8 @@ class Readout:
             reported: what the job reports of it, by name.
         """
         processes, accumulator = self.processes, self.recorder.accumulator
-        scalars = {**self.optimizer.scalars(), **reported}
+        shown = {} if self.parameters is None else self.parameters.take_scalars()
+        scalars = {**self.optimizer.scalars(), **shown, **reported}
         returned = self.hooks.take_returned_loss()
         if scalars.get("loss") is None:
             scalars["loss"] = returned

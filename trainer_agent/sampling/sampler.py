@@ -9,6 +9,7 @@ from statistics import median, median_low
 # Sampled so that a page has something to show at once: two whatever they cost, and two more where
 # a sample is no large part of a step. The first costs more than any other.
 FIRST_STEPS, SURE_STEPS = 4, 2
+HASTY = 4  # samples ahead of time that a job may have at once
 DEAR_SHARE = 0.15  # four samples of that are one percent of the first 60 steps
 # A budget that allows a sample less often than this asks for cheaper samples.
 LONGEST_INTERVAL_S = 60.0
@@ -34,6 +35,7 @@ class Sampler:
         self.too_costly = False
         self.fixed, self._overhead = every is not None, overhead
         self._steps, self._next = 0, 0
+        self._hastened, self._hasty_left = 0, HASTY
         self._first_steps = FIRST_STEPS
         self._agrees = False
         self._costs: deque[float] = deque(maxlen=5)
@@ -91,6 +93,16 @@ class Sampler:
     def _is_dear(self) -> bool:
         dear = DEAR_SHARE * median(self._lengths) if self._lengths else math.inf
         return median_low(self._costs) > dear
+
+    def hasten(self) -> None:
+        """Sample the next step; after the first few times at most once an interval.
+
+        What that costs is paid back as every sample is: by longer intervals.
+        """
+        is_due = self._hasty_left > 0 or self._steps - self._hastened >= self.every
+        if is_due and not self.fixed:
+            self._hasty_left -= 1
+            self._hastened, self._next = self._steps, 0
 
     def forget_costs(self) -> None:
         """Measure anew what samples take: from now on they take less."""

@@ -28,6 +28,7 @@ from trainer_agent.capture.statistics.sums import Matrix
 from trainer_agent.delivery.messages import Content, Message, Sample
 from trainer_agent.delivery.sender import forks
 from trainer_agent.job.optimizer import OptimizerReader
+from trainer_agent.sampling.rate_changes import Look, RateChanges
 from trainer_agent.sampling.scalar_range import ANY_FINITE, ScalarRange
 from wire import Layout, RunDeclaration, is_absent, pack_steps, steps_layout
 
@@ -63,11 +64,13 @@ class StepScalars:
         offer: Callable[[Message], None],
         *,
         suspect: Callable[[], None],
+        sample: Callable[[], None] = lambda: None,
         guard: Guard,
         account: OverheadAccount,
         enabled: bool,
     ) -> None:
-        self._suspect = suspect
+        self._suspect, self._sample = suspect, sample
+        self._rates, self._last_rate = RateChanges(), None
         self._reader, self._declare, self._offer = optimizer, declare, offer
         self._guard, self._account, self._enabled = guard, account, enabled
         # The only optimizer; where there are several, or none, the reader is asked.
@@ -99,6 +102,8 @@ class StepScalars:
             if scalars or type(on_host) is not float or type(rate) is not float:
                 self._keep_unusual(ended, step, loss, scalars)
             else:
+                if not self._rates.low < rate < self._rates.high:
+                    self._follow_rate(rate)
                 self._rows.append((ended, step, on_host, rate, NOTHING))
                 if not on_host <= self._limit:
                     self._notice(ended)
@@ -112,6 +117,7 @@ class StepScalars:
         """Hand what is kept to the sender."""
         started = time.perf_counter()
         rows, used = self._rows, self._used
+        self._last_rate = rows[-1][3] if rows else self._last_rate
         self._rows, self._used, self._due = [], 0, started + FLUSH_S
         if self._forks != forks.count:  # the parent sends these
             self._forks = forks.count
@@ -136,13 +142,24 @@ class StepScalars:
             self._calm_until, self._due = ended + CALM_S, 0.0
             self._suspect()
 
+    def _follow_rate(self, rate: float) -> None:
+        """Ask for a closer look where the learning rate has changed at once, or warmed up."""
+        look = self._rates.follow(rate, self._rows[-1][3] if self._rows else self._last_rate)
+        if look is Look.BURST:
+            self._suspect()
+        elif look is Look.SAMPLE:
+            self._sample()
+
     def _keep_unusual(
         self, ended: float, step: int, loss: Scalar | None, scalars: Mapping[str, Scalar | None]
     ) -> None:
         try:
             numbers = {"loss": loss, **self._reader.learning_rates(), **scalars}
             more = {name: self._taken(x) for name, x in numbers.items() if x is not None}
-            self._rows.append((ended, step, None, None, more))
+            rate = more.get("learning_rate")
+            if type(rate) is float and not self._rates.low < rate < self._rates.high:
+                self._follow_rate(rate)
+            self._rows.append((ended, step, None, rate, more))
             on_host = more.get("loss", NOT_GIVEN)
             is_elsewhere = on_host is NOT_GIVEN or type(on_host) is Slot
             if not is_elsewhere and not on_host <= self._limit:

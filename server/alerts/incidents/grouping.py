@@ -15,7 +15,7 @@ from typing import Literal
 from server.alerts import lifecycle
 from server.alerts.incidents.causes import CAUSAL_ORDER, Domain, cause_of, domain_of
 from server.alerts.rows import AlertStatus
-from server.alerts.rules import Key, Severity
+from server.alerts.rules import PEER, USER, Key, Severity
 from server.alerts.rules.finding import SEVERITIES
 
 # Optimizer steps. Most rules need five samples in a row, and the default budget takes one every 24
@@ -117,14 +117,16 @@ def regroup(
 
 
 def _weakness(evidence: Evidence) -> int:
-    """0 for a rule that judges every step, 2 for information.
+    """0 for a rule that judges every step, 2 for information and for other tools' rules.
 
     Between them a departure from theory's curve at the start: narrow models that are well may show
-    one, and a fault that follows has a remedy of its own.
+    one, and a fault that follows has a remedy of its own. So with users' own rules, which may hold
+    for a whole run, and know no cause.
     """
-    if evidence.severity == "info":
+    rule = evidence.key.rule
+    if evidence.severity == "info" or rule.startswith(PEER):
         return 2
-    return int(evidence.key.rule in JUDGED_ONCE)
+    return int(rule in JUDGED_ONCE or rule.startswith(USER))
 
 
 def _from_cause(evidence: Evidence) -> tuple[int, int, int, Key]:

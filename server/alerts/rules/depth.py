@@ -40,8 +40,10 @@ def number(value: float) -> str:
     """A number as a sentence wants it: three digits, powers of ten where they help."""
     if not np.isfinite(value):
         return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
+    if value == 0 or 1e-3 <= abs(value) < 999.5:
         return f"{value:.3g}"
+    if 999.5 <= abs(value) < 1e4:
+        return f"{value:.0f}"
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 

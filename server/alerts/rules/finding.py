@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple
 Severity = Literal["critical", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 
+# How the names of rules begin that are not built in: users' own, and other tools' published ones.
+USER, PEER = "user:", "peer:"
+
 
 class Key(NamedTuple):
     """What an alert is about; of one run and one key at most one alert is open."""

@@ -25,7 +25,15 @@ def test_of_equal_runs_the_deepest_is_named():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (2.5e-7, "2.5·10⁻⁷"), (12.34, "12.3"), (1e6, "1.0·10⁶"), (np.inf, "inf")],
+    [
+        (0.0, "0"),
+        (2.5e-7, "2.5·10⁻⁷"),
+        (12.34, "12.3"),
+        (999.7, "1000"),
+        (2134.2, "2134"),
+        (1e6, "1.0·10⁶"),
+        (np.inf, "inf"),
+    ],
 )
 def test_number_reads_as_a_person_writes_it(value, text):
     assert number(value) == text

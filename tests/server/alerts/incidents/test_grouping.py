@@ -228,3 +228,25 @@ def test_acknowledged_incident_stays_acknowledged_when_an_alert_joins():
 def test_alert_of_an_older_server_opens_its_incident_when_it_changes():
     assert timeline(change("persisted", "rank_collapse", 40)) == [("opened", 40)]
     assert timeline(change("resolved", "rank_collapse", 40)) == []
+
+
+@pytest.mark.parametrize("rule", ["peer:wandb_z_score", f"user:{'a' * 32}"])
+def test_rules_that_know_no_cause_are_no_root_beside_those_that_do(rule: str):
+    (incident,) = grouped(
+        change("opened", rule, 100, "critical", began=100),
+        change("opened", "zero_rate", 139, began=120),
+    )
+    (alone,) = grouped(change("opened", rule, 100, began=100))
+
+    assert (incident.root.key.rule, incident.severity) == ("zero_rate", "critical")
+    assert alone.root.key.rule == rule
+
+
+@pytest.mark.parametrize("rule", ["peer:wandb_z_score", f"user:{'a' * 32}"])
+def test_a_rule_that_may_hold_for_a_whole_run_does_not_gather_all_that_happens(rule: str):
+    earlier, later = grouped(
+        change("opened", rule, 100, began=100),
+        change("opened", "loss_rise", 100 + JOIN_STEPS + 1),
+    )
+
+    assert (rules_of(earlier), rules_of(later)) == ([rule], ["loss_rise"])
