@@ -16,6 +16,7 @@ from server.access.middleware import AccessMiddleware
 from server.alerts import endpoints as alerts
 from server.alerts.incidents import endpoints as incidents
 from server.alerts.incidents.ended_silences import watch_silences
+from server.alerts.user_rules import endpoints as user_rules
 from server.app_state import AppState
 from server.attribution import endpoints as attribution
 from server.bus import open_bus
@@ -105,7 +106,7 @@ def _targets(settings: Settings) -> list[Target]:
 def _route(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(access.router)
-    judging = (predictions, attribution, alerts, incidents, deliveries, channels)
+    judging = (predictions, attribution, alerts, incidents, user_rules, deliveries, channels)
     for endpoints in (ingest, runs, profiles, export, *judging, live):
         app.include_router(endpoints.router, prefix=API, responses={"4XX": {"model": Failure}})
     # Last, so that it answers what nothing above has, and before a mounted page's catch-all does.

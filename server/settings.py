@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LogFormat = Literal["console", "json"]
+PeerRule = Literal["wandb_z_score", "olmo_six_sigma", "zclip", "kill_loss_spike"]
 
 
 def is_loopback(host: str) -> bool:
@@ -44,6 +45,7 @@ class Settings(BaseSettings):
         max_body_bytes: largest request body.
         segment_frames: frames in one compressed segment of old frames.
         burst_steps: steps sampled one after the other when a critical alert opens; 0 for none.
+        peer_rules: published rules of other tools that judge every run beside evenkeel's own.
         bus_entries: batches that may wait for the writer before the server answers 503.
         log_format: ``"console"`` for people, ``"json"`` for one object a line.
     """
@@ -65,6 +67,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
     segment_frames: int = Field(default=256, ge=2)
     burst_steps: int = Field(default=32, ge=0, le=256)
+    peer_rules: tuple[PeerRule, ...] = ()
     bus_entries: int = Field(default=1024, ge=1)
     log_format: LogFormat = "console"
 

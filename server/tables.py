@@ -280,6 +280,18 @@ silences = Table(
     Index("silences_until", "until"),
 )
 
+alert_rules = Table(
+    "alert_rules",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("project", String(200)),  # NULL: every project
+    Column("enabled", Boolean, nullable=False),
+    Column("definition", Json, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("alert_rules_oldest", "created_at", "id"),
+)
+
 deliveries = Table(
     "deliveries",
     metadata,

@@ -174,12 +174,16 @@ def _block(job: Job, block: int) -> nn.Module:
     return job.model.get_submodule(job.stack.blocks[block])
 
 
+TOO_HIGH: frozenset[str | Advice] = frozenset({"update_size", "rate_jump", "loss_divergence"})
 #: By name: what happens, and the rules that name its cause, or the advice that does.
 FAULTS: dict[str, tuple[Act, frozenset[str | Advice]]] = {
-    "rate x 30": (_rate(30), frozenset({"update_size", "loss_divergence", "exploding_gradient"})),
-    "rate x 100": (_rate(100), frozenset({"update_size", "loss_divergence"})),
-    "rate x 300": (_rate(300), frozenset({"update_size", "loss_divergence"})),
-    "rate 0": (_rate(0), frozenset({"standing_weights"})),
+    "rate x 30": (
+        _rate(30),
+        frozenset({"update_size", "rate_jump", "loss_divergence", "exploding_gradient"}),
+    ),
+    "rate x 100": (_rate(100), frozenset({"update_size", "rate_jump", "loss_divergence"})),
+    "rate x 300": (_rate(300), frozenset({"update_size", "rate_jump", "loss_divergence"})),
+    "rate 0": (_rate(0), frozenset({"standing_weights", "zero_rate"})),
     "labels shuffled": (_labels_shuffled, frozenset({DATA_ADVICE})),
     "sign of the loss": (_sign, frozenset({"loss_sign"})),
     "one batch for ever": (_one_batch, frozenset({"repeated_batch"})),
@@ -192,7 +196,7 @@ FAULTS: dict[str, tuple[Act, frozenset[str | Advice]]] = {
     "a weight is NaN": (_nan_weight, frozenset({"nonfinite"})),
     "dropout of 0.8 in a block": (_dropped, frozenset()),
     "gradient cut": (_cut, frozenset({"vanishing_gradient"})),
-    "rate / 3000": (_rate(1 / 3000), frozenset({"standing_weights"})),
+    "rate / 3000": (_rate(1 / 3000), frozenset({"small_updates"})),
     "weights x 10 at the start": (_wide_start, frozenset({"departs_from_prediction"})),
     "weights x 4 in a block": (_in_block(in_blocks.scale_weights), frozenset()),
     "a norm's gain zeroed": (_in_block(in_blocks.zero_gain), frozenset()),

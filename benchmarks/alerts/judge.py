@@ -9,7 +9,7 @@ import numpy as np
 
 import dslm
 from benchmarks.alerts.faults import FAULTS, LOCAL
-from benchmarks.alerts.peers import PEERS, episodes
+from benchmarks.alerts.peers import PEERS, peer_alarms
 from benchmarks.alerts.recipes import Recipe
 from benchmarks.alerts.record import Recorded, recorded
 from server.alerts.lifecycle import Track, Transition, advance
@@ -85,7 +85,7 @@ def judge(recipe: Recipe, run: Recorded, twin: Recorded) -> Judged:
         opened=_opened(run, frozenset(range(len(losses)))),
         sparse=_opened(run, frozenset(sampled)),
         rise=_largest_rise(losses),
-        peers={name: episodes(rule(losses, norms)) for name, rule in PEERS.items()},
+        peers={title: peer_alarms(title, losses, norms) for title in PEERS},
     )
 
 

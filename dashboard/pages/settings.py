@@ -1,4 +1,4 @@
-"""Settings: where alerts go, what is silenced, what was sent; built by ``assets/js/settings.js``."""
+"""Settings: channels, silences, deliveries, own rules; built by ``assets/js/settings.js``."""
 
 from __future__ import annotations
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from server.alerts.rules import RULES, Finding, Key, Severity, Verdict
+from server.alerts.rules import RULES, Finding, Hold, Key, Severity, Verdict
 from server.alerts.rules.finding import SEVERITIES
 
 WORSENED = 1.5  # times the published badness: worth an update
 PAUSE = 5  # judged steps between two updates of one alert
 UPDATE_EVERY = 20  # judged steps, so that the last step of a lasting alert stays near the truth
 
-_RULES = {rule.name: rule for rule in RULES}
+_BUILT_IN = {rule.name: Hold(rule.opens_after, rule.clears_after) for rule in RULES}
 Kind = Literal["opened", "escalated", "worsened", "persisted", "resolved"]
 
 
@@ -93,17 +93,20 @@ def _rank(finding: Finding) -> tuple[int, float]:
 def _advance_key(
     track: Track, key: Key, finding: Finding | None, verdict: Verdict
 ) -> tuple[Track, Transition | None]:
+    hold = _BUILT_IN.get(key.rule) or verdict.holds.get(key.rule)
+    if hold is None:  # a user's rule that was deleted, switched off or is not for this run any more
+        return Track(), Transition("resolved", key, verdict.stats.step) if track.open else None
     if finding is not None:
-        return _holding(track, finding)
+        return _holding(track, finding, hold)
     if not verdict.judges(key):
         return track, None
-    return _clearing(track, key, verdict.stats.step)
+    return _clearing(track, key, hold, verdict.stats.step)
 
 
-def _holding(track: Track, finding: Finding) -> tuple[Track, Transition | None]:
+def _holding(track: Track, finding: Finding, hold: Hold) -> tuple[Track, Transition | None]:
     began = track.began if track.holds else finding.step
     track = replace(track, holds=track.holds + 1, clear=0, since=track.since + 1, began=began)
-    kind = _kind(track, finding)
+    kind = _kind(track, finding, hold)
     if kind is None:
         return track, None
     if kind != "persisted":  # the alert goes on showing the worst finding
@@ -111,9 +114,9 @@ def _holding(track: Track, finding: Finding) -> tuple[Track, Transition | None]:
     return replace(track, since=0), Transition(kind, finding.key, finding.step, finding, began)
 
 
-def _kind(track: Track, finding: Finding) -> Kind | None:
+def _kind(track: Track, finding: Finding, hold: Hold) -> Kind | None:
     if not track.open:
-        return "opened" if track.holds >= _RULES[finding.rule].opens_after else None
+        return "opened" if track.holds >= hold.opens_after else None
     if SEVERITIES.index(finding.severity) > SEVERITIES.index(track.severity):
         return "escalated"
     due = track.since >= UPDATE_EVERY
@@ -123,8 +126,8 @@ def _kind(track: Track, finding: Finding) -> Kind | None:
     return "persisted" if due else None
 
 
-def _clearing(track: Track, key: Key, step: int) -> tuple[Track, Transition | None]:
+def _clearing(track: Track, key: Key, hold: Hold, step: int) -> tuple[Track, Transition | None]:
     track = replace(track, holds=0, clear=track.clear + 1, since=track.since + 1)
-    if track.open and track.clear >= _RULES[key.rule].clears_after:
+    if track.open and track.clear >= hold.clears_after:
         return Track(), Transition("resolved", key, step)
     return track, None

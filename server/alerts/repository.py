@@ -40,6 +40,11 @@ class AlertRepository:
         query = _with_run().where(alerts.c.run_id == run_id, alerts.c.status != "resolved")
         return await fetch_all(self._session, query, AlertRow)
 
+    async def unresolved_of_rule(self, rule: str) -> list[AlertRow]:
+        """Alerts of a rule, in any run, that are open or acknowledged."""
+        query = _with_run().where(alerts.c.rule == rule, alerts.c.status != "resolved")
+        return await fetch_all(self._session, query.order_by(alerts.c.run_id), AlertRow)
+
     async def of_incidents(self, ids: Sequence[str]) -> list[AlertRow]:
         """The alerts of these incidents, in the order in which they opened."""
         query = _with_run().where(alerts.c.incident.in_(ids))

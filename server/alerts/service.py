@@ -18,6 +18,7 @@ from server.alerts.repository import AlertFilter, AlertRepository
 from server.alerts.rows import AlertRow
 from server.alerts.rules import Key, Observation, RunningStats, evaluate, silence
 from server.alerts.schemas import Alert, AlertPage
+from server.alerts.user_rules.judging import Pasts, UserRule, judged_by
 from server.database import Database
 from server.errors import NotFound
 from server.outbox.outbox import Outbox
@@ -29,6 +30,7 @@ class AlertState:
 
     stats: RunningStats = field(default_factory=RunningStats)
     tracks: Mapping[Key, Track] = field(default_factory=dict)
+    pasts: Pasts = field(default_factory=dict)  # of users' rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,12 @@ async def diagnose(
     observations: Sequence[Observation],
     outbox: Outbox,
     now: float,
+    rules: Sequence[UserRule] = (),
 ) -> Diagnosis:
     """Judge a run's new frames, in ascending step, inside the caller's transaction.
 
-    What webhooks receive of it is put into the outbox in the same transaction.
+    By the built-in rules and by `rules`, its users' own. What webhooks receive of it is put into
+    the outbox in the same transaction.
 
     A process that has not judged this run yet hands in a plain ``AlertState()``: which alerts are
     open is read from the database, so a restart neither repeats nor forgets one.
@@ -70,12 +74,16 @@ async def diagnose(
     unresolved = {row.finding_key: row for row in await repository.unresolved(run_id)}
     stats, tracks = alert_state.stats, _open_as_stored(alert_state.tracks, unresolved)
     transitions: list[Transition] = []
+    pasts = alert_state.pasts
     for observation in observations:
-        verdict = evaluate(observation, stats)
+        is_replay = observation.step <= stats.step
+        verdict, pasts = judged_by(
+            rules, evaluate(observation, stats), observation, pasts, is_replay=is_replay
+        )
         stats = verdict.stats
         tracks, changes = advance(tracks, verdict)
         transitions += changes
-    alert_state = AlertState(stats, tracks)
+    alert_state = AlertState(stats, tracks, pasts)
     return await _store(
         session, run_id, alert_state, transitions, unresolved, outbox=outbox, now=now
     )

@@ -12,18 +12,16 @@ import msgspec
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import dslm
 from server.alerts.divergence import set_diverging
-from server.alerts.rules import Observation, StackFacts, facts, observe, observe_scalars
+from server.alerts.rules import Observation, StackFacts, observe, observe_scalars
 from server.alerts.service import AlertState, Diagnosis, diagnose
+from server.alerts.stack_facts import read_facts
+from server.alerts.user_rules.active import ActiveRules
 from server.app_state import AppState
 from server.bus.protocol import COMMITTED, DIAGNOSIS
 from server.diagnosis.announce import announce
 from server.diagnosis.repository import DiagnosisRepository
 from server.outbox.outbox import Outbox
-from server.predictions.repository import PredictionRepository
-from server.predictions.rows import PredictionRow
-from server.predictions.service import ready, unpack_spec
 from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
 from server.storage.rows import FrameRow
@@ -58,6 +56,7 @@ class DiagnosisWorker:
         self._state = state
         self._outbox = outbox
         self._cache: dict[str, _RunCache] = {}
+        self._rules = ActiveRules(state.settings.peer_rules)
 
     async def turn(self) -> None:
         """Judge what the bus says is new, and whatever else is behind."""
@@ -88,6 +87,7 @@ class DiagnosisWorker:
                 observations=unjudged.observations,
                 outbox=self._outbox,
                 now=self._state.clock(),
+                rules=await self._rules.of_run(session, project=run.project, tags=run.tags),
             )
             if diagnosis.diverging is not None:
                 lost_contact_s = self._state.settings.lost_contact_s
@@ -124,21 +124,8 @@ async def _up_to_date(session: AsyncSession, run_id: str, cache: _RunCache) -> _
     revisions = await DiagnosisRepository(session).revision_states(run_id)
     if revisions == cache.revisions:
         return cache
-    repository = PredictionRepository(session)
-    packed = await repository.spec(run_id, revisions[0][0])
-    predictions = await repository.of_run(run_id)
-    stacks = await asyncio.to_thread(_facts, packed, predictions)
+    stacks = await read_facts(session, run_id, revisions[0][0])
     return _RunCache(cache.alert_state, revisions, stacks)
-
-
-def _facts(packed: bytes | None, predictions: Sequence[PredictionRow]) -> Mapping[str, StackFacts]:
-    if packed is None:
-        return {}
-    try:
-        spec = dslm.spec_from_json(unpack_spec(packed))
-    except dslm.SpecError:
-        return {}  # the run's failed prediction gives the reason
-    return facts(spec, ready(predictions))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ CAUSES: dict[str, Cause] = {
     "alike_tokens": "data",
     "repeated_batch": "data",
     "standing_weights": "optimizer",
+    "small_updates": "optimizer",
+    "zero_rate": "optimizer",
+    "rate_jump": "optimizer",
     "update_size": "optimizer",
     "departs_from_prediction": "block",
     "dead_units": "block",
@@ -22,6 +25,7 @@ CAUSES: dict[str, Cause] = {
     "vanishing_gradient": "stream",
     "exploding_gradient": "stream",
     "attention_logit_growth": "attention",
+    "attention_logit_trend": "attention",
     "attention_entropy_collapse": "attention",
     "log_z_growth": "loss",
     "loss_divergence": "loss",
@@ -34,12 +38,18 @@ CAUSES: dict[str, Cause] = {
 DOMAINS: dict[str, Domain] = {"agent_health": "telemetry", "lost_contact": "contact"}
 
 
-def cause_of(key: Key) -> Cause:
-    """Where the fault lies if this is its first sign.
+# Rules that look at several places, as `nonfinite` and users' own, are told apart by the place.
+PLACES: dict[str, Cause] = {
+    "learning_rate": "optimizer",
+    "updates": "optimizer",
+    "weights": "optimizer",
+    "attention_logits": "attention",
+}
 
-    Rules that look at several places, such as `nonfinite`, are told apart by the place.
-    """
-    return CAUSES.get(key.rule, "stream" if key.stack else "loss")
+
+def cause_of(key: Key) -> Cause:
+    """Where the fault lies if this is its first sign."""
+    return CAUSES.get(key.rule, PLACES.get(key.site, "stream" if key.stack else "loss"))
 
 
 def domain_of(key: Key) -> Domain:

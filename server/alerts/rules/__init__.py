@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from server.alerts.rules.catalogue import RULES, Rule
+from server.alerts.rules.catalogue import RULES, Hold, Rule
 from server.alerts.rules.finding import Advice, Finding, Key, ScalingAdvice, Severity
 from server.alerts.rules.observation import (
     Expected,
@@ -25,6 +25,7 @@ __all__ = [
     "Advice",
     "Expected",
     "Finding",
+    "Hold",
     "Key",
     "Observation",
     "Rule",
@@ -43,9 +44,9 @@ __all__ = [
 SEES_NAN = frozenset({"nonfinite", "agent_health", "lost_contact"})
 EVERY_RULE = frozenset(rule.name for rule in RULES)
 LOSS_SITE = "loss"
-NEED_A_LOSS = frozenset({"loss_divergence", "loss_rise", "loss_sign", "loss_spike"})
+NEED_A_LOSS = frozenset({"loss_divergence", "loss_rise", "loss_sign", "loss_spike", "rate_jump"})
 # The rules that need no sample: `nonfinite` then looks at the loss alone.
-OF_SCALARS = NEED_A_LOSS | {"nonfinite", "lost_contact"}
+OF_SCALARS = NEED_A_LOSS | {"nonfinite", "lost_contact", "zero_rate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Verdict:
         stats: the run's past after this step.
         sampled: whether the step was sampled; else streams were not looked at.
         has_loss: whether it has a loss.
+        holds: for how long rules beside the built-in ones must hold and be clear, by name. An
+            alert of such a rule that is missing here has lost its rule.
     """
 
     findings: tuple[Finding, ...]
@@ -65,6 +68,7 @@ class Verdict:
     stats: RunningStats
     sampled: bool = True
     has_loss: bool = True
+    holds: Mapping[str, Hold] = field(default_factory=dict)
 
     def judges(self, key: Key) -> bool:
         """Whether this step says something of what an alert is about."""
@@ -99,7 +103,7 @@ def evaluate(observation: Observation, stats: RunningStats) -> Verdict:
 def _applicable(observation: Observation) -> frozenset[str]:
     """Names of the rules that can judge a step by what there is of it."""
     if observation.partial:  # the layers that a burst leaves out are NaN, and not wrong
-        names = SEES_NAN | NEED_A_LOSS
+        names = SEES_NAN | NEED_A_LOSS | {"zero_rate"}
     else:
         names = EVERY_RULE if observation.sampled else OF_SCALARS
     return names if observation.has_loss else names - NEED_A_LOSS

@@ -162,7 +162,7 @@ def _norm(observation: Observation, stats: RunningStats) -> Finding | None:
         message=(
             f"At step {observation.step} the gradient norm is {number(norm)}: that is "
             f"{norm / max(median(past), 1e-30):.0f} times the median of the {NORM_SAMPLES} sampled "
-            "steps before."
+            f"steps before.{stats.schedule.explains(observation.step)}"
         ),
         advice=CLIP,
         step=observation.step,

@@ -72,6 +72,7 @@ def loss_divergence(observation: Observation, stats: RunningStats) -> list[Findi
                 f"{smoothed:.3f}: {rise:.3f} above its best of {best:.3f}"
                 + (f", and no better than the first loss of {first:.3f}." * all_lost)
                 + "." * (not all_lost)
+                + stats.schedule.explains(observation.step)
             ),
             advice=LOWER_RATE,
             step=observation.step,
@@ -106,7 +107,8 @@ def loss_rise(observation: Observation, stats: RunningStats) -> list[Finding]:
             title="The loss has risen",
             message=f"At step {observation.step} the last {LAST_LOSSES} losses have a median of "
             f"{level.now:.3f}, and had {level.usual:.3f} before: a step of {rise:.3f}, "
-            f"{rise / max(level.deviation, 1e-12):.0f} times what batches make of it.",
+            f"{rise / max(level.deviation, 1e-12):.0f} times what batches make of it."
+            + stats.schedule.explains(observation.step),
             advice=advice,
             step=observation.step,
             site="loss",
@@ -161,7 +163,8 @@ def loss_spike(observation: Observation, stats: RunningStats) -> list[Finding]:
             severity="info",
             title="A spike in the loss",
             message=f"At step {observation.step} the loss jumped to {loss:.3f} from a median of "
-            f"{usual:.3f} over the {SPIKE_WINDOW} losses before.",
+            f"{usual:.3f} over the {SPIKE_WINDOW} losses before."
+            + stats.schedule.explains(observation.step),
             advice=SPIKE_ADVICE,
             step=observation.step,
             site="loss",

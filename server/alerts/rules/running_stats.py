@@ -11,6 +11,7 @@ from statistics import median
 import numpy as np
 
 from server.alerts.rules.observation import Floats, Observation
+from server.alerts.rules.schedule import Schedule, followed
 
 LOSSES = 128  # losses in the window; `not_learning` looks at all of them
 SMOOTHED = 5  # the smoothed loss is the median of this many
@@ -27,6 +28,8 @@ MOVED_NOW, MOVED = 6, 3.0
 # standard errors. Healthy runs reached 4.5 of these, and opened no alert.
 LAST_LOSSES, LOSSES_BEFORE = 12, 32
 RISEN, RISEN_SIGMAS = 0.05, 4.5
+LOGIT_SAMPLES = 12  # whose trend is judged
+MOST_RATES = 8  # optimizers whose rates an agent records
 EARLY = 3  # sampled steps that wait for a prediction that is still being computed
 
 
@@ -95,6 +98,7 @@ class RunningStats:
 
     Attributes:
         step: the last step judged, sampled or not; -1 before the first.
+        first_step: the first one; -1 before it.
         samples: how many sampled steps were judged.
         losses: the last finite losses, of sampled and other steps, oldest first.
         norms: the last finite gradient norms, oldest first.
@@ -106,11 +110,15 @@ class RunningStats:
         inputs: what entered each stack.
         early: the run's first sampled steps, until theory's prediction is there to judge them by.
         early_judged: whether they have been judged.
+        schedule: the learning rates so far, of the optimizer's first group.
+        moved_at_zero: whether a sample has shown an update since this rate is zero.
+        logits: step and largest attention logits of the last samples, by stack, oldest first.
         health: dropped frames and failures that the agent last reported; None before it did.
         lost: how many of each are new at this step.
     """
 
     step: int = -1
+    first_step: int = -1
     samples: int = 0
     losses: tuple[float, ...] = ()
     norms: tuple[float, ...] = ()
@@ -122,6 +130,9 @@ class RunningStats:
     inputs: Mapping[str, Inputs] = field(default_factory=dict)
     early: tuple[Observation, ...] = ()
     early_judged: bool = False
+    schedule: Schedule = field(default_factory=Schedule)
+    moved_at_zero: bool = False
+    logits: Mapping[str, tuple[tuple[int, Floats], ...]] = field(default_factory=dict)
     health: tuple[int, int] | None = None
     lost: tuple[int, int] = (0, 0)
 
@@ -136,8 +147,10 @@ def updated(stats: RunningStats, observation: Observation) -> RunningStats:
     loss = observation.scalar("loss")
     losses = _append(stats.losses, loss)
     health = _health(stats, observation)
+    schedule = followed(stats.schedule, observation.step, _rate(observation))
     grown = RunningStats(
         step=observation.step,
+        first_step=observation.step if stats.first_step < 0 else stats.first_step,
         samples=stats.samples + observation.sampled,
         losses=losses,
         norms=_append(stats.norms, observation.scalar("gradient_norm")),
@@ -149,10 +162,41 @@ def updated(stats: RunningStats, observation: Observation) -> RunningStats:
         inputs=_inputs(stats, observation),
         early=_early(stats, observation),
         early_judged=stats.early_judged,
+        schedule=schedule,
+        moved_at_zero=schedule.zeros > 0 and (stats.moved_at_zero or _moves(observation)),
+        logits=_logits(stats, observation),
         health=health,
         lost=_new(stats.health, health),
     )
     return _improved(grown) if isfinite(loss) else grown
+
+
+def _rate(observation: Observation) -> float:
+    """The first optimizer's learning rate; where it is zero, the largest of the others'."""
+    rate = observation.scalar("learning_rate")
+    if rate != 0:
+        return rate
+    others = [observation.scalar(f"learning_rate_{index}") for index in range(1, MOST_RATES)]
+    return max((other for other in others if other > 0), default=rate)
+
+
+def _moves(observation: Observation) -> bool:
+    """Whether this step's sample shows that the optimizer changed a parameter."""
+    ratio = observation.values.get("/updates/ratio")
+    return ratio is not None and bool((ratio > 0).any())
+
+
+def _logits(
+    stats: RunningStats, observation: Observation
+) -> Mapping[str, tuple[tuple[int, Floats], ...]]:
+    if not observation.sampled or observation.partial:
+        return stats.logits
+    logits = dict(stats.logits)
+    for stack in observation.stacks:
+        largest = observation.series(stack, "attention_logits", "max")
+        if largest is not None:
+            logits[stack] = (*logits.get(stack, ()), (observation.step, largest))[-LOGIT_SAMPLES:]
+    return logits
 
 
 def noise(losses: tuple[float, ...]) -> float:

@@ -14,6 +14,17 @@ from server.alerts.rules.running_stats import RunningStats
 LARGE_UPDATE = 0.1
 
 TOO_LARGE = Advice("Lower the learning rate, lengthen the warm-up or clip the update itself.")
+# Healthy fresh models take steps of at least 8·10⁻⁴ of their weights once warmed up (SGD, Muon and
+# DeepScaleLM included), those with a rate 3,000 times too small 7·10⁻⁷ to 9·10⁻⁶.
+SMALL_UPDATE = 3e-5
+SMALL_LOSSES = 64
+UNLEARNED = 0.95  # of the first loss: healthy runs are under it within 20 steps
+
+TOO_SMALL = Advice(
+    "Raise the learning rate, a hundredfold to begin with. If it is as meant, look at what comes "
+    "between it and the weights: a clip far below the gradient's norm (SGD's steps shrink with it, "
+    "and Adam's below its eps), a multiplier of the schedule, a loss divided once too often."
+)
 STANDING = Advice(
     "Look at the learning rate of these parameters' group and at its schedule. In bfloat16 or "
     "float16 a step below half a unit in the last place changes nothing: keep the weights that the "
@@ -21,7 +32,7 @@ STANDING = Advice(
 )
 
 
-def update_size(observation: Observation, _stats: RunningStats) -> list[Finding]:
+def update_size(observation: Observation, stats: RunningStats) -> list[Finding]:
     """A step changes a block's weights by at least a tenth of their size."""
     findings = []
     for stack in observation.stacks:
@@ -36,7 +47,8 @@ def update_size(observation: Observation, _stats: RunningStats) -> list[Finding]
                 title="Steps are large against the weights",
                 message=f"At step {observation.step} a step changes the weights of the {stack}'s "
                 f"block {worst} by {number(100 * float(ratio[worst]))} % of their size; 0.1 % is "
-                "usual, and healthy runs stay under 6 %.",
+                "usual, and healthy runs stay under 6 %."
+                + stats.schedule.explains(observation.step),
                 advice=TOO_LARGE,
                 step=observation.step,
                 stack=stack,
@@ -50,6 +62,52 @@ def update_size(observation: Observation, _stats: RunningStats) -> list[Finding]
             )
         )
     return findings
+
+
+def small_updates(observation: Observation, stats: RunningStats) -> list[Finding] | None:
+    """Steps are next to nothing against the weights, and a fresh model does not learn.
+
+    Judged for a run that was seen from its initialisation on, whose learning rate is past its
+    warm-up and has not decayed: later, in fine-tuning and at the end of a schedule, steps of this
+    size are as they should be.
+    """
+    ratio = observation.values.get("/updates/ratio")
+    if ratio is None or not np.isfinite(ratio[0]) or not _is_fresh(observation, stats):
+        return None
+    losses, first = len(stats.losses), stats.first_loss
+    if losses < SMALL_LOSSES or not stats.schedule.is_at_work or not first > 0:
+        return None
+    value, loss = float(ratio[0]), stats.smoothed_loss
+    if not 0 < value <= SMALL_UPDATE or not loss > UNLEARNED * first:
+        return []
+    norm = observation.scalar("gradient_norm")
+    of_norm = f" and a gradient norm of {number(norm)}" if np.isfinite(norm) else ""
+    return [
+        Finding(
+            rule="small_updates",
+            severity="warning",
+            title="Steps are far too small",
+            message=f"At step {observation.step} a step changes the weights by {number(value)} of "
+            f"their size, at a learning rate of {number(stats.schedule.rate)}{of_norm}: fresh "
+            f"models that learn take steps of 10⁻³ to 3·10⁻². After {stats.step + 1} steps the "
+            f"loss is {loss:.3f}, and was {first:.3f} at first.",
+            advice=TOO_SMALL,
+            step=observation.step,
+            site="updates",
+            quantity="ratio",
+            measured=value,
+            unit="of the weights",
+            badness=-float(np.log10(value)),
+        )
+    ]
+
+
+def _is_fresh(observation: Observation, stats: RunningStats) -> bool:
+    """Whether the model is known to be untrained at its first description, and seen since."""
+    starts = [facts.at_start for facts in observation.stacks.values()]
+    if not starts or not all(facts.untrained for facts in observation.stacks.values()):
+        return False
+    return all(start is not None and stats.first_step <= start.step + 10 for start in starts)
 
 
 def standing_weights(observation: Observation, _stats: RunningStats) -> list[Finding] | None:
