@@ -163,7 +163,7 @@ function edit(list, channel, reload) {
         field("Project", input("project", channel?.project || ""), "Empty: every project."),
         limitFields(channel),
         field("Title", title, `Empty: the alert's own. Names: ${names}`),
-        field("Text", text, "For services of apprise; webhooks get the incident as JSON, too."),
+        field("Text", text, "For people: services of apprise send it. A webhook gets the incident as JSON in its place."),
         preview(title, text),
         tick("Switched on", "enabled", channel?.enabled ?? true),
         tick(

@@ -92,7 +92,8 @@ export function select(name, options, value) {
  * @param {HTMLTableRowElement[]} rows
  */
 export function table(label, heads, rows) {
-  const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
+  const cells = heads.map((text) => (text ? element("th", { scope: "col" }, text) : element("td")));
+  const head = element("tr", {}, ...cells);
   for (const row of rows) {
     [...row.cells].forEach((cell, i) => {
       cell.dataset.head = heads[i];

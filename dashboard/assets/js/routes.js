@@ -21,7 +21,7 @@ export function routesSection() {
       ]);
       if (!channels.length) return [element("p", { className: "none" }, "Add a channel first.")];
       const reload = () => section.refresh();
-      const add = button("Add a route", () => edit(channels, reload));
+      const add = button("Add a route", () => openForm(reload));
       if (!routes.length) {
         return [
           element("p", { className: "none" }, "No routes: every channel carries every alert."),
@@ -56,10 +56,12 @@ function routeRow(route, names, reload) {
 }
 
 /**
- * @param {Channel[]} channels
+ * The channels are read again: one may have been added since the section was drawn.
  * @param {() => Promise<void>} reload
  */
-function edit(channels, reload) {
+async function openForm(reload) {
+  /** @type {{ channels: Channel[] }} */
+  const { channels } = await send("GET", "/channels");
   const options = channels.map(({ id, name }) => /** @type {[string, string]} */ ([name, id]));
   const severities = /** @type {[string, string][]} */ ([
     ["warning", "warning"],

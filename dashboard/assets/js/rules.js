@@ -88,7 +88,7 @@ function ruleRow(rule, open, reload) {
       element("span", { className: "quiet" }, rule.enabled ? "" : "off"),
     ],
     conditionText(rule),
-    `${formatCount(rule.for_samples)} samples`,
+    rule.for_samples === 1 ? "1 sample" : `${formatCount(rule.for_samples)} samples`,
     rule.severity,
     scope.filter(Boolean).join(", ") || "every run",
     [
