@@ -62,6 +62,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)
 _unknown_kinds: set[str] = set()
 MOST_UNKNOWN_KINDS = 100
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode(body: bytes) -> Event | None:
@@ -72,7 +73,7 @@ def decode(body: bytes) -> Event | None:
     """
     try:
         event: Event = _decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _note_unknown(_kind_of(body), error)
         return None
     return event
@@ -81,11 +82,11 @@ def decode(body: bytes) -> Event | None:
 def _kind_of(body: bytes) -> str:
     try:
         return str(msgspec.msgpack.decode(body)["type"])[:64]
-    except (msgspec.DecodeError, TypeError, KeyError):
+    except (*UNREADABLE, TypeError, KeyError):
         return ""
 
 
-def _note_unknown(kind: str, error: msgspec.DecodeError) -> None:
+def _note_unknown(kind: str, error: Exception) -> None:
     """Log each kind once: a live run publishes its events many times a second."""
     if kind in _unknown_kinds or len(_unknown_kinds) >= MOST_UNKNOWN_KINDS:
         return
