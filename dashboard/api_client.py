@@ -49,9 +49,6 @@ PREDICTIONS = Endpoint("GET", "/runs/{run_id}/predictions", Predictions)
 ATTRIBUTION = Endpoint("GET", "/runs/{run_id}/attribution", Attribution)
 DESCRIBE = Endpoint("POST", "/runs/{run_id}/describe", DescriptionRequest)
 INCIDENTS = Endpoint("GET", "/incidents", IncidentPage)
-ACKNOWLEDGE = Endpoint("POST", "/incidents/{incident_id}/acknowledge", Incident)
-RESOLVE = Endpoint("POST", "/incidents/{incident_id}/resolve", Incident)
-REOPEN = Endpoint("POST", "/incidents/{incident_id}/reopen", Incident)
 
 
 class ApiError(Exception):
@@ -71,7 +68,7 @@ class ApiError(Exception):
 
 
 class ApiClient:
-    """Reads runs, profiles, predictions and incidents; acknowledges, resolves and reopens those.
+    """Reads runs, profiles, predictions and incidents.
 
     Every method raises `ApiError` when the server refuses, is away, or answers in a form that
     differs from `dashboard.api_types`.
@@ -174,21 +171,16 @@ class ApiClient:
     async def incidents(
         self, *, run: str = "", status: str = "", limit: int = 100
     ) -> list[Incident]:
-        """The newest incidents that match."""
-        params = {"run": run, "status": status, "limit": limit}
-        return (await self._request(INCIDENTS, params)).incidents
-
-    async def acknowledge(self, incident_id: str) -> Incident:
-        """Acknowledge an incident: webhooks are told no more of it until it is resolved."""
-        return await self._request(ACKNOWLEDGE, incident_id=incident_id)
-
-    async def resolve(self, incident_id: str) -> Incident:
-        """Resolve an incident with its alerts."""
-        return await self._request(RESOLVE, incident_id=incident_id)
-
-    async def reopen(self, incident_id: str) -> Incident:
-        """Undo `acknowledge` or `resolve`."""
-        return await self._request(REOPEN, incident_id=incident_id)
+        """The newest incidents that match; page after page until there are `limit`."""
+        incidents: list[Incident] = []
+        cursor: str | None = ""
+        while cursor is not None and len(incidents) < limit:
+            size = min(limit - len(incidents), LARGEST_PAGE)
+            params = {"run": run, "status": status, "limit": size, "cursor": cursor}
+            page = await self._request(INCIDENTS, params)
+            incidents += page.incidents
+            cursor = page.next_cursor
+        return incidents
 
 
 def _decode(response: httpx.Response, answer: type[Answer]) -> Answer:

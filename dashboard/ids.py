@@ -20,8 +20,10 @@ Selectors for a walk through the pages (all are element ids unless written as at
   ``#compare-scalars``, ``#compare-heatmap-1`` (the second run against the first) and so on
 - alerts: ``#alerts-list``, ``[data-testid="incident"]`` (``data-incident`` is its id,
   ``data-incident-status`` its status), ``[data-testid="incident-evidence"]``,
-  ``[data-testid="alert-snippet"]``, ``[data-testid="incident-acknowledge"]``, ``incident-resolve``
-  and ``incident-reopen``
+  ``[data-testid="alert-snippet"]``, ``[data-incident-action]`` (``acknowledge``, ``resolve``,
+  ``reopen``, ``note`` or ``silence``), ``[data-alerts-status]`` (the filter), ``#alerts-more``
+- settings: ``#settings`` with ``#channels``, ``#routes``, ``#deliveries``, ``#silences``,
+  ``#rules`` and ``#browser``, all built by ``assets/js/settings.js``
 
 ``document.body.dataset.charts`` is ``drawn`` once every chart of the page shows its history.
 """
@@ -72,4 +74,7 @@ COMPARE_HEATMAP = "compare-heatmap"
 
 ALERTS_LIST = "alerts-list"
 ALERTS_STATUS = "alerts-status"
-INCIDENT_ACTION = "incident-action"
+ALERTS_SHOWN = "alerts-shown"
+ALERTS_MORE = "alerts-more"
+
+SETTINGS = "settings"

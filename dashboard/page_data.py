@@ -31,8 +31,8 @@ class RunData(Struct, frozen=True):
 class PageData(Struct, frozen=True, omit_defaults=True):
     """The page that is in place, the runs on it, and the element ids of its charts.
 
-    `page` is runs, run, compare or alerts; `charts` maps a quantity to its depth chart; `stack` is
-    the one asked for, "" for each run's default.
+    `page` is runs, run, compare, alerts or settings; `charts` maps a quantity to its depth chart;
+    `stack` is the one asked for, "" for each run's default.
     """
 
     page: str

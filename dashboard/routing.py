@@ -10,11 +10,11 @@ from dash import Dash, Input, Output, State
 
 from dashboard import ids
 from dashboard.api_client import ApiClient, ApiError
-from dashboard.pages import alerts, compare, run, runs
+from dashboard.pages import alerts, compare, run, runs, settings
 from dashboard.pages.states import failure, not_found
 
 # No run's id has a dot; the names of files do, and those are not pages.
-ADDRESSES = re.compile(r"/(runs(/[^/.]+)?|compare|alerts)/?")
+ADDRESSES = re.compile(r"/(runs(/[^/.]+)?|compare|alerts|settings)/?")
 
 
 def register(app: Dash, client: ApiClient) -> None:
@@ -47,5 +47,7 @@ async def page_of(client: ApiClient, path: str, search: str) -> Any:
             # Each run once, in the order of the address: the first is the reference.
             return await compare.load(client, list(dict.fromkeys(run_ids)), step)
         case ["alerts"]:
-            return alerts.layout()
+            return alerts.layout(query.get("status", alerts.OPEN))
+        case ["settings"]:
+            return settings.layout()
     return not_found(path)

@@ -9,7 +9,7 @@ from functools import partial
 from fastapi import APIRouter, FastAPI, Request
 from starlette.middleware.gzip import GZipMiddleware
 
-from server import error_handlers, health, migration, workers
+from server import error_handlers, health, migration
 from server.access import endpoints as access
 from server.access import sessions
 from server.access.middleware import AccessMiddleware
@@ -32,6 +32,8 @@ from server.live import endpoints as live
 from server.live.hub import Hub
 from server.metrics import Metrics
 from server.outbox import endpoints as deliveries
+from server.outbox.channel_workers import ChannelWorkers
+from server.outbox.channels import endpoints as channels
 from server.outbox.housekeeping import tidy
 from server.outbox.outbox import Outbox
 from server.outbox.signing import Signer
@@ -45,6 +47,7 @@ from server.runs import endpoints as runs
 from server.schemas import Failure
 from server.settings import Settings
 from server.storage.compaction import compact
+from server.workers import Workers
 
 API = "/api/v1"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -77,7 +80,15 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
     app.state.hub = Hub(state.bus, state.database, state.metrics)
     app.state.targets = targets = _targets(settings)
     names = {target.id: target.name for target in targets}
-    app.state.outbox = Outbox(names, give_up_s=settings.delivery_give_up_s)
+    app.state.outbox = outbox = Outbox(
+        names, give_up_s=settings.delivery_give_up_s, public_url=settings.public_url
+    )
+    app.state.workers = Workers(
+        state.metrics, lambda task: state.database.serves(task) or outbox.sends(task)
+    )
+    app.state.channel_workers = ChannelWorkers(
+        app.state.workers, outbox, state.database, state.clock, state.metrics.deliveries
+    )
     # The last one added runs first: access is checked before anything else looks at a request.
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
     app.add_middleware(CacheControlMiddleware)
@@ -95,7 +106,7 @@ def _targets(settings: Settings) -> list[Target]:
 def _route(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(access.router)
-    judging = (predictions, attribution, alerts, incidents, user_rules, deliveries)
+    judging = (predictions, attribution, alerts, incidents, user_rules, deliveries, channels)
     for endpoints in (ingest, runs, profiles, export, *judging, live):
         app.include_router(endpoints.router, prefix=API, responses={"4XX": {"model": Failure}})
     # Last, so that it answers what nothing above has, and before a mounted page's catch-all does.
@@ -119,10 +130,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.server
     try:
         await migration.prepare(state.settings, state.database)
-        working = workers.running(_turns(app), state.metrics, state.database.serves)
-        async with working:
+        async with app.state.workers.running(_turns(app)):
             yield
     finally:
+        await app.state.channel_workers.close()
         for target in app.state.targets:
             await target.close()
         await state.bus.close()
@@ -144,6 +155,7 @@ def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
         "summaries": hub.summarise,
         "silences": partial(watch_silences, state.database, outbox, state.clock),
         "deliveries": partial(tidy, state.database, state.clock),
+        "channels": app.state.channel_workers.turn,
         **_delivery_turns(state, outbox, app.state.targets),
     }
 

@@ -60,16 +60,38 @@ Event = FrameEvent | ScalarsEvent | RunEvent | PredictionEvent | AlertEvent
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)
+_unknown_kinds: set[str] = set()
+MOST_UNKNOWN_KINDS = 100
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def decode(body: bytes) -> Event:
-    """The event in a published message.
+def decode(body: bytes) -> Event | None:
+    """The event in a published message; None for one of a version that knows other events.
 
-    Raises:
-        msgspec.DecodeError: for a message of a version that knows other events.
+    Processes of several versions share a bus while they are replaced one by one: what one of them
+    cannot read delays a page until it reads anew, and must not end its connection.
     """
-    event: Event = _decoder.decode(body)
+    try:
+        event: Event = _decoder.decode(body)
+    except UNREADABLE as error:
+        _note_unknown(_kind_of(body), error)
+        return None
     return event
+
+
+def _kind_of(body: bytes) -> str:
+    try:
+        return str(msgspec.msgpack.decode(body)["type"])[:64]
+    except (*UNREADABLE, TypeError, KeyError):
+        return ""
+
+
+def _note_unknown(kind: str, error: Exception) -> None:
+    """Log each kind once: a live run publishes its events many times a second."""
+    if kind in _unknown_kinds or len(_unknown_kinds) >= MOST_UNKNOWN_KINDS:
+        return
+    _unknown_kinds.add(kind)
+    log.warning("unknown_event_skipped", kind=kind, error=str(error))
 
 
 async def publish(bus: Bus, events: Iterable[Event]) -> None:

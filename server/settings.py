@@ -38,6 +38,8 @@ class Settings(BaseSettings):
         webhooks: URLs that receive alerts: http(s) ones, or apprise's.
         webhook_secrets: sign webhooks; each the base64 of 24 bytes or more.
         delivery_give_up_s: how long an alert is tried at a target before it is given up.
+        public_url: where people reach the pages, e.g. ``"https://evenkeel.example.org"``: messages
+            link to runs below it.
         secret: signs login cookies; None stores a random one in `data_dir`.
         lost_contact_s: silence after which a running run's status becomes `lost_contact`.
         max_body_bytes: largest request body.
@@ -59,6 +61,7 @@ class Settings(BaseSettings):
     webhooks: tuple[str, ...] = ()
     webhook_secrets: tuple[SecretStr, ...] = ()
     delivery_give_up_s: float = Field(default=86_400.0, gt=0)
+    public_url: str = Field(default="", pattern=r"^(https?://\S+)?$")
     secret: SecretStr | None = None
     lost_contact_s: float = Field(default=60.0, gt=0)
     max_body_bytes: int = Field(default=64 * 1024 * 1024, gt=0)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -205,14 +206,14 @@ alerts = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("run_id", String(32), nullable=False),
-    Column("key", String(300), nullable=False),  # what makes two findings the same alert
+    Column("key", Text, nullable=False),  # what makes two findings the same alert
     Column("rule", String(64), nullable=False),
     Column("severity", String(16), nullable=False),
     Column("title", Text, nullable=False),
     Column("message", Text, nullable=False),
-    Column("stack", String(64), nullable=False),
-    Column("site", String(64), nullable=False),
-    Column("quantity", String(64), nullable=False),
+    Column("stack", Text, nullable=False),
+    Column("site", Text, nullable=False),
+    Column("quantity", Text, nullable=False),
     Column("first_layer", Integer),
     Column("last_layer", Integer),
     Column("step", BigInteger, nullable=False),
@@ -268,12 +269,14 @@ silences = Table(
     "silences",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("project", String(200)),  # NULL: every project, every run, every rule
+    Column("project", String(200)),  # NULL: every project, run, rule, tag, incident
     Column("run_id", String(32)),
     Column("rule", String(64)),
     Column("note", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("until", Float, nullable=False),
+    Column("tag", String(200)),
+    Column("incident", String(32)),
     Index("silences_until", "until"),
 )
 
@@ -303,7 +306,7 @@ deliveries = Table(
     Column("title", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("body", Text, nullable=False),
-    Column("status", String(16), nullable=False),  # pending, delivered, dead
+    Column("status", String(16), nullable=False),  # pending, delivered, digested, dead
     Column("attempts", Integer, nullable=False),
     Column("retry_at", Float, nullable=False),
     Column("stepped_aside", Boolean, nullable=False),
@@ -312,8 +315,12 @@ deliveries = Table(
     Column("expires_at", Float, nullable=False),
     Column("attempted_at", Float),
     Column("ended_at", Float),
+    Column("answer", Text, nullable=False, server_default=""),  # what the target said last
+    Column("held", Boolean, nullable=False, server_default=false()),  # its channel was at its limit
+    Column("digest", String(32)),  # the delivery that says this one, too
     Index("deliveries_queue", "target", "status", "number"),
     Index("deliveries_status", "status", "number"),
+    Index("deliveries_ended", "target", "status", "ended_at"),
     sqlite_autoincrement=True,
 )
 
@@ -326,6 +333,34 @@ delivery_targets = Table(
     Column("leased_until", Float, nullable=False),
     Column("failures", Integer, nullable=False),  # in a row
     Column("retry_at", Float, nullable=False),
+)
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("id", String(16), primary_key=True),  # also that of its delivery target
+    Column("project", String(200)),  # NULL: every project
+    Column("name", String(200), nullable=False),
+    Column("url", Text, nullable=False),  # may hold a token: never answered, never logged
+    Column("secrets", Json, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("title_template", Text, nullable=False),  # "" for the message's own
+    Column("text_template", Text, nullable=False),
+    Column("most", Integer),  # messages in a window; NULL for no limit
+    Column("window_s", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+routes = Table(
+    "routes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("channel", String(16), nullable=False),
+    Column("project", String(200)),  # NULL: every project, every tag
+    Column("tag", String(200)),
+    Column("severity", String(16), nullable=False),  # the mildest that it carries
+    Column("created_at", Float, nullable=False),
+    Index("routes_channel", "channel"),
 )
 
 keys = Table(

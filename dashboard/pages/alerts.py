@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from dashboard import ids
 from dashboard.api_client import ApiClient, ApiError
-from dashboard.page_data import LiveEvent, PageData, read_event, read_page
+from dashboard.page_data import PageData, read_event, read_page
 from dashboard.pages.incidents import incident_cards, panel_cards
 from dashboard.pages.states import failure
 
+PAGE_SIZE = 25  # cards; "more" adds as many
+OPEN = "open"
 FILTERS = (
-    ("Open", "open"),
+    ("Open", OPEN),
     ("Acknowledged", "acknowledged"),
     ("Resolved", "resolved"),
-    ("All", ""),
+    ("All", "all"),
 )
 
 
-def layout() -> html.Div:
-    """The page of every run's alerts."""
-    options = [{"label": label, "value": value} for label, value in FILTERS]
+def layout(status: str = OPEN) -> html.Div:
+    """The page of every run's alerts; a status that is none shows the open ones."""
+    status = status if status in dict(FILTERS).values() else OPEN
     return html.Div(
         [
             dcc.Store(id=ids.PAGE_DATA, data=PageData("alerts").store()),
+            dcc.Store(id=ids.ALERTS_STATUS, data=status),
+            dcc.Store(id=ids.ALERTS_SHOWN, data=PAGE_SIZE),
             html.Div(
                 [
                     html.H1("Alerts"),
-                    dcc.RadioItems(
-                        options, "open", id=ids.ALERTS_STATUS, className="segmented", inline=True
+                    html.Div(
+                        [_filter(label, value, status) for label, value in FILTERS],
+                        className="segmented",
+                        role="group",
+                        **{"aria-label": "Which alerts"},
                     ),
                 ],
                 className="toolbar",
@@ -43,24 +49,39 @@ def layout() -> html.Div:
     )
 
 
+def _filter(label: str, value: str, current: str) -> html.Button:
+    pressed = "true" if value == current else "false"
+    return html.Button(
+        label, type="button", **{"data-alerts-status": value, "aria-pressed": pressed}
+    )
+
+
 def register(app: Dash, client: ApiClient) -> None:
     """The callbacks of the alerts page and of the run page's panel."""
-    _register_lists(app, client)
-    _register_actions(app, client)
 
-
-def _register_lists(app: Dash, client: ApiClient) -> None:
-    async def show_alerts(status: str, _: Any) -> list[Any]:
+    async def show_alerts(status: str, shown: int, _: Any) -> list[Any]:
         try:
-            return incident_cards(await client.incidents(status=status), with_run=True)
+            # An incident beyond those shown tells that there are older ones.
+            found = await client.incidents(
+                status="" if status == "all" else status, limit=shown + 1
+            )
         except ApiError as error:
             return [failure(error)]
+        cards = incident_cards(found[:shown], with_run=True, heading=html.H2)
+        return cards + _more(len(found) > shown)
 
     app.callback(
         Output(ids.ALERTS_LIST, "children"),
-        Input(ids.ALERTS_STATUS, "value"),
+        Input(ids.ALERTS_STATUS, "data"),
+        Input(ids.ALERTS_SHOWN, "data"),
         Input(ids.LIVE_EVENT, "data"),
     )(show_alerts)
+    app.callback(
+        Output(ids.ALERTS_SHOWN, "data"),
+        Input(ids.ALERTS_MORE, "n_clicks"),
+        State(ids.ALERTS_SHOWN, "data"),
+        prevent_initial_call=True,
+    )(show_more)
 
     async def show_run_alerts(event: Mapping[str, Any] | None, page: Mapping[str, Any]) -> Any:
         run = read_page(page).run
@@ -79,24 +100,13 @@ def _register_lists(app: Dash, client: ApiClient) -> None:
     )(show_run_alerts)
 
 
-def _register_actions(app: Dash, client: ApiClient) -> None:
-    changes = {
-        "acknowledge": client.acknowledge,
-        "resolve": client.resolve,
-        "reopen": client.reopen,
-    }
+def show_more(clicks: int | None, shown: int) -> Any:
+    """How many cards are shown after a click."""
+    # Dash calls once more when the button appears, without a click.
+    return shown + PAGE_SIZE if clicks else no_update
 
-    async def act(clicks: list[int | None], event: Mapping[str, Any] | None) -> Any:
-        # Dash also calls when buttons appear, with a click count of None for each.
-        if not any(clicks) or not ctx.triggered_id:
-            return no_update
-        with suppress(ApiError):  # the list that is fetched next says what went wrong
-            await changes[ctx.triggered_id["action"]](ctx.triggered_id["incident"])
-        return LiveEvent("alert", read_event(event).count + 1).store()
 
-    app.callback(
-        Output(ids.LIVE_EVENT, "data", allow_duplicate=True),
-        Input({"type": ids.INCIDENT_ACTION, "incident": ALL, "action": ALL}, "n_clicks"),
-        State(ids.LIVE_EVENT, "data"),
-        prevent_initial_call=True,
-    )(act)
+def _more(is_more: bool) -> list[html.Button]:
+    if not is_more:
+        return []
+    return [html.Button("Show older alerts", id=ids.ALERTS_MORE, className="button more")]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from dash import html
 
-from dashboard import ids, phrases
+from dashboard import phrases
 from dashboard.api_types import Advice, Alert, Incident, IncidentChange, Scaling
 from dashboard.display.numbers import format_count, format_number
 from dashboard.pages.chips import snippet
 
+ALWAYS = (("Note", "note"), ("Silence", "silence"))
 ACTIONS = {
-    "open": (("Acknowledge", "acknowledge"), ("Resolve", "resolve")),
-    "acknowledged": (("Resolve", "resolve"), ("Reopen", "reopen")),
-    "resolved": (("Reopen", "reopen"),),
+    "open": (("Acknowledge", "acknowledge"), ("Resolve", "resolve"), *ALWAYS),
+    "acknowledged": (("Resolve", "resolve"), ("Reopen", "reopen"), *ALWAYS),
+    "resolved": (("Reopen", "reopen"), ALWAYS[0]),
 }
 # What a line of a timeline says before the title of its alert, or of people.
 OF_ALERTS = {
@@ -28,11 +30,17 @@ OF_ALERTS = {
 }
 
 
-def incident_cards(incidents: Sequence[Incident], *, with_run: bool) -> list[Any]:
-    """One card for each incident, or one line that says there is none."""
+def incident_cards(
+    incidents: Sequence[Incident], *, with_run: bool, heading: Any = html.H3
+) -> list[Any]:
+    """One card for each incident, or one line that says there is none.
+
+    The cards' buttons have no ids of their own: Dash would look each of them up at every change,
+    which takes a hundred cards half a minute. ``assets/js/incidents.js`` hears their clicks.
+    """
     if not incidents:
         return [html.P("No alerts.", className="quiet none", **{"data-testid": "no-alerts"})]
-    return [incident_card(incident, with_run=with_run) for incident in incidents]
+    return [incident_card(incident, with_run=with_run, heading=heading) for incident in incidents]
 
 
 def panel_cards(incidents: Sequence[Incident]) -> list[Any]:
@@ -44,12 +52,12 @@ def panel_cards(incidents: Sequence[Incident]) -> list[Any]:
     return incident_cards(by_urgency, with_run=False)
 
 
-def incident_card(incident: Incident, *, with_run: bool) -> html.Article:
+def incident_card(incident: Incident, *, with_run: bool, heading: Any = html.H3) -> html.Article:
     """An incident in full: the root with its numbers and remedy, its evidence, its timeline."""
     root, *others = incident.alerts
     return html.Article(
         [
-            _head(incident, with_run),
+            _head(incident, with_run, heading),
             html.P(incident.message),
             _numbers(incident, root),
             *_advice(incident.advice),
@@ -63,33 +71,34 @@ def incident_card(incident: Incident, *, with_run: bool) -> html.Article:
             "data-testid": "incident",
             "data-incident": incident.id,
             "data-incident-status": incident.status,
+            "data-incident-title": incident.title,
         },
     )
 
 
-def _head(incident: Incident, with_run: bool) -> html.Header:
-    href = _address(incident.run_id, incident.alerts[0].step)
+def _head(incident: Incident, with_run: bool, heading: Any) -> html.Div:
+    href = address(incident.alerts[0])
     run = html.A(incident.run_name, href=href, className="run-name") if with_run else None
     where = html.A(f"from step {format_count(incident.first_step)}", href=href, className="quiet")
     status = None if incident.status == "open" else html.Span(incident.status, className="quiet")
-    return html.Header(
+    return html.Div(
         [
             html.Span(incident.severity, className=f"badge badge-{incident.severity}"),
-            html.H3(incident.title),
-            html.Span([run, where, status, _buttons(incident)], className="alert-side"),
-        ]
+            heading(incident.title, className="alert-title"),
+            html.Span([run, where, status], className="alert-side"),
+            _buttons(incident),
+        ],
+        className="alert-head",
     )
 
 
 def _buttons(incident: Incident) -> html.Span:
     buttons = [
-        html.Span(
-            html.Button(
-                label,
-                id={"type": ids.INCIDENT_ACTION, "incident": incident.id, "action": action},
-                className="button",
-            ),
-            **{"data-testid": f"incident-{action}"},
+        html.Button(
+            label,
+            className="button",
+            type="button",
+            **{"data-incident-action": action, "aria-label": f"{label}: {incident.title}"},
         )
         for label, action in ACTIONS[incident.status]
     ]
@@ -138,7 +147,7 @@ def _evidence(alerts: Sequence[Alert]) -> list[Any]:
 
 def _sign(alert: Alert) -> list[Any]:
     over = alert.status == "resolved"
-    step = html.A(f"step {format_count(alert.step)}", href=_address(alert.run_id, alert.step))
+    step = html.A(f"step {format_count(alert.step)}", href=address(alert))
     where = [part for part in (phrases.layers(alert), "clear again" if over else "") if part]
     return [
         html.Span(alert.severity, className=f"badge badge-{alert.severity}"),
@@ -154,8 +163,10 @@ def _sign(alert: Alert) -> list[Any]:
 def _timeline(incident: Incident) -> html.Details:
     titles = {alert.id: alert.title for alert in incident.alerts}
     lines = [html.Li(line_text(line, titles)) for line in incident.timeline]
-    summary = html.Summary("Timeline", className="quiet")
-    return html.Details([summary, html.Ol(lines)], className="incident-timeline")
+    summary = html.Summary(f"Timeline ({len(lines)})", className="quiet")
+    # A list that scrolls has to be reached by the keyboard.
+    scrolling = html.Ol(lines, tabIndex=0, **{"aria-label": "Timeline"})
+    return html.Details([summary, scrolling], className="incident-timeline")
 
 
 def line_text(line: IncidentChange, titles: dict[str, str]) -> str:
@@ -166,5 +177,10 @@ def line_text(line: IncidentChange, titles: dict[str, str]) -> str:
     return f"{when}: {line.kind}" + (f": {line.text}" if line.text else "")
 
 
-def _address(run_id: str, step: int) -> str:
-    return f"/runs/{run_id}?step={step}"
+def address(alert: Alert) -> str:
+    """The run's page at the step of an alert, with the layers marked that it names."""
+    query: dict[str, Any] = {"step": alert.step}
+    if alert.stack and alert.first_layer is not None:
+        last = alert.first_layer if alert.last_layer is None else alert.last_layer
+        query |= {"stack": alert.stack, "layers": f"{alert.first_layer}-{last}"}
+    return f"/runs/{alert.run_id}?{urlencode(query)}"

@@ -73,7 +73,7 @@ class AlertRepository:
 
 def _with_run() -> Select[Any]:
     # Joined, since a list shows alerts of many runs, and a key may see one project alone.
-    columns = (runs.c.name, runs.c.project)
+    columns = (runs.c.name, runs.c.project, runs.c.tags)
     return select(alerts, *columns).join(runs, runs.c.id == alerts.c.run_id)
 
 

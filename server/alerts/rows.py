@@ -49,10 +49,11 @@ class AlertColumns(msgspec.Struct, frozen=True):
 
 
 class AlertRow(AlertColumns, frozen=True):
-    """A stored alert with its run's name and project."""
+    """A stored alert with its run's name, project and tags."""
 
     run_name: str
     project: str
+    tags: list[str] = msgspec.field(default_factory=list)
 
     @property
     def finding_key(self) -> Key:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import msgspec
 
+from server.alerts.incidents.reading import headlines
 from server.bus.protocol import PAGES, Bus
 from server.database import Database
 from server.events import (
@@ -70,7 +71,9 @@ class Hub:
                     queue.close()
             self._was_subscribed = True
             while True:
-                self._distribute(decode(await subscription.next()))
+                event = decode(await subscription.next())
+                if event is not None:
+                    self._distribute(event)
 
     async def summarise(self) -> None:
         """One turn: send the runs and alerts that changed since the last turn.
@@ -126,13 +129,27 @@ class Hub:
             return
         text = f'{{"type":"run","run":{summary.model_dump_json()}}}'
         queues = [queue for queue in self._queues if queue.shows_run(run_id, summary.project)]
+        changed: dict[str, None] = {}  # incidents, in order
         for event in alerts:
             alert = msgspec.msgpack.decode(event.alert)
             alert_text = to_json({"type": "alert", "alert": alert})
             for queue in queues:
                 queue.put(("alert", alert["id"]), alert_text)
+            if alert.get("incident"):
+                changed[alert["incident"]] = None
+        await self._send_incidents(changed, summary.project)
         for queue in queues:
             queue.put(("run", run_id), text)
+
+    async def _send_incidents(self, ids: Collection[str], project: str) -> None:
+        """Send incidents to every page that may see them: also to one that shows another run."""
+        if not ids:
+            return
+        queues = [queue for queue in self._queues if queue.project in (None, project)]
+        for incident in await headlines(self._database, ids):
+            text = to_json({"type": "incident", "incident": incident})
+            for queue in queues:
+                queue.put(("incident", incident["id"]), text)
 
     async def _layout(self, run_id: str, layout_hash: str) -> Layout:
         if (run_id, layout_hash) not in self._layouts:

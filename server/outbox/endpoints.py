@@ -44,11 +44,12 @@ async def list_deliveries(
     *,
     status: DeliveryStatus | None = None,
     run: Annotated[str | None, Query(pattern=ID)] = None,
+    channel: Annotated[str | None, Query(pattern="^[0-9a-f]{16}$")] = None,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> DeliveryPage:
-    """Messages to webhooks, newest first; `dead` ones were given up."""
-    filters = DeliveryFilter(status, run, caller.project)
+    """Messages to channels, newest first; `dead` ones were given up."""
+    filters = DeliveryFilter(status, run, caller.project, channel)
     return await service.list_deliveries(state.database, filters, cursor=cursor, limit=limit)
 
 
@@ -56,7 +57,7 @@ async def list_deliveries(
 async def send_test(
     _caller: Admin, state: State, targets: Annotated[Sequence[Target], Depends(targets_of)]
 ) -> TargetAnswers:
-    """Send a test message to every configured target, and say what each answered."""
+    """Send a test message to every target of the settings, and say what each answered."""
     return await service.send_test(targets, state.clock())
 
 

@@ -12,7 +12,7 @@ from server.outbox.repository import DeliveryRepository
 
 EVERY_S = 60.0
 DAY_S = 86_400.0
-KEPT_S = {"delivered": 7 * DAY_S, "dead": 30 * DAY_S}
+KEPT_S = {"delivered": 7 * DAY_S, "digested": 30 * DAY_S, "dead": 30 * DAY_S}
 
 log = structlog.get_logger(__name__)
 

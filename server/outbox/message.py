@@ -1,12 +1,15 @@
-"""What is sent to every target: for people as a title and sentences, for programs as JSON."""
+"""What is sent to every channel: for people as a title and sentences, for programs as JSON."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
 Severity = Literal["critical", "warning", "info"]
+MILDEST_FIRST: tuple[Severity, ...] = ("info", "warning", "critical")
+STORED = ("kind", "run_id", "project", "severity", "title", "text", "body")
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -18,6 +21,10 @@ class Message(msgspec.Struct, frozen=True):
         severity: how bad it is.
         title, text: for people.
         body: the JSON that a webhook receives.
+        tags: of the run, by which routes choose.
+        reach: the severity by which routes choose, where that is not `severity`: what resolves a
+            critical incident goes where the incident went.
+        values: what templates may name.
     """
 
     kind: str
@@ -27,6 +34,14 @@ class Message(msgspec.Struct, frozen=True):
     title: str
     text: str
     body: str
+    tags: tuple[str, ...] = ()
+    reach: Severity | None = None
+    values: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is stored of it."""
+        return {name: getattr(self, name) for name in STORED}
 
 
 def sample_message(sent_at: float) -> Message:

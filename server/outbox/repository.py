@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_all, fetch_first, insert
 from server.outbox.rows import DeliveryRow, ListedDelivery, TargetRow
-from server.tables import deliveries, delivery_targets
+from server.tables import channels, deliveries, delivery_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class DeliveryFilter:
     status: str | None = None
     run: str | None = None
     project: str | None = None
+    target: str | None = None
 
 
 class DeliveryRepository:
@@ -28,6 +29,11 @@ class DeliveryRepository:
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+
+    @property
+    def session(self) -> AsyncSession:
+        """The session that it works in."""
+        return self._session
 
     async def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Store new deliveries, in this order."""
@@ -58,6 +64,38 @@ class DeliveryRepository:
         at = (deliveries.c.number == number, deliveries.c.status != "delivered")
         await self._session.execute(update(deliveries).where(*at).values(**values))
 
+    async def sent_at(self, target_id: str, since: float) -> list[float]:
+        """When messages were delivered to a target after a moment, oldest first."""
+        of_target = (deliveries.c.target == target_id, deliveries.c.status == "delivered")
+        query = select(deliveries.c.ended_at).where(*of_target, deliveries.c.ended_at > since)
+        return list((await self._session.execute(query.order_by(deliveries.c.ended_at))).scalars())
+
+    async def hold(self, target_id: str, expires_at: float) -> int:
+        """Hold back what waits for a target and was never tried; how many are new to that.
+
+        They expire later: they wait for their channel, and not for their target.
+        """
+        at = (*_untried(target_id), deliveries.c.held.is_(False))
+        values = {"held": True, "expires_at": expires_at}
+        return await self._changed(update(deliveries).where(*at).values(**values))
+
+    async def held(self, target_id: str, most: int) -> list[DeliveryRow]:
+        """What waits for a target's next digest, oldest first."""
+        query = select(deliveries).where(*_untried(target_id)).order_by(deliveries.c.number)
+        return await fetch_all(self._session, query.limit(most), DeliveryRow)
+
+    async def fold(self, numbers: Iterable[int], digest: str, now: float) -> None:
+        """Let a digest say these messages."""
+        at = deliveries.c.number.in_(list(numbers))
+        values = {"status": "digested", "digest": digest, "ended_at": now}
+        await self._session.execute(update(deliveries).where(at).values(**values))
+
+    async def drop(self, target_id: str, reason: str, now: float) -> int:
+        """Give up all that waits for a target."""
+        at = (deliveries.c.target == target_id, deliveries.c.status == "pending")
+        values = {"status": "dead", "ended_at": now, "last_error": reason}
+        return await self._changed(update(deliveries).where(*at).values(**values))
+
     async def expire(self, now: float) -> int:
         """Give up what has waited for too long, also for targets that nobody serves any more."""
         at = (deliveries.c.status == "pending", deliveries.c.expires_at <= now)
@@ -81,6 +119,7 @@ class DeliveryRepository:
             deliveries.c.status: filters.status,
             deliveries.c.run_id: filters.run,
             deliveries.c.project: filters.project,
+            deliveries.c.target: filters.target,
         }
         query = query.where(*(c == value for c, value in columns.items() if value is not None))
         if before is not None:
@@ -137,8 +176,21 @@ class TargetRepository:
         await self._session.execute(update(delivery_targets).where(at).values(retry_at=0.0))
 
 
+def _untried(target_id: str) -> tuple[Any, ...]:
+    # What was tried keeps its idempotency key: its target may have taken it.
+    return (
+        deliveries.c.target == target_id,
+        deliveries.c.status == "pending",
+        deliveries.c.attempts == 0,
+        deliveries.c.kind != "digest",
+    )
+
+
 def _listed() -> Any:
-    columns = (delivery_targets.c.name, delivery_targets.c.retry_at)
-    return select(deliveries, *columns).join(
-        delivery_targets, delivery_targets.c.id == deliveries.c.target
+    # A channel may have been renamed since.
+    name = func.coalesce(channels.c.name, delivery_targets.c.name)
+    return (
+        select(deliveries, name, delivery_targets.c.retry_at)
+        .join(delivery_targets, delivery_targets.c.id == deliveries.c.target)
+        .outerjoin(channels, channels.c.id == deliveries.c.target)
     )

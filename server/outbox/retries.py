@@ -24,9 +24,9 @@ def pause_s(failures: int) -> float:
     return min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE_S)
 
 
-def after_success(delivery: DeliveryRow, now: float) -> Changes:
+def after_success(delivery: DeliveryRow, answer: str, now: float) -> Changes:
     """Delivered, and the target is well."""
-    ended = {"status": "delivered", "ended_at": now, "last_error": ""}
+    ended = {"status": "delivered", "ended_at": now, "last_error": "", "answer": answer}
     return Changes(_attempted(delivery, now) | ended, {"failures": 0, "retry_at": 0.0})
 
 
@@ -38,7 +38,10 @@ def after_failure(
     A target that is away keeps everything waiting, in order. A message that fails again and again
     at a target which answers steps aside, so that it does not stop what is behind it.
     """
-    attempted = _attempted(delivery, now) | {"last_error": str(error)}
+    attempted = _attempted(delivery, now) | {
+        "last_error": str(error),
+        "answer": str(error),
+    }
     if error.failure == "refused":
         return Changes(attempted | _dead(now), {"failures": 0, "retry_at": 0.0})
     changes = _retried(delivery, target, error, now)

@@ -6,9 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from server.outbox.message import Message, Severity
+from server.outbox.message import STORED, Message, Severity
 
-DeliveryStatus = Literal["pending", "delivered", "dead"]
+DeliveryStatus = Literal["pending", "delivered", "digested", "dead"]
 
 
 class DeliveryRow(msgspec.Struct, frozen=True):
@@ -22,7 +22,10 @@ class DeliveryRow(msgspec.Struct, frozen=True):
         stepped_aside: whether the messages behind it no longer wait for it.
         expires_at: when it is given up.
         attempted_at: the newest attempt, or None.
-        ended_at: when it was delivered or given up, or None.
+        ended_at: when it was delivered, digested or given up, or None.
+        answer: what the target answered last, or how it failed.
+        held: whether its channel was at its limit while it waited.
+        digest: id of the delivery that says it, where it is digested.
     """
 
     number: int
@@ -44,18 +47,21 @@ class DeliveryRow(msgspec.Struct, frozen=True):
     expires_at: float
     attempted_at: float | None
     ended_at: float | None
+    answer: str = ""
+    held: bool = False
+    digest: str | None = None
 
     @property
     def message(self) -> Message:
         """What is sent."""
-        return Message(**{name: getattr(self, name) for name in Message.__struct_fields__})
+        return Message(**{name: getattr(self, name) for name in STORED})
 
 
 class ListedDelivery(DeliveryRow, frozen=True):
     """A delivery with its target's name, and when that is tried next."""
 
-    target_name: str
-    target_retry_at: float
+    target_name: str = ""
+    target_retry_at: float = 0.0
 
 
 class TargetRow(msgspec.Struct, frozen=True):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Sequence
 
 from server import cursor as cursors
 from server.database import Database
 from server.errors import Conflict, NotFound
-from server.outbox.message import Message, sample_message
+from server.outbox.message import sample_message
 from server.outbox.outbox import Outbox
 from server.outbox.repository import DeliveryFilter, DeliveryRepository, TargetRepository
 from server.outbox.rows import ListedDelivery
-from server.outbox.schemas import Delivery, DeliveryPage, TargetAnswer, TargetAnswers
-from server.outbox.targets import DeliveryError, Target
+from server.outbox.schemas import Delivery, DeliveryPage, TargetAnswers
+from server.outbox.targets import Target
+from server.outbox.trial import answer_of
 
 
 async def list_deliveries(
@@ -41,7 +41,7 @@ async def retry(
 
     Raises:
         NotFound: if there is no such delivery in the project.
-        Conflict: if it was delivered, or its target is no longer configured.
+        Conflict: if it was delivered, is told by a digest, or its channel is no longer there.
     """
     async with database.writing() as session:
         repository = DeliveryRepository(session)
@@ -52,7 +52,7 @@ async def retry(
                 field="delivery_id",
                 fix="list deliveries with GET /api/v1/deliveries",
             )
-        _require_retriable(row, outbox)
+        _require_retriable(row, is_known=await outbox.knows(session, row.target))
         expires_at = now + outbox.give_up_s
         await repository.change(
             row.number, status="pending", ended_at=None, retry_at=0.0, expires_at=expires_at
@@ -63,43 +63,42 @@ async def retry(
     return _delivery(changed or row)
 
 
-def _require_retriable(row: ListedDelivery, outbox: Outbox) -> None:
+def _require_retriable(row: ListedDelivery, *, is_known: bool) -> None:
     if row.status == "delivered":
         raise Conflict(
             f"delivery {row.id!r} has arrived",
             field="delivery_id",
             fix="retry a delivery whose status is dead or pending",
         )
-    if row.target not in outbox.targets:
+    if row.status == "digested":
         raise Conflict(
-            f"the target {row.target_name} of delivery {row.id!r} is no longer configured",
+            f"delivery {row.id!r} is told by the digest {row.digest!r}",
             field="delivery_id",
-            fix="put its URL back into EVENKEEL_WEBHOOKS and restart the server",
+            fix="retry the digest",
+        )
+    if not is_known:
+        raise Conflict(
+            f"the channel {row.target_name} of delivery {row.id!r} is deleted or switched off",
+            field="delivery_id",
+            fix="switch the channel on, or put its URL back into EVENKEEL_WEBHOOKS",
         )
 
 
 async def send_test(targets: Sequence[Target], now: float) -> TargetAnswers:
-    """Send a test message to every target at once; nothing of it is tried again."""
+    """Send a test message to every target of the settings at once; nothing is tried again."""
     message = sample_message(now)
-    answers = await asyncio.gather(*(_answer(target, message, now) for target in targets))
+    answers = await asyncio.gather(*(answer_of(target, message, now) for target in targets))
     return TargetAnswers(answers=list(answers))
-
-
-async def _answer(target: Target, message: Message, now: float) -> TargetAnswer:
-    try:
-        answer = await target.send(uuid.uuid4().hex, message, now)
-    except DeliveryError as error:
-        return TargetAnswer(target=target.name, delivered=False, answer=str(error))
-    return TargetAnswer(target=target.name, delivered=True, answer=answer)
 
 
 def _delivery(row: ListedDelivery) -> Delivery:
     next_attempt_at = None
     if row.status == "pending":
         next_attempt_at = max(row.created_at, row.retry_at, row.target_retry_at)
-    names = Delivery.model_fields.keys() - {"target", "next_attempt_at"}
+    names = Delivery.model_fields.keys() - {"target", "channel", "next_attempt_at"}
     return Delivery(
         target=row.target_name,
+        channel=row.target,
         next_attempt_at=next_attempt_at,
         **{name: getattr(row, name) for name in names},
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -20,8 +22,11 @@ NOTICES = {"critical": "failure", "warning": "warning", "info": "info"}
 # These answers speak of the target, not of the message: any other would get the same now.
 AWAY = frozenset({408, 425, 429, 502, 503, 504})
 LONGEST_RETRY_AFTER_S = 3600.0
+SECRET_LENGTH = 5  # a shorter part of a URL is no secret, and occurs in any text
+REASON_LENGTH = 200  # characters of what a target says of a failure
 
 Failure = Literal["away", "failed", "refused"]
+TargetKind = Literal["webhook", "apprise"]
 
 
 class DeliveryError(Exception):
@@ -45,10 +50,12 @@ class Target(Protocol):
     Attributes:
         id: the same after every restart, as long as the URL is.
         name: scheme and host, safe to log.
+        kind: whether it takes JSON, or title and text.
     """
 
     id: str
     name: str
+    kind: TargetKind
 
     async def send(self, message_id: str, message: Message, now: float) -> str:
         """Send one message and return what was answered, or raise `DeliveryError`."""
@@ -84,6 +91,8 @@ def target_of(url: str, signer: Signer) -> Target:
 class HttpTarget:
     """POSTs a message's JSON, signed where there is a secret."""
 
+    kind: TargetKind = "webhook"
+
     def __init__(self, url: str, signer: Signer) -> None:
         self.id = id_of(url)
         self.name = redacted(url)
@@ -105,33 +114,49 @@ class HttpTarget:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = await self._client.post(self._url, content=content, headers=headers)
         except (httpx.HTTPError, TimeoutError) as error:
-            reason = str(error).replace(self._url, self.name)
-            text = f"{type(error).__name__}: {reason}".rstrip(": ")
+            text = scrub(f"{type(error).__name__}: {error}".rstrip(": "), self._url)
             raise DeliveryError(text, "away") from error
-        return _accepted(answer)
+        return _accepted(answer, self._url, now)
 
     async def close(self) -> None:
         """Let go of connections."""
         await self._client.aclose()
 
 
-def _accepted(answer: httpx.Response) -> str:
+def _accepted(answer: httpx.Response, url: str, now: float) -> str:
     """What a webhook answered, or a `DeliveryError` unless that is a success."""
     text = f"answered {answer.status_code}"
     if answer.is_success:
         return text
+    reason = " ".join(answer.text[: 4 * REASON_LENGTH].split())[:REASON_LENGTH]
+    text = f"{text}: {scrub(reason, url)}" if reason else text
     if answer.status_code in AWAY:
-        seconds = answer.headers.get("retry-after", "")
-        asked = min(float(seconds), LONGEST_RETRY_AFTER_S) if seconds.isdecimal() else 0.0
+        asked = retry_after_s(answer.headers.get("retry-after", ""), now)
         raise DeliveryError(text, "away", retry_after_s=asked)
     raise DeliveryError(text, "refused" if answer.is_client_error else "failed")
+
+
+def retry_after_s(value: str, now: float) -> float:
+    """Seconds that a ``Retry-After`` asks for, as a number or a date; 0 where it says neither."""
+    value = value.strip()
+    if value.isascii() and value.isdecimal():
+        seconds = float(value)
+    else:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - now
+        except ValueError:
+            return 0.0
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)
 
 
 class AppriseTarget:
     """A message's title and text, through any apprise service."""
 
+    kind: TargetKind = "apprise"
+
     def __init__(self, url: str) -> None:
         self.id = id_of(url)
+        self._url = url
         hidden = f"{url.partition('://')[0]}://…"  # where others have a host, it may have a token
         try:
             import apprise  # optional, and loads over a hundred services
@@ -159,11 +184,31 @@ class AppriseTarget:
         except TimeoutError as error:
             raise DeliveryError("TimeoutError", "away") from error
         if not delivered:
-            raise DeliveryError("apprise could not deliver it", "failed")
+            raise DeliveryError(
+                f"apprise could not deliver it{_reason(delivered, self._url)}", "failed"
+            )
         return "apprise delivered it"
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+def _reason(result: Any, url: str) -> str:
+    """What apprise 2 says of a failure; older versions answer with a bare boolean."""
+    logs = getattr(result, "logs", None)
+    entries = list(logs()) if callable(logs) else []
+    texts = [str(getattr(entry, "message", entry)) for entry in entries]
+    text = " ".join(" ".join(texts).split())[:REASON_LENGTH]
+    return f": {scrub(text, url)}" if text else ""
+
+
+def scrub(text: str, url: str) -> str:
+    """A text without what a URL may keep secret: all its longer parts but scheme and host."""
+    host = host_of(url) or ""
+    for part in sorted(set(re.split(r"[/:@?&=#;,]+", url)), key=len, reverse=True):
+        if len(part) >= SECRET_LENGTH and part != host:
+            text = text.replace(part, "…").replace(unquote(part), "…")
+    return text
 
 
 def id_of(url: str) -> str:

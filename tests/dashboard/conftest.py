@@ -16,6 +16,7 @@ from dashboard.app import mount
 from server.app import create_app
 from server.run import bind
 from server.settings import Settings
+from tests.dashboard.pushing import Push, pushing
 from tests.services.process import wait_until
 from tests.services.serving import running
 
@@ -60,6 +61,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def push(site: str) -> Push:
+    """Sends frames to the site as an agent does."""
+    return pushing(site)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,13 +11,13 @@ import msgspec
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from benchmarks.synthetic_run import SyntheticRun, encoder_decoder, send, spec, with_a_hole
+from benchmarks.synthetic_run import SyntheticRun, encoder_decoder, spec, with_a_hole
+from tests.dashboard.pushing import Push
 from tests.services.agent import STEPS_LAYOUT, batch, steps_frame
 from wire import MEDIA_TYPE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("dashboard-browser")]
 
-Push = Callable[..., None]
 DRAWN = "document.body.dataset.charts === 'drawn'"
 TRACE = """([id, meta]) => {
     const chart = document.querySelector(`#${id} .js-plotly-plot`);
@@ -32,27 +30,6 @@ PAINTED = """(id) => {
     for (let i = 3; i < cells.length; i += 4) painted += cells[i] > 0;
     return painted / (cells.length / 4);
 }"""
-
-
-@pytest.fixture
-def push(site: str) -> Push:
-    """Sends frames to the site as an agent does."""
-
-    async def speak(run: SyntheticRun, steps: range, **how: Any) -> None:
-        async with httpx.AsyncClient(base_url=site, timeout=30) as http:
-            await send(http, run, steps, **how)
-            while (await predicted(http, run)) != "ready":
-                await asyncio.sleep(0.02)
-
-    async def predicted(http: httpx.AsyncClient, run: SyntheticRun) -> str:
-        answer = await http.get(f"/api/v1/runs/{run.run_id}/predictions")
-        return next((entry["state"] for entry in answer.json()["revisions"]), "none")
-
-    def wait(run: SyntheticRun, steps: range, **how: Any) -> None:
-        with ThreadPoolExecutor(1) as pool:  # playwright owns this thread's event loop
-            pool.submit(lambda: asyncio.run(speak(run, steps, **how))).result(60)
-
-    return wait
 
 
 @pytest.fixture
@@ -214,13 +191,13 @@ def test_fault_appears_by_itself_as_one_card_and_is_acknowledged_and_reopened(
     expect(card.locator('[data-testid="incident-evidence"] li')).not_to_have_count(0)
     expect(page.locator("#toasts .toast").first).to_be_visible()
     identity = card.get_attribute("data-incident")
-    card.locator('[data-testid="incident-acknowledge"] button').click()
+    card.locator('[data-incident-action="acknowledge"]').click()
     expect(page.locator(f'[data-incident="{identity}"]:is(article)')).to_have_count(0)
 
-    page.get_by_text("Acknowledged", exact=True).click()
-    card.locator('[data-testid="incident-reopen"] button').click()
+    page.locator('[data-alerts-status="acknowledged"]').click()
+    card.locator('[data-incident-action="reopen"]').click()
     expect(page.locator(f'[data-incident="{identity}"]:is(article)')).to_have_count(0)
-    page.get_by_text("Open", exact=True).click()
+    page.locator('[data-alerts-status="open"]').click()
     expect(card).to_have_attribute("data-incident-status", "open")
 
 
@@ -241,18 +218,16 @@ KNOWN = {
     "severity": "warning",
     "title": "Stood when the page opened",
     "status": "open",
+    "stack": "decoder",
+    "first_layer": 3,
+    "last_layer": 6,
     "step": 20,
     "opened_at": 1_760_000_000.0,
 }
-OPENED = {
-    "id": "opened",
-    "incident": "opened too",
-    "title": "Opened now",
-    "opened_at": 1_760_000_060.0,
-}
+OPENED = {"id": "opened too", "title": "Opened now", "opened_at": 1_760_000_060.0}
 
 
-def test_known_alerts_stay_silent_and_new_ones_are_told_once(page: Page) -> None:
+def test_known_incidents_stay_silent_and_new_ones_are_told_once(page: Page) -> None:
     sockets: list[WebSocketRoute] = []
 
     def join(socket: WebSocketRoute) -> None:
@@ -260,10 +235,10 @@ def test_known_alerts_stay_silent_and_new_ones_are_told_once(page: Page) -> None
         sockets.append(socket)
 
     def tell(**changes: Any) -> None:
-        sockets[-1].send(json.dumps({"type": "alert", "alert": {**KNOWN, **changes}}))
+        sockets[-1].send(json.dumps({"type": "incident", "incident": {**KNOWN, **changes}}))
 
     page.route_web_socket("**/api/v1/live*", join)
-    page.route("**/alerts?limit=100", lambda asked: asked.fulfill(json={"alerts": [KNOWN]}))
+    page.route("**/incidents?limit=100", lambda asked: asked.fulfill(json={"incidents": [KNOWN]}))
     page.goto("/alerts")
     expect(page.locator("#connection")).to_have_attribute("data-state", "live")
 
@@ -271,11 +246,13 @@ def test_known_alerts_stay_silent_and_new_ones_are_told_once(page: Page) -> None
     tell(**OPENED)
     tell(**OPENED, last_step=91)
     expect(page.locator(".toast")).to_have_text(["Opened nowbroke-before, step 20×"])
+    href = page.locator(".toast a").get_attribute("href")
+    assert href == f"/runs/{'a' * 32}?step=20&stack=decoder&layers=3-6"
     tell(**OPENED, severity="critical")
     expect(page.locator(".toast")).to_have_class(["toast toast-critical"])
 
-    tell(**OPENED | {"id": "another sign", "title": "The same fault"}, severity="warning")
-    tell(**OPENED | {"id": "last", "incident": "last", "title": "Another fault"})
+    tell(**OPENED | {"title": "Less severe again"}, severity="warning")
+    tell(**OPENED | {"id": "last", "title": "Another fault"})
     expect(page.locator(".toast strong")).to_have_text(["Opened now", "Another fault"])
 
 

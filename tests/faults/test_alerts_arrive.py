@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -13,7 +15,7 @@ from tests.services.agent import Agent, frame, vector
 from tests.services.polling import eventually
 from tests.services.postgres import Postgres
 from tests.services.process import free_port
-from tests.services.receiver import Receiver, receiving
+from tests.services.receiver import Receiver, listening, receiving
 from tests.services.redis import Redis
 from tests.services.server import ServerProcess
 
@@ -119,3 +121,114 @@ async def _all_arrived(server: ServerProcess, count: int) -> None:
             return len(answer.json()["deliveries"])
 
         await eventually(delivered, lambda delivered: delivered == count)
+
+
+async def test_delivery_in_flight_at_the_end_of_a_server_is_waited_for_and_sent_once(
+    tmp_path: Path,
+):
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+    receiver = Receiver()
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await may_answer.wait()
+        await receiver.answer(reader, writer)
+
+    async with listening(slowly) as port:
+        webhooks = f'["http://127.0.0.1:{port}/hook"]'
+        server = ServerProcess(tmp_path / "server", webhooks=webhooks)
+        try:
+            await _raise_alert(server)
+            await asked.wait()
+            stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+            await _until_it_refuses(server)
+            may_answer.set()
+            await stopping
+            await asyncio.to_thread(server.start)
+            await _all_arrived(server, 1)
+        finally:
+            server.kill()
+
+    assert len(receiver.requests) == 1
+
+
+async def test_delivery_that_nobody_answers_leaves_no_lease_behind(tmp_path: Path):
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await ended.wait()
+
+    async with listening(never) as port:
+        webhooks = f'["http://127.0.0.1:{port}/hook"]'
+        server = ServerProcess(tmp_path / "server", webhooks=webhooks)
+        try:
+            await _raise_alert(server)
+            await asked.wait()
+            await asyncio.to_thread(server.stop)
+        finally:
+            server.kill()
+            ended.set()
+
+    with closing(sqlite3.connect(tmp_path / "server" / "data" / "evenkeel.db")) as database:
+        rows = database.execute("SELECT leased_by, leased_until FROM delivery_targets").fetchall()
+    assert rows == [("", 0.0)]
+
+
+async def _raise_alert(server: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30.0) as client:
+        agent = Agent(client)
+        await agent.declare()
+        await agent.send([frame(1), frame(2, values=vector(2, loss=math.nan))])
+
+
+async def _until_it_refuses(server: ServerProcess) -> None:
+    async def refuses() -> bool:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30.0) as client:
+            try:
+                await client.get("/healthz")
+            except httpx.TransportError:
+                return True
+        return False
+
+    await eventually(refuses, bool)
+
+
+async def _limited_channel(server: ServerProcess, url: str) -> None:
+    """A channel that takes one message an hour."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=30.0) as client:
+        limit = {"most": 1, "window_s": 3600.0}
+        channel = {"name": "On call", "url": url, "limit": limit}
+        (await client.post("/api/v1/channels", json=channel)).raise_for_status()
+
+
+async def test_messages_that_a_channel_holds_arrive_in_a_digest_after_a_crash(tmp_path: Path):
+    async with receiving() as receiver:
+        server = ServerProcess(tmp_path / "server")
+        try:
+            await _limited_channel(server, receiver.url)
+            for _ in range(3):
+                await _raise_alert(server)
+            await receiver.until(1)
+            await _held(server, 2)
+            await asyncio.to_thread(server.kill)
+            with closing(sqlite3.connect(tmp_path / "server" / "data" / "evenkeel.db")) as database:
+                database.execute("UPDATE deliveries SET ended_at = ended_at - 3600")  # an hour ago
+                database.commit()
+            await asyncio.to_thread(server.start)
+            (_, digest) = await receiver.until(2)
+        finally:
+            server.kill()
+
+    assert digest.json["kind"] == "digest"
+    assert len(digest.json["messages"]) == 2
+
+
+async def _held(server: ServerProcess, count: int) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30.0) as client:
+
+        async def held() -> int:
+            rows = (await client.get("/api/v1/deliveries")).json()["deliveries"]
+            return sum(row["held"] for row in rows)
+
+        await eventually(held, lambda held: held == count)

@@ -1,28 +1,28 @@
-/* Alerts on every page: how many faults are open in the bar at the top, and a toast for a new one. */
+/* Incidents on every page: how many are open in the bar at the top, and a toast for a new one. */
 
-import { getAlerts, getOpenIncidents } from "./api.js";
+import { getIncidents, getOpenIncidents } from "./api.js";
+import { notify } from "./browser-notifications.js";
 import { formatCount } from "./display.js";
 import { all, byId } from "./dom.js";
+import { element } from "./elements.js";
 import { throttled } from "./timing.js";
+import { toast } from "./toasts.js";
 
-/** @import { Alert } from "./types" */
+/** @import { IncidentHeadline } from "./types" */
 
 const RANKS = { info: 0, warning: 1, critical: 2 };
-const MOST_TOASTS = 4;
-const TOAST_MS = 12000;
 
 /** Severity at which each incident was last announced. @type {Map<string, number>} */
 const announcedRanks = new Map();
-/** When the newest alert opened that was there before the page. @type {Promise<number> | null} */
+/** When the newest incident opened that was there before the page. @type {Promise<number> | null} */
 let newestBefore = null;
 
-/** @param {Alert} alert */
-const incidentOf = (alert) => alert.incident ?? alert.id;
-
-/** Notes how severe an incident is by one of its alerts. @param {Alert} alert */
-function noteRank(alert) {
-  const rank = RANKS[alert.severity];
-  announcedRanks.set(incidentOf(alert), Math.max(rank, announcedRanks.get(incidentOf(alert)) ?? 0));
+/**
+ * Notes how severe an incident is.
+ * @param {{ id: string, severity: keyof typeof RANKS }} incident
+ */
+function noteRank({ id, severity }) {
+  announcedRanks.set(id, Math.max(RANKS[severity], announcedRanks.get(id) ?? 0));
 }
 
 /** Shows how many incidents are open. */
@@ -37,12 +37,12 @@ export const countAlerts = throttled(async () => {
   }
 }, 1000);
 
-/** Notes the alerts that there are; resolves with when the newest of them opened. */
-export function noteAlerts() {
-  newestBefore ??= getAlerts().then(
-    (alerts) => {
-      for (const alert of alerts) noteRank(alert);
-      return alerts.length ? alerts[0].opened_at : 0;
+/** Notes the incidents that there are; resolves with when the newest of them opened. */
+export function noteIncidents() {
+  newestBefore ??= getIncidents().then(
+    (incidents) => {
+      for (const incident of incidents) noteRank(incident);
+      return incidents.length ? incidents[0].opened_at : 0;
     },
     () => {
       newestBefore = null;
@@ -53,36 +53,42 @@ export function noteAlerts() {
 }
 
 /**
- * Toasts an incident that opened or escalated since the page was opened, by the alert that says so;
- * its other alerts are silent.
- * @param {Alert} alert
+ * Toasts an incident that opened or escalated since the page was opened; its other changes are
+ * silent. Where people asked for it the browser tells it, too.
+ * @param {IncidentHeadline} incident
  */
-export async function announceAlert(alert) {
-  const newest = await noteAlerts();
-  const rank = RANKS[alert.severity];
-  const rankBefore = announcedRanks.get(incidentOf(alert));
-  noteRank(alert);
-  const isNew = rankBefore === undefined ? alert.opened_at > newest : rank > rankBefore;
-  if (isNew && alert.status === "open") toast(alert);
+export async function announceIncident(incident) {
+  const newest = await noteIncidents();
+  const rankBefore = announcedRanks.get(incident.id);
+  noteRank(incident);
+  const isNew =
+    rankBefore === undefined ? incident.opened_at > newest : RANKS[incident.severity] > rankBefore;
+  if (!isNew || incident.status !== "open") return;
+  showIncident(incident);
+  if (incident.severity !== "info") notify(incident, addressOf(incident));
 }
 
-/** @param {Alert} alert */
-function toast(alert) {
-  for (const former of all(`.toast[data-incident="${incidentOf(alert)}"]`)) former.remove();
-  const box = document.createElement("div");
-  box.className = `toast toast-${alert.severity}`;
-  box.dataset.incident = incidentOf(alert);
-  const link = document.createElement("a");
-  link.href = `/runs/${alert.run_id}?step=${alert.step}`;
-  const title = document.createElement("strong");
-  title.textContent = alert.title;
-  link.append(title, `${alert.run_name}, step ${formatCount(alert.step)}`);
-  const close = document.createElement("button");
-  Object.assign(close, { textContent: "×", type: "button", onclick: () => box.remove() });
-  close.setAttribute("aria-label", "Dismiss");
-  box.append(link, close);
-  const toasts = byId("toasts");
-  toasts.append(box);
-  while (toasts.children.length > MOST_TOASTS) toasts.firstChild?.remove();
-  setTimeout(() => box.remove(), TOAST_MS);
+/** @param {IncidentHeadline} incident */
+function showIncident(incident) {
+  for (const former of all(`.toast[data-incident="${incident.id}"]`)) former.remove();
+  const link = element(
+    "a",
+    { href: addressOf(incident) },
+    element("strong", {}, incident.title),
+    `${incident.run_name}, step ${formatCount(incident.step)}`,
+  );
+  toast([link], { severity: incident.severity, dataset: { incident: incident.id } });
+}
+
+/**
+ * The run's page at the incident's step, with its layers marked.
+ * @param {IncidentHeadline} incident
+ */
+export function addressOf({ run_id, step, stack, first_layer, last_layer }) {
+  const query = new URLSearchParams({ step: String(step) });
+  if (stack && first_layer !== null) {
+    query.set("stack", stack);
+    query.set("layers", `${first_layer}-${last_layer ?? first_layer}`);
+  }
+  return `/runs/${run_id}?${query}`;
 }

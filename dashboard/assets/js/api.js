@@ -20,11 +20,27 @@ export class ApiError extends Error {
   /**
    * @param {string} message
    * @param {number} status
+   * @param {string} [field] the one to blame, "" for none
+   * @param {string} [fix] what to do about it
    */
-  constructor(message, status) {
+  constructor(message, status, field = "", fix = "") {
     super(message);
     this.status = status;
+    this.field = field;
+    this.fix = fix;
   }
+}
+
+/**
+ * The answer's body, or a refusal in the server's words.
+ * @param {Response} response
+ */
+async function read(response) {
+  const body = response.status === 204 ? {} : await response.json().catch(() => ({}));
+  if (response.ok) return body;
+  const { message, field, fix } = body.error || {};
+  const text = message || `the server answered ${response.status}`;
+  throw new ApiError(text, response.status, field || "", fix || "");
 }
 
 /**
@@ -32,11 +48,20 @@ export class ApiError extends Error {
  * @returns {Promise<any>}
  */
 async function request(path) {
-  const response = await fetch(BASE + path, { headers: { Accept: "application/json" } });
-  const body = await response.json().catch(() => ({}));
-  if (response.ok) return body;
-  const message = body.error?.message || `the server answered ${response.status}`;
-  throw new ApiError(message, response.status);
+  return read(await fetch(BASE + path, { headers: { Accept: "application/json" } }));
+}
+
+/**
+ * Sends a request with a JSON body, if there is one.
+ * @param {"GET" | "POST" | "PUT" | "PATCH" | "DELETE"} method
+ * @param {string} path
+ * @param {object} [body]
+ * @returns {Promise<any>}
+ */
+export async function send(method, path, body) {
+  const headers = { Accept: "application/json", "Content-Type": "application/json" };
+  const content = body === undefined ? undefined : JSON.stringify(body);
+  return read(await fetch(BASE + path, { method, headers, body: content }));
 }
 
 /**
@@ -134,6 +159,14 @@ export function getScalars(run, after) {
  */
 export async function getOpenIncidents() {
   return (await get("/incidents?status=open&limit=100")).incidents;
+}
+
+/**
+ * The newest hundred incidents of every status.
+ * @returns {Promise<Incident[]>}
+ */
+export async function getIncidents() {
+  return (await get("/incidents?limit=100")).incidents;
 }
 
 /**

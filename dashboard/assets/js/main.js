@@ -1,13 +1,16 @@
 /* Starts the shell at once, and the script of each page that Dash puts in place. */
 
 import { setQuery } from "./address.js";
-import { announceAlert, countAlerts, noteAlerts } from "./alerts.js";
+import { AlertList } from "./alert-list.js";
+import { announceIncident, countAlerts, noteIncidents } from "./alerts.js";
 import { prefetchPage } from "./api.js";
 import { announce, setProps } from "./dash.js";
 import { formatAge } from "./display.js";
 import { all } from "./dom.js";
+import { followIncidents } from "./incidents.js";
 import { connect, followPageVisits, listen } from "./live.js";
 import { RunPage } from "./run-page.js";
+import { SettingsPage } from "./settings.js";
 import { markNavigation, startShell } from "./shell.js";
 import { throttled } from "./timing.js";
 import { chosenBlock, followBlockButtons, openWhy } from "./why.js";
@@ -17,8 +20,8 @@ import { chosenBlock, followBlockButtons, openWhy } from "./why.js";
 const STALE_S = 30;
 const FOLLOWING = ["internals", "why", "series"]; // tabs that Dash draws for the step on show
 
-/** @type {RunPage | null} */
-let runPage = null;
+/** What the page in place has to undo when it leaves. @type {{ close: () => void } | null} */
+let openPage = null;
 /** The page in place. @type {string | null} */
 let pageName = null;
 
@@ -96,16 +99,19 @@ function writeAge(page) {
  * @param {PageData | null} data
  */
 export function start(data) {
-  runPage?.close();
-  runPage = null;
+  openPage?.close();
+  openPage = null;
   pageName = data?.page ?? null;
   if (!data) return null;
   markNavigation(data.page);
   countAlerts();
   if (data.page === "run" || data.page === "compare") {
-    runPage = new RunPage(data);
+    const runPage = new RunPage(data);
+    openPage = runPage;
     if (data.page === "run") dressRunPage(runPage);
   } else connect([]);
+  if (data.page === "alerts") openPage = new AlertList();
+  if (data.page === "settings") openPage = new SettingsPage();
   return data.page;
 }
 
@@ -113,13 +119,14 @@ function listenForEvents() {
   const announceRun = throttled(() => announce("run"), 1000);
   const announceAlerts = throttled(() => announce("alert"), 500);
   listen((message) => {
-    if (message.type === "alert") announceAlert(message.alert);
-    if (message.type === "alert" || message.type === "reconnected") {
+    if (message.type === "incident") announceIncident(message.incident);
+    const changes = message.type === "alert" || message.type === "incident";
+    if (changes || message.type === "reconnected") {
       countAlerts();
       announceAlerts();
     }
     if (message.type === "run" && pageName === "runs") announceRun();
-    if (message.type === "hello") noteAlerts();
+    if (message.type === "hello") noteIncidents();
   });
 }
 
@@ -127,4 +134,5 @@ prefetchPage();
 startShell();
 followPageVisits();
 listenForEvents();
-noteAlerts();
+followIncidents();
+noteIncidents();

@@ -10,6 +10,7 @@ import { formatCount, formatLoss } from "./display.js";
 import { all, byId, first } from "./dom.js";
 import { Heatmap } from "./heatmap.js";
 import { Heatmaps } from "./heatmaps.js";
+import { markLayers } from "./layer-marks.js";
 import { connect, listen } from "./live.js";
 import { LiveHistories, stackOf } from "./live-histories.js";
 import { Player } from "./player.js";
@@ -113,6 +114,7 @@ export class RunPage {
     if (this.data.page === "run") {
       for (const chart of this.charts) {
         this.undo.push(followLayers(chart, (block) => this.onBlock?.(block)));
+        markLayers(chart.chart);
       }
       if (profileChart) this.ahead.drawProfileOn(profileChart);
     }

@@ -84,14 +84,144 @@ export interface Alert {
   incident?: string | null;
 }
 
-export interface Incident {
+/** An incident as a live message has it; `step` is that of its root. */
+export interface IncidentHeadline {
   id: string;
+  run_id: string;
+  run_name: string;
+  severity: "info" | "warning" | "critical";
+  status: string;
+  title: string;
+  stack: string;
+  first_layer: number | null;
+  last_layer: number | null;
+  step: number;
+  opened_at: number;
+}
+
+export interface Incident extends IncidentHeadline {
+  rule: string;
+  note: string;
   alerts: Alert[];
+}
+
+export interface Limit {
+  most: number;
+  window_s: number;
+}
+
+export interface Channel {
+  id: string;
+  name: string;
+  source: "settings" | "api";
+  kind: "webhook" | "apprise" | null;
+  address: string;
+  project: string | null;
+  enabled: boolean;
+  signed: boolean;
+  title_template: string;
+  text_template: string;
+  limit: Limit | null;
+  problem: string;
+}
+
+export interface ChannelList {
+  channels: Channel[];
+  template_names: string[];
+  default_title: string;
+  default_text: string;
+}
+
+export interface Route {
+  id: string;
+  channel: string;
+  project: string | null;
+  tag: string | null;
+  severity: string;
+}
+
+export interface Delivery {
+  id: string;
+  target: string;
+  kind: string;
+  severity: string;
+  title: string;
+  text: string;
+  status: "pending" | "delivered" | "digested" | "dead";
+  attempts: number;
+  answer: string;
+  last_error: string;
+  held: boolean;
+  digest: string | null;
+  created_at: number;
+  next_attempt_at: number | null;
+  ended_at: number | null;
+}
+
+export interface Silence {
+  id: string;
+  run: string | null;
+  run_name: string | null;
+  rule: string | null;
+  tag: string | null;
+  project: string | null;
+  incident: string | null;
+  incident_title: string | null;
+  note: string;
+  until: number;
 }
 
 export interface RunSummary {
   id: string;
+  name: string;
   status: string;
+}
+
+export interface Rule {
+  id: string;
+  name: string;
+  enabled: boolean;
+  series: string | null;
+  layers: { first: number; last: number } | null;
+  condition: {
+    kind: string;
+    value?: number;
+    factor?: number;
+    gap?: number;
+    window?: number;
+    preset?: string;
+  };
+  for_samples: number;
+  clear_samples: number;
+  severity: string;
+  advice: string;
+  project: string | null;
+  tags: string[];
+}
+
+export interface Preset {
+  name: string;
+  title: string;
+}
+
+export interface Firing {
+  step: number;
+  resolved: number | null;
+  stack: string;
+  first_layer: number | null;
+  last_layer: number | null;
+  measured: number | string | null;
+  message: string;
+}
+
+export interface Trial {
+  run_id: string;
+  judged: number;
+  first_step: number | null;
+  last_step: number | null;
+  truncated: boolean;
+  firings: Firing[];
+  note: string;
 }
 
 // Live messages; `reconnected` is the connection's own.
@@ -111,6 +241,7 @@ export type LiveMessage =
   | { type: "scalars"; run: string; first: number }
   | { type: "run"; run: RunSummary }
   | { type: "alert"; alert: Alert }
+  | { type: "incident"; incident: IncidentHeadline }
   | FrameMessage;
 
 // The page's own data: dashboard/page_data.py.
@@ -126,7 +257,7 @@ export interface RunData {
 }
 
 export interface PageData {
-  page: "runs" | "run" | "compare" | "alerts";
+  page: "runs" | "run" | "compare" | "alerts" | "settings";
   stack?: string;
   charts: Record<QuantityName, string>;
   scalars: string;

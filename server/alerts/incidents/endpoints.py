@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from server.access.dependencies import Reader, holding
 from server.access.principal import Principal
 from server.alerts.events import publish_alerts
-from server.alerts.incidents import service
+from server.alerts.incidents import service, silences
 from server.alerts.incidents.schemas import (
     Incident,
     IncidentPage,
@@ -87,9 +87,11 @@ async def reopen_incident(incident_id: IncidentId, changes: Changes, state: Stat
 
 
 @router.put("/incidents/{incident_id}/note")
-async def note_incident(incident_id: IncidentId, change: NoteChange, changes: Changes) -> Incident:
+async def note_incident(
+    incident_id: IncidentId, change: NoteChange, changes: Changes, state: State
+) -> Incident:
     """Keep a note with an incident; its timeline keeps the former ones."""
-    return await changes.note(incident_id, change.note)
+    return await _published(state, await changes.note(incident_id, change.note))
 
 
 async def _published(state: State, incident: Incident) -> Incident:
@@ -101,18 +103,24 @@ async def _published(state: State, incident: Incident) -> Incident:
 async def list_silences(caller: Reader, state: State) -> SilenceList:
     """Silences in force."""
     now = state.clock()
-    return await service.list_silences(state.database, project=caller.project, now=now)
+    return await silences.list_silences(state.database, project=caller.project, now=now)
 
 
 @router.post("/silences", status_code=201)
 async def silence(request: SilenceRequest, caller: Editor, state: State) -> Silence:
-    """Tell webhooks nothing of a run, a rule, or both, for a time."""
+    """Tell nobody of a run, a rule, a tag or an incident, for a time."""
     now = state.clock()
-    return await service.silence(state.database, request, project=caller.project, now=now)
+    answer = await silences.silence(state.database, request, project=caller.project, now=now)
+    if answer.incident is not None:  # its timeline says so, on pages that are open
+        incident = await service.get_incident(
+            state.database, answer.incident, project=caller.project
+        )
+        await publish_alerts(state.bus, incident.alerts)
+    return answer
 
 
 @router.delete("/silences/{silence_id}", status_code=204)
 async def end_silence(silence_id: SilenceId, caller: Editor, state: State) -> None:
     """End a silence before its time."""
     now = state.clock()
-    await service.end_silence(state.database, silence_id, project=caller.project, now=now)
+    await silences.end_silence(state.database, silence_id, project=caller.project, now=now)

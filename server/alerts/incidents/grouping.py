@@ -28,7 +28,7 @@ JUDGED_ONCE = frozenset({"departs_from_prediction"})
 _NAMESPACE = uuid.UUID("6f1c1f6e-8f0a-4f6b-9a53-2f0f9a7d7c11")
 
 ChangeKind = Literal["opened", "joined", "escalated", "worsened", "cleared", "root", "resolved",
-                     "reopened", "acknowledged", "note"]  # fmt: skip
+                     "reopened", "acknowledged", "note", "silenced", "unsilenced"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

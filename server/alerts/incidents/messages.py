@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from urllib.parse import urlencode
 
 from server.alerts.incidents.rows import IncidentRow, SilenceRow
 from server.alerts.incidents.schemas import Incident, IncidentNotice
@@ -48,11 +49,21 @@ def _severity(text: str) -> Severity:
     return next(severity for severity in SEVERITIES if severity == text)
 
 
-def message_of(incident: Incident, kind: str, project: str) -> Message:
+def message_of(
+    incident: Incident,
+    kind: str,
+    project: str,
+    *,
+    tags: Sequence[str] = (),
+    public_url: str = "",
+) -> Message:
     """The message itself: the root with its remedy, then what else was seen."""
     others = [alert.title for alert in incident.alerts if alert.id != incident.root]
     also = [f"Also: {'; '.join(others)}."] if others else []
     resolved = kind == "incident.resolved"
+    link = public_url + address_of(incident) if public_url else ""
+    advice = "" if resolved else incident.advice.text
+    parts = [incident.message, advice, *also, link]
     fields = {name: getattr(incident, name) for name in Incident.model_fields}
     return Message(
         kind=kind,
@@ -60,6 +71,42 @@ def message_of(incident: Incident, kind: str, project: str) -> Message:
         project=project,
         severity="info" if resolved else incident.severity,
         title=f"{incident.run_name}: {HEADINGS[kind]}{incident.title}",
-        text="\n\n".join([incident.message, *([] if resolved else [incident.advice.text]), *also]),
+        text="\n\n".join(part for part in parts if part),
         body=IncidentNotice(kind=kind, **fields).model_dump_json(),
+        tags=tuple(tags),
+        reach=incident.severity,
+        values={
+            "run": incident.run_name,
+            "project": project,
+            "tags": ", ".join(tags),
+            "severity": incident.severity,
+            "event": kind.rpartition(".")[2],
+            "title": incident.title,
+            "message": incident.message,
+            "advice": advice,
+            "also": "; ".join(others),
+            "cause": incident.cause or "",
+            "step": str(incident.alerts[0].step),
+            "layers": layers_of(incident).replace("-", "–"),
+            "link": link,
+        },
     )
+
+
+def layers_of(incident: Incident) -> str:
+    """The layers of an incident's root, e.g. ``"7-24"`` or ``"7"``; ``""`` for none."""
+    first, last = incident.first_layer, incident.last_layer
+    if first is None:
+        return ""
+    return str(first) if last in (None, first) else f"{first}-{last}"
+
+
+def address_of(incident: Incident) -> str:
+    """The path of the run's page at the incident's step, with its layers marked."""
+    query = {
+        "step": str(incident.alerts[0].step),
+        "stack": incident.stack,
+        "layers": layers_of(incident),
+    }
+    filled = {name: value for name, value in query.items() if value}
+    return f"/runs/{incident.run_id}?{urlencode(filled)}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -12,6 +13,7 @@ from server.alerts.incidents.rows import ListedIncident
 from server.alerts.incidents.schemas import Incident
 from server.alerts.repository import AlertRepository
 from server.alerts.rows import AlertRow
+from server.database import Database
 
 
 async def alerts_by_incident(
@@ -30,3 +32,19 @@ async def complete(session: AsyncSession, rows: Sequence[ListedIncident]) -> lis
     alerts = await alerts_by_incident(session, ids)
     timelines = await IncidentRepository(session).timelines(ids)
     return [serializers.incident(row, alerts[row.id], timelines[row.id]) for row in rows]
+
+
+async def headlines(database: Database, ids: Collection[str]) -> list[dict[str, Any]]:
+    """The JSON form of incidents without alerts and timelines, as live pages receive it.
+
+    `step` is the root's: where a page shows the fault.
+    """
+    async with database.reading() as session:
+        repository = IncidentRepository(session)
+        rows = [row for incident_id in ids if (row := await repository.get(incident_id))]
+        incidents = await complete(session, rows)
+    return [
+        incident.model_dump(mode="json", exclude={"alerts", "timeline"})
+        | {"step": incident.alerts[0].step}
+        for incident in incidents
+    ]

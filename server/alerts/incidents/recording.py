@@ -110,4 +110,7 @@ async def put_due(
             continue
         await repository.change(incident_id, notified="" if row.status == "resolved" else loud)
         (incident,) = await complete(session, [row])
-        await outbox.put(session, [messages.message_of(incident, kind, row.project)], now)
+        message = messages.message_of(
+            incident, kind, row.project, tags=row.tags, public_url=outbox.public_url
+        )
+        await outbox.put(session, [message], now)

@@ -116,7 +116,7 @@ class IncidentRepository:
 
 
 def _with_run() -> Select[Any]:
-    columns = (runs.c.name, runs.c.project)
+    columns = (runs.c.name, runs.c.project, runs.c.tags)
     return select(incidents, *columns).join(runs, runs.c.id == incidents.c.run_id)
 
 

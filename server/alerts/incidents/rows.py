@@ -34,10 +34,11 @@ class IncidentRow(msgspec.Struct, frozen=True):
 
 
 class ListedIncident(IncidentRow, frozen=True):
-    """A stored incident with its run's name and project."""
+    """A stored incident with its run's name, project and tags."""
 
     run_name: str
     project: str
+    tags: list[str] = msgspec.field(default_factory=list)
 
 
 class ChangeRow(msgspec.Struct, frozen=True):
@@ -53,7 +54,10 @@ class ChangeRow(msgspec.Struct, frozen=True):
 
 
 class SilenceRow(msgspec.Struct, frozen=True):
-    """Until when webhooks are told nothing of a project, a run or a rule; None means any."""
+    """Until when nobody is told of a project, a run, a rule, a tag or an incident.
+
+    What is None means any; of an alert all that is named has to be true.
+    """
 
     id: str
     project: str | None
@@ -62,6 +66,8 @@ class SilenceRow(msgspec.Struct, frozen=True):
     note: str
     created_at: float
     until: float
+    tag: str | None = None
+    incident: str | None = None
 
     def covers(self, alert: AlertRow) -> bool:
         """Whether it silences an alert."""
@@ -69,8 +75,17 @@ class SilenceRow(msgspec.Struct, frozen=True):
             (self.project, alert.project),
             (self.run_id, alert.run_id),
             (self.rule, alert.rule),
+            (self.incident, alert.incident),
         )
-        return all(silenced in (None, value) for silenced, value in pairs)
+        is_tagged = self.tag is None or self.tag in alert.tags
+        return is_tagged and all(silenced in (None, value) for silenced, value in pairs)
+
+
+class ListedSilence(SilenceRow, frozen=True):
+    """A stored silence with the name of its run, or its incident's, and what the incident says."""
+
+    run_name: str | None = None
+    incident_title: str | None = None
 
 
 def evidence_of(alert: AlertRow) -> Evidence:

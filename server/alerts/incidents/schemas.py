@@ -89,17 +89,28 @@ class SilenceRequest(BaseModel):
 
     run: Annotated[str | None, Field(pattern="^[0-9a-f]{32}$")] = None
     rule: Annotated[StorableText | None, Field(min_length=1, max_length=64)] = None
+    tag: Annotated[StorableText | None, Field(min_length=1, max_length=200)] = None
+    incident: Annotated[str | None, Field(pattern="^[0-9a-f]{32}$")] = None
     seconds: float = Field(gt=0, le=LONGEST_SILENCE_S)
     note: StorableText = Field(default="", max_length=10_000)
 
 
 class Silence(Answer):
-    """Until when webhooks are told nothing of a run or a rule; null means any."""
+    """Until when nobody is told of a run, a rule, a tag or an incident; null means any.
+
+    Attributes:
+        run_name: of the run, or of the incident's.
+        incident_title: what the incident says.
+    """
 
     id: str
     project: str | None
     run: str | None
     rule: str | None
+    tag: str | None
+    incident: str | None
+    run_name: str | None
+    incident_title: str | None
     note: str
     created_at: float
     until: float

@@ -42,7 +42,12 @@ def change(row: ChangeRow) -> IncidentChange:
     return IncidentChange(**{name: getattr(row, name) for name in IncidentChange.model_fields})
 
 
-def silence(row: SilenceRow) -> Silence:
+def silence(row: SilenceRow, run_name: str | None, incident_title: str | None) -> Silence:
     """The JSON form of a silence."""
-    names = Silence.model_fields.keys() - {"run"}
-    return Silence(run=row.run_id, **{name: getattr(row, name) for name in names})
+    names = Silence.model_fields.keys() - {"run", "run_name", "incident_title"}
+    return Silence(
+        run=row.run_id,
+        run_name=run_name,
+        incident_title=incident_title,
+        **{name: getattr(row, name) for name in names},
+    )

@@ -1,8 +1,7 @@
-"""The use cases of incidents and silences."""
+"""The use cases of incidents."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,21 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server import cursor as cursors
 from server.alerts.divergence import is_diverging, set_diverging
-from server.alerts.incidents import actions, serializers
+from server.alerts.incidents import actions
 from server.alerts.incidents.reading import complete
 from server.alerts.incidents.repository import IncidentRepository
-from server.alerts.incidents.rows import ListedIncident, SilenceRow
-from server.alerts.incidents.schemas import (
-    Incident,
-    IncidentPage,
-    Silence,
-    SilenceList,
-    SilenceRequest,
-)
-from server.alerts.incidents.silence_repository import SilenceRepository
+from server.alerts.incidents.rows import ListedIncident
+from server.alerts.incidents.schemas import Incident, IncidentPage
 from server.alerts.repository import AlertFilter
 from server.database import Database
-from server.errors import NotFound, RunNotFound
 from server.outbox.outbox import Outbox
 from server.runs.repository import RunRepository
 
@@ -125,57 +116,3 @@ async def get_incident(database: Database, incident_id: str, *, project: str | N
     async with database.reading() as session:
         await actions.stored(session, incident_id, project)
         return await actions.changed(session, incident_id)
-
-
-async def list_silences(database: Database, *, project: str | None, now: float) -> SilenceList:
-    """The silences in force that concern a project."""
-    async with database.reading() as session:
-        rows = await SilenceRepository(session).in_force(now)
-    visible = [row for row in rows if project is None or row.project in (None, project)]
-    return SilenceList(silences=[serializers.silence(row) for row in visible])
-
-
-async def silence(
-    database: Database, request: SilenceRequest, *, project: str | None, now: float
-) -> Silence:
-    """Tell webhooks nothing of a run, a rule, or both, for a time.
-
-    Raises:
-        RunNotFound: if there is no such run in the project.
-    """
-    row = SilenceRow(
-        id=uuid.uuid4().hex,
-        project=project,
-        run_id=request.run,
-        rule=request.rule,
-        note=request.note,
-        created_at=now,
-        until=now + request.seconds,
-    )
-    async with database.writing() as session:
-        if request.run is not None:
-            run = await RunRepository(session).get(request.run)
-            if run is None or project not in (None, run.project):
-                raise RunNotFound(request.run)
-        await SilenceRepository(session).add(row)
-    return serializers.silence(row)
-
-
-async def end_silence(
-    database: Database, silence_id: str, *, project: str | None, now: float
-) -> None:
-    """End a silence before its time; a moment later webhooks are told what still holds.
-
-    Raises:
-        NotFound: if there is no such silence of the project.
-    """
-    async with database.writing() as session:
-        repository = SilenceRepository(session)
-        row = await repository.get(silence_id)
-        if row is None or row.until <= now or project not in (None, row.project):
-            raise NotFound(
-                f"there is no silence {silence_id!r}",
-                field="silence_id",
-                fix="list silences with GET /api/v1/silences",
-            )
-        await repository.end(silence_id, now)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import CursorResult, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.alerts.incidents.rows import SilenceRow
+from server.alerts.incidents.rows import ListedSilence, SilenceRow
 from server.database import fetch_all, fetch_first
-from server.tables import silences
+from server.tables import alerts, incidents, runs, silences
 
 
 class SilenceRepository:
@@ -23,6 +23,19 @@ class SilenceRepository:
         """The silences of this moment, the first to end first."""
         query = select(silences).where(silences.c.until > now)
         return await fetch_all(self._session, query.order_by(silences.c.until), SilenceRow)
+
+    async def listed(self, now: float) -> list[ListedSilence]:
+        """The silences of this moment with what they are about, the first to end first."""
+        run_id = func.coalesce(silences.c.run_id, incidents.c.run_id)
+        query = (
+            select(silences, runs.c.name, alerts.c.title)
+            .outerjoin(incidents, incidents.c.id == silences.c.incident)
+            .outerjoin(alerts, alerts.c.id == incidents.c.root)
+            .outerjoin(runs, runs.c.id == run_id)
+            .where(silences.c.until > now)
+            .order_by(silences.c.until)
+        )
+        return await fetch_all(self._session, query, ListedSilence)
 
     async def get(self, silence_id: str) -> SilenceRow | None:
         """The silence, or None."""

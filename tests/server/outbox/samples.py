@@ -31,7 +31,7 @@ def delivery(**changes: Any) -> DeliveryRow:
         number=1,
         id="d" * 32,
         target="t" * 16,
-        **msgspec.structs.asdict(message()),
+        **message().columns,
         status="pending",
         attempts=0,
         retry_at=0.0,

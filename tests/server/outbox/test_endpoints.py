@@ -19,7 +19,8 @@ from tests.services.receiver import Receiver, receiving
 API = "/api/v1/deliveries"
 FIELDS = {
     "id", "target", "kind", "run_id", "severity", "title", "status", "attempts", "last_error",
-    "created_at", "expires_at", "attempted_at", "next_attempt_at", "ended_at",
+    "created_at", "expires_at", "attempted_at", "next_attempt_at", "ended_at", "channel", "text",
+    "answer", "held", "digest",
 }  # fmt: skip
 
 

@@ -96,10 +96,11 @@ def test_delivery_is_given_up_in_the_end(error: DeliveryError):
 def test_success_ends_a_delivery_and_clears_its_target():
     row = delivery(attempts=3, last_error="answered 500")
 
-    changes = after_success(row, 5.0)
+    changes = after_success(row, "answered 200", 5.0)
 
     assert changes.delivery["status"] == "delivered"
     assert (changes.delivery["attempts"], changes.delivery["last_error"]) == (4, "")
+    assert changes.delivery["answer"] == "answered 200"
     assert changes.target == {"failures": 0, "retry_at": 0.0}
 
 

@@ -8,10 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.errors import StartError
 from server.outbox.signing import Signer
-from server.outbox.targets import DeliveryError, Target, id_of, open_targets, target_of
+from server.outbox.targets import (
+    DeliveryError,
+    Target,
+    id_of,
+    open_targets,
+    retry_after_s,
+    target_of,
+)
 from tests.server.outbox.samples import message
 from tests.services.process import free_port
 from tests.services.receiver import listening, receiving
@@ -81,6 +90,44 @@ async def test_time_that_a_target_asks_for_is_read(retry_after: str, seconds: fl
         error = await failure_of(receiver.url)
 
     assert error.retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("Thu, 01 Jan 1970 00:02:00 GMT", 115.0),
+        ("Thu, 01 Jan 1970 00:00:01 GMT", 0.0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 3600.0),
+        (" 7 ", 7.0),
+        ("٧", 0.0),
+        ("-7", 0.0),
+        ("1e3", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_retry_after_may_be_a_date_and_nonsense_asks_for_nothing(value: str, seconds: float):
+    assert retry_after_s(value, 5.0) == seconds
+
+
+@given(st.text(max_size=60))
+def test_no_retry_after_is_longer_than_an_hour(value: str):
+    assert 0.0 <= retry_after_s(value, 5.0) <= 3600.0
+
+
+@pytest.mark.parametrize("status", [400, 403, 500, 503])
+async def test_what_a_webhook_says_of_a_failure_is_kept_without_its_url(status: int):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b"no  hook\nT0KEN-abc here " + b"x" * 5000
+        head = f"HTTP/1.1 {status} -\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+
+    async with listening(answer) as port:
+        error = await failure_of(f"http://127.0.0.1:{port}/hook/T0KEN-abc")
+
+    assert str(error).startswith(f"answered {status}: no hook … here xxx")
+    assert len(str(error)) < 240
 
 
 async def test_target_that_nobody_serves_is_away_and_its_secret_is_not_in_the_error():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import structlog
@@ -14,7 +14,7 @@ from server.metrics import Metrics
 from server.outbox import service
 from server.outbox.housekeeping import DAY_S, expire_and_purge
 from server.outbox.outbox import Outbox
-from server.outbox.repository import DeliveryFilter
+from server.outbox.repository import DeliveryFilter, TargetRepository
 from server.outbox.schemas import Delivery
 from server.outbox.signing import Signer
 from server.outbox.targets import Target, target_of
@@ -217,6 +217,24 @@ async def test_of_many_workers_one_sends(database: Database, clock: Watch):
 async def test_worker_that_died_while_it_sent_is_followed_by_another(
     database: Database, clock: Watch
 ):
+    async with receiving() as receiver, sending(database, clock, receiver.url) as outbox:
+        await outbox.put(1)
+        async with database.writing() as session:  # what a killed process leaves behind
+            repository = TargetRepository(session)
+            until = clock.now + LEASE_S
+            await repository.lease(outbox.targets[0].id, "killed", now=clock.now, until=until)
+
+        clock.now += LEASE_S - 1.0
+        assert not await outbox.worker().send_next()
+        clock.now += 1.0
+        assert await outbox.worker().send_next()
+
+        assert numbers(receiver) == [1]
+
+
+async def test_worker_that_is_ended_while_it_sends_gives_its_lease_back(
+    database: Database, clock: Watch
+):
     silent, ended = asyncio.Event(), asyncio.Event()
 
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -227,14 +245,14 @@ async def test_worker_that_died_while_it_sent_is_followed_by_another(
     async with sending(database, clock, f"http://127.0.0.1:{port}/hook") as outbox:
         await outbox.put(1)
         async with listening(never, port):
-            dying = asyncio.create_task(outbox.worker().send_next())
+            ending = asyncio.create_task(outbox.worker().send_next())
             await silent.wait()
-            dying.cancel()
+            assert outbox.outbox.sends(ending)
+            ending.cancel()
+            with suppress(asyncio.CancelledError):
+                await ending
             ended.set()
         async with receiving(port=port) as receiver:
-            clock.now += LEASE_S - 1.0
-            assert not await outbox.worker().send_next()
-            clock.now += 1.0
             assert await outbox.worker().send_next()
 
         assert numbers(receiver) == [1]

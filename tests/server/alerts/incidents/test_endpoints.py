@@ -130,6 +130,42 @@ async def test_silenced_rule_reaches_no_webhook(client: httpx.AsyncClient, recei
     assert (await client.get(f"{API}/silences")).json()["silences"] == []
 
 
+async def test_silence_of_a_tag_reaches_no_webhook_until_it_ends(
+    client: httpx.AsyncClient, receiver: Receiver
+):
+    request = {"tag": "nightly", "seconds": 600}
+    silence = (await client.post(f"{API}/silences", json=request)).json()
+    agent = Agent(client)
+    await agent.declare()
+    await client.patch(f"{API}/runs/{agent.run_id}", json={"tags": ["nightly"]})
+    await agent.send([frame(1), frame(2, values=vector(2, loss=math.nan))])
+    await fail(client)  # of another run, which has no tag
+
+    (opened,) = await receiver.until(1)
+    assert opened.json["run_id"] != agent.run_id
+    await client.delete(f"{API}/silences/{silence['id']}")
+    _, told_late = await receiver.until(2)
+    assert told_late.json["run_id"] == agent.run_id
+
+
+async def test_silence_of_an_incident_is_in_its_timeline_and_names_it(client: httpx.AsyncClient):
+    incident = await fail(client)
+    request = {"incident": incident["id"], "seconds": 600, "note": "known"}
+    silence = (await client.post(f"{API}/silences", json=request)).json()
+    await client.delete(f"{API}/silences/{silence['id']}")
+
+    after = (await client.get(f"{API}/incidents/{incident['id']}")).json()
+    lines = [(line["kind"], line["text"]) for line in after["timeline"][-2:]]
+    assert (silence["incident_title"], silence["run_name"]) == (
+        incident["title"],
+        incident["run_name"],
+    )
+    assert lines[0][0] == "silenced" and lines[0][1].endswith(": known")
+    assert lines[1] == ("unsilenced", "")
+    unknown = await client.post(f"{API}/silences", json={"incident": "0" * 32, "seconds": 5})
+    assert (unknown.status_code, unknown.json()["error"]["field"]) == (404, "incident_id")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "field"),
     [
@@ -154,6 +190,8 @@ async def test_unknown_address_is_a_404_that_names_the_field(
         ({"seconds": 1e12}, "seconds"),
         ({"seconds": 5, "run": "x"}, "run"),
         ({"seconds": 5, "rule": ""}, "rule"),
+        ({"seconds": 5, "tag": ""}, "tag"),
+        ({"seconds": 5, "incident": "x"}, "incident"),
         ({"seconds": 5, "note": "\0"}, "note"),
         ({"seconds": 5, "ruel": "x"}, "ruel"),
     ],

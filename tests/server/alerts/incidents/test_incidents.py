@@ -13,13 +13,8 @@ from server.alerts.incidents import recording
 from server.alerts.incidents.ended_silences import tell_what_was_silenced
 from server.alerts.incidents.grouping import AlertChange
 from server.alerts.incidents.schemas import Incident, SilenceRequest
-from server.alerts.incidents.service import (
-    IncidentChanges,
-    end_silence,
-    list_incidents,
-    list_silences,
-    silence,
-)
+from server.alerts.incidents.service import IncidentChanges, list_incidents
+from server.alerts.incidents.silences import end_silence, list_silences, silence
 from server.alerts.repository import AlertFilter, AlertRepository
 from server.alerts.rules import Advice, Finding, Observation
 from server.alerts.service import AlertState

@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from server.alerts.incidents.messages import due, loudness
-from server.alerts.incidents.rows import IncidentRow, SilenceRow
+from server.alerts.incidents import serializers
+from server.alerts.incidents.messages import due, loudness, message_of
+from server.alerts.incidents.rows import IncidentRow, ListedIncident, SilenceRow
 from server.alerts.rows import AlertRow
+from server.outbox.templates import NAMES
 
 RUN = "a" * 32
 
@@ -25,8 +27,8 @@ def alert(**changes: object) -> AlertRow:
         id="c" * 32, run_id=RUN, key="rank_collapse|decoder|stream", rule="rank_collapse",
         severity="warning", title="", message="", stack="decoder", site="stream", quantity="",
         first_layer=None, last_layer=None, step=20, last_step=20, measured=None, predicted=None,
-        unit="", advice={}, status="open", opened_at=1.0, resolved_at=None, incident="b" * 32,
-        began=16, run_name="run", project="demo",
+        unit="", advice={"text": ""}, status="open", opened_at=1.0, resolved_at=None,
+        incident="b" * 32, began=16, run_name="run", project="demo", tags=["nightly"],
     )  # fmt: skip
     return msgspec.structs.replace(row, **changes)
 
@@ -76,6 +78,11 @@ def test_worst_of_the_alerts_counts():
         ({"rule": "rank_collapse", "run_id": "f" * 32}, "warning"),
         ({"project": "demo"}, "info"),
         ({"project": "private"}, "warning"),
+        ({"tag": "nightly"}, "info"),
+        ({"tag": "night"}, "warning"),
+        ({"tag": "nightly", "rule": "nonfinite"}, "warning"),
+        ({"incident": "b" * 32}, "info"),
+        ({"incident": "f" * 32}, "warning"),
     ],
 )
 def test_silence_covers_what_it_names(changes, loud):
@@ -86,3 +93,20 @@ def test_silence_of_one_rule_leaves_the_others_loud():
     alerts = [alert(severity="critical"), alert(rule="loss_divergence")]
 
     assert loudness(alerts, [silence(rule="rank_collapse")]) == "warning"
+
+
+def test_message_links_to_the_step_and_the_layers_and_fills_templates():
+    rows = [alert(first_layer=7, last_layer=24, title="Rank collapse", message="From layer 7 on.")]
+    row = ListedIncident(**msgspec.structs.asdict(incident()), run_name="post-ln", project="demo")
+    told = message_of(
+        serializers.incident(row, rows, []),
+        "incident.opened",
+        "demo",
+        tags=["nightly"],
+        public_url="https://keel.example",
+    )
+
+    link = f"https://keel.example/runs/{RUN}?step=20&stack=decoder&layers=7-24"
+    assert told.text.endswith(f"\n\n{link}")
+    assert (told.reach, told.tags, told.values["layers"]) == ("warning", ("nightly",), "7–24")
+    assert set(told.values) == set(NAMES)

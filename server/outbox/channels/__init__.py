@@ -1,0 +1,1 @@
+"""Channels: where messages go, which of them, in which words, and how many at a time."""
