@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from fastapi import APIRouter, FastAPI, Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware.gzip import GZipMiddleware
 
 from server import error_handlers, health, migration, workers
@@ -76,7 +77,8 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
     app.state.hub = Hub(state.bus, state.database, state.metrics)
     app.state.targets = targets = _targets(settings)
     names = {target.id: target.name for target in targets}
-    app.state.outbox = Outbox(names, give_up_s=settings.delivery_give_up_s)
+    app.state.outbox = outbox = Outbox(names, give_up_s=settings.delivery_give_up_s)
+    app.state.diagnosis = DiagnosisWorker(state, outbox)
     # The last one added runs first: access is checked before anything else looks at a request.
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
     app.add_middleware(CacheControlMiddleware)
@@ -122,6 +124,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with working:
             yield
     finally:
+        with suppress(OSError, SQLAlchemyError):  # a database that is away frees its runs later
+            await app.state.diagnosis.close()
         for target in app.state.targets:
             await target.close()
         await state.bus.close()
@@ -135,7 +139,7 @@ def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
     outbox: Outbox = app.state.outbox
     return {
         "writer": partial(write, state),
-        "diagnosis": DiagnosisWorker(state, outbox).turn,
+        "diagnosis": app.state.diagnosis.turn,
         "predictor": partial(predict, state),
         "watchdog": partial(watch, state, outbox),
         "compaction": partial(compact, state),

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.sql.schema import Table
 
-from server.errors import StartError
+from server.errors import MonitorError, StartError
 from server.tables import metadata
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "fetch_all",
     "fetch_first",
     "insert",
+    "is_refusal",
     "metadata",
     "refuses_value",
 ]
@@ -145,6 +146,18 @@ def refuses_value(error: DBAPIError) -> bool:
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     is_unsent = isinstance(getattr(error.orig, "__cause__", None), ValueError)
     return is_unsent or sqlstate[:2] in ("22", "23")
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether what was to be stored is to blame, so that no later attempt can store it.
+
+    A batch is checked when it arrives, but another version may have left this one on Redis, or
+    the database knows more limits than the checks. Dropping it loses nothing: the ack watermark
+    stays below its frames, so that their agent keeps them.
+    """
+    if isinstance(error, DBAPIError):
+        return refuses_value(error)
+    return isinstance(error, (MonitorError, ValueError, LookupError, OverflowError))
 
 
 def insert(session: AsyncSession, table: Table) -> Any:

@@ -19,7 +19,7 @@ from server.runs.rows import RunRow
 from server.settings import Settings
 from server.storage.rows import FrameRow
 from server.storage.step_scalars import rows_after
-from wire import Frame, Layout, decode_batch, first_step
+from wire import Frame, FrameBatch, Layout, decode_batch, first_step
 
 Layouts = Mapping[str, Layout]
 
@@ -63,8 +63,13 @@ async def commit_run(
         WireError: if a body is no batch.
     """
     repository, runs = FrameRepository(session), RunRepository(session)
-    layouts = await runs.layouts_of(run.id)
-    batches = [await _store_batch(repository, layouts, message) for message in messages]
+    decoded = [decode_batch(message.body) for message in messages]
+    hashes = {frame.layout for batch in decoded for frame in batch.frames}
+    layouts = await runs.layouts_of(run.id, hashes)
+    batches = [
+        await _store_batch(repository, layouts, message, batch)
+        for message, batch in zip(messages, decoded, strict=True)
+    ]
     stored = [frame for batch in batches for frame in batch.frames]
     # The lowest rank speaks for the run, in its loss, sparkline, status and live pages: the
     # others see other parts of the batch, and would mix with it.
@@ -95,10 +100,10 @@ async def commit_run(
 
 
 async def _store_batch(
-    repository: FrameRepository, layouts: Layouts, message: Message
+    repository: FrameRepository, layouts: Layouts, message: Message, batch: FrameBatch
 ) -> NewFrames:
     """Store what is new of a batch and advance its rank's ack watermark."""
-    run_id, batch = message.run_id, decode_batch(message.body)
+    run_id = message.run_id
     rank = await repository.ensure_rank(run_id, batch.rank)
     # Stored beyond a gap: the watermark alone would not show that they are duplicates.
     above = await repository.seqs_above(run_id, rank.rank, rank.durable)

@@ -87,7 +87,8 @@ async def accept(state: AppState, run: RunRow, body: bytes) -> FramesReceipt:
     """
     batch = _decoded(body)
     async with state.database.reading() as session:
-        require_batch(batch, await RunRepository(session).layouts_of(run.id))
+        hashes = {frame.layout for frame in batch.frames}
+        require_batch(batch, await RunRepository(session).layouts_of(run.id, hashes))
         repository = FrameRepository(session)
         watermark = await repository.ack_watermark(run.id, batch.rank)
         stored = await repository.seqs_above(run.id, batch.rank, watermark)

@@ -84,7 +84,10 @@ class HealthInfo(Answer):
 
 
 class RunDetail(RunSummary):
-    """Everything about one run except its measurements."""
+    """Everything about one run except its measurements.
+
+    `unjudged` counts the stored frames that the alert rules have not judged yet.
+    """
 
     config: dict[str, Any]
     layout: list[SeriesInfo]
@@ -98,6 +101,7 @@ class RunDetail(RunSummary):
     end_reason: str
     revision_steps: list[int]
     superseded: list[list[int]]
+    unjudged: int
 
 
 class DescriptionAsked(Answer):

@@ -55,7 +55,8 @@ async def _tasks(session: AsyncSession, state: AppState) -> list[CompactionTask]
 async def _compact(state: AppState, task: CompactionTask) -> int:
     async with state.database.reading() as session:
         rows = leading_layout(await _frames(session, task, state.settings.segment_frames))
-        layouts = await RunRepository(session).layouts_of(task.run_id)
+        hashes = {row.layout for row in rows}
+        layouts = await RunRepository(session).layouts_of(task.run_id, hashes)
     if not rows:
         # Every frame up to `settled` was given up by the agent: there is nothing to move.
         async with state.database.writing() as session:
