@@ -1,4 +1,4 @@
-"""Which runs are judged next: those that wait for little, and those with a backlog, by turns. Pure."""
+"""Which runs are judged next: by turns those that wait for little, and backlogs. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The diagnosis worker: judges every durable frame once, in order, and no run waits for another's."""
+"""The diagnosis worker: judges every durable frame once, in order; no run waits for another."""
 
 from __future__ import annotations
 
