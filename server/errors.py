@@ -40,6 +40,12 @@ class WrongSize(InvalidField):
     code = "wrong_size"
 
 
+class ConflictingFrame(InvalidField):
+    """A frame whose number is that of another stored frame."""
+
+    code = "conflicting_frame"
+
+
 class UnknownLayout(MonitorError):
     """A frame of a layout that its run has not declared."""
 
@@ -52,6 +58,12 @@ class Conflict(MonitorError):
 
     status = 409
     code = "conflict"
+
+
+class OtherWriter(Conflict):
+    """Another process sends as this rank of the run, or has taken its place."""
+
+    code = "other_writer"
 
 
 class RunNotFound(MonitorError):

@@ -1,7 +1,7 @@
 """The contract between a training job's agent and the server: layouts, frames, declarations."""
 
 from wire.absent import ABSENT, is_absent
-from wire.declaration import Health, RunDeclaration, RunEnd, SpecRevision
+from wire.declaration import Health, RunDeclaration, RunEnd, SpecRevision, Writer
 from wire.decoding import JsonDecoder
 from wire.errors import WireError
 from wire.frame import MEDIA_TYPE, Frame, FrameBatch, decode_batch, encode_batch
@@ -30,6 +30,7 @@ __all__ = [
     "SpecRevision",
     "StepValues",
     "WireError",
+    "Writer",
     "decode_batch",
     "encode_batch",
     "first_step",
