@@ -39,6 +39,7 @@ from server.outbox.targets import Target, open_targets
 from server.outbox.worker import DeliveryWorker
 from server.predictions import endpoints as predictions
 from server.predictions.worker import predict
+from server.probe import Probe
 from server.profiles import endpoints as profiles
 from server.profiles import export
 from server.runs import endpoints as runs
@@ -57,12 +58,14 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
         StartError: if the settings name something that cannot be used.
     """
     settings = settings or Settings()
+    database, metrics = connect(settings.resolved_database_url), Metrics()
     state = AppState(
         settings=settings,
-        database=connect(settings.resolved_database_url),
+        database=database,
         bus=open_bus(settings),
         clock=clock,
-        metrics=Metrics(),
+        metrics=metrics,
+        probe=Probe(settings, database, metrics),
     )
     app = FastAPI(
         title="evenkeel",
@@ -138,6 +141,7 @@ def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
     hub: Hub = app.state.hub
     outbox: Outbox = app.state.outbox
     return {
+        "probe": state.probe.turn,
         "writer": partial(write, state),
         "diagnosis": app.state.diagnosis.turn,
         "predictor": partial(predict, state),

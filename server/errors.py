@@ -7,6 +7,10 @@ class StartError(Exception):
     """The server cannot start; the message is the one clear line that the user sees."""
 
 
+class DatabaseStarting(StartError):
+    """The database does not answer, and may do so later."""
+
+
 class MonitorError(Exception):
     """A request that cannot be served.
 
@@ -160,3 +164,13 @@ class Unavailable(MonitorError):
 
     status = 503
     code = "unavailable"
+
+
+class DiskFull(Unavailable):
+    """There is no room for what is to be stored; the sender keeps its data."""
+
+    code = "disk_full"
+
+
+class DatabaseAway(ConnectionError):
+    """The database has not answered for a while: asking it again would only wait."""

@@ -45,6 +45,11 @@ class Metrics:
             "For how long the run that waits longest has had frames that are not judged.",
             registry=registry,
         )
+        self.disk_free = Gauge(
+            "evenkeel_disk_free_bytes",
+            "Free space where the embedded database is.",
+            registry=registry,
+        )
         self.deliveries = Counter(
             "evenkeel_alert_deliveries",
             "Attempts to send alerts, by target and outcome (delivered, retried, given_up).",

@@ -52,6 +52,7 @@ async def declare(
     """
     require_declaration(declaration)
     require_project(caller, declaration.project)
+    state.probe.require_room()
     # One transaction: a run is never visible without its layout, which every reader looks up.
     async with state.database.writing() as session:
         repository = RunRepository(session)
@@ -91,9 +92,11 @@ async def accept(state: AppState, run: RunRow, body: bytes) -> FramesReceipt:
         ConflictingFrame: if another frame is stored under the number of one of them.
         UnknownLayout: if a frame's layout is not declared.
         OtherWriter: if another process holds the rank.
+        DiskFull: if the server has no room for it.
         Unavailable: if the batch could not be handed over; the agent then keeps its frames.
     """
     batch = _decoded(body)
+    state.probe.require_room()
     async with state.database.reading() as session:
         hashes = {frame.layout for frame in batch.frames}
         require_batch(batch, await RunRepository(session).layouts_of(run.id, hashes))
