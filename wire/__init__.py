@@ -4,7 +4,7 @@ from wire.absent import ABSENT, is_absent
 from wire.declaration import Health, RunDeclaration, RunEnd, SpecRevision, Writer
 from wire.decoding import JsonDecoder
 from wire.errors import WireError
-from wire.frame import MEDIA_TYPE, Frame, FrameBatch, decode_batch, encode_batch
+from wire.frame import MAX_FRAMES, MEDIA_TYPE, Frame, FrameBatch, decode_batch, encode_batch
 from wire.layout import AGE, Layout, Series
 from wire.receipts import AlertNotice, Command, FramesReceipt, RunReceipt
 from wire.steps import StepValues, first_step, pack_steps, scalars_of, steps_layout, unpack_steps
@@ -13,6 +13,7 @@ from wire.version import WIRE_VERSION
 __all__ = [
     "ABSENT",
     "AGE",
+    "MAX_FRAMES",
     "MEDIA_TYPE",
     "WIRE_VERSION",
     "AlertNotice",

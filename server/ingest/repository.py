@@ -10,10 +10,12 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_first, insert
+from server.ingest.ack_watermark import advance
 from server.runs.rows import RankRow
 from server.storage.codec import unpack
 from server.storage.rows import FrameRow, ScalarRow
 from server.tables import blocks, frames, marks, step_scalars
+from wire import MAX_FRAMES, FrameBatch
 
 # An agent drops what lies below its watermark: it is never told of one beyond what it has sent.
 _TOLD = (marks.c.durable, marks.c.top_seq)
@@ -69,6 +71,24 @@ class FrameRepository:
         if below:
             stored |= await self._stored_between(run_id, rank, min(below), max(below))
         return stored
+
+    async def watermark_of(
+        self, run_id: str, rank: int, batch: FrameBatch, *, has_had_others: bool
+    ) -> int:
+        """The ack watermark as the sender of a batch may read it.
+
+        Where other processes have sent as the rank, frames that wait in this one's spool may lie
+        below the rank's watermark: its own is the last frame up to which its spool, of which the
+        batch names the oldest one, is stored without a gap.
+        """
+        watermark = await self.ack_watermark(run_id, rank)
+        if not has_had_others or batch.oldest > watermark:
+            return watermark
+        newest = batch.frames[-1].seq if batch.frames else batch.oldest
+        last = min(watermark, newest + MAX_FRAMES)
+        stored = await self._stored_between(run_id, rank, batch.oldest, last)
+        within = [seq for seq in stored if batch.oldest <= seq <= last]
+        return advance(batch.oldest - 1, oldest=batch.oldest, stored=within)
 
     async def contents(
         self, run_id: str, rank: int, seqs: Sequence[int]

@@ -67,6 +67,9 @@ async def declare(
         epoch = await writers.claim(session, run_id, declaration.rank, declaration.writer, now)
         await repository.add_layout(run_id, declaration.layout)
         durable = await FrameRepository(session).ack_watermarks(run_id)
+    if epoch > 1:
+        # The rank's watermark is others' too: the answer to its first batch tells its own.
+        durable[str(declaration.rank)] = 0
     if declaration.spec is not None:
         step = 0 if run.last_step is None else run.last_step
         await predictions.revise(state, run_id, step, declaration.spec)
@@ -119,7 +122,9 @@ async def accept(state: AppState, run: RunRow, body: bytes) -> FramesReceipt:
     run = await _without_received_burst(state, run, batch)
     async with state.database.reading() as session:
         # Read again: the embedded bus returns once the batch is committed.
-        durable = await FrameRepository(session).ack_watermark(run.id, batch.rank)
+        durable = await FrameRepository(session).watermark_of(
+            run.id, batch.rank, batch, has_had_others=holder is not None and holder.epoch > 1
+        )
         alerts = await _alerts(session, run) if batch.health.wants_alerts else []
     return FramesReceipt(
         durable=durable,

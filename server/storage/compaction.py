@@ -18,6 +18,7 @@ from server.tables import blocks, chunks, frames, marks, runs
 
 EVERY_S = 5.0
 TASKS_A_TURN = 32
+ABANDONED_S = 3600.0
 
 # Durable, so that a resent frame is recognised by the ack watermark alone; and judged, since the
 # rules read frames.
@@ -39,14 +40,19 @@ async def compact_some(state: AppState) -> int:
 
 
 async def _tasks(session: AsyncSession, state: AppState) -> list[CompactionTask]:
-    """Ranks with frames for one segment beside one to spare, or whose run has ended."""
+    """Ranks with frames for one segment beside one to spare, or whose run has ended.
+
+    The index `marks_unpacked` holds the ranks with frames that are not packed, and no others: a
+    run that nobody ended is packed after an hour of silence, or it would stay there for ever.
+    """
     spare = 2 * state.settings.segment_frames
     quiet = state.clock() - state.settings.lost_contact_s
-    ended = and_(runs.c.ended.is_not(None), marks.c.last_seen < quiet, marks.c.packed < _settled)
+    over = or_(runs.c.ended.is_not(None), marks.c.last_seen < state.clock() - ABANDONED_S)
+    ended = and_(over, marks.c.last_seen < quiet, marks.c.packed < _settled)
     query = (
         select(marks.c.run_id, marks.c.rank, marks.c.packed, _settled)
         .join(runs, runs.c.id == marks.c.run_id)
-        .where(or_(_settled - marks.c.packed >= spare, ended))
+        .where(marks.c.packed < marks.c.durable, or_(_settled - marks.c.packed >= spare, ended))
         .limit(TASKS_A_TURN)
     )
     return await fetch_all(session, query, CompactionTask)

@@ -157,6 +157,25 @@ async def test_a_number_that_holds_another_frame_is_a_conflict_and_no_duplicate(
     assert error["field"] == "frames[0].seq"
 
 
+async def test_a_process_that_comes_back_is_told_of_its_own_frames_only(agent: Agent):
+    await declared(agent, FIRST)
+    await agent.post(of_epoch(1, range(1, 4)))
+    taken = msgspec.structs.replace(LATE, take_over=True)
+    await declared(agent, taken)
+    await agent.post(of_epoch(2, range(100, 103)))
+    await eventually(agent.get, lambda run: run["frames"] == 6)
+
+    back = msgspec.structs.replace(FIRST, take_over=True)
+    _, receipt = await declared(agent, back)
+    answer = await agent.post(of_epoch(3, range(4, 8)))
+
+    assert (receipt["epoch"], receipt["durable"]["0"]) == (3, 0)
+    assert answer.json()["accepted"] == 4
+    await stored_steps(agent, [*range(1, 8), 100, 101, 102])
+    heartbeat = encode_batch(FrameBatch(0, 4, [], Health(), epoch=3))
+    assert (await agent.post(heartbeat)).json()["durable"] == 7
+
+
 @given(epoch=st.integers(0, 5), held=st.integers(1, 5), now=st.floats(0, 100))
 def test_a_lease_excludes_every_epoch_but_its_own(epoch: int, held: int, now: float):
     row = WriterRow("r", 0, held, "w", "h", 1, 0.0, leased_until=LEASE_S)

@@ -20,6 +20,8 @@ class Claim:
 
     Attributes:
         epoch: what batches repeat; 0 before the server has answered, and with an older server.
+        succeeds_others: whether the last epoch granted follows that of another process, whose
+            frames may have higher numbers than this one's next.
     """
 
     def __init__(self, rank: int, *, take_over: bool = False) -> None:
@@ -29,6 +31,7 @@ class Claim:
             id=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid(), since=time.time()
         )
         self.epoch = 0
+        self.succeeds_others = False
 
     def keep_in(self, spool: Spool) -> None:
         """Go on as the process whose frames the spool holds, and note who that is.
@@ -52,6 +55,8 @@ class Claim:
 
     def grant(self, epoch: int) -> None:
         """The server has granted the claim under this epoch."""
+        if epoch > 1 and epoch != self.epoch:
+            self.succeeds_others = True
         self.epoch = epoch
         # Once: two jobs that both take over would go on taking the rank from each other.
         self._take_over = False

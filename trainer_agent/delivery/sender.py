@@ -298,6 +298,9 @@ class Sender:
     def _pack(self, message: Message, spool: Spool, frames: list[Frame]) -> None:
         match message:
             case Sample():
+                if self._claim.succeeds_others:
+                    self._claim.succeeds_others = False
+                    self._packer.last_seq = resumed_seq(self._packer.last_seq)
                 frames.append(self._packer.pack(message, spool))
             case Description():
                 self._account()  # what came before the description recurs, and it does not
