@@ -125,6 +125,10 @@ async def accept(state: AppState, run: RunRow, body: bytes) -> FramesReceipt:
         durable = await FrameRepository(session).watermark_of(
             run.id, batch.rank, batch, has_had_others=holder is not None and holder.epoch > 1
         )
+        # After the watermark: taken over before it was read, it may be of another's frames.
+        holder = await writers.WriterRepository(session).get(run.id, batch.rank)
+        if holder is not None and holder.excludes(batch.epoch, state.clock()):
+            raise writers.refusal(holder)
         alerts = await _alerts(session, run) if batch.health.wants_alerts else []
     return FramesReceipt(
         durable=durable,
