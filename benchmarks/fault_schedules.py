@@ -41,6 +41,8 @@ from wire import MEDIA_TYPE, Frame, FrameBatch, Health, RunDeclaration, Writer, 
 FRAMES = 60
 AGENTS = 3
 PATIENCE_S = 180.0
+# Frames stay rows: a schedule may last longer than the minute after which an ended run is packed.
+UNPACKED = {"lost_contact_s": "3600"}
 FAULTS = ("kill", "stop", "take over", "empty redis")
 
 
@@ -266,7 +268,7 @@ async def _alerted(client: httpx.AsyncClient, run_id: str, receiver: Receiver) -
 
 
 async def _on_sqlite(seed: int, folder: Path, receiver: Receiver) -> str:
-    server = ServerProcess(folder / "server", webhooks=f'["{receiver.url}"]')
+    server = ServerProcess(folder / "server", **UNPACKED, webhooks=f'["{receiver.url}"]')
     try:
         return await schedule(seed, [server], None, receiver)
     finally:
@@ -278,6 +280,7 @@ async def _on_replicas(
 ) -> str:
     redis.empty()
     shared = {
+        **UNPACKED,
         "database_url": await postgres.fresh(),
         "redis_url": redis.url,
         "webhooks": f'["{receiver.url}"]',

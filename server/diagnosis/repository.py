@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_all
@@ -15,6 +15,12 @@ from server.storage.step_scalars import StepScalars, scalars_of_row
 from server.tables import frames, marks, predictions, step_scalars
 
 RUNS_A_LOOK = 4096
+
+
+def behind_query(free: ColumnElement[bool]) -> Select[Any]:
+    """Runs with durable frames that are not judged, of those that fulfil `free`."""
+    waiting = (marks.c.diagnosed < marks.c.durable, free)
+    return select(marks.c.run_id).distinct().where(*waiting).limit(RUNS_A_LOOK)
 
 
 class DiagnosisRepository:
@@ -30,12 +36,7 @@ class DiagnosisRepository:
 
         The index `marks_unjudged` holds these ranks alone. `among` names the only ones to look at.
         """
-        query = (
-            select(marks.c.run_id)
-            .distinct()
-            .where(marks.c.diagnosed < marks.c.durable, free)
-            .limit(RUNS_A_LOOK)
-        )
+        query = behind_query(free)
         if among is not None:
             query = query.where(marks.c.run_id.in_(among))
         return list((await self._session.execute(query)).scalars())

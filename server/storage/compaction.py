@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, case, delete, or_, select, update
+from sqlalchemy import Select, and_, case, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.app_state import AppState
@@ -35,11 +35,11 @@ async def compact(state: AppState) -> None:
 async def compact_some(state: AppState) -> int:
     """Write at most one segment for each of some ranks; returns how many frames moved."""
     async with state.database.reading() as session:
-        tasks = await _tasks(session, state)
+        tasks = await fetch_all(session, tasks_query(state), CompactionTask)
     return sum([await _compact(state, task) for task in tasks])
 
 
-async def _tasks(session: AsyncSession, state: AppState) -> list[CompactionTask]:
+def tasks_query(state: AppState) -> Select[Any]:
     """Ranks with frames for one segment beside one to spare, or whose run has ended.
 
     The index `marks_unpacked` holds the ranks with frames that are not packed, and no others: a
@@ -47,15 +47,15 @@ async def _tasks(session: AsyncSession, state: AppState) -> list[CompactionTask]
     """
     spare = 2 * state.settings.segment_frames
     quiet = state.clock() - state.settings.lost_contact_s
-    over = or_(runs.c.ended.is_not(None), marks.c.last_seen < state.clock() - ABANDONED_S)
+    # Asked for each of these ranks: a join would be planned over every run there ever was.
+    end = select(runs.c.ended).where(runs.c.id == marks.c.run_id).scalar_subquery()
+    over = or_(end.is_not(None), marks.c.last_seen < state.clock() - ABANDONED_S)
     ended = and_(over, marks.c.last_seen < quiet, marks.c.packed < _settled)
-    query = (
+    return (
         select(marks.c.run_id, marks.c.rank, marks.c.packed, _settled)
-        .join(runs, runs.c.id == marks.c.run_id)
         .where(marks.c.packed < marks.c.durable, or_(_settled - marks.c.packed >= spare, ended))
         .limit(TASKS_A_TURN)
     )
-    return await fetch_all(session, query, CompactionTask)
 
 
 async def _compact(state: AppState, task: CompactionTask) -> int:
