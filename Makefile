@@ -10,7 +10,7 @@ TEST_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check check-js format wheels docs bench bench-theory bench-agent bench-alerts bench-harmless bench-repair bench-page docs-theory clean
+.PHONY: help demo test check check-js format wheels docs bench bench-theory bench-agent bench-alerts bench-harmless bench-faults bench-repair bench-page docs-theory clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -105,12 +105,16 @@ bench-harmless: $(VENV)/.installed-dev  ## 10,000 random training jobs, with and
 bench-repair: $(VENV)/.installed-dev  ## which repair helps which kind of model
 	$(BIN)/python -m benchmarks.repair
 
+bench-faults: $(VENV)/.installed-dev  ## random schedules of faults: nothing acknowledged is lost
+	$(BIN)/python -m benchmarks.fault_schedules
+
 bench-page: $(VENV)/.installed-dev  ## page load and live updates in headless Chromium
 	@.ci/system-packages
 	$(BIN)/python -m benchmarks.page
 
 bench: bench-theory bench-agent bench-page  ## every benchmark
 	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.judging
 	$(BIN)/python -m benchmarks.live
 
 clean:  ## remove the virtual environment and the demo's data

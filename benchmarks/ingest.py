@@ -173,6 +173,15 @@ def _ask(
 @contextmanager
 def server(folder: Path, options: argparse.Namespace) -> Iterator[int]:
     """A server process on a free port."""
+    with server_process(folder, options) as (port, _):
+        yield port
+
+
+@contextmanager
+def server_process(
+    folder: Path, options: argparse.Namespace
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A server on a free port, and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -186,7 +195,7 @@ def server(folder: Path, options: argparse.Namespace) -> Iterator[int]:
             if child.poll() is not None:
                 raise RuntimeError("the server ended at its start")
             time.sleep(0.05)
-        yield port
+        yield port, child
     finally:
         child.terminate()
         child.wait()

@@ -15,6 +15,7 @@ from server.bus import open_bus
 from server.database import connect
 from server.errors import StartError
 from server.migration import require_current
+from server.probe import folder_of, free_bytes
 from server.settings import Settings
 
 PACKAGES = ("fastapi", "dash", "sqlalchemy", "redis")
@@ -27,6 +28,7 @@ async def examine(settings: Settings, server: str, key: str | None) -> bool:
     checks: dict[str, Check] = {
         "install": installed,
         "data folder": lambda: writable(settings.data_dir),
+        "disk": lambda: room(settings),
         "database": lambda: reachable_database(settings),
         "bus": lambda: reachable_bus(settings),
         "server": lambda: answering(server, key),
@@ -70,6 +72,26 @@ async def writable(folder: Path) -> str:
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise StartError(f"{folder} cannot be written; set EVENKEEL_DATA_DIR to one that can")
     return f"{folder} can be written" if nearest == folder else f"{folder} will be made"
+
+
+async def room(settings: Settings) -> str:
+    """Return how much may still be written where the embedded database is.
+
+    Raises:
+        StartError: if it is so little that frames are refused.
+    """
+    database = connect(settings.resolved_database_url)
+    folder = folder_of(database)
+    await database.close()
+    if folder is None:
+        return "the database is another server's"
+    free, floor = free_bytes(folder), settings.disk_floor_bytes
+    if free < floor:
+        raise StartError(
+            f"{folder} has {free >> 20} MiB free, under the floor of {floor >> 20} MiB: frames are "
+            "refused; free space there, or lower EVENKEEL_DISK_FLOOR_BYTES"
+        )
+    return f"{free >> 20} MiB free"
 
 
 async def reachable_database(settings: Settings) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from fastapi import APIRouter, FastAPI, Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware.gzip import GZipMiddleware
 
 from server import error_handlers, health, migration
@@ -41,6 +42,7 @@ from server.outbox.targets import Target, open_targets
 from server.outbox.worker import DeliveryWorker
 from server.predictions import endpoints as predictions
 from server.predictions.worker import predict
+from server.probe import Probe
 from server.profiles import endpoints as profiles
 from server.profiles import export
 from server.runs import endpoints as runs
@@ -60,12 +62,14 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
         StartError: if the settings name something that cannot be used.
     """
     settings = settings or Settings()
+    database, metrics = connect(settings.resolved_database_url), Metrics()
     state = AppState(
         settings=settings,
-        database=connect(settings.resolved_database_url),
+        database=database,
         bus=open_bus(settings),
         clock=clock,
-        metrics=Metrics(),
+        metrics=metrics,
+        probe=Probe(settings, database, metrics),
     )
     app = FastAPI(
         title="evenkeel",
@@ -89,6 +93,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
     app.state.channel_workers = ChannelWorkers(
         app.state.workers, outbox, state.database, state.clock, state.metrics.deliveries
     )
+    app.state.diagnosis = DiagnosisWorker(state, outbox)
     # The last one added runs first: access is checked before anything else looks at a request.
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
     app.add_middleware(CacheControlMiddleware)
@@ -134,6 +139,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
     finally:
         await app.state.channel_workers.close()
+        with suppress(OSError, SQLAlchemyError):  # a database that is away frees its runs later
+            await app.state.diagnosis.close()
         for target in app.state.targets:
             await target.close()
         await state.bus.close()
@@ -146,8 +153,9 @@ def _turns(app: FastAPI) -> dict[str, Callable[[], Awaitable[None]]]:
     hub: Hub = app.state.hub
     outbox: Outbox = app.state.outbox
     return {
+        "probe": state.probe.turn,
         "writer": partial(write, state),
-        "diagnosis": DiagnosisWorker(state, outbox).turn,
+        "diagnosis": app.state.diagnosis.turn,
         "predictor": partial(predict, state),
         "watchdog": partial(watch, state, outbox),
         "compaction": partial(compact, state),

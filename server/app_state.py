@@ -12,6 +12,7 @@ from server.bus import Bus
 from server.clock import Clock
 from server.database import Database
 from server.metrics import Metrics
+from server.probe import Probe
 from server.settings import Settings
 
 
@@ -24,6 +25,7 @@ class AppState:
     bus: Bus
     clock: Clock
     metrics: Metrics
+    probe: Probe
 
 
 def app_state_of(connection: HTTPConnection) -> AppState:

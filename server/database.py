@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.sql.schema import Table
 
-from server.errors import StartError
+from server.errors import DatabaseAway, MonitorError, StartError
 from server.tables import metadata
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "fetch_all",
     "fetch_first",
     "insert",
+    "is_refusal",
     "metadata",
     "refuses_value",
 ]
@@ -40,6 +41,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 BUSY_TIMEOUT_MS = 10_000
 THREAD_END_S = 2.0
+# Of Postgres: a paused one would keep requests for ever.
+COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 15.0, 5.0, 5.0
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 
@@ -56,6 +59,8 @@ class Database:
         # Not on Postgres, where transactions of several runs may overlap.
         self._writer = asyncio.Lock() if self.is_sqlite else None
         self._threads: WeakSet[Thread] = WeakSet()
+        # Set by the one who looks (`server.probe`): sessions are then refused at once.
+        self.is_away = False
         self._open_sessions: Counter[asyncio.Task[Any] | None] = Counter()
         if self.is_sqlite:
             event.listen(engine.sync_engine, "connect", self._track_thread)
@@ -68,6 +73,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A session that only reads."""
+        self._require_answering()
         with self._in_session():
             async with self._sessions() as session:
                 yield session
@@ -75,10 +81,15 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed when the block ends, rolled back when it raises."""
+        self._require_answering()
         async with self._writer or nullcontext():
             with self._in_session():
                 async with self._sessions.begin() as session:
                     yield session
+
+    def _require_answering(self) -> None:
+        if self.is_away:
+            raise DatabaseAway("the database does not answer")
 
     def serves(self, task: asyncio.Task[Any]) -> bool:
         """Whether `task` is inside a session.
@@ -147,14 +158,29 @@ def refuses_value(error: DBAPIError) -> bool:
     return is_unsent or sqlstate[:2] in ("22", "23")
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether what was to be stored is to blame, so that no later attempt can store it.
+
+    A batch is checked when it arrives, but another version may have left this one on Redis, or
+    the database knows more limits than the checks. Dropping it loses nothing: the ack watermark
+    stays below its frames, so that their agent keeps them.
+    """
+    if isinstance(error, DBAPIError):
+        return refuses_value(error)
+    return isinstance(error, (MonitorError, ValueError, LookupError, OverflowError))
+
+
 def insert(session: AsyncSession, table: Table) -> Any:
     """An INSERT of this session's dialect, so that ``on_conflict_do_…`` is there."""
     dialect = session.get_bind().dialect.name
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
-def connect(url: str) -> Database:
+def connect(url: str, *, command_timeout_s: float | None = COMMAND_TIMEOUT_S) -> Database:
     """A database of this URL; nothing is opened yet.
+
+    A statement on Postgres fails after `command_timeout_s`; with None it may take as long as it
+    takes, as migrations do.
 
     Raises:
         StartError: if the URL is not one, or names a database that is not supported.
@@ -173,7 +199,15 @@ def connect(url: str) -> Database:
     if driver.startswith("sqlite"):
         return Database(_sqlite_engine(str(parsed)))
     # A restarted Postgres leaves dead connections behind: test one before it is used.
-    return Database(create_async_engine(parsed, pool_pre_ping=True, pool_size=10))
+    return Database(
+        create_async_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=10,
+            pool_timeout=POOL_TIMEOUT_S,
+            connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": command_timeout_s},
+        )
+    )
 
 
 def _sqlite_engine(url: str) -> AsyncEngine:

@@ -16,6 +16,7 @@ from server.database import refuses_value
 from server.errors import InvalidField, MonitorError, NotFound, Unavailable
 
 CLOSE_POLICY = 1008
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +29,9 @@ def error_response(error: MonitorError) -> Response:
         "message": error.message,
         "fix": error.fix,
     }
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+    return JSONResponse(
+        {"error": body}, status_code=error.status, headers=HEADERS.get(error.status)
+    )
 
 
 def install(app: FastAPI) -> None:

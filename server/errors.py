@@ -7,6 +7,10 @@ class StartError(Exception):
     """The server cannot start; the message is the one clear line that the user sees."""
 
 
+class DatabaseStarting(StartError):
+    """The database does not answer, and may do so later."""
+
+
 class MonitorError(Exception):
     """A request that cannot be served.
 
@@ -40,6 +44,12 @@ class WrongSize(InvalidField):
     code = "wrong_size"
 
 
+class ConflictingFrame(InvalidField):
+    """A frame whose number is that of another stored frame."""
+
+    code = "conflicting_frame"
+
+
 class UnknownLayout(MonitorError):
     """A frame of a layout that its run has not declared."""
 
@@ -52,6 +62,12 @@ class Conflict(MonitorError):
 
     status = 409
     code = "conflict"
+
+
+class OtherWriter(Conflict):
+    """Another process sends as this rank of the run, or has taken its place."""
+
+    code = "other_writer"
 
 
 class RunNotFound(MonitorError):
@@ -148,3 +164,13 @@ class Unavailable(MonitorError):
 
     status = 503
     code = "unavailable"
+
+
+class DiskFull(Unavailable):
+    """There is no room for what is to be stored; the sender keeps its data."""
+
+    code = "disk_full"
+
+
+class DatabaseAway(ConnectionError):
+    """The database has not answered for a while: asking it again would only wait."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
 
 from server.app_state import AppState, State
 from server.bus.protocol import FRAMES
+from server.probe import ANSWER_S
 
 router = APIRouter(include_in_schema=False)
 
@@ -20,8 +22,9 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(state: State) -> Response:
-    """Database and bus answer."""
-    checks = {"database": await _database(state), "bus": await _bus(state)}
+    """Database and bus answer, and there is room to store; told within a second."""
+    database, bus = await asyncio.gather(state.probe.database(), _bus(state))
+    checks = {"database": database, "bus": bus, "disk": state.probe.disk()}
     ready = all(result == "ok" for result in checks.values())
     return JSONResponse(checks, status_code=200 if ready else 503)
 
@@ -35,17 +38,9 @@ async def metrics(state: State) -> Response:
     return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _database(state: AppState) -> str:
-    try:
-        await state.database.ping()
-    except (SQLAlchemyError, OSError) as error:
-        return f"does not answer: {type(error).__name__}"
-    return "ok"
-
-
 async def _bus(state: AppState) -> str:
     try:
-        await state.bus.ping()
+        await asyncio.wait_for(state.bus.ping(), ANSWER_S)
     except OSError as error:
         return f"does not answer: {type(error).__name__}"
     return "ok"

@@ -32,6 +32,24 @@ class Metrics:
         self.frames_packed = Counter(
             "evenkeel_frames_packed", "Frames moved into segments.", registry=registry
         )
+        self.frames_judged = Counter(
+            "evenkeel_frames_judged", "Frames judged by the alert rules.", registry=registry
+        )
+        self.runs_unjudged = Gauge(
+            "evenkeel_runs_unjudged",
+            "Runs with frames that wait for this process to judge them.",
+            registry=registry,
+        )
+        self.judging_lag = Gauge(
+            "evenkeel_judging_lag_seconds",
+            "For how long the run that waits longest has had frames that are not judged.",
+            registry=registry,
+        )
+        self.disk_free = Gauge(
+            "evenkeel_disk_free_bytes",
+            "Free space where the embedded database is.",
+            registry=registry,
+        )
         self.deliveries = Counter(
             "evenkeel_alert_deliveries",
             "Attempts to send alerts, by target and outcome (delivered, retried, given_up).",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import tempfile
+import time
 from contextlib import closing
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -17,8 +19,12 @@ from sqlalchemy.engine import make_url
 
 import migrations
 from server.database import BUSY_TIMEOUT_MS, Database, connect
-from server.errors import StartError
+from server.errors import DatabaseStarting, StartError
 from server.settings import Settings
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 4.0
+
+log = structlog.get_logger(__name__)
 
 
 def migrate(url: str) -> str:
@@ -33,11 +39,27 @@ def migrate(url: str) -> str:
 async def prepare(settings: Settings, database: Database) -> None:
     """Bring the embedded database up to date; raise `StartError` unless another one is."""
     if not settings.embedded:
-        await require_current(database)
+        await _when_it_answers(settings, database)
         return
     if settings.database_url is None:
         make_folder(settings.data_dir)
     await apply(database)
+
+
+async def _when_it_answers(settings: Settings, database: Database) -> None:
+    """`require_current`, as soon as the database answers or the wait is over."""
+    give_up_at = time.monotonic() + settings.start_timeout
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return await require_current(database)
+        except DatabaseStarting as error:
+            if time.monotonic() + pause_s > give_up_at:
+                raise
+            if pause_s == FIRST_PAUSE_S:
+                log.warning("waiting_for_database", seconds=settings.start_timeout, why=str(error))
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def make_folder(folder: Path) -> None:
@@ -77,7 +99,8 @@ async def require_current(database: Database) -> None:
         async with database.engine.connect() as connection:
             revision = await connection.run_sync(_revision)
     except Exception as error:
-        raise StartError(_unreachable(database, error)) from error
+        kind = DatabaseStarting if _may_pass(error) else StartError
+        raise kind(_unreachable(database, error)) from error
     if revision == _head():
         return
     if revision is None or _is_ours(revision):
@@ -105,7 +128,7 @@ def _require_openable(database: Database) -> None:
 
 
 async def _migrate_url(url: str) -> str:
-    database = connect(url)
+    database = connect(url, command_timeout_s=None)
     try:
         return await apply(database)
     finally:
@@ -152,6 +175,16 @@ def _newer(revision: str) -> str:
         f"the database is at revision {revision}, which is newer than this version of evenkeel; "
         "upgrade evenkeel, or point database_url elsewhere"
     )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the database may answer later: it is away, starts, recovers, or is full of clients.
+
+    A wrong password, or a database that does not exist, stays wrong.
+    """
+    cause = getattr(error, "orig", None) or error
+    sqlstate = str(getattr(cause, "sqlstate", None) or "")
+    return isinstance(cause, OSError) or sqlstate.startswith(("08", "53", "57P"))
 
 
 def _unreachable(database: Database, error: BaseException) -> str:

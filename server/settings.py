@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.errors import StartError
+
+PREFIX = "EVENKEEL_"
+# Read by the agent and the command line, which share the server's environment.
+OF_OTHERS = frozenset({"URL", "KEY", "RUN_ID", "SPOOL_DIR", "TAKE_OVER", "CA_FILE"})
 LogFormat = Literal["console", "json"]
 PeerRule = Literal["wandb_z_score", "olmo_six_sigma", "zclip", "kill_loss_spike"]
 
@@ -22,6 +30,21 @@ def is_loopback(host: str) -> bool:
         return ip_address(bare).is_loopback
     except ValueError:
         return False
+
+
+def require_known(names: Iterable[str], known: Collection[str]) -> None:
+    """Raise `StartError` for a variable with our prefix that no part of evenkeel reads.
+
+    A mistyped ``EVENKEEL_REQUIRE_KEYS`` would otherwise serve without keys, in silence.
+    """
+    for name in sorted(names):
+        setting = name.upper().removeprefix(PREFIX)
+        if name.upper().startswith(PREFIX) and setting not in known:
+            nearest = get_close_matches(setting, known, n=1, cutoff=0.0)
+            raise StartError(
+                f"{name}: there is no such setting; did you mean {PREFIX}{nearest[0]}? "
+                "Correct it, or take it out of the environment"
+            )
 
 
 class Settings(BaseSettings):
@@ -47,10 +70,13 @@ class Settings(BaseSettings):
         burst_steps: steps sampled one after the other when a critical alert opens; 0 for none.
         peer_rules: published rules of other tools that judge every run beside evenkeel's own.
         bus_entries: batches that may wait for the writer before the server answers 503.
+        start_timeout: seconds that a start waits for a database which does not answer yet.
+        disk_floor_bytes: free space under which frames are refused, where the database is a file
+            of this server.
         log_format: ``"console"`` for people, ``"json"`` for one object a line.
     """
 
-    model_config = SettingsConfigDict(env_prefix="EVENKEEL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     host: str = "127.0.0.1"
     port: int = Field(default=8321, ge=0, le=65535)
@@ -69,7 +95,16 @@ class Settings(BaseSettings):
     burst_steps: int = Field(default=32, ge=0, le=256)
     peer_rules: tuple[PeerRule, ...] = ()
     bus_entries: int = Field(default=1024, ge=1)
+    start_timeout: float = Field(default=60.0, ge=0)
+    disk_floor_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     log_format: LogFormat = "console"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_known(cls, values: Any) -> Any:
+        known = {name.upper() for name in cls.model_fields} | OF_OTHERS
+        require_known(os.environ, known)
+        return values
 
     @property
     def embedded(self) -> bool:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Dialect,
     Float,
     Index,
@@ -112,6 +113,12 @@ frames = Table(
     postgresql_partition_by="HASH (run_id)",
 )
 
+
+def _queue(name: str, waits: ColumnElement[bool]) -> Index:
+    """An index over the ranks that wait for work: its size is that of the queue."""
+    return Index(name, marks.c.run_id, marks.c.rank, postgresql_where=waits, sqlite_where=waits)
+
+
 marks = Table(
     "marks",
     metadata,
@@ -126,6 +133,30 @@ marks = Table(
     Column("rewinds", Json, nullable=False, server_default="[]"),  # see runs/rewinds.py
     Column("health", Json, nullable=False),
     Column("last_seen", Float, nullable=False),
+    Column("judge", String(32), nullable=False, server_default=""),  # one of `judges`, or ""
+    PrimaryKeyConstraint("run_id", "rank"),
+)
+_queue("marks_unjudged", marks.c.diagnosed < marks.c.durable)
+_queue("marks_unpacked", marks.c.packed < marks.c.durable)
+
+judges = Table(
+    "judges",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("alive_until", Float, nullable=False),
+)
+
+writers = Table(
+    "writers",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("writer", String(64), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("leased_until", Float, nullable=False),
     PrimaryKeyConstraint("run_id", "rank"),
 )
 

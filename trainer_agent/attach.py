@@ -48,6 +48,7 @@ def watch(
     spool_limit_bytes: int = SPOOL_LIMIT_BYTES,
     rank: int = 0,
     resume: str | None = None,
+    take_over: bool | None = None,
     pipeline: PipelineArgument | None = None,
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
@@ -84,6 +85,9 @@ def watch(
             restart repeats (a scheduler's job id), or ``"auto"``: the run of this project and
             name, wherever it ran. Default ``EVENKEEL_RUN_ID``, else a new run. Where a
             checkpoint carries ``agent.state_dict()`` it is not needed.
+        take_over: send though another process holds this run, which sends no more from then on.
+            Without it the server refuses the later of two jobs until the earlier one has ended or
+            was silent for 30 s; its frames wait meanwhile. Default ``EVENKEEL_TAKE_OVER``, else no.
         pipeline: which stage of how many `model` is, from 0, where a pipeline spreads the layers
             over processes; every process watches its own stage, and one run shows all layers.
             Where a process holds several (interleaved schedules), `model` is an
@@ -126,6 +130,7 @@ def watch(
         spool_limit_bytes=spool_limit_bytes,
         rank=rank,
         resume=resume,
+        take_over=take_over,
         pipeline=pipeline,
         sites=sites,
         quantities=quantities,

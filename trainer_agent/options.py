@@ -19,6 +19,7 @@ from trainer_agent.model.sites import GROUPS, QUANTITIES, SITES
 
 DEFAULT_SERVER = "http://127.0.0.1:8321"
 DEFAULT_OVERHEAD = 0.01
+_YES, _NO = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 SPOOL_LIMIT_BYTES = 64 * 1024 * 1024
 # Numbers of the stages in this process, and how many there are; as a caller passes it, and checked.
 PipelineArgument = tuple[int | Sequence[int], int]
@@ -38,6 +39,7 @@ class Options:
         sites, quantities: measured beyond the default.
         on_alert: what to do about alerts, checked by `read_actions`.
         token_axis: axis of the streams that counts a sequence's tokens, None to find out.
+        take_over: whether to send though another process holds this rank of the run.
     """
 
     project: str
@@ -57,6 +59,7 @@ class Options:
     quantities: tuple[str, ...] = ()
     on_alert: tuple[Any, ...] = ()
     token_axis: int | None = None
+    take_over: bool = False
 
 
 def read_options(
@@ -77,10 +80,12 @@ def read_options(
     sites: Sequence[str] | str = (),
     quantities: Sequence[str] | str = (),
     token_axis: int | None = None,
+    take_over: bool | None = None,
 ) -> Options:
     """Check every argument.
 
-    What is absent is read from ``EVENKEEL_URL``, ``EVENKEEL_KEY`` and ``EVENKEEL_RUN_ID``.
+    What is absent is read from ``EVENKEEL_URL``, ``EVENKEEL_KEY``, ``EVENKEEL_RUN_ID`` and
+    ``EVENKEEL_TAKE_OVER``.
 
     Raises:
         WatchError: naming the argument and the fix.
@@ -102,6 +107,7 @@ def read_options(
         sites=_require_choice("sites", sites, SITES, {"all": SITES}),
         quantities=_require_choice("quantities", quantities, QUANTITIES, GROUPS),
         token_axis=_require_axis(token_axis),
+        take_over=_takes_over(take_over),
     )
 
 
@@ -128,6 +134,17 @@ def _require_at_least(argument: str, value: int, lowest: int) -> int:
             argument, f"{value!r} is not usable", fix=f"give a whole number from {lowest}"
         )
     return value
+
+
+def _takes_over(take_over: bool | None) -> bool:
+    named = os.environ.get("EVENKEEL_TAKE_OVER", "") if take_over is None else ""
+    if take_over not in (None, True, False) or named.lower() not in _YES | _NO:
+        raise WatchError(
+            "take_over",
+            f"{named or take_over!r} is neither yes nor no",
+            fix="give True or False, or set EVENKEEL_TAKE_OVER to 1 or 0",
+        )
+    return named.lower() in _YES if take_over is None else take_over
 
 
 def _require_axis(axis: int | None) -> int | None:

@@ -50,6 +50,23 @@ class Health(msgspec.Struct, frozen=True):
     fresh_optimizer_at: int = -1
 
 
+class Writer(msgspec.Struct, frozen=True):
+    """The process that sends frames as one rank of a run; a rank has one at a time.
+
+    Attributes:
+        id: chosen by the process, the same for as long as it sends.
+        host, pid: where it runs, named to another process that claims the rank.
+        since: seconds since the epoch when it began.
+        take_over: whether it claims the rank though another process holds it.
+    """
+
+    id: str
+    host: str = ""
+    pid: int = 0
+    since: float = 0.0
+    take_over: bool = False
+
+
 class RunDeclaration(msgspec.Struct, frozen=True):
     """Body of ``PUT /api/v1/runs/{run_id}``: idempotent, the agent chooses the run's id.
 
@@ -63,6 +80,8 @@ class RunDeclaration(msgspec.Struct, frozen=True):
         config: the user's own settings, shown as they are.
         started_at: seconds since the epoch.
         agent_version: version of evenkeel in the job.
+        rank: which rank's frames follow; counts where there is a `writer`.
+        writer: who sends them, or None from an agent that claims no rank.
     """
 
     project: str
@@ -74,6 +93,8 @@ class RunDeclaration(msgspec.Struct, frozen=True):
     started_at: float = 0.0
     agent_version: str = ""
     wire_version: int = WIRE_VERSION
+    rank: int = 0
+    writer: Writer | None = None
 
 
 class SpecRevision(msgspec.Struct, frozen=True):
@@ -93,7 +114,14 @@ class SpecRevision(msgspec.Struct, frozen=True):
 
 
 class RunEnd(msgspec.Struct, frozen=True):
-    """Body of ``POST /api/v1/runs/{run_id}/end``."""
+    """Body of ``POST /api/v1/runs/{run_id}/end``.
+
+    Attributes:
+        status, reason: how the run ended, and why.
+        rank, epoch: the sender's claim, which ends with the run; epoch 0 is none.
+    """
 
     status: Literal["finished", "failed"]
     reason: str = ""
+    rank: int = 0
+    epoch: int = 0

@@ -57,6 +57,7 @@ class FrameBatch(msgspec.Struct, frozen=True):
         frames: at most 4,096.
         health: the agent's own counters.
         wire_version: the contract that the writer speaks.
+        epoch: `RunReceipt.epoch` of the writer's claim; 0 where it has none.
     """
 
     rank: int
@@ -64,6 +65,7 @@ class FrameBatch(msgspec.Struct, frozen=True):
     frames: list[Frame]
     health: Health
     wire_version: int = WIRE_VERSION
+    epoch: int = 0
 
 
 class _Head(msgspec.Struct):

@@ -54,6 +54,8 @@ class RunReceipt(msgspec.Struct, frozen=True):
         durable: per rank (as a decimal string), the ack watermark: every frame up to and
             including this `seq` is committed to the database or was given up by the agent.
         url: path of the run's page on this server.
+        epoch: number of the writer's claim on its rank, which its batches repeat; 0 where it made
+            none, or the server is an older one.
         packs_steps: whether the server takes frames that hold several steps; older ones do not.
     """
 
@@ -61,6 +63,7 @@ class RunReceipt(msgspec.Struct, frozen=True):
     durable: dict[str, int]
     url: str
     packs_steps: bool = False
+    epoch: int = 0
 
 
 class FramesReceipt(msgspec.Struct, frozen=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -52,6 +52,74 @@ class Diagnosis:
     diverging: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the rules say of a run's new frames; nothing of it is stored yet.
+
+    Attributes:
+        alert_state: what the rules remember after them.
+        transitions: what changes of the run's alerts, in the order of the steps.
+    """
+
+    alert_state: AlertState
+    transitions: tuple[Transition, ...]
+
+
+Unresolved = Mapping[Key, AlertRow]
+
+
+async def unresolved_of(session: AsyncSession, run_id: str) -> dict[Key, AlertRow]:
+    """The run's alerts that are open or acknowledged, by what they are about."""
+    return {row.finding_key: row for row in await AlertRepository(session).unresolved(run_id)}
+
+
+def judge(
+    alert_state: AlertState,
+    unresolved: Unresolved,
+    observations: Iterable[Observation],
+    rules: Sequence[UserRule] = (),
+) -> Judgement:
+    """Judge a run's new frames in the order in which they were made. Pure.
+
+    By the built-in rules and by `rules`, its users' own.
+
+    A process that has not judged this run yet hands in a plain ``AlertState()``: which alerts are
+    open the database says, so that a restart neither repeats nor forgets one.
+    """
+    stats, tracks = alert_state.stats, _open_as_stored(alert_state.tracks, unresolved)
+    transitions: list[Transition] = []
+    pasts = alert_state.pasts
+    for observation in observations:
+        if observation.rewound and observation.step <= stats.step:
+            # The job went back to a checkpoint: what it does from there is news.
+            stats = replace(stats, step=observation.step - 1)
+        is_replay = observation.step <= stats.step
+        verdict, pasts = judged_by(
+            rules, evaluate(observation, stats), observation, pasts, is_replay=is_replay
+        )
+        stats = verdict.stats
+        tracks, changes = advance(tracks, verdict)
+        transitions += changes
+    return Judgement(AlertState(stats, tracks, pasts), tuple(transitions))
+
+
+async def store(
+    session: AsyncSession,
+    run_id: str,
+    judgement: Judgement,
+    unresolved: Unresolved,
+    *,
+    outbox: Outbox,
+    now: float,
+) -> Diagnosis:
+    """Store a judgement that was made of these unresolved alerts, in the caller's transaction.
+
+    What webhooks receive of it is put into the outbox in the same transaction.
+    """
+    state, transitions = judgement.alert_state, judgement.transitions
+    return await _store(session, run_id, state, transitions, unresolved, outbox=outbox, now=now)
+
+
 async def diagnose(
     session: AsyncSession,
     *,
@@ -62,39 +130,17 @@ async def diagnose(
     now: float,
     rules: Sequence[UserRule] = (),
 ) -> Diagnosis:
-    """Judge a run's new frames, in ascending step, inside the caller's transaction.
-
-    By the built-in rules and by `rules`, its users' own. What webhooks receive of it is put into
-    the outbox in the same transaction.
-
-    A process that has not judged this run yet hands in a plain ``AlertState()``: which alerts are
-    open is read from the database, so a restart neither repeats nor forgets one.
-    """
-    repository = AlertRepository(session)
-    unresolved = {row.finding_key: row for row in await repository.unresolved(run_id)}
-    stats, tracks = alert_state.stats, _open_as_stored(alert_state.tracks, unresolved)
-    transitions: list[Transition] = []
-    pasts = alert_state.pasts
-    for observation in observations:
-        is_replay = observation.step <= stats.step
-        verdict, pasts = judged_by(
-            rules, evaluate(observation, stats), observation, pasts, is_replay=is_replay
-        )
-        stats = verdict.stats
-        tracks, changes = advance(tracks, verdict)
-        transitions += changes
-    alert_state = AlertState(stats, tracks, pasts)
-    return await _store(
-        session, run_id, alert_state, transitions, unresolved, outbox=outbox, now=now
-    )
+    """`judge` a run's new frames and `store` what follows, in the caller's transaction."""
+    unresolved = await unresolved_of(session, run_id)
+    judgement = judge(alert_state, unresolved, observations, rules)
+    return await store(session, run_id, judgement, unresolved, outbox=outbox, now=now)
 
 
 async def report_silence(
     session: AsyncSession, *, run_id: str, step: int, seconds: float, outbox: Outbox, now: float
 ) -> Diagnosis:
     """Open an alert for a run that was silent for so long; its next frame resolves it."""
-    repository = AlertRepository(session)
-    unresolved = {row.finding_key: row for row in await repository.unresolved(run_id)}
+    unresolved = await unresolved_of(session, run_id)
     finding = silence(step, seconds)
     is_open = finding.key in unresolved
     opened = Transition("opened", finding.key, step, finding, began=step)
@@ -104,9 +150,7 @@ async def report_silence(
     )
 
 
-def _open_as_stored(
-    tracks: Mapping[Key, Track], unresolved: Mapping[Key, AlertRow]
-) -> dict[Key, Track]:
+def _open_as_stored(tracks: Mapping[Key, Track], unresolved: Unresolved) -> dict[Key, Track]:
     """The tracks, where the database decides which alerts are open.
 
     A track is ahead of the database after a commit that failed, and behind it after a restart.
@@ -121,7 +165,7 @@ async def _store(
     run_id: str,
     alert_state: AlertState,
     transitions: Sequence[Transition],
-    unresolved: Mapping[Key, AlertRow],
+    unresolved: Unresolved,
     *,
     outbox: Outbox,
     now: float,

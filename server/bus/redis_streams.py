@@ -96,8 +96,9 @@ class RedisBus:
                 return []
 
     async def _read_new(self, stream: str, group: str, count: int, wait_s: float) -> list[Message]:
+        block_ms = max(1, int(wait_s * 1000))  # 0 would wait for ever
         replies = await self._redis.xreadgroup(
-            group, self._member, {PREFIX + stream: ">"}, count=count, block=int(wait_s * 1000)
+            group, self._member, {PREFIX + stream: ">"}, count=count, block=block_ms
         )
         return [message for _, entries in replies or [] for message in _messages(entries)]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_all
@@ -13,6 +14,14 @@ from server.storage.rows import FrameRow, ScalarRow
 from server.storage.step_scalars import StepScalars, scalars_of_row
 from server.tables import frames, marks, predictions, step_scalars
 
+RUNS_A_LOOK = 4096
+
+
+def behind_query(free: ColumnElement[bool]) -> Select[Any]:
+    """Runs with durable frames that are not judged, of those that fulfil `free`."""
+    waiting = (marks.c.diagnosed < marks.c.durable, free)
+    return select(marks.c.run_id).distinct().where(*waiting).limit(RUNS_A_LOOK)
+
 
 class DiagnosisRepository:
     """Frames between two watermarks: judged, and durable."""
@@ -20,14 +29,16 @@ class DiagnosisRepository:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def behind(self, limit: int = 256) -> list[str]:
-        """Runs with durable frames that are not judged."""
-        query = (
-            select(marks.c.run_id)
-            .distinct()
-            .where(marks.c.diagnosed < marks.c.durable)
-            .limit(limit)
-        )
+    async def behind(
+        self, free: ColumnElement[bool], among: Sequence[str] | None = None
+    ) -> list[str]:
+        """Runs with durable frames that are not judged, of those that fulfil `free`.
+
+        The index `marks_unjudged` holds these ranks alone. `among` names the only ones to look at.
+        """
+        query = behind_query(free)
+        if among is not None:
+            query = query.where(marks.c.run_id.in_(among))
         return list((await self._session.execute(query)).scalars())
 
     async def unjudged(self, rank: RankRow, limit: int) -> list[FrameRow]:
@@ -63,10 +74,19 @@ class DiagnosisRepository:
             for scalars in rows
         ]
 
-    async def set_diagnosed(self, rank: RankRow, seq: int) -> None:
-        """Everything of this rank up to `seq` is judged."""
-        at = (marks.c.run_id == rank.run_id, marks.c.rank == rank.rank)
-        await self._session.execute(update(marks).where(*at).values(diagnosed=seq))
+    async def advance(self, rank: RankRow, seq: int, *, judge: str) -> bool:
+        """Note that a rank is judged up to `seq`; False if it is not where it was read."""
+        change = (
+            update(marks)
+            .where(
+                marks.c.run_id == rank.run_id,
+                marks.c.rank == rank.rank,
+                marks.c.diagnosed == rank.diagnosed,
+            )
+            .values(diagnosed=seq, judge=judge)
+        )
+        moved: Any = await self._session.execute(change)
+        return bool(moved.rowcount == 1)
 
     async def revision_states(self, run_id: str) -> tuple[tuple[Any, ...], ...]:
         """(step, digest, state) of every prediction: differs whenever one of them does."""

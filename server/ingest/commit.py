@@ -11,15 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.bus import Message
 from server.events import FrameEvent, ScalarsEvent
 from server.ingest.ack_watermark import advance
+from server.ingest.marks import possible
 from server.ingest.repository import FrameRepository
 from server.ingest.summary import summary_columns
+from server.ingest.writers import WriterRepository, renew
 from server.runs import rewinds
 from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
 from server.settings import Settings
 from server.storage.rows import FrameRow
 from server.storage.step_scalars import rows_after
-from wire import Frame, Layout, decode_batch, first_step
+from wire import Frame, FrameBatch, Layout, decode_batch, first_step
 
 Layouts = Mapping[str, Layout]
 
@@ -63,8 +65,13 @@ async def commit_run(
         WireError: if a body is no batch.
     """
     repository, runs = FrameRepository(session), RunRepository(session)
-    layouts = await runs.layouts_of(run.id)
-    batches = [await _store_batch(repository, layouts, message) for message in messages]
+    decoded = [decode_batch(message.body) for message in messages]
+    hashes = {frame.layout for batch in decoded for frame in batch.frames}
+    layouts = await runs.layouts_of(run.id, hashes)
+    batches = [
+        await _store_batch(session, layouts, message, batch)
+        for message, batch in zip(messages, decoded, strict=True)
+    ]
     stored = [frame for batch in batches for frame in batch.frames]
     # The lowest rank speaks for the run, in its loss, sparkline, status and live pages: the
     # others see other parts of the batch, and would mix with it.
@@ -95,27 +102,31 @@ async def commit_run(
 
 
 async def _store_batch(
-    repository: FrameRepository, layouts: Layouts, message: Message
+    session: AsyncSession, layouts: Layouts, message: Message, batch: FrameBatch
 ) -> NewFrames:
     """Store what is new of a batch and advance its rank's ack watermark."""
-    run_id, batch = message.run_id, decode_batch(message.body)
-    rank = await repository.ensure_rank(run_id, batch.rank)
-    # Stored beyond a gap: the watermark alone would not show that they are duplicates.
-    above = await repository.seqs_above(run_id, rank.rank, rank.durable)
-    frames = [
-        frame for frame in batch.frames if frame.seq > rank.durable and frame.seq not in above
-    ]
+    run_id, repository = message.run_id, FrameRepository(session)
+    holder = await WriterRepository(session).get(run_id, batch.rank)
+    if holder is not None and holder.excludes(batch.epoch, message.received_at):
+        # Taken over since it was accepted: not stored, it is not acknowledged either.
+        return NewFrames(batch.rank, 0, [], [], None)
+    await renew(session, holder, batch.epoch, message.received_at)
+    rank = await possible(repository, await repository.ensure_rank(run_id, batch.rank))
+    seqs = [frame.seq for frame in batch.frames]
+    stored = await repository.stored_among(run_id, rank.rank, rank.durable, seqs)
+    frames = [frame for frame in batch.frames if frame.seq not in stored]
     sampled, scalars = _by_kind(frames, layouts)
     await repository.add([_row(run_id, rank.rank, frame) for frame in sampled])
     await _store_scalars(repository, run_id, rank.rank, scalars, layouts)
-    oldest = max(rank.oldest, batch.oldest)  # a resent batch may arrive after a newer one
     before = rewinds.progress_of(rank)
     spans = [rewinds.Span(frame.seq, *_ends(frame, layouts)) for frame in frames]
     after = rewinds.advance(before, spans)
+    # A resent batch may arrive after a newer one; and no mark passes what the rank has sent.
+    oldest = max(rank.oldest, min(batch.oldest, after.seq + 1))
     await repository.change_rank(
         run_id,
         rank.rank,
-        durable=advance(rank.durable, oldest=oldest, stored=above | {f.seq for f in frames}),
+        durable=advance(rank.durable, oldest=oldest, stored=stored | {f.seq for f in frames}),
         oldest=oldest,
         health=msgspec.to_builtins(batch.health),
         last_seen=message.received_at,

@@ -9,6 +9,8 @@ from server.runs.repository import tag_index
 from server.runs.rows import RunRow
 from wire import RunDeclaration
 
+AHEAD_S = 86_400.0  # that a job's clock may be ahead of the server's
+
 
 def new_run(run_id: str, declaration: RunDeclaration, now: float) -> RunRow:
     """The row of a run that is declared for the first time."""
@@ -25,7 +27,7 @@ def new_run(run_id: str, declaration: RunDeclaration, now: float) -> RunRow:
         diverged=False,
         diverging=False,
         created_at=now,
-        started_at=declaration.started_at,
+        started_at=_started_at(declaration, now),
         last_seen=now,
         first_step=None,
         last_step=None,
@@ -54,15 +56,16 @@ def changes(run: RunRow, declaration: RunDeclaration, now: float) -> dict[str, A
     started again after the run's end makes it run again; an agent that merely reconnects to
     resend its spool does not.
     """
+    started_at = _started_at(declaration, now)
     values: dict[str, Any] = {
         "config": declaration.config,
         "agent_version": declaration.agent_version,
-        "started_at": max(run.started_at, declaration.started_at),
+        "started_at": max(run.started_at, started_at),
         "last_seen": now,
     }
     if not declaration.layout.packs_steps:  # a run's layout is that of its sampled steps
         values["layout_hash"] = declaration.layout.hash
-    started_again = declaration.started_at > run.started_at
+    started_again = started_at > run.started_at
     if started_again:
         # The burst was asked of a process that is gone.
         values |= {"process_since": now, "burst": None}
@@ -71,3 +74,8 @@ def changes(run: RunRow, declaration: RunDeclaration, now: float) -> dict[str, A
     elif run.status == "lost_contact":
         values["status"] = "running"
     return values
+
+
+def _started_at(declaration: RunDeclaration, now: float) -> float:
+    """When the job began, by its clock; one far ahead must not outlive every later start."""
+    return min(declaration.started_at, now + AHEAD_S)

@@ -16,10 +16,11 @@ from server.bus import BusFull
 from server.bus.protocol import FRAMES
 from server.errors import Conflict, RunNotFound, Unavailable
 from server.events import publish_runs
+from server.ingest import writers
 from server.ingest.body import from_wire
 from server.ingest.declaration import changes, new_run
 from server.ingest.repository import FrameRepository
-from server.ingest.validation import require_batch, require_declaration
+from server.ingest.validation import require_batch, require_declaration, require_same
 from server.predictions import service as predictions
 from server.runs.repository import RunRepository
 from server.runs.rows import RunRow
@@ -47,9 +48,11 @@ async def declare(
     Raises:
         InvalidField: if the declaration cannot be stored.
         Conflict: if the run belongs to another project.
+        OtherWriter: if another process holds the rank.
     """
     require_declaration(declaration)
     require_project(caller, declaration.project)
+    state.probe.require_room()
     # One transaction: a run is never visible without its layout, which every reader looks up.
     async with state.database.writing() as session:
         repository = RunRepository(session)
@@ -60,13 +63,20 @@ async def declare(
         _require_same_project(run, declaration)
         if not added:
             await repository.change(run_id, **changes(run, declaration, state.clock()))
+        now = state.clock()
+        epoch = await writers.claim(session, run_id, declaration.rank, declaration.writer, now)
         await repository.add_layout(run_id, declaration.layout)
         durable = await FrameRepository(session).ack_watermarks(run_id)
+    if epoch > 1:
+        # The rank's watermark is others' too: the answer to its first batch tells its own.
+        durable[str(declaration.rank)] = 0
     if declaration.spec is not None:
         step = 0 if run.last_step is None else run.last_step
         await predictions.revise(state, run_id, step, declaration.spec)
     await publish_runs(state.bus, [run_id])
-    return RunReceipt(run_id=run_id, durable=durable, url=f"/runs/{run_id}", packs_steps=True)
+    return RunReceipt(
+        run_id=run_id, durable=durable, url=f"/runs/{run_id}", packs_steps=True, epoch=epoch
+    )
 
 
 async def revise(state: AppState, run: RunRow, revision: SpecRevision) -> None:
@@ -82,24 +92,43 @@ async def accept(state: AppState, run: RunRow, body: bytes) -> FramesReceipt:
 
     Raises:
         InvalidField: if the body is no batch, or one of its frames cannot be stored.
+        ConflictingFrame: if another frame is stored under the number of one of them.
         UnknownLayout: if a frame's layout is not declared.
+        OtherWriter: if another process holds the rank.
+        DiskFull: if the server has no room for it.
         Unavailable: if the batch could not be handed over; the agent then keeps its frames.
     """
     batch = _decoded(body)
+    state.probe.require_room()
     async with state.database.reading() as session:
-        require_batch(batch, await RunRepository(session).layouts_of(run.id))
+        hashes = {frame.layout for frame in batch.frames}
+        require_batch(batch, await RunRepository(session).layouts_of(run.id, hashes))
         repository = FrameRepository(session)
+        holder = await writers.WriterRepository(session).get(run.id, batch.rank)
+        if holder is not None and holder.excludes(batch.epoch, state.clock()):
+            raise writers.refusal(holder)
         watermark = await repository.ack_watermark(run.id, batch.rank)
-        stored = await repository.seqs_above(run.id, batch.rank, watermark)
+        seqs = [frame.seq for frame in batch.frames]
+        stored = await repository.stored_among(run.id, batch.rank, watermark, seqs)
+        sent_again = [seq for seq in seqs if seq in stored]
+        if sent_again:
+            contents = await repository.contents(run.id, batch.rank, sent_again)
+            require_same(batch.frames, contents)
     # Counted before the commit: afterwards every frame of the batch would be stored.
-    duplicates = sum(frame.seq <= watermark or frame.seq in stored for frame in batch.frames)
+    duplicates = len(sent_again)
     accepted = len(batch.frames) - duplicates
     await _hand_over(state, run.id, body)
     state.metrics.frames_accepted.inc(accepted)
     run = await _without_received_burst(state, run, batch)
     async with state.database.reading() as session:
         # Read again: the embedded bus returns once the batch is committed.
-        durable = await FrameRepository(session).ack_watermark(run.id, batch.rank)
+        durable = await FrameRepository(session).watermark_of(
+            run.id, batch.rank, batch, has_had_others=holder is not None and holder.epoch > 1
+        )
+        # After the watermark: taken over before it was read, it may be of another's frames.
+        holder = await writers.WriterRepository(session).get(run.id, batch.rank)
+        if holder is not None and holder.excludes(batch.epoch, state.clock()):
+            raise writers.refusal(holder)
         alerts = await _alerts(session, run) if batch.health.wants_alerts else []
     return FramesReceipt(
         durable=durable,
@@ -149,6 +178,12 @@ async def end(state: AppState, run: RunRow, ending: RunEnd) -> None:
         locked = await repository.get(run.id, lock=True)
         if locked is None:  # pragma: no cover - the endpoint has just loaded it
             raise RunNotFound(run.id)
+        claims = writers.WriterRepository(session)
+        holder = await claims.get(run.id, ending.rank)
+        if holder is not None and ending.epoch:
+            if holder.excludes(ending.epoch, state.clock()):
+                raise writers.refusal(holder)
+            await claims.lease(holder, state.clock())  # the next job need not wait for its end
         status = status_of(
             ended=ending.status,
             diverged=locked.diverged,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from server.errors import InvalidField, UnknownLayout, WrongSize
+from server.errors import ConflictingFrame, InvalidField, UnknownLayout, WrongSize
 from server.ingest.body import from_wire, require_text
 from server.runs.service import require_tags
 from wire import (
@@ -18,6 +18,7 @@ from wire import (
     Layout,
     RunDeclaration,
     WireError,
+    Writer,
     first_step,
 )
 from wire.frame import Frame
@@ -26,7 +27,9 @@ MAX_NAME = 200
 MAX_VERSION = 64
 MAX_SERIES_KEY = 300
 MAX_INTEGER = 2**53  # past it, JSON readers lose digits
+MAX_SEQ = 2**52  # a run that is resumed numbers its frames by the clock, and so until 2109
 MAX_RANK = 2**31 - 1
+MAX_HOST = 255
 
 
 def require_declaration(declaration: RunDeclaration) -> None:
@@ -43,7 +46,30 @@ def require_declaration(declaration: RunDeclaration) -> None:
     _require_time(declaration.started_at, "started_at")
     if len(declaration.agent_version) > MAX_VERSION:
         raise InvalidField("agent_version is too long", field="agent_version", fix="shorten it")
+    _require_rank(declaration.rank)
+    if declaration.writer is not None:
+        _require_writer(declaration.writer)
     require_layout(declaration.layout)
+
+
+def _require_rank(rank: int) -> None:
+    if not 0 <= rank <= MAX_RANK:
+        raise InvalidField(f"rank {rank}", field="rank", fix="count ranks from 0")
+
+
+def _require_writer(writer: Writer) -> None:
+    for field, text, longest in (("id", writer.id, 64), ("host", writer.host, MAX_HOST)):
+        if len(text) > longest or (field == "id" and not text):
+            raise InvalidField(
+                f"the writer's {field} has {len(text)} characters",
+                field=f"writer.{field}",
+                fix=f"send {'1 to ' * (field == 'id')}{longest} characters at most",
+            )
+    if not 0 <= writer.pid <= MAX_INTEGER:
+        raise InvalidField(
+            f"pid {writer.pid}", field="writer.pid", fix="send the number of the process"
+        )
+    _require_time(writer.since, "writer.since")
 
 
 def require_layout(layout: Layout) -> None:
@@ -63,15 +89,32 @@ def require_layout(layout: Layout) -> None:
 
 def require_batch(batch: FrameBatch, layouts: Mapping[str, Layout]) -> None:
     """Raise unless every frame is of a declared layout, of its size, and in range."""
-    if batch.rank > MAX_RANK:
-        raise InvalidField(f"rank {batch.rank}", field="rank", fix="count ranks from 0")
-    if not 0 <= batch.oldest <= MAX_INTEGER:
+    _require_rank(batch.rank)
+    first = batch.frames[0].seq if batch.frames else MAX_SEQ
+    if not 0 <= batch.oldest <= first:
         raise InvalidField(
-            f"oldest is {batch.oldest}", field="oldest", fix="send the lowest seq in the spool"
+            f"oldest is {batch.oldest}, beyond the first frame's seq or what any rank can send",
+            field="oldest",
+            fix="send the lowest seq in the spool",
+        )
+    if not 0 <= batch.epoch <= MAX_INTEGER:
+        raise InvalidField(
+            f"epoch is {batch.epoch}", field="epoch", fix="send the receipt's epoch, or 0"
         )
     _require_health(batch.health)
     for index, frame in enumerate(batch.frames):
         _require_frame(frame, f"frames[{index}]", layouts)
+
+
+def require_same(frames: Sequence[Frame], stored: Mapping[int, tuple[int, bytes]]) -> None:
+    """Raise `ConflictingFrame` where a frame is not the one that is stored under its number."""
+    for index, frame in enumerate(frames):
+        if stored.get(frame.seq, (frame.step, frame.values)) != (frame.step, frame.values):
+            raise ConflictingFrame(
+                f"frame {frame.seq} is stored already, with another step or other values",
+                field=f"frames[{index}].seq",
+                fix="number the frames of each process past those of the one before",
+            )
 
 
 def _require_health(health: Health) -> None:
@@ -111,8 +154,8 @@ def _require_frame(frame: Frame, path: str, layouts: Mapping[str, Layout]) -> No
         )
     if layout.packs_steps:
         _require_steps(frame, layout, path)
-    for field, value in (("seq", frame.seq), ("step", frame.step)):
-        if value > MAX_INTEGER:
+    for field, value, most in (("seq", frame.seq, MAX_SEQ), ("step", frame.step, MAX_INTEGER)):
+        if value > most:
             raise InvalidField(
                 f"{field} {value} is out of range", field=f"{path}.{field}", fix="count from 0"
             )

@@ -6,13 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from server.app_state import AppState
 from server.bus import BusFull, Message
 from server.bus.protocol import COMMITTED, FRAMES, WRITER
-from server.database import refuses_value
-from server.errors import MonitorError, RunNotFound
+from server.database import is_refusal
+from server.errors import RunNotFound
 from server.events import publish, publish_runs
 from server.ingest.commit import CommitResult, commit_run
 from server.runs.repository import RunRepository
@@ -51,25 +50,13 @@ async def _attempt(state: AppState, messages: Sequence[Message]) -> list[CommitR
     try:
         return await _commit_together(state, messages)
     except Exception as error:
-        if not _is_refusal(error):
+        if not is_refusal(error):
             raise
         if len(messages) > 1:
             return None
         state.metrics.entries_rejected.inc()
         log.error("message_refused", run=messages[0].run_id, error=repr(error))
         return []
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether a message is to blame, so that no later attempt can store it.
-
-    A batch is checked when it arrives, but another version may have left this one on Redis, or
-    the database knows more limits than the checks. Dropping it loses nothing: the ack watermark
-    stays below its frames, so that their agent keeps them.
-    """
-    if isinstance(error, DBAPIError):
-        return refuses_value(error)
-    return isinstance(error, (MonitorError, ValueError, LookupError, OverflowError))
 
 
 async def _commit_together(state: AppState, messages: Sequence[Message]) -> list[CommitResult]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,13 @@ from sqlalchemy import ColumnElement, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import fetch_all, fetch_first, insert
+from server.runs.layout_cache import LayoutCache, batched
 from server.runs.rows import Burst, RankRow, RunRow
-from server.tables import alerts, layouts, marks, predictions, runs
+from server.tables import alerts, frames, layouts, marks, predictions, runs
 from wire import Layout, Series
+
+HASHES_A_QUERY = 500  # each is a parameter, of which databases take so many
+decoded_layouts = LayoutCache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +101,54 @@ class RunRepository:
         )
         await self._session.execute(statement.on_conflict_do_nothing())
 
-    async def layouts_of(self, run_id: str) -> dict[str, Layout]:
-        """Every layout of a run, by hash."""
-        query = select(layouts.c.hash, layouts.c.series).where(layouts.c.run_id == run_id)
+    async def layouts_of(
+        self, run_id: str, hashes: Collection[str] | None = None
+    ) -> dict[str, Layout]:
+        """The run's layouts by hash: every one when `hashes` is None, else those of these.
+
+        A layout is what its hash says, so each is read and decoded once in a process.
+        """
+        declared = await self._declared(run_id, hashes)
+        decoded = {name: layout for name in declared if (layout := decoded_layouts.get(name))}
+        unread = [name for name in declared if name not in decoded]
+        for part in batched(unread, HASHES_A_QUERY):
+            decoded |= await self._decode(run_id, part)
+        return {name: decoded[name] for name in declared}
+
+    async def _declared(self, run_id: str, hashes: Collection[str] | None) -> list[str]:
+        query = select(layouts.c.hash).where(layouts.c.run_id == run_id)
+        if hashes is None:
+            return list((await self._session.execute(query)).scalars())
+        declared: list[str] = []
+        for part in batched(hashes, HASHES_A_QUERY):
+            rows = await self._session.execute(query.where(layouts.c.hash.in_(part)))
+            declared += rows.scalars()
+        return declared
+
+    async def _decode(self, run_id: str, hashes: Sequence[str]) -> dict[str, Layout]:
+        query = select(layouts.c.hash, layouts.c.series).where(
+            layouts.c.run_id == run_id, layouts.c.hash.in_(hashes)
+        )
         rows = (await self._session.execute(query)).all()
-        return {
-            layout_hash: Layout(tuple(Series(*fields) for fields in columns))
-            for layout_hash, columns in rows
-        }
+        decoded = {name: Layout(tuple(Series(*row) for row in columns)) for name, columns in rows}
+        for name, layout in decoded.items():
+            decoded_layouts.put(name, layout)
+        return decoded
 
     async def ranks_of(self, run_id: str) -> list[RankRow]:
         """The run's ranks, lowest first."""
         query = select(marks).where(marks.c.run_id == run_id).order_by(marks.c.rank)
         return await fetch_all(self._session, query, RankRow)
+
+    async def unjudged(self, rank: RankRow) -> int:
+        """How many durable frames of a rank the alert rules have not judged yet."""
+        query = select(func.count()).where(
+            frames.c.run_id == rank.run_id,
+            frames.c.rank == rank.rank,
+            frames.c.seq > rank.diagnosed,
+            frames.c.seq <= rank.durable,
+        )
+        return int((await self._session.execute(query)).scalar_one())
 
     async def open_alerts(self, ids: Sequence[str]) -> dict[str, dict[str, int]]:
         """Alerts that are not resolved, counted by run and severity."""

@@ -79,6 +79,7 @@ class RankRow(msgspec.Struct, frozen=True):
         top_seq, top_step: the newest frame that was sent.
         rewinds: see `server.runs.rewinds`.
         health: `wire.Health` of the newest batch as builtins; {} before the first.
+        judge: the server process that judges it (`server.diagnosis.judges`), "" before the first.
     """
 
     run_id: str
@@ -92,3 +93,4 @@ class RankRow(msgspec.Struct, frozen=True):
     rewinds: list[list[int]]
     health: dict[str, Any]
     last_seen: float
+    judge: str = ""

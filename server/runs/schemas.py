@@ -85,7 +85,10 @@ class HealthInfo(Answer):
 
 
 class RunDetail(RunSummary):
-    """Everything about one run except its measurements."""
+    """Everything about one run except its measurements.
+
+    `unjudged` counts the stored frames that the alert rules have not judged yet.
+    """
 
     config: dict[str, Any]
     layout: list[SeriesInfo]
@@ -99,6 +102,7 @@ class RunDetail(RunSummary):
     end_reason: str
     revision_steps: list[int]
     superseded: list[list[int]]
+    unjudged: int
 
 
 class DescriptionAsked(Answer):

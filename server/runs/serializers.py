@@ -37,6 +37,7 @@ def detail(
     layouts: Mapping[str, Layout],
     ranks: Sequence[RankRow],
     revision_steps: list[int],
+    unjudged: int,
 ) -> RunDetail:
     """Everything about one run except its measurements."""
     layout = layouts[run.layout_hash]  # the newest one that was declared
@@ -54,6 +55,7 @@ def detail(
         end_reason=run.end_reason,
         revision_steps=revision_steps,
         superseded=superseded_of_run(ranks),
+        unjudged=unjudged,
     )
 
 

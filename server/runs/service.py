@@ -58,11 +58,13 @@ async def show(database: Database, run: RunRow) -> RunDetail:
     async with database.reading() as session:
         repository = RunRepository(session)
         counts = await repository.open_alerts([run.id])
+        ranks = await repository.ranks_of(run.id)
         return serializers.detail(
             run,
             counts.get(run.id, {}),
             layouts=await repository.layouts_of(run.id),
-            ranks=await repository.ranks_of(run.id),
+            ranks=ranks,
+            unjudged=await repository.unjudged(ranks[0]) if ranks else 0,
             revision_steps=await repository.revision_steps(run.id),
         )
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, case, delete, or_, select, update
+from sqlalchemy import Select, and_, case, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.app_state import AppState
@@ -18,6 +18,7 @@ from server.tables import blocks, chunks, frames, marks, runs
 
 EVERY_S = 5.0
 TASKS_A_TURN = 32
+ABANDONED_S = 3600.0
 
 # Durable, so that a resent frame is recognised by the ack watermark alone; and judged, since the
 # rules read frames.
@@ -34,28 +35,34 @@ async def compact(state: AppState) -> None:
 async def compact_some(state: AppState) -> int:
     """Write at most one segment for each of some ranks; returns how many frames moved."""
     async with state.database.reading() as session:
-        tasks = await _tasks(session, state)
+        tasks = await fetch_all(session, tasks_query(state), CompactionTask)
     return sum([await _compact(state, task) for task in tasks])
 
 
-async def _tasks(session: AsyncSession, state: AppState) -> list[CompactionTask]:
-    """Ranks with frames for one segment beside one to spare, or whose run has ended."""
+def tasks_query(state: AppState) -> Select[Any]:
+    """Ranks with frames for one segment beside one to spare, or whose run has ended.
+
+    The index `marks_unpacked` holds the ranks with frames that are not packed, and no others: a
+    run that nobody ended is packed after an hour of silence, or it would stay there for ever.
+    """
     spare = 2 * state.settings.segment_frames
     quiet = state.clock() - state.settings.lost_contact_s
-    ended = and_(runs.c.ended.is_not(None), marks.c.last_seen < quiet, marks.c.packed < _settled)
-    query = (
+    # Asked for each of these ranks: a join would be planned over every run there ever was.
+    end = select(runs.c.ended).where(runs.c.id == marks.c.run_id).scalar_subquery()
+    over = or_(end.is_not(None), marks.c.last_seen < state.clock() - ABANDONED_S)
+    ended = and_(over, marks.c.last_seen < quiet, marks.c.packed < _settled)
+    return (
         select(marks.c.run_id, marks.c.rank, marks.c.packed, _settled)
-        .join(runs, runs.c.id == marks.c.run_id)
-        .where(or_(_settled - marks.c.packed >= spare, ended))
+        .where(marks.c.packed < marks.c.durable, or_(_settled - marks.c.packed >= spare, ended))
         .limit(TASKS_A_TURN)
     )
-    return await fetch_all(session, query, CompactionTask)
 
 
 async def _compact(state: AppState, task: CompactionTask) -> int:
     async with state.database.reading() as session:
         rows = leading_layout(await _frames(session, task, state.settings.segment_frames))
-        layouts = await RunRepository(session).layouts_of(task.run_id)
+        hashes = {row.layout for row in rows}
+        layouts = await RunRepository(session).layouts_of(task.run_id, hashes)
     if not rows:
         # Every frame up to `settled` was given up by the agent: there is nothing to move.
         async with state.database.writing() as session:

@@ -13,6 +13,7 @@ from server.errors import StartError
 from server.migration import apply, migrate, require_current
 from server.run import bind, check
 from server.settings import Settings
+from tests.services.polling import eventually
 from tests.services.postgres import Postgres
 from tests.services.serving import running
 
@@ -90,7 +91,7 @@ async def test_restarted_server_still_has_everything(embedded: Settings):
         agent = Agent(client)
         await agent.declare()
         await agent.send([frame(1), frame(2)])
-        before = await agent.get()
+        before = await eventually(agent.get, lambda run: run["unjudged"] == 0)
 
     async with running(create_app(embedded)) as client:
         again = Agent(client, agent.run_id)
@@ -121,5 +122,29 @@ async def test_health_says_that_the_server_is_up_and_ready(embedded: Settings):
             await client.get(path) for path in ("/healthz", "/readyz", "/metrics")
         ]
 
-    assert (up.status_code, ready.json()) == (200, {"database": "ok", "bus": "ok"})
+    assert (up.status_code, ready.json()) == (200, {"database": "ok", "bus": "ok", "disk": "ok"})
     assert "evenkeel_frames_committed_total 0.0" in counted.text
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("EVENKEEL_REQUIRE_KEY", "EVENKEEL_REQUIRE_KEYS"),
+        ("EVENKEEL_DATABASEURL", "EVENKEEL_DATABASE_URL"),
+        ("evenkeel_webhook", "EVENKEEL_WEBHOOKS"),
+    ],
+)
+def test_a_setting_that_does_not_exist_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch, typed: str, meant: str
+):
+    monkeypatch.setenv(typed, "true")
+
+    with pytest.raises(StartError, match=f"^{typed}: .* did you mean {meant}[?]"):
+        Settings()
+
+
+@pytest.mark.parametrize("name", ["EVENKEEL_URL", "EVENKEEL_KEY", "EVENKEEL_TAKE_OVER"])
+def test_what_the_agent_reads_does_not_end_the_start(monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(name, "1")
+
+    Settings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -68,6 +69,21 @@ class Postgres:
         """Crash and come back; it replays its log before it answers queries."""
         self._process.stop(signal.SIGQUIT)
         self._process = self._start()
+
+    def crash(self) -> None:
+        """End at once, and stay away."""
+        self._process.stop(signal.SIGQUIT)
+
+    def come_back(self) -> None:
+        """Start after a crash."""
+        self._process = self._start()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of the server, as SIGSTOP and SIGCONT need it."""
+        main = int((self._folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        for pid in (main, *map(int, children)):
+            os.kill(pid, number)
 
     def url(self, database: str) -> str:
         """SQLAlchemy's URL of a database."""

@@ -94,6 +94,10 @@ class Process:
             self.kill()
             raise
 
+    def send(self, number: int) -> None:
+        """Send a signal to it and whatever it started."""
+        os.killpg(self._child.pid, number)
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it and whatever it started, and wait."""
         if self.alive():

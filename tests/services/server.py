@@ -27,6 +27,16 @@ class ServerProcess:
         self.start()
 
     @property
+    def database_url(self) -> str:
+        """Where its data are."""
+        folder = self._env["EVENKEEL_DATA_DIR"]
+        return self._env.get("EVENKEEL_DATABASE_URL", f"sqlite+aiosqlite:///{folder}/evenkeel.db")
+
+    def signal(self, number: int) -> None:
+        """Send a signal, such as SIGSTOP."""
+        self._process.send(number)
+
+    @property
     def url(self) -> str:
         """Its address."""
         return f"http://127.0.0.1:{self.port}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from trainer_agent.delivery import messages, spool_folder
+from trainer_agent.delivery.claim import Claim, is_held
 from trainer_agent.delivery.intervals import ExportIntervals
 from trainer_agent.delivery.spool import Spool
 from trainer_agent.delivery.transport import Refused, Transport, Unreachable
@@ -33,6 +34,7 @@ class Exporter:
         dropped: frames given up because the spool was full or the server refused them.
         resent: frames sent more than once.
         page: path of the run's page, "" until the server has told it.
+        displaced: whether another process sends as this rank, and the server takes nothing here.
     """
 
     def __init__(
@@ -45,17 +47,20 @@ class Exporter:
         server: str = "",
         health: Callable[[], Health] = Health,
         on_command: Callable[[Command], None] = lambda _: None,
+        claim: Claim | None = None,
         intervals: ExportIntervals | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spool, self._transport = spool, transport
         self._run_id, self._rank, self._server = run_id, rank, server
         self._health, self._on_command = health, on_command
+        self._claim = claim or Claim(rank)
         self._intervals, self._clock = intervals or ExportIntervals(), clock
         self.watermark = 0
         self.dropped = spool.dropped
         self.resent = 0
         self.page = ""
+        self.displaced = False
         self._declared: set[str] = set()
         # Layouts of frames that hold several steps, where the server takes none.
         self._unsupported: set[str] = set()
@@ -129,7 +134,9 @@ class Exporter:
         for declaration in sorted(declarations, key=lambda sent: sent.layout.packs_steps):
             layout = declaration.layout
             if self._packs_steps or not (layout.packs_steps and self._declared):
-                receipt = self._transport.declare(self._run_id, declaration)
+                receipt = self._transport.declare(self._run_id, self._claim.sign(declaration))
+                self._claim.grant(receipt.epoch)
+                self.displaced = False
                 self.page, self._packs_steps = receipt.url, receipt.packs_steps
                 self._advance(receipt.durable.get(str(self._rank), 0))
                 self._declared.add(layout.hash)
@@ -163,7 +170,13 @@ class Exporter:
 
     def _send(self, frames: list[Frame]) -> None:
         oldest = self._spool.oldest or max(self._spool.last_seq, self.watermark) + 1
-        batch = FrameBatch(rank=self._rank, oldest=oldest, frames=frames, health=self._health())
+        batch = FrameBatch(
+            rank=self._rank,
+            oldest=oldest,
+            frames=frames,
+            health=self._health(),
+            epoch=self._claim.epoch,
+        )
         try:
             receipt = self._transport.send(self._run_id, batch)
         except Refused as refusal:
@@ -207,7 +220,7 @@ class Exporter:
     def _send_end(self) -> None:
         end = messages.end(self._spool)
         if end is not None:
-            self._transport.end(self._run_id, end)
+            self._transport.end(self._run_id, self._claim.sign_end(end))
             messages.drop_end(self._spool)
 
     def _back_off(self, failure: Unreachable) -> float:
@@ -235,6 +248,8 @@ class Exporter:
 
     def _handle_refusal(self, refusal: Refused) -> float:
         self._sent = self.watermark
+        if is_held(refusal):
+            return self._wait_for_rank(refusal)
         # A server that lost its database knows neither run nor layout: tell it again.
         if refusal.status in (404, 409) and self._declared and self._redeclarations < 2:
             self._redeclarations += 1
@@ -246,6 +261,15 @@ class Exporter:
         self._log_once(refusal, "keeps its frames and tries again later")
         self._retry_at = self._clock() + wait_s
         return wait_s
+
+    def _wait_for_rank(self, refusal: Refused) -> float:
+        """Claim the rank again later: its holder may end, or be dead already."""
+        self.displaced = True
+        self._failures += 1
+        self._declared.clear()
+        self._log_once(refusal, "keeps its frames and sends them once the rank is free")
+        self._retry_at = self._clock() + self._intervals.claim_s
+        return self._intervals.claim_s
 
     def _log_once(self, refusal: Refused, consequence: str) -> None:
         kind = (refusal.status, re.sub(r"\d+", "", refusal.field))
@@ -284,6 +308,10 @@ class OrphanExporter:
             spool_folder.remove(spool)
             self._current = None
             return 0.0
+        if exporter.displaced:  # the run goes on elsewhere: other spools need not wait for its end
+            spool_folder.release(spool)
+            self._current = None
+            return 0.0
         return wait_s
 
     def _adopt_next(self) -> tuple[Spool, Exporter] | None:
@@ -293,7 +321,14 @@ class OrphanExporter:
         origin = messages.origin(spool)
         assert origin is not None  # adopt_orphans yields no other
         _, run_id, rank = origin
+        claim = Claim(rank)
+        claim.keep_in(spool)
         exporter = Exporter(
-            spool, self._transport, run_id=run_id, rank=rank, intervals=self._intervals
+            spool,
+            self._transport,
+            run_id=run_id,
+            rank=rank,
+            claim=claim,
+            intervals=self._intervals,
         )
         return spool, exporter

@@ -17,6 +17,7 @@ class ExportIntervals:
         resend_s: after how long without progress of the watermark frames are sent again.
         backoff_s, max_backoff_s: first and longest wait after a failure.
         refused_s: wait after an answer that only a person can mend.
+        claim_s: between claims of a rank that another process holds.
     """
 
     flush_s: float = 0.25
@@ -27,3 +28,4 @@ class ExportIntervals:
     backoff_s: float = 0.25
     max_backoff_s: float = 30.0
     refused_s: float = 30.0
+    claim_s: float = 5.0

@@ -18,6 +18,7 @@ _DECLARATION = "declaration:"
 _REVISION = "revision:"
 _END = "end"
 _ORIGIN = "server"
+_WRITER = "writer"
 
 Content = tuple[RunDeclaration, NDArray[np.float32]]
 
@@ -115,3 +116,14 @@ def origin(spool: Spool) -> tuple[str, str, int] | None:
     """Server, run id and rank of the frames, or None where the spool does not tell."""
     body = spool.messages(_ORIGIN).get(_ORIGIN)
     return msgspec.json.decode(body, type=tuple[str, str, int]) if body else None
+
+
+def put_writer(spool: Spool, writer_id: str) -> None:
+    """Keep as whom the frames are sent, for the agent that adopts the spool."""
+    spool.put_message(_WRITER, writer_id.encode())
+
+
+def writer(spool: Spool) -> str | None:
+    """As whom the frames were sent, or None where no process has sent any."""
+    body = spool.messages(_WRITER).get(_WRITER)
+    return body.decode() if body else None

@@ -13,6 +13,7 @@ import msgspec
 
 from trainer_agent.capture.guard import Guard
 from trainer_agent.delivery import messages, spool_folder
+from trainer_agent.delivery.claim import Claim
 from trainer_agent.delivery.exporter import Exporter, OrphanExporter
 from trainer_agent.delivery.frame_packer import FramePacker, resumed_seq
 from trainer_agent.delivery.intervals import ExportIntervals
@@ -83,6 +84,8 @@ class Sender:
         self._health, self._on_command = health, on_command
         self._guard, self._charge = guard, charge
         self._intervals = intervals or ExportIntervals()
+        # A child of this process goes on under the same claim: its parent trains no longer.
+        self._claim = Claim(options.rank, take_over=options.take_over)
         self._dropped_before_fork = 0
         self._parents_exporters: list[Exporter | None] = []
         self._reset(last_seq=0 if options.run_id is None else resumed_seq(0))
@@ -203,6 +206,7 @@ class Sender:
             rank=options.rank,
             limit_bytes=options.spool_limit_bytes,
         )
+        self._claim.keep_in(spool)
         transport = self._make_transport()
         exporter = self._exporter = Exporter(
             spool,
@@ -212,6 +216,7 @@ class Sender:
             server=options.server,
             health=self._complete_health,
             on_command=self._on_command,
+            claim=self._claim,
             intervals=self._intervals,
         )
         try:
@@ -293,6 +298,9 @@ class Sender:
     def _pack(self, message: Message, spool: Spool, frames: list[Frame]) -> None:
         match message:
             case Sample():
+                if self._claim.succeeds_others:
+                    self._claim.succeeds_others = False
+                    self._packer.last_seq = resumed_seq(self._packer.last_seq)
                 frames.append(self._packer.pack(message, spool))
             case Description():
                 self._account()  # what came before the description recurs, and it does not

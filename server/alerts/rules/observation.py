@@ -74,6 +74,7 @@ class Observation:
         health: the agent's counters, or None.
         absent: keys of scalars that this step does not have, such as a loss that was not given.
         sampled: whether the step's tensors were measured; else its scalars are all there is.
+        rewound: whether the job went back before this step, and takes it again.
     """
 
     step: int
@@ -82,6 +83,7 @@ class Observation:
     health: Health | None = None
     absent: frozenset[str] = frozenset()
     sampled: bool = True
+    rewound: bool = False
 
     @property
     def has_loss(self) -> bool:

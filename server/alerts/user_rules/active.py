@@ -28,10 +28,18 @@ class ActiveRules:
     async def of_run(
         self, session: AsyncSession, *, project: str, tags: Sequence[str]
     ) -> tuple[UserRule, ...]:
-        """The rules that judge a run of this project with these tags."""
+        """The rules that judge a run of this project with these tags, as they are stored now."""
+        await self.read(session)
+        return self.judging(project=project, tags=tags)
+
+    async def read(self, session: AsyncSession) -> None:
+        """Read the stored rules, where they have changed."""
         rows = await RuleRepository(session).enabled()
         # Of rules that were changed or deleted nothing is kept.
         self._parsed = {_version(row): self._rule(row) for row in rows}
+
+    def judging(self, *, project: str, tags: Sequence[str]) -> tuple[UserRule, ...]:
+        """Those that judge a run of this project with these tags, as they were last read."""
         stored = [rule for rule in self._parsed.values() if rule is not None]
         return (*self._presets, *rules_for(stored, project=project, tags=tags))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from server.alerts.rules import Key, Observation, observe_scalars
-from server.diagnosis import worker
+from server.diagnosis import backlog
 from tests.services.agent import STEPS_LAYOUT, Agent, frame, steps_frame, vector
 from tests.services.polling import eventually
 from wire import ABSENT, Series
@@ -106,7 +106,7 @@ async def test_a_loss_alert_names_a_step_that_was_not_sampled(agent: Agent):
     frames = [frame(1, 0, values=vector(0, loss=3.0))]
     # More steps than are judged at once, and one frame that holds more of them by itself.
     sizes = (600, 40, 79)
-    assert sizes[0] > worker.SCALAR_STEPS_A_TURN and sum(sizes) == len(losses)
+    assert sizes[0] > backlog.SCALAR_STEPS_A_TURN and sum(sizes) == len(losses)
     last = 0
     for seq, size in enumerate(sizes, start=2):
         frames.append(steps_frame(seq, last + size, losses[last : last + size]))
