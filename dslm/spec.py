@@ -20,6 +20,7 @@ Activation = Literal[
     "relu", "gelu", "gelu_tanh", "silu", "tanh", "identity", "quick_gelu", "relu_squared"
 ]
 NormKind = Literal["layernorm", "rmsnorm"]
+Gate = Literal["softmax", "sigmoid"]
 Placement = Literal["pre", "post", "sandwich", "branch", "parallel"]
 
 
@@ -162,6 +163,9 @@ class FeedForward:
         activation: the nonlinearity; ``"gelu"`` is exact, ``"gelu_tanh"`` its tanh form and
             ``"quick_gelu"`` its logistic form, u·sigmoid(1.702 u).
         p_drop: dropout on the hidden activation, before `down`.
+        up_offset: c where the gated form is down(activation(gate(x)) * (up(x) + c)) (GPT-OSS).
+        experts: where a router sends each token to some of many such layers; the maps are then
+            one expert's, with the moments of all experts. None for a single layer.
     """
 
     up: Linear
@@ -169,6 +173,36 @@ class FeedForward:
     activation: Activation
     gate: Linear | None = None
     p_drop: float = 0.0
+    up_offset: float = 0.0
+    experts: Experts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    r"""A router of experts: :math:`y = \sum_{e \in top\,k} w_e(x) f_e(x)`, and a shared layer.
+
+    Attributes:
+        router: the map to the experts' scores; d_out is their number.
+        top_k: experts that each token is sent to.
+        gate: ``"softmax"`` over the scores, or the ``"sigmoid"`` of each.
+        normalised: whether the gates of the chosen experts are divided by their sum. A softmax over
+            the chosen experts alone is the same.
+        scale: factor on the gates.
+        groups, top_groups: where only experts of the best groups can be chosen (DeepSeek), how
+            many groups there are, and how many count.
+        shared: a layer that every token goes through besides, or None.
+        shared_gate: the map (d_model, 1) whose sigmoid multiplies that layer's output, or None.
+    """
+
+    router: Linear
+    top_k: int
+    gate: Gate = "softmax"
+    normalised: bool = True
+    scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+    shared: FeedForward | None = None
+    shared_gate: Linear | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from dslm.spec import (
     Activation,
     Attention,
     Block,
+    Experts,
     FeedForward,
+    Gate,
     Head,
     Kernel,
     Labels,
@@ -223,6 +225,29 @@ def _validate_feed_forward(ff: FeedForward, d_model: int, path: str) -> None:
     if ff.gate is not None:
         _validate_linear(ff.gate, d_model, ff.up.d_out, f"{path}.gate")
     _validate_probability(ff.p_drop, f"{path}.p_drop")
+    _require(math.isfinite(ff.up_offset), f"{path}.up_offset", "give a finite number")
+    if ff.experts is not None:
+        _validate_experts(ff.experts, d_model, f"{path}.experts")
+
+
+def _validate_experts(experts: Experts, d_model: int, path: str) -> None:
+    n, groups = experts.router.d_out, experts.groups
+    _validate_linear(experts.router, d_model, n, f"{path}.router")
+    _validate_choice(experts.gate, get_args(Gate), f"{path}.gate")
+    _require(1 <= experts.top_k <= n, f"{path}.top_k", f"give 1 to {n}, the number of experts")
+    _require(math.isfinite(experts.scale), f"{path}.scale", "give a finite factor")
+    _require(groups >= 1 and n % groups == 0, f"{path}.groups", f"use a divisor of {n}")
+    few = f"give 1 to {groups}, the number of groups"
+    _require(1 <= experts.top_groups <= groups, f"{path}.top_groups", few)
+    enough = experts.top_k * groups <= experts.top_groups * n
+    _require(enough, f"{path}.top_k", "give no more experts than the best groups hold")
+    if experts.shared is not None:
+        _require(experts.shared.experts is None, f"{path}.shared.experts", "use None")
+        _validate_feed_forward(experts.shared, d_model, f"{path}.shared")
+    if experts.shared_gate is not None:
+        fix = "give the shared layer that it multiplies"
+        _require(experts.shared is not None, f"{path}.shared", fix)
+        _validate_linear(experts.shared_gate, d_model, 1, f"{path}.shared_gate")
 
 
 def _validate_linear(linear: Linear, d_in: int, d_out: int, path: str) -> None:

@@ -26,7 +26,7 @@ from trainer_agent.description.read.parts import Architecture
 from trainer_agent.description.read.stacks import BlockReading
 from trainer_agent.description.trace.module_calls import ModuleCall
 from trainer_agent.model.dtensor import local_part
-from trainer_agent.model.plan import Plan
+from trainer_agent.model.plan import Edge, Plan
 
 PLACE = "flow"
 
@@ -122,9 +122,9 @@ class FlowProbe:
             return
         self._modules = dict(model.named_modules())
         self.next_pass(plan, kwargs)
-        for path in dict.fromkeys(path for stack in plan.stacks for path in stack.blocks):
-            self._attach(path, (Place("in", path, is_input=True),))
-            self._attach(path, (Place("out", path),))
+        for path, (enters, leaves) in _ends(plan).items():
+            self._attach(path, (Place("in", enters.module, is_input=enters.is_input),))
+            self._attach(path, (Place("out", leaves.module, is_input=leaves.is_input),))
         for stack in architecture.stacks if architecture else ():
             added = stack.added or ({},) * len(stack.blocks)
             for path, parts, ends in zip(stack.blocks, stack.parts, added, strict=True):
@@ -273,6 +273,13 @@ class _BeforePart(_AfterPart):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Count the input."""
         self._call(module, (*args, *kwargs.values()))
+
+
+def _ends(plan: Plan) -> dict[str, tuple[Edge, Edge]]:
+    """By block where the stream enters and leaves it."""
+    return {
+        path: stack.ends(stack.blocks.index(path)) for stack in plan.stacks for path in stack.blocks
+    }
 
 
 def _here(sums: Sums) -> Rows:

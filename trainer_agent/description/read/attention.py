@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trainer_agent.capture.token_axis import by_attention
 from trainer_agent.description.read.biases import bias_part
+from trainer_agent.description.read.einsum import mixed_of
 from trainer_agent.description.read.linears import LinearCall
 from trainer_agent.description.read.masks import Sight, let_through, sight
 from trainer_agent.description.read.packed_attention import OP, packed_inputs, packed_parts
@@ -189,14 +190,15 @@ def _fused_core(node: Node) -> Core:
 
 def _written_core(node: Node) -> Core | None:
     """Attention spelled out as matmul, softmax, matmul."""
-    if node.op == "einsum" or len(node.inputs) != 2:
+    mixed = mixed_of(node)
+    if len(node.inputs) != 2 or (node.op == "einsum" and mixed is None):
         return None
-    weights, value = node.inputs
+    weights, value = node.inputs if mixed is None else (mixed.left, mixed.right)
     p_drop = 0.0
     while weights.op != "softmax":
         if weights.op == "dropout":
             p_drop = dropout_probability(weights)
-        elif weights.op not in VIEWS:
+        elif weights.op not in VIEWS or not weights.inputs:
             return None
         weights = weights.inputs[0]
     allowed = weights.value > 0

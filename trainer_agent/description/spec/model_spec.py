@@ -135,10 +135,20 @@ def _hooks(model: nn.Module, stack: StackParts, into: _Streams) -> list[Removabl
     def leave(_: nn.Module, _args: object, output: Any) -> None:
         into.last = result_of(output)
 
-    blocks = [model.get_submodule(path) for path in stack.blocks]
+    def leave_before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        into.last = stream_of(args, kwargs)
+
+    enters = [stack.ends(index)[0].module for index in range(len(stack.blocks))]
+    last, leaves = stack.ends(-1)[1], None
+    module = model.get_submodule(last.module)
+    if last.is_input:
+        leaves = module.register_forward_pre_hook(leave_before, with_kwargs=True)
+    else:
+        leaves = module.register_forward_hook(leave)
+    blocks = [model.get_submodule(path) for path in enters]
     return [
         *(block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks),
-        blocks[-1].register_forward_hook(leave),
+        leaves,
     ]
 
 

@@ -15,6 +15,7 @@ from trainer_agent.description.read.parts import (
     AttentionParts,
     BlockParts,
     CrossParts,
+    ExpertParts,
     FeedForwardParts,
     HeadPart,
     LinearPart,
@@ -136,15 +137,22 @@ class HeadWeights:
 
 
 def _slices(block: BlockParts) -> Iterator[Slice]:
-    feed_forward = block.feed_forward
-    linears = [feed_forward.up, feed_forward.down]
+    linears = list(_maps(block.feed_forward))
     for attention in block.attentions:
         linears += [attention.query, attention.key, attention.value, attention.output]
-    linears += [feed_forward.gate] if feed_forward.gate else []
     for linear in linears:
         yield from _linear_slices(linear)
     for norm in block.norms:
         yield from _norm_slices(norm)
+
+
+def _maps(layer: FeedForwardParts) -> Iterator[LinearPart]:
+    yield from (layer.up, layer.down)
+    yield from (layer.gate,) if layer.gate else ()
+    if layer.experts is not None:
+        yield layer.experts.router
+        yield from _maps(layer.experts.shared) if layer.experts.shared else ()
+        yield from (layer.experts.shared_gate,) if layer.experts.shared_gate else ()
 
 
 def _head_slices(head: HeadPart) -> Iterator[Slice]:
@@ -155,9 +163,8 @@ def _head_slices(head: HeadPart) -> Iterator[Slice]:
 
 
 def _linear_slices(linear: LinearPart) -> Iterator[Slice]:
-    yield _weight(linear)
-    if linear.bias:
-        yield _bias(linear)
+    yield from _weights(linear)
+    yield from _bias_slices(linear)
 
 
 def _norm_slices(norm: NormPart) -> Iterator[Slice]:
@@ -165,12 +172,20 @@ def _norm_slices(norm: NormPart) -> Iterator[Slice]:
     yield from ((name, WHOLE, 0) for name in names if name)
 
 
-def _weight(linear: LinearPart) -> Slice:
-    return linear.weight, linear.outputs, 1 if linear.input_first else 0
+def _weights(linear: LinearPart) -> list[Slice]:
+    names = (linear.weight, *(weight for weight, _ in linear.others))
+    dim = linear.stacked + linear.input_first
+    return [(name, linear.outputs, dim) for name in names]
 
 
-def _bias(linear: LinearPart) -> Slice:
-    return linear.bias or "", linear.outputs, 0
+def _bias_slices(linear: LinearPart) -> list[Slice]:
+    names = (linear.bias, *(bias for _, bias in linear.others))
+    return [(name, linear.outputs, int(linear.stacked)) for name in names if name]
+
+
+def _mean_square(slices: list[Slice], moments: Moments) -> float:
+    """Return the mean square over slices of one size; 0 of none."""
+    return sum(moments[item][1] for item in slices) / max(len(slices), 1)
 
 
 def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:
@@ -215,8 +230,8 @@ def _linear(part: LinearPart, moments: Moments) -> theory.Linear:
     return theory.Linear(
         d_in=part.d_in,
         d_out=part.d_out,
-        weight_var=moments[_weight(part)][1],
-        bias_var=moments[_bias(part)][1] if part.bias else 0.0,
+        weight_var=_mean_square(_weights(part), moments),
+        bias_var=_mean_square(_bias_slices(part), moments),
     )
 
 
@@ -273,4 +288,20 @@ def _feed_forward(parts: FeedForwardParts, moments: Moments) -> theory.FeedForwa
         activation=parts.activation,
         gate=_linear(parts.gate, moments) if parts.gate else None,
         p_drop=parts.p_drop,
+        up_offset=parts.up_offset,
+        experts=_experts(parts.experts, moments) if parts.experts else None,
+    )
+
+
+def _experts(parts: ExpertParts, moments: Moments) -> theory.Experts:
+    return theory.Experts(
+        router=_linear(parts.router, moments),
+        top_k=parts.top_k,
+        gate=parts.gate,
+        normalised=parts.normalised,
+        scale=parts.scale,
+        groups=parts.groups,
+        top_groups=parts.top_groups,
+        shared=_feed_forward(parts.shared, moments) if parts.shared else None,
+        shared_gate=_linear(parts.shared_gate, moments) if parts.shared_gate else None,
     )
