@@ -120,7 +120,8 @@ class Attention:
     """Multi-head attention: of a stream to itself, or to another stack's output.
 
     Attributes:
-        query, key, value, output: the projections; key and value may be narrower (GQA).
+        query, key, value, output: the projections; key and value may be narrower (GQA). A head's
+            values may have another width than its queries and keys (latent attention).
         n_heads, n_kv_heads, d_head: head counts and width.
         causal: whether token i sees only tokens up to i.
         score_scale: factor on q·k, usually 1/sqrt(d_head).
@@ -133,6 +134,8 @@ class Attention:
             side of itself; None for all.
         prefix: first tokens of a causal sequence that every token sees (prefix-LM); 0 for none.
         position_bias: what is added to the scores by distance, after a soft cap; or None.
+        sink: mean over heads of e^b, b a logit that every softmax counts beside its keys' and that
+            has no value (GPT-OSS); 0 for none.
     """
 
     query: Linear
@@ -152,6 +155,7 @@ class Attention:
     window: int | None = None
     prefix: int = 0
     position_bias: PositionBias | None = None
+    sink: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,8 +170,9 @@ def _validate_attention(
     _require(n % n_kv == 0, f"{path}.n_kv_heads", f"use a divisor of n_heads = {n}")
     _validate_linear(attention.query, d_model, n * d_head, f"{path}.query")
     _validate_linear(attention.key, d_memory, n_kv * d_head, f"{path}.key")
-    _validate_linear(attention.value, d_memory, n_kv * d_head, f"{path}.value")
-    _validate_linear(attention.output, n * d_head, d_model, f"{path}.output")
+    d_value = max(attention.output.d_in // n, 1)
+    _validate_linear(attention.value, d_memory, n_kv * d_value, f"{path}.value")
+    _validate_linear(attention.output, n * d_value, d_model, f"{path}.output")
     _require(math.isfinite(attention.score_scale), f"{path}.score_scale", "give a finite factor")
     _validate_probability(attention.p_drop, f"{path}.p_drop")
     _validate_score_shape(attention, path)
@@ -187,6 +188,7 @@ def _validate_score_shape(attention: Attention, path: str) -> None:
     _require(window is None or window >= 1, f"{path}.window", "give at least 1 token or None")
     fix = "give a number of tokens, of a causal attention without a window, or 0"
     unmasked = attention.causal and window is None
+    _require(0 <= attention.sink < math.inf, f"{path}.sink", "give e^b of the sink's logit, or 0")
     prefixed = attention.prefix == 0 or (attention.prefix > 0 and unmasked)
     _require(prefixed, f"{path}.prefix", fix)
     if attention.rotary is not None:

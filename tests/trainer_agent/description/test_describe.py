@@ -160,7 +160,7 @@ def test_padding_of_the_batch_is_left_out_of_its_kernels() -> None:
 def test_description_is_what_the_theory_predicts_from() -> None:
     torch.manual_seed(0)
     blocks = [Block(WrittenAttention(), FeedForward()) for _ in range(3)]
-    blocks[1] = Block(WrittenAttention(), Experts())
+    blocks[1] = Block(WrittenAttention(), Experts(cubed=True))
 
     spec = trainer_agent.describe(Model(*blocks), batch())
     prediction = dslm.predict(spec)

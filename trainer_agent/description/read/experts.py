@@ -62,7 +62,7 @@ def experts_call(node: Node, model: nn.Module) -> FeedForwardCall:
     source = router.call.input
     shared, shared_gate = _shared(beside, source) if beside else (None, None)
     x, want = _rows(source), _rows(routed)
-    at = torch.linspace(0, len(x) - 1, min(SAMPLE, len(x)), device=x.device).long().unique()
+    at = torch.linspace(0, len(x) - 1, min(SAMPLE, len(x)), device=x.device).long()
     scores = _rows(router.call.output)[at].float()
     chosen = _chosen(scores, router)
     for maps in maps_of(routed, router.call, model):

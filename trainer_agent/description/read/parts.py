@@ -27,6 +27,11 @@ class LinearPart:
         input_first: whether the parameter is stored (d_in, d_out), as `transformers`' Conv1D.
         stacked: whether it holds this map of every expert, (experts, d_out, d_in).
         others: weight and bias of the same map in other experts, where each has its own.
+        gain: the vector that multiplies its outputs (LayerScale), or None.
+        update: a map of low rank that is added to it, and by which factor (LoRA).
+        latent: the map before it, of lower rank; `d_in` is then that map's.
+        beside: the map of each head's other features, `d_out` being all of them (DeepSeek's keys,
+            whose rotated features all heads share).
     """
 
     weight: str
@@ -37,11 +42,23 @@ class LinearPart:
     input_first: bool = False
     stacked: bool = False
     others: tuple[tuple[str, str | None], ...] = ()
+    gain: str | None = None
+    update: tuple[LinearPart, float] | None = None
+    latent: Latent | None = None
+    beside: LinearPart | None = None
 
     @property
     def module(self) -> str:
         """Path of the module that holds the weight."""
         return self.weight.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """The first of two maps that stand for one: to few features, with a norm on these or none."""
+
+    down: LinearPart
+    norm: NormPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +114,7 @@ class AttentionParts:
     window: int | None = None
     prefix: int = 0
     position_bias: BiasPart | None = None
+    sink: str | None = None
     token_axis: int | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -140,6 +141,8 @@ def _slices(block: BlockParts) -> Iterator[Slice]:
     linears = list(_maps(block.feed_forward))
     for attention in block.attentions:
         linears += [attention.query, attention.key, attention.value, attention.output]
+        if attention.sink:
+            yield (attention.sink, WHOLE, 0)
     for linear in linears:
         yield from _linear_slices(linear)
     for norm in block.norms:
@@ -165,6 +168,15 @@ def _head_slices(head: HeadPart) -> Iterator[Slice]:
 def _linear_slices(linear: LinearPart) -> Iterator[Slice]:
     yield from _weights(linear)
     yield from _bias_slices(linear)
+    if linear.latent is not None:
+        yield from _linear_slices(linear.latent.down)
+        yield from _norm_slices(linear.latent.norm) if linear.latent.norm else ()
+    if linear.gain is not None:
+        yield (linear.gain, WHOLE, 0)
+    if linear.update is not None:
+        yield from _linear_slices(linear.update[0])
+    if linear.beside is not None:
+        yield from _linear_slices(linear.beside)
 
 
 def _norm_slices(norm: NormPart) -> Iterator[Slice]:
@@ -191,7 +203,7 @@ def _mean_square(slices: list[Slice], moments: Moments) -> float:
 def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:
     block = theory.Block(
         placement=parts.placement,
-        attention=_attention(parts.attention, moments, biases),
+        attention=_attention(parts.attention, moments, biases, _square(parts, moments)),
         attention_norm=_optional_norm(parts.attention_norm, moments),
         attention_residual=parts.attention_residual,
         feed_forward=_feed_forward(parts.feed_forward, moments),
@@ -226,13 +238,38 @@ def _cross(parts: CrossParts, moments: Moments, biases: Biases) -> theory.CrossA
     )
 
 
-def _linear(part: LinearPart, moments: Moments) -> theory.Linear:
-    return theory.Linear(
-        d_in=part.d_in,
-        d_out=part.d_out,
-        weight_var=_mean_square(_weights(part), moments),
-        bias_var=_mean_square(_bias_slices(part), moments),
-    )
+def _linear(part: LinearPart, moments: Moments, input_square: float = 1.0) -> theory.Linear:
+    """A map as the theory sees it; of two in a row the one that has their moments.
+
+    With a norm between them the first one's scale drops out, and the second is given features of
+    unit size, whatever the mean square of the input, `input_square`.
+    """
+    weight_var = _mean_square(_weights(part), moments)
+    bias_var = _mean_square(_bias_slices(part), moments)
+    latent, d_in = part.latent, part.d_in
+    if latent is not None:
+        below, rank = _linear(latent.down, moments), part.d_in
+        gain = below.weight_var
+        if latent.norm is not None:
+            norm = _norm(latent.norm, moments)
+            gain = (norm.gain_mean**2 + norm.gain_var) / (below.d_in * max(input_square, 1e-30))
+            bias_var += rank * weight_var * norm.bias_var
+        else:
+            bias_var += rank * weight_var * below.bias_var
+        weight_var, d_in = rank * weight_var * gain, below.d_in
+    if part.beside is not None:
+        other = _linear(part.beside, moments, input_square)
+        share = other.d_out / (part.d_out or 1)
+        weight_var += share * (other.weight_var - weight_var)
+        bias_var += share * (other.bias_var - bias_var)
+    if part.update is not None:
+        update, factor = _linear(part.update[0], moments), part.update[1]
+        weight_var += factor**2 * update.weight_var
+        bias_var += factor**2 * update.bias_var
+    if part.gain is not None:
+        gain = moments[part.gain, WHOLE, 0][1]
+        weight_var, bias_var = gain * weight_var, gain * bias_var
+    return theory.Linear(d_in, part.d_out, weight_var, bias_var)
 
 
 def _norm(part: NormPart, moments: Moments) -> theory.Norm:
@@ -259,11 +296,21 @@ def _optional_norm(part: NormPart | None, moments: Moments) -> theory.Norm | Non
     return _norm(part, moments) if part else None
 
 
-def _attention(parts: AttentionParts, moments: Moments, biases: Biases) -> theory.Attention:
+def _square(parts: BlockParts, moments: Moments) -> float:
+    """The mean square of what a block's attention reads, as its norm makes it."""
+    if parts.attention_norm is None or parts.placement not in {"pre", "sandwich", "parallel"}:
+        return 1.0
+    norm = _norm(parts.attention_norm, moments)
+    return norm.gain_mean**2 + norm.gain_var + norm.bias_var
+
+
+def _attention(
+    parts: AttentionParts, moments: Moments, biases: Biases, input_square: float = 1.0
+) -> theory.Attention:
     return theory.Attention(
-        query=_linear(parts.query, moments),
-        key=_linear(parts.key, moments),
-        value=_linear(parts.value, moments),
+        query=_linear(parts.query, moments, input_square),
+        key=_linear(parts.key, moments, input_square),
+        value=_linear(parts.value, moments, input_square),
         output=_linear(parts.output, moments),
         n_heads=parts.n_heads,
         n_kv_heads=parts.n_kv_heads,
@@ -278,7 +325,14 @@ def _attention(parts: AttentionParts, moments: Moments, biases: Biases) -> theor
         window=parts.window,
         prefix=parts.prefix,
         position_bias=None if parts.position_bias is None else biases[parts.position_bias],
+        sink=0.0 if parts.sink is None else _sink(moments[parts.sink, WHOLE, 0]),
     )
+
+
+def _sink(logits: tuple[float, float]) -> float:
+    """The mean of e^b over heads, b taken as normal."""
+    mean, square = logits
+    return math.exp(min(mean + max(square - mean**2, 0.0) / 2, 50.0))
 
 
 def _feed_forward(parts: FeedForwardParts, moments: Moments) -> theory.FeedForward:
