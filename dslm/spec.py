@@ -6,6 +6,7 @@ from 0. A field with a default may be absent in JSON (`dslm.spec_from_json`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -346,6 +347,23 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """What was measured on the two sides of a block that is not understood.
+
+    Attributes:
+        mean_square: E[x²] of the stream behind it.
+        common_before, common_behind: shares of the stream's energy, 0 to 1, that all tokens of the
+            batch have in common, on either side.
+        gradient_gain: E[g²] before it over that behind it; NaN where no gradient was measured.
+    """
+
+    mean_square: float
+    common_before: float
+    common_behind: float
+    gradient_gain: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """One column of blocks.
 
@@ -363,6 +381,8 @@ class Stack:
             which a stack that reads this one sees.
         head: from the last block's output to the logits and the loss. None: the gradient is
             then predicted relative to the top alone.
+        carried: by block, what was measured around one that is None, which curves then go on
+            from; None for the others. Empty where no block is carried.
     """
 
     d_model: int
@@ -373,6 +393,7 @@ class Stack:
     final_norm: Norm | None = None
     final_p_drop: float = 0.0
     head: Head | None = None
+    carried: tuple[Carried | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

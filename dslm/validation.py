@@ -56,6 +56,16 @@ def _validate_stack(stack: Stack, path: str) -> None:
         _require(same, field, "use the cells of the input kernel")
     if stack.head is not None:
         _validate_head(stack.head, stack, f"{path}.head")
+    fits = len(stack.carried) in {0, len(stack.blocks)}
+    _require(fits, f"{path}.carried", "give one a block, or none")
+    for index, carried in enumerate(stack.carried):
+        if carried is not None:
+            where = f"{path}.carried[{index}]"
+            _require(stack.blocks[index] is None, where, "give it where the block is None alone")
+            _require(0 <= carried.mean_square < math.inf, f"{where}.mean_square", "give E[x²]")
+            for name in ("common_before", "common_behind"):
+                share = getattr(carried, name)
+                _require(0 <= share <= 1, f"{where}.{name}", "give a share from 0 to 1")
     for index, block in enumerate(stack.blocks):
         if block is not None:
             _validate_block(block, stack.d_model, f"{path}.blocks[{index}]")

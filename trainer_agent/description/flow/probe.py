@@ -29,6 +29,7 @@ from trainer_agent.model.dtensor import local_part
 from trainer_agent.model.plan import Edge, Plan
 
 PLACE = "flow"
+ENDS_ALONE = BlockSites((), (), {}, {})  # of a block that is not understood
 
 
 class Passes(Protocol):
@@ -128,8 +129,11 @@ class FlowProbe:
         for stack in architecture.stacks if architecture else ():
             added = stack.added or ({},) * len(stack.blocks)
             for path, parts, ends in zip(stack.blocks, stack.parts, added, strict=True):
-                if parts is not None and path not in self._sites:
-                    self._sites[path] = sites_of(parts, ends, self._modules)
+                if path in self._sites:
+                    continue
+                is_read = parts is not None
+                self._sites[path] = sites_of(parts, ends, self._modules) if parts else ENDS_ALONE
+                if is_read:
                     self._watch(path, self._sites[path])
 
     def next_pass(self, plan: Plan, kwargs: Mapping[str, Any]) -> None:
@@ -141,7 +145,10 @@ class FlowProbe:
 
     def add(self, path: str, reading: BlockReading, calls: Mapping[str, ModuleCall]) -> None:
         """Measure a block off the calls that its reading has seen."""
-        if reading.parts is None or not self._handles or path in self._sites:
+        if not self._handles or path in self._sites:
+            return
+        if reading.parts is None:
+            self._sites[path] = ENDS_ALONE
             return
         with self._guard.at(PLACE):
             sites = sites_of(reading.parts, reading.added, self._modules)

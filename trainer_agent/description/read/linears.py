@@ -164,6 +164,17 @@ def _with_gain(node: Node) -> LinearCall | None:
     return None
 
 
+def gain_over_dropout(node: Node) -> tuple[float, float, LinearCall] | None:
+    """(factor, dropout, map) of a vector times a map's output that had dropout: either order."""
+    for vector, product in (node.args, node.args[::-1]) if node.op in SCALES else ():
+        if isinstance(vector, Node) and isinstance(product, Node) and _is_vector(vector):
+            inner = unscale(product)
+            call = _gained(linear_call(inner.node), node, vector.where)
+            if call is not None and vector.value.shape == node.value.shape[-1:]:
+                return inner.factor, inner.p_drop, call
+    return None
+
+
 def _gained(call: LinearCall | None, node: Node, name: str) -> LinearCall | None:
     return None if call is None or call.gain else replace(call, output=node, gain=name)
 

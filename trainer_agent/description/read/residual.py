@@ -9,7 +9,7 @@ from torch import nn
 
 from dslm.spec import Residual
 from trainer_agent.description.read.feed_forward import EXPERTS, routes_tokens
-from trainer_agent.description.read.linears import LinearCall, linear_call
+from trainer_agent.description.read.linears import LinearCall, gain_over_dropout, linear_call
 from trainer_agent.description.read.norms import NormCall, norm_call
 from trainer_agent.description.trace.graph import ADDS, Scaled, UnrecognisedError, terms, unscale
 from trainer_agent.description.trace.tracer import Node
@@ -52,6 +52,10 @@ def _step(skip: Scaled, branch: Scaled, model: nn.Module) -> Step | None:
     call = linear_call(branch.node)
     if call is not None:
         return Step(skip, branch, call)
+    if (gained := gain_over_dropout(branch.node)) is not None:
+        factor, p, call = gained
+        p_drop = branch.p_drop + p - branch.p_drop * p
+        return Step(skip, Scaled(branch.factor * factor, p_drop, branch.node), call)
     normed = norm_call(branch.node, model)
     if normed is None:
         return Step(skip, branch, branch.node) if routes_tokens(branch.node) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,8 @@ from trainer_agent.description.read.head import scalars_of
 from trainer_agent.description.read.head_trace import padding_of
 from trainer_agent.description.read.parts import Architecture, StackParts
 from trainer_agent.description.read.recognition import architecture
+from trainer_agent.description.spec.carried import carried
+from trainer_agent.description.spec.doubts import assumed_gradients, zero_rows
 from trainer_agent.description.spec.kernels import kernel
 from trainer_agent.description.spec.moments import Connection, weigh
 from trainer_agent.description.spec.weight_sums import Rows
@@ -75,10 +77,14 @@ def describe(
     )
     blocks, links = weights.blocks(), weights.connections()
     mask = padding_of(kwargs)
+    flows = {} if flow is None else {s.name: flow.flows(s.blocks) for s in layout.stacks}
     spec = theory.ModelSpec(
         family=layout.family,
         stacks={
-            s.name: _stack(s, blocks[s.name], links[s.name], streams[s.name], mask)
+            s.name: replace(
+                _stack(s, blocks[s.name], links[s.name], streams[s.name], mask),
+                carried=carried(blocks[s.name], flows.get(s.name, ())),
+            )
             for s in layout.stacks
             if streams[s.name].first is not None
         },
@@ -86,7 +92,12 @@ def describe(
         batch_size=_batch_size(layout, streams),
         n_params=layout.n_params,
         notes=layout.notes,
-        flows={} if flow is None else {s.name: flow.flows(s.blocks) for s in layout.stacks},
+        flows=flows,
+    )
+    spec = replace(
+        spec,
+        missing=(*spec.missing, *assumed_gradients(spec.stacks)),
+        notes=(*spec.notes, *zero_rows(spec.stacks)),
     )
     if hints:
         validate(spec)

@@ -211,7 +211,7 @@ class ModuleCalls:
         if not self._trace.recording or path in self._blocks:
             return
         self._trace.leave_module(path)
-        if _is_small(module) or _gains_heads(module, y):
+        if (_is_small(module) and not _drops(module)) or _gains_heads(module, y):
             # Here its parameters are whole; FSDP's own hook, which comes next, may take them away.
             parameters = module.named_parameters(recurse=False)
             vectors = {name: self._trace.value_of(vector) for name, vector in parameters}
@@ -278,6 +278,12 @@ def _is_small(module: nn.Module) -> bool:
     """Whether a module may be a norm or an activation: no parts of its own, no matrices."""
     flat = all(p.ndim <= 1 for p in module.parameters())
     return flat and next(module.children(), None) is None
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module drops whole sequences at random (stochastic depth), as its name says."""
+    name = type(module).__name__.lower()
+    return "drop" in name or "stochastic" in name
 
 
 def _gains_heads(module: nn.Module, output: Any) -> bool:
