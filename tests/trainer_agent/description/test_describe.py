@@ -166,7 +166,10 @@ def test_description_is_what_the_theory_predicts_from() -> None:
     prediction = dslm.predict(spec)
 
     named = [(m.where, m.what) for m in prediction.missing]
-    assert named == [("blocks.1.mlp", "mixture of experts"), ("decoder.blocks[1]", "measured block")]
+    assert named == [
+        ("blocks.1.mlp", "mixture of experts"),
+        ("decoder.blocks[1]", "measured block"),
+    ]
     carried = spec.stacks["decoder"].carried[1]
     assert carried is not None
     variance = prediction.stacks["decoder"].forward.variance
