@@ -75,8 +75,9 @@ def test_a_spec_written_before_experts_and_sinks_were_known_is_read() -> None:
     def without(value: Any) -> Any:
         if isinstance(value, list):
             return [without(item) for item in value]
-        kept = {k: without(v) for k, v in value.items() if k not in new} if value else value
-        return kept if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        return {key: without(item) for key, item in value.items() if key not in new}
 
     body = without(dslm.spec_to_json(SPECS["decoder only"]))
 

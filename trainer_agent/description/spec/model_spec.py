@@ -27,6 +27,7 @@ from trainer_agent.description.read.head_trace import padding_of
 from trainer_agent.description.read.parts import Architecture, StackParts
 from trainer_agent.description.read.recognition import architecture
 from trainer_agent.description.spec.carried import carried
+from trainer_agent.description.spec.dependence import dependences
 from trainer_agent.description.spec.doubts import assumed_gradients, zero_rows
 from trainer_agent.description.spec.kernels import kernel
 from trainer_agent.description.spec.moments import Connection, weigh
@@ -97,7 +98,7 @@ def describe(
     spec = replace(
         spec,
         missing=(*spec.missing, *assumed_gradients(spec.stacks)),
-        notes=(*spec.notes, *zero_rows(spec.stacks)),
+        notes=(*spec.notes, *zero_rows(spec.stacks), *dependences(layout, model)),
     )
     if hints:
         validate(spec)
