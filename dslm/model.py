@@ -10,10 +10,11 @@ from types import MappingProxyType
 import numpy as np
 
 from dslm.bands import backward_spread, forward_spread
+from dslm.carried import Run, behind, is_carried, joined, missing_of, runs_of
 from dslm.curves import backward_curve, forward_curve, missing_numbers, with_head
 from dslm.kernels.block import Layer, SubLayer
 from dslm.kernels.coarsen import coarsen_stack
-from dslm.kernels.grid import mean_diagonal, variance
+from dslm.kernels.grid import mean_diagonal, prepare, variance
 from dslm.kernels.head import HeadPass, head_pass
 from dslm.kernels.scores import score_variance
 from dslm.kernels.stack import (
@@ -46,10 +47,10 @@ def predict(spec: ModelSpec) -> Prediction:
         spec: architecture, weight moments and kernels.
 
     Returns:
-        Curves of N + 1 values for every stack. Where a block is None, the forward curve is NaN
-        above it and the backward curve below it. Where the forward pass overflows, the forward
-        variance is infinite from there up; where the gradient does, the backward variance is
-        infinite from there down. `missing` repeats the spec's and names each such place.
+        Curves of N + 1 values for every stack. Where a block is None and not carried, the forward
+        curve is NaN above it and the backward curve below it. Where the forward pass overflows,
+        the forward variance is infinite from there up; where the gradient does, the backward
+        variance is infinite from there down. `missing` repeats the spec's and names such places.
 
     Raises:
         SpecError: if the spec describes no possible model.
@@ -59,7 +60,13 @@ def predict(spec: ModelSpec) -> Prediction:
     validate(spec)
     missing = list(spec.missing)
     stacks = {name: coarsen_stack(stack) for name, stack in spec.stacks.items()}
-    spec = replace(spec, stacks=stacks)
+    read = {stack.reads for stack in stacks.values()}
+    in_runs = {
+        name: stack
+        for name, stack in stacks.items()
+        if is_carried(stack) and stack.reads is None and name not in read
+    }
+    spec = replace(spec, stacks={name: s for name, s in stacks.items() if name not in in_runs})
     with np.errstate(all="ignore"):  # overflow is reported in `missing`, not as a warning
         layers = model_forward(spec)
         heads = model_heads(spec, layers)
@@ -75,12 +82,64 @@ def predict(spec: ModelSpec) -> Prediction:
             )
             for name in spec.stacks
         }
+        carried = {name: _in_runs(spec, name, stack) for name, stack in in_runs.items()}
+    for name, stack in in_runs.items():
+        missing += missing_of(name, stack)
+    predictions |= carried
+    predictions = {name: predictions[name] for name in stacks}
     for name, stack in spec.stacks.items():
         n_predicted = len(layers[name])
         missing += missing_numbers(
             name, predictions[name], stack, n_predicted, memory_predicted=predicted[name]
         )
     return Prediction(stacks=predictions, missing=tuple(missing))
+
+
+def _in_runs(spec: ModelSpec, name: str, stack: Stack) -> StackPrediction:
+    """Return the prediction of a stack some of whose blocks are carried, run by run.
+
+    A run begins with the stream behind a carried block; its gradient comes from the run above, by
+    the gain that was measured.
+    """
+    x, parts = stack.input_kernel, []
+    runs = runs_of(stack)
+    for start, stop in runs:
+        is_top = stop == len(stack.blocks)
+        part = replace(
+            stack,
+            blocks=stack.blocks[start:stop],
+            carried=(),
+            input_kernel=x,
+            # what block 0's input shares with the head's rows is not known further up
+            head=replace(stack.head, tied=0.0) if is_top and stack.head is not None else None,
+            top_gradient_kernel=stack.top_gradient_kernel if is_top else None,
+        )
+        layers = stack_forward(part)
+        parts.append((part, layers))
+        if is_top or len(layers) < stop - start:
+            break
+        carried = stack.carried[stop]
+        assert carried is not None
+        x = behind(layers[-1][-1].y if layers else prepare(x), carried)
+    predictions: list[tuple[Run, StackPrediction]] = []
+    scales: list[float] = []
+    scale, above, reaches_top = 1.0, None, len(parts) == len(runs)
+    for (start, stop), (run, layers) in reversed(list(zip(runs, parts, strict=False))):
+        part = run if above is None else replace(run, top_gradient_kernel=above)
+        head = within_floats(head_pass, part, layers) if stop == len(stack.blocks) else None
+        gradients = stack_backward(part, layers, None, None if head is None else head.gradient)
+        sub_spec = replace(spec, stacks={name: part})
+        prediction = _stack_prediction(sub_spec, name, layers, gradients, True)
+        own = absolute_scale(part, layers, None, math.nan, None if head is None else head.gradient)
+        predictions.insert(0, ((start, stop), with_head(prediction, head, own)))
+        scales.insert(0, scale if reaches_top else math.nan)
+        below = gradients.blocks[0][0] if gradients.blocks else gradients.top
+        carried = stack.carried[start - 1] if start else None
+        gain = 1.0 if carried is None else carried.gradient_gain
+        complete = len(gradients.blocks) == len(part.blocks)
+        scale *= gain * variance(below) / variance(gradients.top) if complete else math.nan
+        above = below
+    return joined(predictions, scales, len(stack.blocks))
 
 
 def memory_predicted(spec: ModelSpec, stack: Stack, layers: Mapping[str, list[Layer]]) -> bool:

@@ -191,6 +191,9 @@ def _require_whole(stack: Stack, path: str) -> None:
         if block is None:
             fix = "it is not understood; only whole stacks scale"
             raise SpecError(f"{path}blocks[{index}]", fix)
+        if block.feed_forward.experts is not None:
+            fix = "it routes tokens to experts, for which DeepScaleLM gives no scales"
+            raise SpecError(f"{path}blocks[{index}].feed_forward.experts", fix)
 
 
 def _even(stack: Stack, share: BranchShare) -> list[tuple[Amplitudes, ...]]:

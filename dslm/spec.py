@@ -6,6 +6,7 @@ from 0. A field with a default may be absent in JSON (`dslm.spec_from_json`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +21,7 @@ Activation = Literal[
     "relu", "gelu", "gelu_tanh", "silu", "tanh", "identity", "quick_gelu", "relu_squared"
 ]
 NormKind = Literal["layernorm", "rmsnorm"]
+Gate = Literal["softmax", "sigmoid"]
 Placement = Literal["pre", "post", "sandwich", "branch", "parallel"]
 
 
@@ -119,7 +121,8 @@ class Attention:
     """Multi-head attention: of a stream to itself, or to another stack's output.
 
     Attributes:
-        query, key, value, output: the projections; key and value may be narrower (GQA).
+        query, key, value, output: the projections; key and value may be narrower (GQA). A head's
+            values may have another width than its queries and keys (latent attention).
         n_heads, n_kv_heads, d_head: head counts and width.
         causal: whether token i sees only tokens up to i.
         score_scale: factor on q·k, usually 1/sqrt(d_head).
@@ -132,6 +135,8 @@ class Attention:
             side of itself; None for all.
         prefix: first tokens of a causal sequence that every token sees (prefix-LM); 0 for none.
         position_bias: what is added to the scores by distance, after a soft cap; or None.
+        sink: mean over heads of e^b, b a logit that every softmax counts beside its keys' and that
+            has no value (GPT-OSS); 0 for none.
     """
 
     query: Linear
@@ -151,6 +156,7 @@ class Attention:
     window: int | None = None
     prefix: int = 0
     position_bias: PositionBias | None = None
+    sink: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,9 @@ class FeedForward:
         activation: the nonlinearity; ``"gelu"`` is exact, ``"gelu_tanh"`` its tanh form and
             ``"quick_gelu"`` its logistic form, u·sigmoid(1.702 u).
         p_drop: dropout on the hidden activation, before `down`.
+        up_offset: c where the gated form is down(activation(gate(x)) * (up(x) + c)) (GPT-OSS).
+        experts: where a router sends each token to some of many such layers; the maps are then
+            one expert's, with the moments of all experts. None for a single layer.
     """
 
     up: Linear
@@ -169,6 +178,36 @@ class FeedForward:
     activation: Activation
     gate: Linear | None = None
     p_drop: float = 0.0
+    up_offset: float = 0.0
+    experts: Experts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    r"""A router of experts: :math:`y = \sum_{e \in top\,k} w_e(x) f_e(x)`, and a shared layer.
+
+    Attributes:
+        router: the map to the experts' scores; d_out is their number.
+        top_k: experts that each token is sent to.
+        gate: ``"softmax"`` over the scores, or the ``"sigmoid"`` of each.
+        normalised: whether the gates of the chosen experts are divided by their sum. A softmax over
+            the chosen experts alone is the same.
+        scale: factor on the gates.
+        groups, top_groups: where only experts of the best groups can be chosen (DeepSeek), how
+            many groups there are, and how many count.
+        shared: a layer that every token goes through besides, or None.
+        shared_gate: the map (d_model, 1) whose sigmoid multiplies that layer's output, or None.
+    """
+
+    router: Linear
+    top_k: int
+    gate: Gate = "softmax"
+    normalised: bool = True
+    scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+    shared: FeedForward | None = None
+    shared_gate: Linear | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +347,23 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """What was measured on the two sides of a block that is not understood.
+
+    Attributes:
+        mean_square: E[x²] of the stream behind it.
+        common_before, common_behind: shares of the stream's energy, 0 to 1, that all tokens of the
+            batch have in common, on either side.
+        gradient_gain: E[g²] before it over that behind it; NaN where no gradient was measured.
+    """
+
+    mean_square: float
+    common_before: float
+    common_behind: float
+    gradient_gain: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """One column of blocks.
 
@@ -325,6 +381,8 @@ class Stack:
             which a stack that reads this one sees.
         head: from the last block's output to the logits and the loss. None: the gradient is
             then predicted relative to the top alone.
+        carried: by block, what was measured around one that is None, which curves then go on
+            from; None for the others. Empty where no block is carried.
     """
 
     d_model: int
@@ -335,6 +393,7 @@ class Stack:
     final_norm: Norm | None = None
     final_p_drop: float = 0.0
     head: Head | None = None
+    carried: tuple[Carried | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

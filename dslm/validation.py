@@ -13,7 +13,9 @@ from dslm.spec import (
     Activation,
     Attention,
     Block,
+    Experts,
     FeedForward,
+    Gate,
     Head,
     Kernel,
     Labels,
@@ -54,6 +56,16 @@ def _validate_stack(stack: Stack, path: str) -> None:
         _require(same, field, "use the cells of the input kernel")
     if stack.head is not None:
         _validate_head(stack.head, stack, f"{path}.head")
+    fits = len(stack.carried) in {0, len(stack.blocks)}
+    _require(fits, f"{path}.carried", "give one a block, or none")
+    for index, carried in enumerate(stack.carried):
+        if carried is not None:
+            where = f"{path}.carried[{index}]"
+            _require(stack.blocks[index] is None, where, "give it where the block is None alone")
+            _require(0 <= carried.mean_square < math.inf, f"{where}.mean_square", "give E[x²]")
+            for name in ("common_before", "common_behind"):
+                share = getattr(carried, name)
+                _require(0 <= share <= 1, f"{where}.{name}", "give a share from 0 to 1")
     for index, block in enumerate(stack.blocks):
         if block is not None:
             _validate_block(block, stack.d_model, f"{path}.blocks[{index}]")
@@ -168,8 +180,9 @@ def _validate_attention(
     _require(n % n_kv == 0, f"{path}.n_kv_heads", f"use a divisor of n_heads = {n}")
     _validate_linear(attention.query, d_model, n * d_head, f"{path}.query")
     _validate_linear(attention.key, d_memory, n_kv * d_head, f"{path}.key")
-    _validate_linear(attention.value, d_memory, n_kv * d_head, f"{path}.value")
-    _validate_linear(attention.output, n * d_head, d_model, f"{path}.output")
+    d_value = max(attention.output.d_in // n, 1)
+    _validate_linear(attention.value, d_memory, n_kv * d_value, f"{path}.value")
+    _validate_linear(attention.output, n * d_value, d_model, f"{path}.output")
     _require(math.isfinite(attention.score_scale), f"{path}.score_scale", "give a finite factor")
     _validate_probability(attention.p_drop, f"{path}.p_drop")
     _validate_score_shape(attention, path)
@@ -185,6 +198,7 @@ def _validate_score_shape(attention: Attention, path: str) -> None:
     _require(window is None or window >= 1, f"{path}.window", "give at least 1 token or None")
     fix = "give a number of tokens, of a causal attention without a window, or 0"
     unmasked = attention.causal and window is None
+    _require(0 <= attention.sink < math.inf, f"{path}.sink", "give e^b of the sink's logit, or 0")
     prefixed = attention.prefix == 0 or (attention.prefix > 0 and unmasked)
     _require(prefixed, f"{path}.prefix", fix)
     if attention.rotary is not None:
@@ -223,6 +237,29 @@ def _validate_feed_forward(ff: FeedForward, d_model: int, path: str) -> None:
     if ff.gate is not None:
         _validate_linear(ff.gate, d_model, ff.up.d_out, f"{path}.gate")
     _validate_probability(ff.p_drop, f"{path}.p_drop")
+    _require(math.isfinite(ff.up_offset), f"{path}.up_offset", "give a finite number")
+    if ff.experts is not None:
+        _validate_experts(ff.experts, d_model, f"{path}.experts")
+
+
+def _validate_experts(experts: Experts, d_model: int, path: str) -> None:
+    n, groups = experts.router.d_out, experts.groups
+    _validate_linear(experts.router, d_model, n, f"{path}.router")
+    _validate_choice(experts.gate, get_args(Gate), f"{path}.gate")
+    _require(1 <= experts.top_k <= n, f"{path}.top_k", f"give 1 to {n}, the number of experts")
+    _require(math.isfinite(experts.scale), f"{path}.scale", "give a finite factor")
+    _require(groups >= 1 and n % groups == 0, f"{path}.groups", f"use a divisor of {n}")
+    few = f"give 1 to {groups}, the number of groups"
+    _require(1 <= experts.top_groups <= groups, f"{path}.top_groups", few)
+    enough = experts.top_k * groups <= experts.top_groups * n
+    _require(enough, f"{path}.top_k", "give no more experts than the best groups hold")
+    if experts.shared is not None:
+        _require(experts.shared.experts is None, f"{path}.shared.experts", "use None")
+        _validate_feed_forward(experts.shared, d_model, f"{path}.shared")
+    if experts.shared_gate is not None:
+        fix = "give the shared layer that it multiplies"
+        _require(experts.shared is not None, f"{path}.shared", fix)
+        _validate_linear(experts.shared_gate, d_model, 1, f"{path}.shared_gate")
 
 
 def _validate_linear(linear: Linear, d_in: int, d_out: int, path: str) -> None:

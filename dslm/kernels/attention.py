@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from dslm.kernels.grid import add, affine
 from dslm.kernels.linear import linear, linear_backward
 from dslm.kernels.score_gradient import key_gradient, query_gradient, score_terms
@@ -22,7 +26,25 @@ def attention(memory: Kernel, heads: Heads, layer: Attention) -> Kernel:
     """
     values = linear(memory, layer.value)
     mixed = mean_over_heads(heads, lambda group: attend(group, values, layer.value.d_in))
-    return linear(mixed, layer.output)
+    return linear(_beside_sink(mixed, heads[0], layer), layer.output)
+
+
+def _beside_sink(mixed: Kernel, weights: AttentionWeights, layer: Attention) -> Kernel:
+    r"""Return `mixed`, forward or backward, with the share of each softmax that its keys have.
+
+    .. math:: a_{ij} \to \frac{Z_i}{Z_i + e^b}\, a_{ij}, \quad Z_i \approx n_i e^{s_i/2}
+
+    for n_i keys of scores of variance s_i.
+
+    Source: derived here; fluctuations of Z_i left out.
+    """
+    if layer.sink == 0:
+        return mixed
+    with np.errstate(over="ignore"):
+        total = weights.mask.keys_per_query * np.exp(weights.sharpness.covariance / 2)
+        share = 1 / (1 + layer.sink / total)
+    off_diagonal = mixed.off_diagonal * np.outer(share, share)
+    return replace(mixed, diagonal=mixed.diagonal * share**2, off_diagonal=off_diagonal)
 
 
 def attention_backward(
@@ -34,7 +56,7 @@ def attention_backward(
     up, as the projections' weights are independent. A key or value head receives the gradients of
     all query heads that share it.
     """
-    mixed = linear_backward(g, layer.output)
+    mixed = _beside_sink(linear_backward(g, layer.output), heads[0], layer)
     share = layer.n_heads / layer.n_kv_heads
     # the terms serve both gradients; groups of arrays are not hashable, so by identity
     terms = {id(group): score_terms(x, memory, group.sharpness, layer) for group in heads}

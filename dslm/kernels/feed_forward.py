@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dslm.duals import dual_of
-from dslm.kernels.grid import add, dropout, map_pairs, multiply
-from dslm.kernels.linear import linear, linear_backward
-from dslm.spec import FeedForward, Kernel
+from dslm.kernels.grid import add, affine, dropout, map_pairs, multiply
+from dslm.kernels.linear import linear, linear_backward, mean_of_random_features
+from dslm.kernels.routing import gate_products, gate_slopes
+from dslm.spec import Experts, FeedForward, Kernel
 
 
 def feed_forward(x: Kernel, layer: FeedForward) -> Kernel:
@@ -19,7 +22,60 @@ def feed_forward(x: Kernel, layer: FeedForward) -> Kernel:
 
     Source: arXiv 2403.09635, §3 (FFN), with dual activations derived here.
     """
+    if layer.experts is not None:
+        return routed(x, layer, layer.experts)
     return linear(dropout(_hidden(x, layer), layer.p_drop), layer.down)
+
+
+def routed(x: Kernel, layer: FeedForward, experts: Experts) -> Kernel:
+    r"""Return the kernel of :math:`\sum_e w_e f_e(x)`, and of the shared layer added to it.
+
+    .. math:: K_{ij} \to E\Big[\sum_e w_e(x_i) w_e(x_j)\Big] \hat K_{f,ij}
+        + E[s_i s_j] \hat K_{s,ij}
+
+    Experts are independent, so that two tokens have in common what the experts that both are sent
+    to make of them. Which these are says next to nothing of a token's direction inside an expert.
+    :math:`s = sigmoid(w \cdot x)` is the shared layer's gate, to second order in its score.
+
+    Source: derived here.
+    """
+    single = replace(layer, experts=None)
+    y = multiply(gate_products(x, experts), feed_forward(x, single))
+    if experts.shared is not None:
+        y = add(y, multiply(_open_share(x, experts), feed_forward(x, experts.shared)))
+    return replace(y, mean=mean_of_random_features(y, layer.down.d_out))
+
+
+def _open_share(x: Kernel, experts: Experts) -> Kernel:
+    if experts.shared_gate is None:
+        return affine(x, 0.0, 1.0)
+    return affine(linear(x, experts.shared_gate), 1 / 16, 1 / 4)
+
+
+def _routed_backward(g: Kernel, x: Kernel, layer: FeedForward, experts: Experts) -> Kernel:
+    r"""Return the gradient kernel below routed experts: through them, and through their gates.
+
+    .. math:: \sum_e w_e J_e^* G + E[w_r^2]\; d\, E\Big[\sum_{ee'} J_{ee'} J_{ee'}\Big]
+        \hat K_f G
+
+    with :math:`J_{ee'}` the slope of gate e over score e': each gate's gradient is the product of
+    the expert's output with the gradient.
+
+    Source: derived here.
+    """
+    single = replace(layer, experts=None)
+    below = multiply(gate_products(x, experts), feed_forward_backward(g, x, single))
+    at_gates = multiply(feed_forward(x, single), g)
+    through = multiply(gate_slopes(x, experts), at_gates)
+    below = add(below, through, 1.0, layer.down.d_out * experts.router.weight_var)
+    if experts.shared is None:
+        return below
+    behind_gate = multiply(_open_share(x, experts), g)
+    below = add(below, feed_forward_backward(behind_gate, x, experts.shared))
+    if experts.shared_gate is None:
+        return below
+    through = multiply(feed_forward(x, experts.shared), g)
+    return add(below, through, 1.0, layer.down.d_out * experts.shared_gate.weight_var / 16)
 
 
 def feed_forward_backward(g: Kernel, x: Kernel, layer: FeedForward) -> Kernel:
@@ -31,10 +87,12 @@ def feed_forward_backward(g: Kernel, x: Kernel, layer: FeedForward) -> Kernel:
 
     Source: as `feed_forward`; forward and backward signals taken as independent.
     """
+    if layer.experts is not None:
+        return _routed_backward(g, x, layer, layer.experts)
     hidden = dropout(linear_backward(g, layer.down), layer.p_drop)
     if layer.gate is None:
         return linear_backward(multiply(hidden, _slopes(x, layer)), layer.up)
-    up, act = linear(x, layer.up), map_pairs(linear(x, layer.gate), dual_of(layer.activation).value)
+    up, act = _up(x, layer), map_pairs(linear(x, layer.gate), dual_of(layer.activation).value)
     through_gate = multiply(hidden, multiply(_slopes(x, layer), up))
     through_up = multiply(hidden, act)
     return add(linear_backward(through_gate, layer.gate), linear_backward(through_up, layer.up))
@@ -49,6 +107,9 @@ def radial_excess(x: Kernel, layer: FeedForward) -> Kernel:
 
     Source: derived here.
     """
+    if layer.experts is not None:
+        single = radial_excess(x, replace(layer, experts=None))
+        return multiply(gate_products(x, layer.experts), single)
     if layer.gate is not None:
         return linear(dropout(_hidden(x, layer), layer.p_drop), layer.down)
     curved = map_pairs(linear(x, layer.up), dual_of(layer.activation).curvature)
@@ -60,7 +121,13 @@ def _hidden(x: Kernel, layer: FeedForward) -> Kernel:
     dual = dual_of(layer.activation)
     if layer.gate is None:
         return map_pairs(linear(x, layer.up), dual.value)
-    return multiply(map_pairs(linear(x, layer.gate), dual.value), linear(x, layer.up))
+    return multiply(map_pairs(linear(x, layer.gate), dual.value), _up(x, layer))
+
+
+def _up(x: Kernel, layer: FeedForward) -> Kernel:
+    """Return the kernel of up(x) + c: a constant is the same at all features and tokens."""
+    up = linear(x, layer.up)
+    return affine(up, 1.0, layer.up_offset**2) if layer.up_offset else up
 
 
 def _slopes(x: Kernel, layer: FeedForward) -> Kernel:

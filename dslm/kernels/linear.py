@@ -21,7 +21,7 @@ def linear(x: Kernel, layer: Linear) -> Kernel:
     Source: arXiv 2403.09635, Table 1 (linear), written for a kernel. Exact in expectation.
     """
     y = affine(x, layer.d_in * layer.weight_var, layer.bias_var)
-    return replace(y, mean=_mean_of_random_features(y, layer.d_out))
+    return replace(y, mean=mean_of_random_features(y, layer.d_out))
 
 
 def linear_backward(g: Kernel, layer: Linear) -> Kernel:
@@ -30,10 +30,11 @@ def linear_backward(g: Kernel, layer: Linear) -> Kernel:
     Source: arXiv 2403.09635, Table 1 (linear). Exact in expectation.
     """
     y = affine(g, layer.d_out * layer.weight_var)
-    return replace(y, mean=_mean_of_random_features(y, layer.d_in))
+    return replace(y, mean=mean_of_random_features(y, layer.d_in))
 
 
-def _mean_of_random_features(kernel: Kernel, n_features: int) -> float:
+def mean_of_random_features(kernel: Kernel, n_features: int) -> float:
+    """Return the root of the mean square of what a token's random features average to."""
     if n_tokens(kernel) < 2:
         return 0.0
     return float(np.sqrt(max(mean_off_diagonal(kernel), 0.0) / n_features))

@@ -8,7 +8,7 @@ import numpy as np
 
 from dslm.duals.piecewise import correlation_of
 from dslm.kernels.alignment import ISOTROPIC, Alignment
-from dslm.kernels.grid import affine, mean_diagonal, mean_off_diagonal, n_tokens
+from dslm.kernels.grid import affine, bounded, mean_diagonal, mean_off_diagonal, n_tokens
 from dslm.kernels.lengths import mean_inverse
 from dslm.spec import Floats, Kernel, Norm
 
@@ -16,9 +16,11 @@ from dslm.spec import Floats, Kernel, Norm
 def centre(x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
     r"""Return the kernel of `x` less its mean over features, for LayerNorm; `x` for RMSNorm.
 
-    .. math:: C_{ij} = (K_{ij} - \mu_0^2)(1 - 1/d), \quad \mu_0^2 = \max(\mu^2 - M/d, 0)
+    .. math:: C_{ij} = (K_{ij} - m_i m_j \mu_0^2)(1 - 1/d), \quad
+        \mu_0^2 = \max(\mu^2 - M/d, 0), \quad m_i^2 = \min(K_{ii} / \bar K, 1)
 
-    for features that scatter around a common mean. The mean of d features holds 1/d of their
+    for features that scatter around a common mean, of which a token smaller than most, such as one
+    that is all zeros, has no more than its share. The mean of d features holds 1/d of their
     covariance, which the factor removes. The squared mean :math:`\mu^2` over tokens contains 1/d of
     the covariance M of two different tokens as well, and this must not be removed twice. The
     stream after a LayerNorm is centred already, so Post-LN centres the branch alone.
@@ -30,7 +32,18 @@ def centre(x: Kernel, layer: Norm | None, d_model: int) -> Kernel:
     shrink = 1 - 1 / d_model
     # a single token has no pairs: its own second moment is the covariance that all tokens share
     shared = mean_off_diagonal(x) if n_tokens(x) > 1 else mean_diagonal(x)
-    return affine(x, shrink, -shrink * max(x.mean**2 - max(shared, 0.0) / d_model, 0.0))
+    square = max(x.mean**2 - max(shared, 0.0) / d_model, 0.0)
+    energy = mean_diagonal(x)
+    if square == 0 or not energy > 0:
+        return affine(x, shrink)
+    part = np.sqrt(np.minimum(x.diagonal / energy, 1.0))
+    centred = replace(
+        x,
+        diagonal=shrink * (x.diagonal - square * part**2),
+        off_diagonal=shrink * (x.off_diagonal - square * np.outer(part, part)),
+        mean=0.0,
+    )
+    return bounded(centred)
 
 
 def norm(x: Kernel, layer: Norm | None) -> Kernel:

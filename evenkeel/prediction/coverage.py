@@ -11,8 +11,6 @@ from trainer_agent.model.blocks import Column
 
 # words in the names of a block's modules and parameters, and what they stand for
 FOREIGN = (
-    (("experts", "expert", "router"), "a mixture of experts"),
-    (("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_a_proj", "q_a_proj"), "latent attention"),
     (
         ("A_log", "dt_proj", "ssm", "mamba", "time_mix_key", "time_decay"),
         "a state-space recurrence",

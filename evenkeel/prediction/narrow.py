@@ -23,6 +23,7 @@ from trainer_agent.description.read.parts import (
     AttentionParts,
     BlockParts,
     CrossParts,
+    ExpertParts,
     FeedForwardParts,
     LinearPart,
     StackParts,
@@ -40,6 +41,10 @@ WIDTHS_OF_FAMILIES: tuple[str, ...] = (
     "num_kv_heads",
 )
 WIDTHS_OF_FAMILIES += ("word_embed_proj_dim", "hidden_size_per_layer_input")
+WIDTHS_OF_FAMILIES += ("moe_intermediate_size", "shared_expert_intermediate_size")
+WIDTHS_OF_FAMILIES += ("q_lora_rank", "kv_lora_rank")
+# its outputs are a latent, which shrinks, and one head's rotated features, which do not
+LATENT_AND_ROTATED = "kv_a_proj_with_mqa"
 FACTORS = (64, 32, 16, 8, 4, 2)
 NARROWEST = 256  # features: statistics of fewer are no guide to what a tensor is
 
@@ -127,13 +132,31 @@ class Narrowing:
             up=self._linear(parts.up),
             down=self._linear(parts.down),
             gate=None if parts.gate is None else self._linear(parts.gate),
+            experts=None if parts.experts is None else self._experts(parts.experts),
+        )
+
+    def _experts(self, parts: ExpertParts) -> ExpertParts:
+        shared, gate = parts.shared, parts.shared_gate
+        return replace(
+            parts,
+            router=self._linear(parts.router),
+            shared=None if shared is None else self._feed_forward(shared),
+            shared_gate=None if gate is None else self._linear(gate),
         )
 
     def _linear(self, part: LinearPart) -> LinearPart:
         # `outputs` stays: it is the key that the narrow model's moments are found by
-        ratios = self.ratios[part.weight]
+        ratios = self.ratios[part.weight][-2:]
         d_in, d_out = ratios if part.input_first else ratios[::-1]
-        return replace(part, d_in=part.d_in * d_in, d_out=part.d_out * d_out)
+        latent, beside = part.latent, part.beside
+        if latent is not None:
+            latent = replace(latent, down=self._linear(latent.down))
+        wide = replace(part, d_in=part.d_in * d_in, d_out=part.d_out * d_out, latent=latent)
+        if beside is None:
+            return wide
+        # Every head has them, though the matrix makes those of one.
+        every = replace(self._linear(beside), d_out=beside.d_out * d_out)
+        return replace(wide, beside=every)
 
 
 def _bias(part: BiasPart | None, n_heads: int) -> BiasPart | None:
@@ -224,10 +247,11 @@ def _ratios(wide: nn.Module, narrow: nn.Module, factor: int) -> dict[str, tuple[
             continue
         if len(shape) != parameter.ndim:
             return None
-        ratio = tuple(a // b for a, b in zip(parameter.shape, shape, strict=True))
-        scaled = tuple(size * times for size, times in zip(shape, ratio, strict=True))
+        sides = tuple(zip(parameter.shape, shape, strict=True))
+        even = all(a % b == 0 for a, b in sides)
+        ratio = tuple(a // b if a % b == 0 else 1 for a, b in sides)
         # what belongs to one head keeps its width
-        if scaled != tuple(parameter.shape) or not {*ratio} <= {1, factor}:
+        if not (even or LATENT_AND_ROTATED in name) or not {*ratio} <= {1, factor}:
             return None
         ratios[name] = ratio
     return ratios

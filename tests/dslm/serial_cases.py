@@ -9,7 +9,9 @@ import numpy as np
 
 from dslm import (
     BlockFlow,
+    Carried,
     CrossAttention,
+    Experts,
     Head,
     HeadLayer,
     Kernel,
@@ -92,10 +94,34 @@ def _measured_inside() -> ModelSpec:
     return replace(spec, flows={"decoder": (flow,), "encoder": (None,)})
 
 
+def _routed() -> ModelSpec:
+    plain = block(8, gated=True, activation="silu", norm="rmsnorm")
+    shared = replace(plain.feed_forward, up_offset=1.0)
+    experts = Experts(
+        router=Linear(8, 6, 0.02, 0.001),
+        top_k=2,
+        gate="sigmoid",
+        normalised=False,
+        scale=2.5,
+        groups=3,
+        top_groups=2,
+        shared=shared,
+        shared_gate=Linear(8, 1, 0.03),
+    )
+    routed = replace(
+        plain,
+        attention=replace(plain.attention, sink=1.5),
+        feed_forward=replace(plain.feed_forward, experts=experts),
+    )
+    carried = (None, Carried(2.5, 0.125, 0.25, 1.75))
+    return ModelSpec("custom", {"decoder": Stack(8, (routed, None), INPUT, carried=carried)})
+
+
 SPECS = {
     "decoder only": _decoder_only(),
     "encoder and decoder": _encoder_decoder(),
     "position bias": _biased(),
     "numbers that overflowed": _overflowing(),
     "measured inside": _measured_inside(),
+    "routed and carried": _routed(),
 }

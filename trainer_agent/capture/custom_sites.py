@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from trainer_agent.errors import WatchError
+from trainer_agent.model.blocks import holds
 from trainer_agent.model.nearest_path import did_you_mean
 from trainer_agent.model.plan import NORM_INPUTS, Plan
 from trainer_agent.model.sites import CustomSite
@@ -63,10 +64,7 @@ def _site(model: nn.Module, plan: Plan, name: str, pattern: str, *, required: bo
             fix="write a path of model.named_modules(), with * for a block's number",
         )
     for stack in plan.stacks:
-        by_block = [
-            [path for path in paths if path == block or path.startswith(f"{block}.")]
-            for block in stack.blocks
-        ]
+        by_block = [[path for path in paths if holds(block, path)] for block in stack.blocks]
         if sum(map(len, by_block)) == len(paths):
             if max(map(len, by_block)) > 1:
                 raise WatchError(

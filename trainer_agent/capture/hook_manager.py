@@ -30,6 +30,8 @@ from trainer_agent.capture.hooks import (
     BeforeNorm,
     BeforeSharedBlock,
     CompiledCall,
+    EdgeAfter,
+    EdgeBefore,
     is_compiled_in_place,
 )
 from trainer_agent.capture.listeners import PassListener
@@ -193,10 +195,33 @@ class HookManager:
         )
 
     def _attach(self, stack: StackPlan) -> None:
+        self._attach_edges(stack)
         for index, path in enumerate(stack.blocks):
             if path in stack.blocks[:index]:
                 continue
-            block = self._model.get_submodule(path)
+            self._attach_block(stack, index)
+        self._attach_branches(stack.name, "attention", stack.attention, stack.attention_factors)
+        factors = stack.feed_forward_factors
+        self._attach_branches(stack.name, "feed_forward", stack.feed_forward, factors)
+        if "norm_inputs" in self._requested.sites:
+            self._attach_norms(stack, NORM_INPUTS[0], stack.attention_norm)
+            self._attach_norms(stack, NORM_INPUTS[1], stack.feed_forward_norm)
+
+    def _attach_edges(self, stack: StackPlan) -> None:
+        for index, edge in enumerate(stack.edges):
+            # The root's output is counted as its pass ends: its own hooks are not to change now.
+            if edge.module:
+                module, ends = self._model.get_submodule(edge.module), len(stack.blocks)
+                place, of = f"{stack.name}/stream[{index}]", (self._recorder, stack.name, index)
+                if edge.is_input:
+                    before, add = EdgeBefore(*of, ends), module.register_forward_pre_hook
+                    self._handles.add(place, add(before, with_kwargs=True))
+                else:
+                    self._handles.add(place, module.register_forward_hook(EdgeAfter(*of, ends)))
+
+    def _attach_block(self, stack: StackPlan, index: int) -> None:
+        if not stack.edges:
+            block = self._model.get_submodule(stack.blocks[index])
             before, after = self._block_hooks(stack, index)
             place = f"{stack.name}/stream[{index + 1}]"
             if is_compiled_in_place(block):
@@ -207,15 +232,9 @@ class HookManager:
                     block.register_forward_pre_hook(before, with_kwargs=True),
                     block.register_forward_hook(after),
                 )
-            if "attention_logits" not in self._dropped and not self._has_compiled_parts:
-                span = self._spans.attach(stack, index)
-                self._handles.add(f"{stack.name}/attention_logits[{index}]", *span)
-        self._attach_branches(stack.name, "attention", stack.attention, stack.attention_factors)
-        factors = stack.feed_forward_factors
-        self._attach_branches(stack.name, "feed_forward", stack.feed_forward, factors)
-        if "norm_inputs" in self._requested.sites:
-            self._attach_norms(stack, NORM_INPUTS[0], stack.attention_norm)
-            self._attach_norms(stack, NORM_INPUTS[1], stack.feed_forward_norm)
+        if "attention_logits" not in self._dropped and not self._has_compiled_parts:
+            span = self._spans.attach(stack, index)
+            self._handles.add(f"{stack.name}/attention_logits[{index}]", *span)
 
     def _block_hooks(self, stack: StackPlan, index: int) -> tuple[BeforeBlock, AfterBlock]:
         recorder, path = self._recorder, stack.blocks[index]
@@ -299,12 +318,21 @@ class HookManager:
         chunk, self._running = self._running, None
         if chunk is not None:
             self._may_intercept = False
+            self._leave_at(chunk, output)
             if self._trains:
                 self._returned_loss.add(returned_loss(output))
             if chunk.suffix in self._listeners and self._trains:
                 with self._guard.at("model output"):
                     self._listeners[chunk.suffix].pass_ends(output)
             self._recorder.finish_pass()
+
+    def _leave_at(self, chunk: Chunk, output: Any) -> None:
+        """Count the stream that a stack of this chunk leaves as the model's own output."""
+        for stack in self.plan.stacks:
+            ends_here = stack.edges and not stack.edges[-1].module
+            if ends_here and stage_suffix(stack.name) == chunk.suffix:
+                after = EdgeAfter(self._recorder, stack.name, len(stack.blocks), len(stack.blocks))
+                after(self._model, (), output)
 
     def _stacks_of(self, chunk: Chunk) -> list[str]:
         return [

@@ -99,6 +99,49 @@ class AfterBlock(Hook):
                 recorder.stream(self._stack, self._index + 1, x)
 
 
+class AtEdge(Hook):
+    """Hook where the stream leaves a block and enters the next, of blocks that are no modules.
+
+    `index` is that of the block which it enters; the last edge's is their number.
+    """
+
+    def __init__(self, recorder: Recorder, stack: str, index: int, n_blocks: int) -> None:
+        self._recorder, self._stack = recorder, stack
+        self._index, self._n_blocks = index, n_blocks
+
+    def __call__(self, module: nn.Module, value: Any) -> None:
+        """Note which block ends and which begins; count the stream between them."""
+        recorder, counts = self._recorder, self._index > 0
+        if not recorder.active:
+            return
+        if not torch.compiler.is_compiling():
+            if self._index > 0:
+                recorder.leave_block()
+            if self._index < self._n_blocks:
+                is_first = recorder.enter_block(self._stack, self._index, training=module.training)
+                counts = counts or is_first
+        if counts and recorder.wants(module):
+            x = first_stream(value)
+            if x is not None:
+                recorder.stream(self._stack, self._index, x)
+
+
+class EdgeBefore(AtEdge):
+    """Such a hook at a module's input."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:  # type: ignore[override]
+        """Hand on the input."""
+        super().__call__(module, (*args, *kwargs.values()))
+
+
+class EdgeAfter(AtEdge):
+    """Such a hook at a module's output."""
+
+    def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:  # type: ignore[override]
+        """Hand on the output."""
+        super().__call__(module, output)
+
+
 class BeforeSharedBlock(BeforeBlock):
     """Forward pre-hook of a block that a pass calls several times: a layer a call."""
 

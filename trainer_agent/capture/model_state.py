@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from trainer_agent.capture.hooks import is_compiled
+from trainer_agent.model.blocks import members
 from trainer_agent.model.plan import Plan
 
 
@@ -24,7 +25,8 @@ class BlockSlots:
     """Where the blocks of a plan are held: another may be put there, as ``torch.compile`` gives."""
 
     def __init__(self, plan: Plan, model: nn.Module) -> None:
-        paths = (path.rpartition(".") for stack in plan.stacks for path in stack.blocks)
+        blocks = (block for stack in plan.stacks for block in stack.blocks)
+        paths = (path.rpartition(".") for block in blocks for path in members(block))
         self._slots = [(model.get_submodule(parent)._modules, name) for parent, _, name in paths]
         self._state = self._read()
 

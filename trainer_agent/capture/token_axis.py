@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer_agent.capture.padding import fitting
+from trainer_agent.model.blocks import members
 
 BATCH_FIRST, SEQUENCE_FIRST = 1, 0
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -128,7 +129,7 @@ def sequence_first_blocks(model: nn.Module, blocks: Iterable[str]) -> list[str]:
 
 
 def _modules(model: nn.Module, path: str) -> Iterable[nn.Module]:
-    return model.get_submodule(path).modules()
+    return (module for item in members(path) for module in model.get_submodule(item).modules())
 
 
 def _takes_it_first(module: nn.Module) -> bool:

@@ -82,7 +82,23 @@ def understood(model: nn.Module, batch: Batch) -> Architecture:
     first = next((m for m in layout.missing if _is_of_blocks(m, layout)), None)
     if first is not None:
         raise DeepScaleError(f"{first.where}: {first.what}: {first.why}")
+    _refuse_experts(layout)
+    loose = next((stack for stack in layout.stacks if stack.edges), None)
+    if loose is not None:
+        raise DeepScaleError(
+            f"{loose.blocks[0]}: the model's forward adds up its parts by itself, so no module's "
+            "output can be scaled for the whole block: write the block as a module with a forward"
+        )
     return layout
+
+
+def _refuse_experts(layout: Architecture) -> None:
+    for stack in layout.stacks:
+        for path, parts in zip(stack.blocks, stack.parts, strict=True):
+            if parts is not None and parts.feed_forward.experts is not None:
+                raise DeepScaleError(
+                    f"{path}: it routes tokens to experts, for which DeepScaleLM gives no scales"
+                )
 
 
 def _is_of_blocks(missing: Missing, layout: Architecture) -> bool:

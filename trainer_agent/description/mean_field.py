@@ -88,7 +88,7 @@ def _inputs(
             if x is not None:
                 inputs[name] = x.detach()
 
-        first = model.get_submodule(stack.blocks[0])
+        first = model.get_submodule(stack.ends(0)[0].module)
         handles.append(first.register_forward_pre_hook(enter, with_kwargs=True))
     try:
         with undisturbed(model), torch.no_grad():
@@ -143,6 +143,8 @@ def _beyond(parts: BlockParts) -> Iterator[str]:
         yield "attention without a norm"
     if attention != plain:
         yield "attention with rotation, groups, windows, caps, biases or norms of its own"
+    if parts.feed_forward.experts is not None:
+        yield "a mixture of experts"
     if parts.feed_forward.gate is not None:
         yield "gated feed-forward"
     if parts.cross is not None:

@@ -24,6 +24,8 @@ def plan_by_structure(model: nn.Module, hints: Sequence[Hint] = ()) -> Plan:
     stacks: dict[str, StackPlan] = {}
     inner = unwrap(model)
     for column in hinted_columns(inner, columns(inner), hints):
+        if not column.is_called:
+            continue  # where the stream passes between their parts, a forward pass will tell
         name = "encoder" if "encoder" in column.container.lower() else "decoder"
         unknown = (None,) * len(column.blocks)
         stacks.setdefault(name, StackPlan(name, column.blocks, unknown, unknown))
@@ -66,6 +68,7 @@ def _stack_plan(stack: StackParts) -> StackPlan:
         feed_forward_norm=tuple(of_block.get(NORM_INPUTS[1]) for of_block in norms),
         n_heads=_heads(stack.watched),
         token_axis=stack.token_axis,
+        edges=stack.edges,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dslm.flows import BlockFlow
-from dslm.spec import Block, Kernel, Missing, ModelSpec, Stack
+from dslm.spec import Block, Carried, Kernel, Missing, ModelSpec, Stack
 
 BlockCounts = Mapping[str, int]  # how many blocks of each stack
 
@@ -77,6 +77,7 @@ def _merged_stack(
     stack = replace(
         first,
         blocks=tuple(block for n, part in parts for block in _blocks(part, n)),
+        carried=_carried(parts),
         reads=next(reads, None),
         top_gradient_kernel=None,
         final_norm=None,
@@ -99,6 +100,13 @@ def _merged_stack(
 def _blocks(part: Stack | None, n: int) -> tuple[Block | None, ...]:
     fits = part is not None and len(part.blocks) == n
     return part.blocks if part is not None and fits else (None,) * n
+
+
+def _carried(parts: Sequence[tuple[int, Stack | None]]) -> tuple[Carried | None, ...]:
+    """What was measured around blocks that are not understood, in the order of the stages."""
+    known = [(n, () if part is None else part.carried) for n, part in parts]
+    every = tuple(c for n, of in known for c in (of if len(of) == n else (None,) * n))
+    return every if any(every) else ()
 
 
 def _same_cells(kernel: Kernel | None, other: Kernel) -> bool:

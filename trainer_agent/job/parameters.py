@@ -24,6 +24,7 @@ from trainer_agent.job.parameter_sample import (
     square_sums,
 )
 from trainer_agent.job.unheld_parameters import UnheldParameters
+from trainer_agent.model.blocks import members
 from trainer_agent.model.dtensor import is_partial, local, shards_of
 from trainer_agent.model.plan import Plan
 
@@ -316,7 +317,8 @@ def _rows(plan: Plan, names: dict[int, str]) -> dict[int, int]:
     blocks = {
         path: place.first + index
         for stack, place in zip(plan.stacks, plan.logit_places, strict=True)
-        for index, path in enumerate(stack.blocks)
+        for index, block in enumerate(stack.blocks)
+        for path in members(block)
     }
     rows = {}
     for identity, name in names.items():

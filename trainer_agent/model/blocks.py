@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from torch import nn
 
 NUMBERED = re.compile(r"(\w*(?:layer|block)\w*?)(\d+)", re.IGNORECASE)  # layer1, enc_block_2
+RUN = re.compile(r"(.+)\[(\d+):(\d+)\]")  # layers[2:4], the items 2 and 3 of layers
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Blocks of one container, by path, in the container's order."""
+    """Blocks of one container, by path, in the container's order.
+
+    Where `is_called` is false no block is a module that the model calls: each is a tuple of parts,
+    such as (attention, feed-forward), or a run of such tuples, ``layers[0:2]``.
+    """
 
     container: str
     blocks: tuple[str, ...]
+    is_called: bool = True
+
+
+def members(block: str) -> tuple[str, ...]:
+    """The modules that a block is made of: itself, or the items of a run."""
+    run = RUN.fullmatch(block)
+    if run is None:
+        return (block,)
+    return tuple(f"{run[1]}.{item}" for item in range(int(run[2]), int(run[3])))
+
+
+def holds(block: str, path: str) -> bool:
+    """Whether a module or parameter is the block, or lies in it."""
+    return f"{path}.".startswith(tuple(f"{member}." for member in members(block)))
 
 
 def columns(model: nn.Module) -> tuple[Column, ...]:
@@ -29,6 +49,7 @@ def columns(model: nn.Module) -> tuple[Column, ...]:
             continue
         if _is_row(module) and _is_row_of_tuples(module):
             within += (f"{path}." if path else "",)
+            rows.append(Column(path, _layers_of_tuples(path, module), is_called=False))
             continue
         row = _longest_row if _is_row(module) else _numbered_attributes
         blocks = () if path in blocks_of_rows and not _is_row(module) else row(path, module)
@@ -52,9 +73,25 @@ def _is_row_of_tuples(module: nn.Module) -> bool:
 
     The parts of a tuple are not alike, and so are no blocks; those of a stage are.
     """
-    parts = [[type(part) for part in item.children()] for item in module.children()]
+    kinds = [_kinds(item) for item in module.children()]
     uncalled = not any(map(_has_forward, module.children()))
-    return len(parts) > 1 and uncalled and len(set(parts[0])) > 1 and parts[0] == parts[1]
+    is_regular = all(len(set(kind)) > 1 and len(kind) == len(kinds[0]) for kind in kinds)
+    return len(kinds) > 1 and uncalled and is_regular
+
+
+def _layers_of_tuples(path: str, row: nn.Module) -> tuple[str, ...]:
+    """A layer begins with each tuple that is like the first: attention, then feed-forward."""
+    kinds = [_kinds(item) for item in row.children()]
+    starts = [index for index, kind in enumerate(kinds) if kind == kinds[0]]
+    ends = [*starts[1:], len(kinds)]
+    return tuple(
+        f"{path}.{start}".lstrip(".") if end == start + 1 else f"{path}[{start}:{end}]"
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def _kinds(item: nn.Module) -> Sequence[type]:
+    return tuple(type(part) for part in item.children())
 
 
 def _longest_row(path: str, container: nn.Module) -> tuple[str, ...]:

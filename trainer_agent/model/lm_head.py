@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from trainer_agent.model.blocks import holds
+
 
 def lm_head_of(model: nn.Module, blocks: tuple[str, ...]) -> str | None:
     """Path of the module that makes the final logits, or None where it is no module of its own.
@@ -19,7 +21,7 @@ def lm_head_of(model: nn.Module, blocks: tuple[str, ...]) -> str | None:
     path: str
     # Tied or not, a head has one output for each row of the embedding.
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{block}.") for block in blocks)
+        inside = any(holds(block, path) for block in blocks)
         if module is head or (
             head is None
             and isinstance(module, nn.Linear)

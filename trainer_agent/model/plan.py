@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from trainer_agent.model.blocks import holds
 from trainer_agent.model.sites import DEFAULT_SITES, QUANTITIES, CustomSite, RequestedSites
 from wire import Layout, Series
 
@@ -19,6 +20,14 @@ OWN_SCALARS = ("loss", "learning_rate", "gradient_norm")
 STAGE_SEPARATOR = "@"
 
 Kind = Literal["tensor", "logits", "head", "parameters", "log_z"]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where a stream passes a module: at its first tensor argument, or at its output."""
+
+    module: str
+    is_input: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,8 @@ class StackPlan:
         n_heads: attention heads of a block, 0 where not known or not the same in all.
         token_axis: axis of the stream that counts a sequence's tokens, None where no forward pass
             has told.
+        edges: of blocks that are no modules of their own, where the stream enters each of them,
+            and where it leaves the last; empty for blocks that are called.
     """
 
     name: str
@@ -55,6 +66,11 @@ class StackPlan:
     feed_forward_norm: tuple[str | None, ...] = ()
     n_heads: int = 0
     token_axis: int | None = None
+    edges: tuple[Edge, ...] = ()
+
+    def ends(self, index: int) -> tuple[Edge, Edge]:
+        """Where the stream enters a block, and where it leaves it."""
+        return ends_of(self.blocks, self.edges, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +296,15 @@ def settled(site: CustomSite, stacks: Sequence[StackPlan]) -> CustomSite:
 
 
 def _inside(block: str, paths: Sequence[str | None]) -> str | None:
-    inside = (path for path in paths if path == block or f"{path}".startswith(f"{block}."))
+    inside = (path for path in paths if path is not None and holds(block, path))
     return next(inside, None)
+
+
+def ends_of(blocks: Sequence[str], edges: Sequence[Edge], index: int) -> tuple[Edge, Edge]:
+    """Where the stream enters a block and leaves it; `edges` as in `StackPlan`."""
+    if edges:
+        return edges[index], edges[index + 1]
+    return Edge(blocks[index], is_input=True), Edge(blocks[index], is_input=False)
 
 
 def stage_suffix(stack: str) -> str:

@@ -177,15 +177,17 @@ class GatedFeedForward(nn.Module):
 
 
 class Experts(nn.Module):
-    """Each token goes to one of two feed-forward layers."""
+    """Each token goes to one of two feed-forward layers; by the score itself or its cube."""
 
-    def __init__(self) -> None:
+    def __init__(self, cubed: bool = False) -> None:
         super().__init__()
+        self.cubed = cubed
         self.router = nn.Linear(WIDTH, 2)
         self.experts = nn.ModuleList(FeedForward() for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         weight, chosen = self.router(x).softmax(-1).topk(1, dim=-1)
+        weight = weight**3 if self.cubed else weight
         mixed = torch.zeros_like(x)
         for i, expert in enumerate(self.experts):
             mixed = mixed + expert(x) * (chosen == i) * weight

@@ -160,14 +160,21 @@ def test_padding_of_the_batch_is_left_out_of_its_kernels() -> None:
 def test_description_is_what_the_theory_predicts_from() -> None:
     torch.manual_seed(0)
     blocks = [Block(WrittenAttention(), FeedForward()) for _ in range(3)]
-    blocks[1] = Block(WrittenAttention(), Experts())
+    blocks[1] = Block(WrittenAttention(), Experts(cubed=True))
 
     spec = trainer_agent.describe(Model(*blocks), batch())
     prediction = dslm.predict(spec)
 
-    assert prediction.missing == spec.missing
+    named = [(m.where, m.what) for m in prediction.missing]
+    assert named == [
+        ("blocks.1.mlp", "mixture of experts"),
+        ("decoder.blocks[1]", "measured block"),
+    ]
+    carried = spec.stacks["decoder"].carried[1]
+    assert carried is not None
     variance = prediction.stacks["decoder"].forward.variance
-    assert [bool(np.isnan(v)) for v in variance] == [False, False, True, True]
+    assert np.isfinite(variance).all()
+    assert variance[2] == pytest.approx(carried.mean_square, rel=0.05)
 
 
 @pytest.mark.parametrize("wrong", [[1, 2], "text", None])

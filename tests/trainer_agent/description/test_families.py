@@ -144,15 +144,6 @@ def test_scaled_rotary_frequencies_are_the_models_own(kind: str) -> None:
     assert rotary.scale == pytest.approx(model.model.rotary_emb.attention_scaling, rel=1e-4)
 
 
-def test_mixture_of_experts_is_missing_by_name() -> None:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    sizes = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
-    mixtral = MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=2))
-
-    assert architecture(mixtral, (), padded()).missing[0].what == "mixture of experts"
-
-
 @pytest.mark.parametrize("build", [gpt2, bert, llama])
 def test_bfloat16_is_recognised_too(build: object) -> None:
     assert callable(build)

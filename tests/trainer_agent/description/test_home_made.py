@@ -200,7 +200,7 @@ def test_rotation_at_rates_of_its_own_is_told_from_its_numbers() -> None:
         (lambda: Block(PackedAttention(), FeedForward()), "attention mask"),
         (lambda: Block(WrittenAttention(), FeedForward("sine")), "activation"),
         (lambda: Block(WrittenAttention(), FeedForward("selu")), "activation selu"),
-        (lambda: Block(WrittenAttention(), Experts()), "mixture of experts"),
+        (lambda: Block(WrittenAttention(), Experts(cubed=True)), "mixture of experts"),
         (lambda: Block(FeedForward(), WrittenAttention()), "order of branches"),
         (lambda: Block(WrittenAttention(), FeedForward(), norm=nn.Identity), "no norm"),
     ],
@@ -219,7 +219,7 @@ def test_what_the_theory_does_not_know_is_named_and_not_guessed(block: object, w
 
 def test_one_unknown_block_leaves_the_others_known() -> None:
     blocks = [Block(WrittenAttention(), FeedForward()) for _ in range(3)]
-    blocks[1] = Block(WrittenAttention(), Experts())
+    blocks[1] = Block(WrittenAttention(), Experts(cubed=True))
 
     recognised = architecture(Model(*blocks), (), batch())
 

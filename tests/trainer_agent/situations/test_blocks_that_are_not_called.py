@@ -1,4 +1,4 @@
-"""Blocks that are lists of parts: the model calls the parts, and no layer is made up."""
+"""Blocks that are lists of parts: the model calls the parts, and hooks of theirs see the stream."""
 
 from __future__ import annotations
 
@@ -54,23 +54,30 @@ class Stages(nn.Module):
 
 
 @pytest.mark.parametrize("depth", [2, 5])
-def test_parts_of_pairs_are_no_layers_and_the_description_says_so(
+def test_pairs_of_the_model_itself_are_layers_whatever_their_parts_are(
     depth: int, tmp_path: Path
 ) -> None:
     model = Pairs(depth)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     agent, server = recorded(model, tmp_path, optimizer=optimizer, every=1)
+    batch = torch.randn(2, 5, WIDTH)
 
-    for _ in range(2):
-        model(torch.randn(2, 5, WIDTH)).square().mean().backward()
+    for _ in range(3):
+        model(batch).square().mean().backward()
         optimizer.step()
         agent.step()
     assert agent.close()
 
-    assert {series.stack for series in server.declarations[-1].layout.series} == {""}
-    (missing,) = server.revisions[0].spec["missing"]
-    assert missing["what"] == "blocks" and "that hold matrices and are called" in missing["why"]
-    assert server.health.silent == ()
+    x, streams = batch, [batch]
+    for mixing, forward in model.layers:
+        x = x + mixing(x)
+        x = x + forward(x)
+        streams.append(x)
+    direct = [stream.detach().double().var(correction=0).item() for stream in streams]
+    assert server.series("decoder/stream/variance") == pytest.approx(direct, rel=1e-5)
+    reasons = {m["where"]: m["why"] for m in server.revisions[0].spec["missing"]}
+    assert "layers.0" in reasons
+    assert server.health.failures == 0
 
 
 def test_blocks_of_stages_stay_layers() -> None:

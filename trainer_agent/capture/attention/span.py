@@ -32,11 +32,16 @@ class AttentionSpans:
         """Set the hooks of one block."""
         module = self._model().get_submodule
         if not self._between_projections:
-            block = module(stack.blocks[index])
-            return [
-                block.register_forward_pre_hook(self._start),
-                block.register_forward_hook(self._stop),
-            ]
+            enters, leaves = stack.ends(index)
+            start = module(enters.module).register_forward_pre_hook(self._start)
+            if not leaves.module:  # the end of the whole pass, which stops it anyway
+                return [start]
+            last = module(leaves.module)
+            stops = (
+                last.register_forward_pre_hook if leaves.is_input else last.register_forward_hook
+            )
+            # Of the block before, at the same module, the hook that stops was set first.
+            return [start, stops(self._stop)]
         # From any of the projections on: a fused one is all three, and their order is the model's.
         output = module(stack.attention_outputs[index] or "")
         return [

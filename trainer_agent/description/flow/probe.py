@@ -26,9 +26,10 @@ from trainer_agent.description.read.parts import Architecture
 from trainer_agent.description.read.stacks import BlockReading
 from trainer_agent.description.trace.module_calls import ModuleCall
 from trainer_agent.model.dtensor import local_part
-from trainer_agent.model.plan import Plan
+from trainer_agent.model.plan import Edge, Plan
 
 PLACE = "flow"
+ENDS_ALONE = BlockSites((), (), {}, {})  # of a block that is not understood
 
 
 class Passes(Protocol):
@@ -122,14 +123,17 @@ class FlowProbe:
             return
         self._modules = dict(model.named_modules())
         self.next_pass(plan, kwargs)
-        for path in dict.fromkeys(path for stack in plan.stacks for path in stack.blocks):
-            self._attach(path, (Place("in", path, is_input=True),))
-            self._attach(path, (Place("out", path),))
+        for path, (enters, leaves) in _ends(plan).items():
+            self._attach(path, (Place("in", enters.module, is_input=enters.is_input),))
+            self._attach(path, (Place("out", leaves.module, is_input=leaves.is_input),))
         for stack in architecture.stacks if architecture else ():
             added = stack.added or ({},) * len(stack.blocks)
             for path, parts, ends in zip(stack.blocks, stack.parts, added, strict=True):
-                if parts is not None and path not in self._sites:
-                    self._sites[path] = sites_of(parts, ends, self._modules)
+                if path in self._sites:
+                    continue
+                is_read = parts is not None
+                self._sites[path] = sites_of(parts, ends, self._modules) if parts else ENDS_ALONE
+                if is_read:
                     self._watch(path, self._sites[path])
 
     def next_pass(self, plan: Plan, kwargs: Mapping[str, Any]) -> None:
@@ -141,7 +145,10 @@ class FlowProbe:
 
     def add(self, path: str, reading: BlockReading, calls: Mapping[str, ModuleCall]) -> None:
         """Measure a block off the calls that its reading has seen."""
-        if reading.parts is None or not self._handles or path in self._sites:
+        if not self._handles or path in self._sites:
+            return
+        if reading.parts is None:
+            self._sites[path] = ENDS_ALONE
             return
         with self._guard.at(PLACE):
             sites = sites_of(reading.parts, reading.added, self._modules)
@@ -273,6 +280,13 @@ class _BeforePart(_AfterPart):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Count the input."""
         self._call(module, (*args, *kwargs.values()))
+
+
+def _ends(plan: Plan) -> dict[str, tuple[Edge, Edge]]:
+    """By block where the stream enters and leaves it."""
+    return {
+        path: stack.ends(stack.blocks.index(path)) for stack in plan.stacks for path in stack.blocks
+    }
 
 
 def _here(sums: Sums) -> Rows:

@@ -123,6 +123,14 @@ def _of_branch(
 ) -> Iterator[tuple[str, Place | None]]:
     """(site, place) of a branch; None where a dense map is no module of its own."""
     first, maps, last, mixed = _maps(parts, step)
+    if step == "feed_forward" and parts.feed_forward.experts is not None:
+        # One expert's maps see some of the tokens: what enters and leaves all of them is told.
+        ends = added.get(step)
+        router = _input(f"{step}.in", parts.feed_forward.experts.router, modules)
+        yield f"{step}.in", router
+        path = ends.module if ends is not None and ends.module in modules else None
+        yield f"{step}.output", None if path is None else Place(f"{step}.output", path)
+        return
     for name, part in maps.items():
         yield f"{step}.{name}", _output(f"{step}.{name}", part, modules)
     yield f"{step}.in", _input(f"{step}.in", maps[first], modules)

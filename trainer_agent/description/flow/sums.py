@@ -116,7 +116,7 @@ class FlowSums:
             for p, part in zip(s.blocks, s.parts, strict=True)
         )
         nothing = BlockSites((), (), {}, {})
-        sites = {path: nothing for path, part in parts if part is not None}
+        sites = {path: nothing for path, _ in parts}
         return cls(sites, np.zeros((len(_keys(sites)), WIDTH)))
 
     def added_up(self, add: Callable[[Rows], Rows]) -> FlowSums:

@@ -54,6 +54,19 @@ class AddedReader:
                 added.setdefault(site, Added(path, branch.factor))
         return added
 
+    def steps_to(self, output: Node) -> int:
+        """Residual sums on the stream's way to a node; 0 where that way cannot be told."""
+        steps, node = 0, unscale(output).node
+        while node is not self.stream:
+            both = self._terms(node)
+            leading = [term.node for term in both if self._leads(term.node)]
+            norm = norm_call(node, self.model) if not both else None
+            if norm is None and len(leading) != 1:
+                return 0
+            steps += norm is None
+            node = unscale(leading[0] if norm is None else norm.input).node
+        return steps
+
     def _branches(self, output: Node) -> Iterator[Scaled]:
         """What is added on the stream's way, last first; nothing where that way cannot be told."""
         total = unscale(output)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer_agent.description.trace.module_calls import ModuleCall
 from trainer_agent.description.trace.tracer import Node, Trace, map_leaves
+from trainer_agent.model.blocks import holds, members
 
 # What equals itself by value; anything else is alike only where it is the very same object.
 PLAIN = (
@@ -88,7 +89,7 @@ def block_graph(
     """The graph of the block that `trace` has just recorded, with `path` cut off its names."""
 
     def inside(where: str) -> str:
-        return where.removeprefix(path) if (where + ".").startswith(f"{path}.") else f"/{where}"
+        return _relative(where, path) or f"/{where}"
 
     def leaf(value: Any) -> Any:
         if isinstance(value, Node):
@@ -110,7 +111,7 @@ def block_graph(
     modules = [
         (inside(name), call.number, None if call.node is None else call.node.order)
         for name, call in calls.items()
-        if name.startswith(f"{path}.")
+        if holds(path, name)
     ]
     return BlockGraph(path, tuple(recorded), tuple(modules), tuple(constants))
 
@@ -139,13 +140,31 @@ def renamed(value: T, before: str, after: str) -> T:
 
     def change(leaf: Any) -> Any:
         if isinstance(leaf, str):
-            is_inside = leaf == before or leaf.startswith(f"{before}.")
-            return after + leaf.removeprefix(before) if is_inside else leaf
+            if leaf == before:
+                return after
+            relative = _relative(leaf, before)
+            return leaf if relative is None else _absolute(relative, after)
         old = {name: getattr(leaf, name) for name in _fields(type(leaf))}
         new = {name: renamed(item, before, after) for name, item in old.items()}
         return type(leaf)(**new) if any(new[n] is not old[n] for n in old) else leaf
 
     return map_leaves(value, change)  # type: ignore[no-any-return]
+
+
+def _relative(path: str, block: str) -> str | None:
+    """A path inside a block without the block's own: "0.norm" in its first member; else None."""
+    if path == block:
+        return "."
+    for index, member in enumerate(members(block)):
+        if f"{path}.".startswith(f"{member}."):
+            return f"{index}{path.removeprefix(member)}"
+    return None
+
+
+def _absolute(relative: str, block: str) -> str:
+    index, _, rest = relative.partition(".")
+    member = members(block)[int(index)]
+    return f"{member}.{rest}" if rest else member
 
 
 def _fields(kind: type) -> tuple[str, ...]:

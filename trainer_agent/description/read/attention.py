@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trainer_agent.capture.token_axis import by_attention
 from trainer_agent.description.read.biases import bias_part
+from trainer_agent.description.read.einsum import mixed_of
 from trainer_agent.description.read.linears import LinearCall
 from trainer_agent.description.read.masks import Sight, let_through, sight
 from trainer_agent.description.read.packed_attention import OP, packed_inputs, packed_parts
@@ -20,6 +21,7 @@ from trainer_agent.description.read.scores import PRODUCTS, read_scores
 from trainer_agent.description.trace.graph import (
     VIEWS,
     UnrecognisedError,
+    ancestors,
     argument,
     dropout_probability,
     strip,
@@ -44,6 +46,7 @@ class Core:
     soft_cap: float | None = None
     bias: Tensor | None = None
     allowed: Tensor | None = None
+    sink: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,9 @@ def _parts(
 ) -> AttentionParts:
     query, key, value = sides
     n_heads, d_head = _heads(core.query, query)
-    same_width = value.part.d_out == key.part.d_out and output.d_in == query.part.d_out
+    n_kv_heads = key.part.d_out // d_head
+    d_value = output.d_in // n_heads
+    same_width = value.part.d_out == n_kv_heads * d_value and output.d_in == n_heads * d_value
     if n_heads * d_head != query.part.d_out or key.part.d_out % d_head or not same_width:
         raise UnrecognisedError(
             core.query, "attention heads", f"{n_heads} heads of {d_head} do not fill the projection"
@@ -141,6 +146,7 @@ def _parts(
         window=core.sight.window,
         prefix=core.sight.prefix,
         position_bias=bias,
+        sink=core.sink,
         token_axis=_token_axis(query.input, core.query, n_heads),
     )
 
@@ -189,18 +195,22 @@ def _fused_core(node: Node) -> Core:
 
 def _written_core(node: Node) -> Core | None:
     """Attention spelled out as matmul, softmax, matmul."""
-    if node.op == "einsum" or len(node.inputs) != 2:
+    mixed = mixed_of(node)
+    if len(node.inputs) != 2 or (node.op == "einsum" and mixed is None):
         return None
-    weights, value = node.inputs
+    weights, value = node.inputs if mixed is None else (mixed.left, mixed.right)
     p_drop = 0.0
     while weights.op != "softmax":
         if weights.op == "dropout":
             p_drop = dropout_probability(weights)
-        elif weights.op not in VIEWS:
+        elif weights.op not in VIEWS or not weights.inputs:
             return None
         weights = weights.inputs[0]
     allowed = weights.value > 0
-    scores = weights.inputs[0]
+    scores, sink = weights.inputs[0], None
+    if weights.value.shape[-1] == value.value.shape[-2] + 1:
+        scores, sink = _without_sink(scores)
+        allowed = allowed[..., :-1]
     score = read_scores(scores, allowed)
     return Core(
         query=score.query,
@@ -212,4 +222,16 @@ def _written_core(node: Node) -> Core | None:
         soft_cap=score.soft_cap,
         bias=score.bias,
         allowed=allowed,
+        sink=sink,
     )
+
+
+def _without_sink(scores: Node) -> tuple[Node, str]:
+    """The scores of the keys alone, and the parameter that holds a logit of each head besides."""
+    joined = [n for n in ancestors(scores, lambda n: n.op == "cat") if n.op == "cat"]
+    if len(joined) == 1 and len(joined[0].inputs) == 2:
+        keys, sink = joined[0].inputs
+        logit = strip(sink, VIEWS)
+        if logit.op == "parameter" and sink.value.shape[-1] == 1:
+            return keys, logit.where
+    raise UnrecognisedError(scores, "attention scores", "a logit besides those of the keys")

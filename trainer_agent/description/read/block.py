@@ -8,6 +8,7 @@ from torch import nn
 
 from dslm.spec import Placement, Residual
 from trainer_agent.description.read.attention import AttentionCall, attention_call
+from trainer_agent.description.read.experts import experts_call
 from trainer_agent.description.read.feed_forward import FeedForwardCall, feed_forward_call
 from trainer_agent.description.read.norms import NormCall, norm_call
 from trainer_agent.description.read.parts import BlockParts, CrossParts, NormPart
@@ -106,7 +107,10 @@ def _sublayer(output: Node, model: nn.Module) -> Sublayer:
     after = strip(output)
     post = norm_call(after, model)
     step = residual_step(strip(post.input) if post else after, model)
-    branch = attention_call(step.call, model) or feed_forward_call(step.call)
+    if isinstance(step.call, Node):
+        branch: Branch = experts_call(step.call, model)
+    else:
+        branch = attention_call(step.call, model) or feed_forward_call(step.call)
     reads = strip(branch.input)
     # a Post-LN branch reads the stream as the last norm left it
     pre = None if reads is step.skip.node else _scaled_norm(reads, model)
@@ -156,6 +160,8 @@ def _parallel(stream: Node, output: Node, model: nn.Module) -> tuple[Sublayer, S
     sublayers: list[Sublayer] = []
     # Last first: in a block whose branches follow each other the last one does not read the stream.
     for step in reversed(parallel_steps(stream, output)):
+        if isinstance(step.call, Node):
+            return None
         branch = attention_call(step.call, model) or feed_forward_call(step.call)
         pre = _scaled_norm(strip(branch.input), model)
         if pre is None or strip(pre.input) is not stream:

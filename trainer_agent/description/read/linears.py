@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer_agent.description.read.packed_attention import OP, packed_argument
-from trainer_agent.description.read.parts import LinearPart
+from trainer_agent.description.read.parts import Latent, LinearPart
+from trainer_agent.description.read.tolerance import close
 from trainer_agent.description.trace.graph import (
     ADDS,
+    SCALES,
     VIEWS,
     Run,
     UnrecognisedError,
     argument,
     feature_runs,
     strip,
+    unscale,
 )
 from trainer_agent.description.trace.tracer import Node
 
@@ -22,14 +25,25 @@ TRANSPOSES = frozenset({"t", "T", "mT", "transpose", "swapaxes", "permute"})
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """What is added to a map: `factor` times two others, one after the other (LoRA)."""
+
+    up: LinearCall
+    down: LinearCall
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
 class LinearCall:
-    """One use of a dense map: output = input @ weight (+ bias)."""
+    """One use of a dense map: output = gain * (input @ weight (+ bias) (+ update))."""
 
     output: Node
     input: Node
     weight: Node
     bias: Node | None
     input_first: bool
+    gain: str | None = None
+    update: Update | None = None
 
     @property
     def d_out(self) -> int:
@@ -51,7 +65,15 @@ class LinearCall:
             d_out=sum(stop - start for start, stop in runs),
             outputs=runs,
             input_first=self.input_first,
+            gain=self.gain,
+            update=self._update(taken),
         )
+
+    def _update(self, taken: Node | None) -> tuple[LinearPart, float] | None:
+        if self.update is None:
+            return None
+        up = replace(self.update.up, output=self.output).part(taken)
+        return replace(up, latent=Latent(self.update.down.part())), self.update.factor
 
     def _runs(self, taken: Node | None) -> tuple[Run, ...]:
         every_output = ((0, self.d_out),)
@@ -76,10 +98,10 @@ def linear_call(node: Node) -> LinearCall | None:
     if node.op in MATMULS:
         return _call(node, node.args[0], node.args[1], None, input_first=True)
     if node.op in ADDS and len(node.args) == 2:
-        return _with_bias(node)
-    if node.op == "alias":
-        return _handed_on(node)
-    return _packed(node)
+        return _with_bias(node) or _with_update(node)
+    if node.op in SCALES or node.op == "module":
+        return _with_gain(node)
+    return _handed_on(node) if node.op == "alias" else _packed(node)
 
 
 def _handed_on(node: Node) -> LinearCall | None:
@@ -107,6 +129,54 @@ def _with_bias(node: Node) -> LinearCall | None:
             if inner is not None and inner.bias is None:
                 return LinearCall(node, inner.input, inner.weight, bias, inner.input_first)
     return None
+
+
+def _with_update(node: Node) -> LinearCall | None:
+    """A map, and a product of two smaller ones on the same input added to it."""
+    for first, second in (node.args, node.args[::-1]):
+        if not isinstance(first, Node) or not isinstance(second, Node):
+            return None
+        added = unscale(second)
+        up = linear_call(added.node) if not added.p_drop else None
+        down = None if up is None else linear_call(strip(up.input))
+        base = None if down is None else linear_call(strip(first))
+        if up is None or down is None or base is None or base.update is not None:
+            continue
+        if unscale(down.input).node is strip(base.input) and up.d_out == base.d_out:
+            return replace(base, output=node, update=Update(up, down, added.factor))
+    return None
+
+
+def _with_gain(node: Node) -> LinearCall | None:
+    """A map whose outputs are multiplied by a vector (LayerScale), in a module or not."""
+    if node.op == "module":
+        if len(node.vectors) != 1 or not node.inputs:
+            return None
+        (name, vector), source = next(iter(node.vectors.items())), node.inputs[0]
+        call = linear_call(strip(source)) if vector.shape == source.value.shape[-1:] else None
+        is_gain = call is not None and close(source.value * vector, node.value)
+        return _gained(call, node, f"{node.where}.{name}") if is_gain else None
+    for vector_node, product in (node.args, node.args[::-1]) if len(node.args) == 2 else ():
+        if isinstance(vector_node, Node) and isinstance(product, Node) and _is_vector(vector_node):
+            call = linear_call(strip(product))
+            if call is not None and vector_node.value.shape == node.value.shape[-1:]:
+                return _gained(call, node, vector_node.where)
+    return None
+
+
+def gain_over_dropout(node: Node) -> tuple[float, float, LinearCall] | None:
+    """(factor, dropout, map) of a vector times a map's output that had dropout: either order."""
+    for vector, product in (node.args, node.args[::-1]) if node.op in SCALES else ():
+        if isinstance(vector, Node) and isinstance(product, Node) and _is_vector(vector):
+            inner = unscale(product)
+            call = _gained(linear_call(inner.node), node, vector.where)
+            if call is not None and vector.value.shape == node.value.shape[-1:]:
+                return inner.factor, inner.p_drop, call
+    return None
+
+
+def _gained(call: LinearCall | None, node: Node, name: str) -> LinearCall | None:
+    return None if call is None or call.gain else replace(call, output=node, gain=name)
 
 
 def _call(

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trainer_agent.description.read.parts import NormPart
 from trainer_agent.description.read.tolerance import close, difference
-from trainer_agent.description.trace.graph import ADDS, argument, strip
+from trainer_agent.description.trace.graph import ADDS, SCALES, argument, strip
 from trainer_agent.description.trace.tracer import Node
 from trainer_agent.model.dtensor import local
 
@@ -34,6 +34,25 @@ def norm_call(node: Node, model: nn.Module) -> NormCall | None:
         return _functional(node, model)
     if node.op == "module":
         return _module(node, model)
+    return _with_vector(node, model)
+
+
+def _with_vector(node: Node, model: nn.Module) -> NormCall | None:
+    """A norm without a gain, or a bias, that the code multiplies or shifts by a vector itself."""
+    if node.op not in SCALES | ADDS or len(node.args) != 2:
+        return None
+    for vector, normed in (node.args, node.args[::-1]):
+        if not isinstance(vector, Node) or not isinstance(normed, Node) or vector.value.ndim != 1:
+            continue
+        is_own = vector.op in {"parameter", "constant"} or vector.op in ADDS
+        call = norm_call(strip(normed), model) if is_own else None
+        gain = None if call is None else _gain(vector, model)
+        if gain is None or call is None:
+            continue
+        if node.op in SCALES and call.part.weight is None and call.part.bias is None:
+            return replace(call, part=replace(call.part, weight=gain[0], gain_offset=gain[1]))
+        if node.op in ADDS and call.part.bias is None and gain[1] == 0.0:
+            return replace(call, part=replace(call.part, bias=gain[0]))
     return None
 
 
@@ -86,12 +105,19 @@ def _gain(weight: Node | None, model: nn.Module) -> tuple[str | None, float] | N
         number = weight.args[1]
         is_plain = weight.args[0].op == "parameter" and isinstance(number, int | float)
         return (weight.args[0].where, float(number)) if is_plain else None
-    for name, parameter in model.get_submodule(weight.where).named_parameters(recurse=False):
+    for name, parameter in _own_parameters(weight.where, model):
         # outside of blocks what is not made of the stream is no part of the graph
         values = local(parameter)
         if values.shape == weight.value.shape and torch.equal(values + 1, weight.value):
             return f"{weight.where}.{name}", 1.0
     return None
+
+
+def _own_parameters(path: str, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    try:
+        return list(model.get_submodule(path).named_parameters(recurse=False))
+    except AttributeError:  # a layer that is no module of its own
+        return []
 
 
 def _module(node: Node, model: nn.Module) -> NormCall | None:

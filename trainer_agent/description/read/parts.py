@@ -12,6 +12,7 @@ from torch import Tensor
 import dslm.spec as theory
 from trainer_agent.description.read.position_bias import BiasPart
 from trainer_agent.description.trace.graph import Run
+from trainer_agent.model.plan import Edge, ends_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,13 @@ class LinearPart:
         d_in, d_out: sizes of the map (of the slice, where it is one).
         outputs: half-open runs of output features this map takes of the parameter.
         input_first: whether the parameter is stored (d_in, d_out), as `transformers`' Conv1D.
+        stacked: whether it holds this map of every expert, (experts, d_out, d_in).
+        others: weight and bias of the same map in other experts, where each has its own.
+        gain: the vector that multiplies its outputs (LayerScale), or None.
+        update: a map of low rank that is added to it, and by which factor (LoRA).
+        latent: the map before it, of lower rank; `d_in` is then that map's.
+        beside: the map of each head's other features, `d_out` being all of them (DeepSeek's keys,
+            whose rotated features all heads share).
     """
 
     weight: str
@@ -32,11 +40,25 @@ class LinearPart:
     d_out: int
     outputs: tuple[Run, ...]
     input_first: bool = False
+    stacked: bool = False
+    others: tuple[tuple[str, str | None], ...] = ()
+    gain: str | None = None
+    update: tuple[LinearPart, float] | None = None
+    latent: Latent | None = None
+    beside: LinearPart | None = None
 
     @property
     def module(self) -> str:
         """Path of the module that holds the weight."""
         return self.weight.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """The first of two maps that stand for one: to few features, with a norm on these or none."""
+
+    down: LinearPart
+    norm: NormPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +114,7 @@ class AttentionParts:
     window: int | None = None
     prefix: int = 0
     position_bias: BiasPart | None = None
+    sink: str | None = None
     token_axis: int | None = None
 
 
@@ -104,6 +127,23 @@ class FeedForwardParts:
     gate: LinearPart | None
     activation: theory.Activation
     p_drop: float
+    up_offset: float = 0.0
+    experts: ExpertParts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertParts:
+    """A router of experts; fields as in `dslm.spec.Experts`."""
+
+    router: LinearPart
+    top_k: int
+    gate: theory.Gate
+    normalised: bool
+    scale: float
+    groups: int = 1
+    top_groups: int = 1
+    shared: FeedForwardParts | None = None
+    shared_gate: LinearPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +252,7 @@ class StackParts:
         head: from its last block to the loss; None where the forward pass computes no loss.
         skipped: the blocks that the pass did not call (LayerDrop, early exits), which others may.
         first_calls: by block, what the first of its several calls shows; None where it has one.
+        edges: as in `trainer_agent.model.plan.StackPlan`.
     """
 
     name: str
@@ -225,6 +266,11 @@ class StackParts:
     head: HeadPart | None = None
     skipped: tuple[str, ...] = ()
     first_calls: tuple[BlockParts | None, ...] = ()
+    edges: tuple[Edge, ...] = ()
+
+    def ends(self, index: int) -> tuple[Edge, Edge]:
+        """Where the stream enters a block, and where it leaves it."""
+        return ends_of(self.blocks, self.edges, index % len(self.blocks))
 
     @property
     def watched(self) -> tuple[BlockParts | None, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from dslm.spec import Rotary
 from trainer_agent.description.read.linears import LinearCall, linear_call
 from trainer_agent.description.read.norms import NormCall, norm_call, norm_of_heads
-from trainer_agent.description.read.parts import LinearPart, NormPart
+from trainer_agent.description.read.parts import Latent, LinearPart, NormPart
 from trainer_agent.description.read.rotary import rotary_between
 from trainer_agent.description.trace.graph import (
     VIEWS,
@@ -44,6 +44,60 @@ class Projection:
 
 def projection(node: Node, model: nn.Module) -> Projection:
     """Trace queries, keys or values back to the dense map they come from."""
+    if (joined := _shared_rotation(node, model)) is not None:
+        return joined
+    outer = norm_call(strip(node, VIEWS), model)
+    if outer is not None and outer.input.value.shape[-1] == node.value.shape[-1]:
+        # Turning keeps a head's length, so that its norm may as well stand before.
+        inside = projection(outer.input, model)
+        if inside.norm is None and inside.rotary is not None:
+            return replace(inside, norm=outer.part, norm_width=node.value.shape[-1])
+    return _in_terms_of_stream(_projection(node, model), model)
+
+
+def _in_terms_of_stream(made: Projection, model: nn.Module) -> Projection:
+    """A projection of a projection to fewer features (latent attention) as one of the stream."""
+    inner = strip(made.input, VIEWS)
+    norm = norm_call(inner, model)
+    below = inner if norm is None else strip(norm.input, VIEWS)
+    down = linear_call(below)
+    if down is None or made.n_parts > 1:
+        return made
+    taken = norm.input if norm is not None else made.input
+    latent = Latent(down.part(taken), None if norm is None else norm.part)
+    return replace(made, part=replace(made.part, latent=latent), input=down.input)
+
+
+def _shared_rotation(node: Node, model: nn.Module) -> Projection | None:
+    """Keys of which each head has some features, and all heads share others, which are turned."""
+    top = strip(node, VIEWS)
+    pieces = top.inputs if top.op in {"cat", "assemble"} else ()
+    if len(pieces) != 2 or any(piece.value.ndim != 4 for piece in pieces):
+        return None
+    sources = [strip_to_map(piece) for piece in pieces]
+    if any(source is None for source in sources) or sources[0] is sources[1]:
+        return None
+    own, shared = (projection(piece, model) for piece in pieces)
+    n_heads = top.value.shape[-3]
+    is_whole = own.rotary is None and own.part.latent is not None and shared.rotary is not None
+    widths = [piece.value.shape[-1] for piece in pieces]
+    if not is_whole or own.input is not shared.input or own.norm or shared.norm:
+        return None
+    rotary = shared.rotary
+    assert rotary is not None
+    rotary = replace(rotary, fraction=rotary.fraction * widths[1] / sum(widths))
+    every = replace(shared.part, d_out=n_heads * widths[1])
+    part = replace(own.part, d_out=n_heads * sum(widths), beside=every)
+    return replace(own, part=part, rotary=rotary)
+
+
+def strip_to_map(node: Node) -> Node | None:
+    """The output of the one dense map that a node is computed from, else None."""
+    outputs = [n for n in ancestors(node, lambda n: linear_call(n) is not None) if linear_call(n)]
+    return outputs[0] if len(outputs) == 1 else None
+
+
+def _projection(node: Node, model: nn.Module) -> Projection:
     call = _source(node)
     normed = _norm_after(node, call, model)
     base, made, norm = (call.output, None, None) if normed is None else normed

@@ -27,8 +27,9 @@ from trainer_agent.description.trace.module_calls import Arguments, ModuleCall, 
 from trainer_agent.description.trace.replay import result_of, stream_of, undisturbed
 from trainer_agent.description.trace.tracer import Node, Trace
 from trainer_agent.description.trace.unsharded import unsharded
-from trainer_agent.model.blocks import columns
+from trainer_agent.model.blocks import columns, holds
 from trainer_agent.model.dtensor import local
+from trainer_agent.model.plan import Edge
 from trainer_agent.model.unwrap import unwrap
 
 logger = logging.getLogger("evenkeel")
@@ -60,7 +61,8 @@ def architecture(
     for a hint that does not fit the model.
     """
     model, kwargs = unwrap(model), dict(kwargs or {})
-    blocks = [b for column in hinted_columns(model, columns(model), hints) for b in column.blocks]
+    found = hinted_columns(model, columns(model), hints)
+    blocks = [b for column in found if column.is_called for b in column.blocks]
     with undisturbed(model), torch.no_grad(), unsharded(model, blocks) as names:
         recognition = Recognition(model, hints, names=names, with_dropout=False)
         recognition.open()
@@ -104,8 +106,19 @@ class Recognition:
         if names is None:
             names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._trace = Trace(names, with_dropout=with_dropout)
-        blocks = [block for column in self._columns for block in column.blocks]
-        self._calls = ModuleCalls(model, blocks, self._trace, self)
+        called, loose = (
+            [
+                block
+                for column in self._columns
+                if column.is_called == is_called
+                for block in column.blocks
+            ]
+            for is_called in (True, False)
+        )
+        self._calls = ModuleCalls(model, called, self._trace, self, loose=loose)
+        self._loose = frozenset(loose)
+        self._edges: list[tuple[str, Edge]] = []
+        self._steps: dict[str, int] = {}
         self._readings: dict[str, BlockReading] = {}
         self._read_blocks = ReadBlocks()
         self._running: tuple[str, Node] | None = None
@@ -153,6 +166,7 @@ class Recognition:
         try:
             if self._trace.failure is not None:
                 raise self._trace.failure
+            self._calls.finish(output)
             with _reading(self._model):
                 self._head.read(output, mask, self._trace)
                 return self._architecture()
@@ -161,7 +175,12 @@ class Recognition:
 
     def _architecture(self) -> Architecture:
         stacks, missing = stacks_of(
-            self._columns, self._readings, self._calls.outside, self._packed, self._layers()
+            self._columns,
+            self._readings,
+            self._calls.outside,
+            self._packed,
+            self._layers(),
+            edges=self._edges_of_columns(),
         )
         stacks = tuple(
             replace(stack, head=self._head.of(stack.blocks[0], stack.blocks[-1]))
@@ -174,6 +193,45 @@ class Recognition:
             n_params=_n_params(self._model),
             notes=(*_copies(stacks, self._model), *_unmeasured(stacks)),
         )
+
+    def _edges_of_columns(self) -> dict[str, tuple[Edge, ...]]:
+        """By container, the edges of loose blocks, where each was passed once and in order."""
+        edges: dict[str, tuple[Edge, ...]] = {}
+        for column in (c for c in self._columns if not c.is_called):
+            passed = [block for block, _ in self._edges if block in column.blocks]
+            are_steps = all(self._steps.get(block) for block in column.blocks)
+            if passed != list(column.blocks) or not are_steps:
+                continue
+            first = next(i for i, (block, _) in enumerate(self._edges) if block == passed[0])
+            of_column = [edge for block, edge in self._edges[first:] if block in column.blocks]
+            last = max(i for i, (block, _) in enumerate(self._edges) if block == passed[-1])
+            end = next((edge for block, edge in self._edges[last:] if not block), None)
+            if end is not None:
+                edges[column.container] = (*of_column, end)
+        return edges
+
+    def ends_row(self, args: Arguments) -> bool:
+        """Whether the stream that a module outside is given has come as far as after other blocks.
+
+        What is called between the parts of a block, dropout of the model's own say, is given less.
+        """
+        path, stream = self._running or ("", None)
+        before = self._steps.get(self._call_order[-2]) if len(self._call_order) > 1 else None
+        given = stream_of(*args)
+        if stream is None or before is None or given is None:
+            return False
+        with _reading(self._model), suppress(UnrecognisedError, *UNFORESEEN):
+            return self._steps_to(path, stream, given) == before
+        return False
+
+    def pass_edge(self, block: str, edge: Edge) -> None:
+        """Note where the stream passes from loose block to loose block."""
+        self._edges.append((block, edge))
+
+    def _steps_to(self, path: str, stream: Node, tensor: Tensor) -> int:
+        node = self._trace.find(tensor)
+        inside = {p: call for p, call in self._calls.calls.items() if holds(path, p)}
+        return 0 if node is None else AddedReader(stream, inside, self._model).steps_to(node)
 
     def _layers(self) -> list[str]:
         """Blocks as often as they were called, where each call goes on from the one before."""
@@ -215,6 +273,8 @@ class Recognition:
         self._running = None
         self._last_output = result_of(output)
         with _reading(self._model):
+            if path in self._loose:
+                self._count_steps(path, stream, output)
             reading = self._read(path, stream, output)
         if self._on_block is not None:
             self._on_block(path, reading, self._calls.calls)
@@ -222,6 +282,12 @@ class Recognition:
         self._calls.calls = {}
         with _reading(self._model):
             self._trace_on(path, output)
+
+    def _count_steps(self, path: str, stream: Node, output: Any) -> None:
+        result = result_of(output)
+        if result is not None:
+            with suppress(UnrecognisedError, *UNFORESEEN):
+                self._steps[path] = self._steps_to(path, stream, result)
 
     def _trace_on(self, path: str, output: Any) -> None:
         """Follow a stack's last block: into another stack, where one is still to come."""
@@ -278,7 +344,7 @@ class Recognition:
         ends = None if result is None else self._trace.find(result)
         if ends is None or len(self._calls.calls) == 0:
             return {}
-        inside = {p: call for p, call in self._calls.calls.items() if p.startswith(f"{path}.")}
+        inside = {p: call for p, call in self._calls.calls.items() if holds(path, p)}
         return AddedReader(stream, inside, self._model).of(ends, reading.parts)
 
     def _heed_hints(self, path: str, reading: BlockReading) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from dslm.spec import Residual
 from trainer_agent.description.read.feed_forward import EXPERTS, routes_tokens
-from trainer_agent.description.read.linears import LinearCall, linear_call
+from trainer_agent.description.read.linears import LinearCall, gain_over_dropout, linear_call
 from trainer_agent.description.read.norms import NormCall, norm_call
 from trainer_agent.description.trace.graph import ADDS, Scaled, UnrecognisedError, terms, unscale
 from trainer_agent.description.trace.tracer import Node
@@ -17,11 +17,14 @@ from trainer_agent.description.trace.tracer import Node
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """skip + dropout(norm(call)), each with its factor; `out_norm` is None where there is none."""
+    """skip + dropout(norm(call)), each with its factor; `out_norm` is None where there is none.
+
+    `call` is the branch's last dense map, or the sum of the experts that its tokens were sent to.
+    """
 
     skip: Scaled
     branch: Scaled
-    call: LinearCall
+    call: LinearCall | Node
     out_norm: NormCall | None = None
 
     def residual(self) -> Residual:
@@ -40,7 +43,7 @@ def residual_step(node: Node, model: nn.Module) -> Step:
     both = _times(total.factor, both)
     for branch, skip in (both, both[::-1]):
         step = _step(skip, branch, model)
-        if step is not None and linear_call(skip.node) is None:
+        if step is not None and linear_call(skip.node) is None and not routes_tokens(skip.node):
             return step
     raise UnrecognisedError(node, *_why_no_branch(both, model))
 
@@ -49,13 +52,17 @@ def _step(skip: Scaled, branch: Scaled, model: nn.Module) -> Step | None:
     call = linear_call(branch.node)
     if call is not None:
         return Step(skip, branch, call)
+    if (gained := gain_over_dropout(branch.node)) is not None:
+        factor, p, call = gained
+        p_drop = branch.p_drop + p - branch.p_drop * p
+        return Step(skip, Scaled(branch.factor * factor, p_drop, branch.node), call)
     normed = norm_call(branch.node, model)
     if normed is None:
-        return None
+        return Step(skip, branch, branch.node) if routes_tokens(branch.node) else None
     inside = unscale(normed.input)
-    call = linear_call(inside.node)
+    ends = linear_call(inside.node) or (inside.node if routes_tokens(inside.node) else None)
     plain = inside.factor == 1.0 and inside.p_drop == 0.0
-    return Step(skip, branch, call, normed) if call is not None and plain else None
+    return Step(skip, branch, ends, normed) if ends is not None and plain else None
 
 
 def parallel_steps(stream: Node, output: Node) -> tuple[Step, ...]:

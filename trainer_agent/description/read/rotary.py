@@ -25,13 +25,18 @@ def rotary_between(before: Tensor, after: Tensor) -> Rotary | None:
     if before.shape != after.shape or before.shape[-2] < 2 or before.shape[-1] < 4:
         return None
     x, y = before.float(), after.float()
-    rotated = _rotated_features(x, y)
+    first, last = _rotated_features(x, y)
+    rotated = last - first
     if rotated < 4 or rotated % 2:
         return None
-    for interleaved in (False, True):
-        for rotary in _candidates(x[..., :rotated], y[..., :rotated], interleaved):
-            turned = _rotate(x[..., :rotated], rotary, interleaved)
-            want = torch.cat([turned, x[..., rotated:]], -1)
+    part, turned_part = x[..., first:last], y[..., first:last]
+    for interleaved, apart in ((False, False), (True, False), (True, True)):
+        # Some take pairs that lie side by side, and put out all first and all second halves.
+        put_out = _paired(turned_part) if apart else turned_part
+        for rotary in _candidates(part, put_out, interleaved):
+            turned = _rotate(part, rotary, interleaved)
+            turned = torch.cat([turned[..., 0::2], turned[..., 1::2]], -1) if apart else turned
+            want = torch.cat([x[..., :first], turned, x[..., last:]], -1)
             if close(want, after) or close(after, want.to(after.dtype)):
                 return replace(rotary, fraction=rotated / x.shape[-1])
     return None
@@ -51,10 +56,19 @@ def same_rotation(a: Rotary | None, b: Rotary | None, turned: Tensor) -> bool:
     return apart * turned.shape[-2] < rounding and abs(a.scale - b.scale) < rounding
 
 
-def _rotated_features(x: Tensor, y: Tensor) -> int:
-    """Leading features that change at some position; the rest passes through."""
+def _rotated_features(x: Tensor, y: Tensor) -> tuple[int, int]:
+    """The run of features, end excluded, that change at some position; others pass through."""
     changed = (x != y).flatten(0, -2).any(0).nonzero().flatten()
-    return int(changed[-1]) + 1 if len(changed) else 0
+    if not len(changed):
+        return 0, 0
+    first, last = int(changed[0]), int(changed[-1]) + 1
+    # Slow pairs may round to what they were; halves of the head are turned as a whole.
+    return (0 if first < 2 else first), last
+
+
+def _paired(x: Tensor) -> Tensor:
+    """Halves as features side by side."""
+    return torch.stack(x.chunk(2, dim=-1), -1).flatten(-2)
 
 
 def _pairs(x: Tensor, interleaved: bool) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer_agent.description.read.einsum import scores_of
 from trainer_agent.description.read.linears import TRANSPOSES
 from trainer_agent.description.read.tolerance import close
 from trainer_agent.description.trace.graph import (
@@ -41,7 +42,8 @@ class Scores:
 def read_scores(scores: Node, allowed: Tensor) -> Scores:
     """Queries, keys and what is done to their product, checked at the pairs let through."""
     made = [n for n in ancestors(scores, lambda n: n.op in PRODUCTS) if n.op in PRODUCTS]
-    if len(made) != 1 or made[0].op == "einsum":
+    summed = scores_of(made[0]) if len(made) == 1 else None
+    if len(made) != 1 or (made[0].op == "einsum" and summed is None):
         raise UnrecognisedError(scores, "attention scores", "not one product of queries and keys")
     product = made[0]
     batched = product.op == "baddbmm"
@@ -50,7 +52,10 @@ def read_scores(scores: Node, allowed: Tensor) -> Scores:
         if batched
         else product.inputs[:2]
     )
-    query, key = unscale(left), unscale(right.inputs[0] if right.op in TRANSPOSES else right)
+    if summed is not None:
+        query, key = unscale(summed.left), unscale(summed.right)
+    else:
+        query, key = unscale(left), unscale(right.inputs[0] if right.op in TRANSPOSES else right)
     unit = left.value @ right.value if batched else product.value
     added = _added(scores, product)
     scale, cap = _scale(scores, product, unit, allowed, added)

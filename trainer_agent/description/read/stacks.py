@@ -9,6 +9,7 @@ from dslm.spec import Missing
 from trainer_agent.description.read.encoder_output import EncoderOutput
 from trainer_agent.description.read.parts import Added, Architecture, BlockParts, StackParts
 from trainer_agent.model.blocks import Column
+from trainer_agent.model.plan import Edge
 
 SKIPPED = "skipped block"
 WHY_SKIPPED = "no forward pass that was read has called it"
@@ -20,6 +21,10 @@ PACKED = (
 NOT_THEMSELVES = (
     "the model calls their `forward`, or their parts, and not the blocks themselves: no hook is "
     "given what goes in and comes out"
+)
+NOT_GIVEN = (
+    "its items are tuples of parts that the model's forward calls one by one, and between the "
+    "items no module is given the residual stream: write each layer as a module with a forward"
 )
 SKIPS = (
     "steps skip blocks, as LayerDrop and early exits do: the prediction is that of a pass through "
@@ -62,16 +67,23 @@ def stacks_of(
     outside: Collection[str] = (),
     packed: Collection[str] = (),
     calls: Sequence[str] = (),
+    *,
+    edges: Mapping[str, tuple[Edge, ...]] | None = None,
 ) -> Stacks:
     """The stacks of blocks that were called, and what is missing of them.
 
     `outside` are the modules that were called while no block ran, `packed` the blocks that were
     called on (tokens, features). `calls` has blocks in the order of their calls, those that are
-    called again and again as often: each call is a layer.
+    called again and again as often: each call is a layer. `edges` are those of the containers whose
+    blocks are not called themselves.
     """
     missing: list[Missing] = []
     stacks: list[StackParts] = []
     for column in columns:
+        of_column = (edges or {}).get(column.container, ())
+        if not column.is_called and not of_column:
+            missing.append(Missing(column.container or "model", "blocks", NOT_GIVEN))
+            continue
         called = sorted(
             (block for block in column.blocks if block in readings),
             key=lambda block: readings[block].order,
@@ -95,7 +107,7 @@ def stacks_of(
         if len(layers) > len(called) == len(set(layers)):
             blocks = layers
         if called:
-            stacks.append(_stack(blocks, called, readings))
+            stacks.append(replace(_stack(blocks, called, readings), edges=of_column))
             missing += [Missing(b, SKIPPED, WHY_SKIPPED) for b in stacks[-1].skipped]
     if not columns:
         missing.append(

@@ -34,7 +34,9 @@ def stack_inputs(model: nn.Module, plan: Plan) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    modules = {stack.blocks[0]: model.get_submodule(stack.blocks[0]) for stack in plan.stacks}
+    modules = {
+        stack.blocks[0]: model.get_submodule(stack.ends(0)[0].module) for stack in plan.stacks
+    }
     handles = [
         module.register_forward_pre_hook(note(path), with_kwargs=True)
         for path, module in modules.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,14 +77,20 @@ def packed_spec(
     """The `ModelSpec` of a step, as JSON holds it."""
     from dslm import spec_to_json
     from trainer_agent.description import Connection
+    from trainer_agent.description.spec.carried import carried
+    from trainer_agent.description.spec.doubts import assumed_gradients, zero_rows
 
     weights = observations.weights
     blocks = weights.blocks() if weights else {}
     links = weights.connections() if weights else {}
+    flows = {} if observations.flow is None else _flows(plan, observations.flow, blocks)
     spec = ModelSpec(
         family=architecture.family if architecture else "custom",
         stacks={
-            s.name: _stack(s, observations, blocks.get(s.name), links.get(s.name, Connection()))
+            s.name: replace(
+                _stack(s, observations, blocks.get(s.name), links.get(s.name, Connection())),
+                carried=carried(blocks.get(s.name, ()), flows.get(s.name, ())),
+            )
             for s in plan.stacks
             if s.name in observations.inputs
         },
@@ -96,7 +102,12 @@ def packed_spec(
             *observations.notes,
             *_lengths(plan, observations),
         ),
-        flows={} if observations.flow is None else _flows(plan, observations.flow, blocks),
+        flows=flows,
+    )
+    spec = replace(
+        spec,
+        missing=(*spec.missing, *assumed_gradients(spec.stacks)),
+        notes=(*spec.notes, *zero_rows(spec.stacks)),
     )
     return spec_to_json(spec)
 

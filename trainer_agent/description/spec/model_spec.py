@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,9 @@ from trainer_agent.description.read.head import scalars_of
 from trainer_agent.description.read.head_trace import padding_of
 from trainer_agent.description.read.parts import Architecture, StackParts
 from trainer_agent.description.read.recognition import architecture
+from trainer_agent.description.spec.carried import carried
+from trainer_agent.description.spec.dependence import dependences
+from trainer_agent.description.spec.doubts import assumed_gradients, zero_rows
 from trainer_agent.description.spec.kernels import kernel
 from trainer_agent.description.spec.moments import Connection, weigh
 from trainer_agent.description.spec.weight_sums import Rows
@@ -75,10 +78,14 @@ def describe(
     )
     blocks, links = weights.blocks(), weights.connections()
     mask = padding_of(kwargs)
+    flows = {} if flow is None else {s.name: flow.flows(s.blocks) for s in layout.stacks}
     spec = theory.ModelSpec(
         family=layout.family,
         stacks={
-            s.name: _stack(s, blocks[s.name], links[s.name], streams[s.name], mask)
+            s.name: replace(
+                _stack(s, blocks[s.name], links[s.name], streams[s.name], mask),
+                carried=carried(blocks[s.name], flows.get(s.name, ())),
+            )
             for s in layout.stacks
             if streams[s.name].first is not None
         },
@@ -86,7 +93,12 @@ def describe(
         batch_size=_batch_size(layout, streams),
         n_params=layout.n_params,
         notes=layout.notes,
-        flows={} if flow is None else {s.name: flow.flows(s.blocks) for s in layout.stacks},
+        flows=flows,
+    )
+    spec = replace(
+        spec,
+        missing=(*spec.missing, *assumed_gradients(spec.stacks)),
+        notes=(*spec.notes, *zero_rows(spec.stacks), *dependences(layout, model)),
     )
     if hints:
         validate(spec)
@@ -135,10 +147,20 @@ def _hooks(model: nn.Module, stack: StackParts, into: _Streams) -> list[Removabl
     def leave(_: nn.Module, _args: object, output: Any) -> None:
         into.last = result_of(output)
 
-    blocks = [model.get_submodule(path) for path in stack.blocks]
+    def leave_before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        into.last = stream_of(args, kwargs)
+
+    enters = [stack.ends(index)[0].module for index in range(len(stack.blocks))]
+    last, leaves = stack.ends(-1)[1], None
+    module = model.get_submodule(last.module)
+    if last.is_input:
+        leaves = module.register_forward_pre_hook(leave_before, with_kwargs=True)
+    else:
+        leaves = module.register_forward_hook(leave)
+    blocks = [model.get_submodule(path) for path in enters]
     return [
         *(block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks),
-        blocks[-1].register_forward_hook(leave),
+        leaves,
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from trainer_agent.description.read.parts import (
     AttentionParts,
     BlockParts,
     CrossParts,
+    ExpertParts,
     FeedForwardParts,
     HeadPart,
     LinearPart,
@@ -136,15 +138,24 @@ class HeadWeights:
 
 
 def _slices(block: BlockParts) -> Iterator[Slice]:
-    feed_forward = block.feed_forward
-    linears = [feed_forward.up, feed_forward.down]
+    linears = list(_maps(block.feed_forward))
     for attention in block.attentions:
         linears += [attention.query, attention.key, attention.value, attention.output]
-    linears += [feed_forward.gate] if feed_forward.gate else []
+        if attention.sink:
+            yield (attention.sink, WHOLE, 0)
     for linear in linears:
         yield from _linear_slices(linear)
     for norm in block.norms:
         yield from _norm_slices(norm)
+
+
+def _maps(layer: FeedForwardParts) -> Iterator[LinearPart]:
+    yield from (layer.up, layer.down)
+    yield from (layer.gate,) if layer.gate else ()
+    if layer.experts is not None:
+        yield layer.experts.router
+        yield from _maps(layer.experts.shared) if layer.experts.shared else ()
+        yield from (layer.experts.shared_gate,) if layer.experts.shared_gate else ()
 
 
 def _head_slices(head: HeadPart) -> Iterator[Slice]:
@@ -155,9 +166,17 @@ def _head_slices(head: HeadPart) -> Iterator[Slice]:
 
 
 def _linear_slices(linear: LinearPart) -> Iterator[Slice]:
-    yield _weight(linear)
-    if linear.bias:
-        yield _bias(linear)
+    yield from _weights(linear)
+    yield from _bias_slices(linear)
+    if linear.latent is not None:
+        yield from _linear_slices(linear.latent.down)
+        yield from _norm_slices(linear.latent.norm) if linear.latent.norm else ()
+    if linear.gain is not None:
+        yield (linear.gain, WHOLE, 0)
+    if linear.update is not None:
+        yield from _linear_slices(linear.update[0])
+    if linear.beside is not None:
+        yield from _linear_slices(linear.beside)
 
 
 def _norm_slices(norm: NormPart) -> Iterator[Slice]:
@@ -165,18 +184,26 @@ def _norm_slices(norm: NormPart) -> Iterator[Slice]:
     yield from ((name, WHOLE, 0) for name in names if name)
 
 
-def _weight(linear: LinearPart) -> Slice:
-    return linear.weight, linear.outputs, 1 if linear.input_first else 0
+def _weights(linear: LinearPart) -> list[Slice]:
+    names = (linear.weight, *(weight for weight, _ in linear.others))
+    dim = linear.stacked + linear.input_first
+    return [(name, linear.outputs, dim) for name in names]
 
 
-def _bias(linear: LinearPart) -> Slice:
-    return linear.bias or "", linear.outputs, 0
+def _bias_slices(linear: LinearPart) -> list[Slice]:
+    names = (linear.bias, *(bias for _, bias in linear.others))
+    return [(name, linear.outputs, int(linear.stacked)) for name in names if name]
+
+
+def _mean_square(slices: list[Slice], moments: Moments) -> float:
+    """Return the mean square over slices of one size; 0 of none."""
+    return sum(moments[item][1] for item in slices) / max(len(slices), 1)
 
 
 def _block(parts: BlockParts, moments: Moments, biases: Biases) -> theory.Block:
     block = theory.Block(
         placement=parts.placement,
-        attention=_attention(parts.attention, moments, biases),
+        attention=_attention(parts.attention, moments, biases, _square(parts, moments)),
         attention_norm=_optional_norm(parts.attention_norm, moments),
         attention_residual=parts.attention_residual,
         feed_forward=_feed_forward(parts.feed_forward, moments),
@@ -211,13 +238,38 @@ def _cross(parts: CrossParts, moments: Moments, biases: Biases) -> theory.CrossA
     )
 
 
-def _linear(part: LinearPart, moments: Moments) -> theory.Linear:
-    return theory.Linear(
-        d_in=part.d_in,
-        d_out=part.d_out,
-        weight_var=moments[_weight(part)][1],
-        bias_var=moments[_bias(part)][1] if part.bias else 0.0,
-    )
+def _linear(part: LinearPart, moments: Moments, input_square: float = 1.0) -> theory.Linear:
+    """A map as the theory sees it; of two in a row the one that has their moments.
+
+    With a norm between them the first one's scale drops out, and the second is given features of
+    unit size, whatever the mean square of the input, `input_square`.
+    """
+    weight_var = _mean_square(_weights(part), moments)
+    bias_var = _mean_square(_bias_slices(part), moments)
+    latent, d_in = part.latent, part.d_in
+    if latent is not None:
+        below, rank = _linear(latent.down, moments), part.d_in
+        gain = below.weight_var
+        if latent.norm is not None:
+            norm = _norm(latent.norm, moments)
+            gain = (norm.gain_mean**2 + norm.gain_var) / (below.d_in * max(input_square, 1e-30))
+            bias_var += rank * weight_var * norm.bias_var
+        else:
+            bias_var += rank * weight_var * below.bias_var
+        weight_var, d_in = rank * weight_var * gain, below.d_in
+    if part.beside is not None:
+        other = _linear(part.beside, moments, input_square)
+        share = other.d_out / (part.d_out or 1)
+        weight_var += share * (other.weight_var - weight_var)
+        bias_var += share * (other.bias_var - bias_var)
+    if part.update is not None:
+        update, factor = _linear(part.update[0], moments), part.update[1]
+        weight_var += factor**2 * update.weight_var
+        bias_var += factor**2 * update.bias_var
+    if part.gain is not None:
+        gain = moments[part.gain, WHOLE, 0][1]
+        weight_var, bias_var = gain * weight_var, gain * bias_var
+    return theory.Linear(d_in, part.d_out, weight_var, bias_var)
 
 
 def _norm(part: NormPart, moments: Moments) -> theory.Norm:
@@ -244,11 +296,21 @@ def _optional_norm(part: NormPart | None, moments: Moments) -> theory.Norm | Non
     return _norm(part, moments) if part else None
 
 
-def _attention(parts: AttentionParts, moments: Moments, biases: Biases) -> theory.Attention:
+def _square(parts: BlockParts, moments: Moments) -> float:
+    """The mean square of what a block's attention reads, as its norm makes it."""
+    if parts.attention_norm is None or parts.placement not in {"pre", "sandwich", "parallel"}:
+        return 1.0
+    norm = _norm(parts.attention_norm, moments)
+    return norm.gain_mean**2 + norm.gain_var + norm.bias_var
+
+
+def _attention(
+    parts: AttentionParts, moments: Moments, biases: Biases, input_square: float = 1.0
+) -> theory.Attention:
     return theory.Attention(
-        query=_linear(parts.query, moments),
-        key=_linear(parts.key, moments),
-        value=_linear(parts.value, moments),
+        query=_linear(parts.query, moments, input_square),
+        key=_linear(parts.key, moments, input_square),
+        value=_linear(parts.value, moments, input_square),
         output=_linear(parts.output, moments),
         n_heads=parts.n_heads,
         n_kv_heads=parts.n_kv_heads,
@@ -263,7 +325,14 @@ def _attention(parts: AttentionParts, moments: Moments, biases: Biases) -> theor
         window=parts.window,
         prefix=parts.prefix,
         position_bias=None if parts.position_bias is None else biases[parts.position_bias],
+        sink=0.0 if parts.sink is None else _sink(moments[parts.sink, WHOLE, 0]),
     )
+
+
+def _sink(logits: tuple[float, float]) -> float:
+    """The mean of e^b over heads, b taken as normal."""
+    mean, square = logits
+    return math.exp(min(mean + max(square - mean**2, 0.0) / 2, 50.0))
 
 
 def _feed_forward(parts: FeedForwardParts, moments: Moments) -> theory.FeedForward:
@@ -273,4 +342,20 @@ def _feed_forward(parts: FeedForwardParts, moments: Moments) -> theory.FeedForwa
         activation=parts.activation,
         gate=_linear(parts.gate, moments) if parts.gate else None,
         p_drop=parts.p_drop,
+        up_offset=parts.up_offset,
+        experts=_experts(parts.experts, moments) if parts.experts else None,
+    )
+
+
+def _experts(parts: ExpertParts, moments: Moments) -> theory.Experts:
+    return theory.Experts(
+        router=_linear(parts.router, moments),
+        top_k=parts.top_k,
+        gate=parts.gate,
+        normalised=parts.normalised,
+        scale=parts.scale,
+        groups=parts.groups,
+        top_groups=parts.top_groups,
+        shared=_feed_forward(parts.shared, moments) if parts.shared else None,
+        shared_gate=_linear(parts.shared_gate, moments) if parts.shared_gate else None,
     )

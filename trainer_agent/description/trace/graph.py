@@ -75,7 +75,7 @@ def unscale(node: Node) -> Scaled:
     factor, p_drop = 1.0, 0.0
     while True:
         node = strip(node)
-        times = multiple(node)
+        times = _kept_sequences(node) or multiple(node)
         if times is not None:
             factor, node = factor * times[0], times[1]
         elif node.op == "dropout":
@@ -83,6 +83,33 @@ def unscale(node: Node) -> Scaled:
             p_drop, node = p + p_drop - p * p_drop, node.inputs[0]
         else:
             return Scaled(factor, p_drop, node)
+
+
+def _kept_sequences(node: Node) -> tuple[float, Node] | None:
+    """(1/√kept, node) where whole sequences are dropped with equal chance (stochastic depth).
+
+    The others are divided by the share that is kept, so that what remains has 1/kept of the
+    energy, within a token and between two tokens alike.
+    """
+    if node.op not in SCALES or len(node.args) != 2:
+        return None
+    for mask, branch in (node.args, node.args[::-1]):
+        if not isinstance(mask, Node) or not isinstance(branch, Node) or mask.op == "parameter":
+            continue
+        shape, kept = mask.value.shape, mask.value[mask.value != 0]
+        per_sequence = len(shape) == branch.value.ndim > 1 and shape.numel() == shape[0]
+        if not per_sequence or shape[0] != branch.value.shape[0] or not _is_even(kept):
+            continue
+        scale, inner = float(kept[0]) if len(kept) else 1.0, branch
+        divided = multiple(branch) if branch.op in DIVIDES else None
+        if divided is not None:
+            scale, inner = scale * divided[0], divided[1]
+        return (scale**0.5, inner) if scale >= 1 else None
+    return None
+
+
+def _is_even(kept: Tensor) -> bool:
+    return len(kept) == 0 or bool((kept == kept[0]).all())
 
 
 def argument(node: Node, position: int, name: str, default: Any = None) -> Any:

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trainer_agent.capture.hooks import first_stream
-from trainer_agent.description.trace.replay import result_of
+from trainer_agent.description.trace.graph import is_view_of
+from trainer_agent.description.trace.replay import result_of, stream_of
 from trainer_agent.description.trace.tracer import Node, Trace
 from trainer_agent.description.trace.unsharded import holds_shards
+from trainer_agent.model.blocks import holds
+from trainer_agent.model.plan import Edge
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -33,6 +36,13 @@ class BlockListener(Protocol):
 
     def leave_block(self, path: str, output: Any) -> None:
         """Its call is over, all hooks included."""
+
+    def ends_row(self, args: Arguments) -> bool:
+        """Whether a module outside of a row of loose blocks is given what the last one made."""
+        ...
+
+    def pass_edge(self, block: str, edge: Edge) -> None:
+        """The stream enters a loose block here; it leaves the last of a row at its end's edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +84,15 @@ class ModuleCalls:
     """
 
     def __init__(
-        self, model: nn.Module, blocks: Collection[str], trace: Trace, listener: BlockListener
+        self,
+        model: nn.Module,
+        blocks: Collection[str],
+        trace: Trace,
+        listener: BlockListener,
+        *,
+        loose: Collection[str] = (),
     ) -> None:
+        """Note the calls of `blocks`, and of the parts of `loose` ones, which are not called."""
         self.calls: dict[str, ModuleCall] = {}
         self.outside: set[str] = set()
         self._block: str | None = None
@@ -85,6 +102,12 @@ class ModuleCalls:
         self._thread = threading.get_ident()
         self._names, self._is_sharded = _names_by_path(model), holds_shards(model)
         self._modules = dict(model.named_modules())
+        self._block_of = {
+            path: block for block in loose for path in self._modules if holds(block, path)
+        }
+        self._loose: str | None = None  # the loose block that runs
+        self._caller = ""  # the module whose forward walks over them
+        self._open: list[str] = []
         self._before: dict[str, Arguments] = {}
         self._raw: dict[str, Any] = {}
 
@@ -139,6 +162,8 @@ class ModuleCalls:
         for tensor, handed_on in pairs_of(before, (args, kwargs)):
             self._trace.alias(tensor, handed_on)
             self._listener.hand_on(tensor, handed_on)
+        self._pass_edges(path, before, (args, kwargs))
+        self._open.append(path)
         if path not in self._blocks and self._block is None:
             self.outside.add(path)
         if path in self._blocks:
@@ -147,16 +172,59 @@ class ModuleCalls:
         elif self._trace.recording:
             self._trace.enter_module(path)
 
+    def finish(self, output: Any) -> None:
+        """The whole pass is over, and with it a loose block that still runs."""
+        if self._loose is not None:
+            self._leave_loose(output, Edge("", is_input=False))
+
+    def _pass_edges(self, path: str, before: Arguments, args: Arguments) -> None:
+        """Leave and enter the loose blocks whose parts are called one after the other."""
+        block = self._block_of.get(path)
+        if path in self._blocks or (self._block is not None and self._loose is None):
+            return
+        stream = stream_of(*args)
+        if stream is None:
+            return
+        if block is not None and block != self._loose:
+            edge = Edge(path, is_input=True)
+            if self._loose is not None:
+                self._leave_loose(stream, edge)
+            self._loose, self._caller = block, self._open[-1] if self._open else ""
+            self.calls, self._block = {}, block
+            self._listener.enter_block(block, before, args)
+            self._listener.pass_edge(block, edge)
+        elif block is None and self._loose is not None and self._listener.ends_row(args):
+            self._leave_loose(stream, Edge(path, is_input=True))
+
+    def _leave_loose(self, output: Any, edge: Edge) -> None:
+        block, self._loose, self._block = self._loose, None, None
+        assert block is not None
+        self._listener.leave_block(block, output)
+        self._listener.pass_edge("", edge)
+
     def _first_after(self, path: str, module: nn.Module, args: Any, _kwargs: Any, y: Any) -> None:
         self._raw[path] = y
+        if path in self._open:
+            del self._open[self._open.index(path) :]
+        if self._loose is not None and path == self._caller:
+            self._leave_loose(y, Edge(path, is_input=False))
         if not self._trace.recording or path in self._blocks:
             return
         self._trace.leave_module(path)
-        if _is_small(module) or _gains_heads(module, y):
+        if (_is_small(module) and not _drops(module)) or _gains_heads(module, y):
             # Here its parameters are whole; FSDP's own hook, which comes next, may take them away.
             parameters = module.named_parameters(recurse=False)
             vectors = {name: self._trace.value_of(vector) for name, vector in parameters}
-            self._trace.collapse(path, args, y, vectors)
+            if vectors or not self._only_views(args, y):
+                self._trace.collapse(path, args, y, vectors)
+
+    def _only_views(self, args: Any, y: Any) -> bool:
+        """Whether a module moves numbers about and computes nothing (einops' Rearrange)."""
+        if len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(y, Tensor):
+            return False
+        source, made = self._trace.find(args[0]), self._trace.find(y)
+        known = source is not None and made is not None and made is not source
+        return known and source is not None and made is not None and is_view_of(made, source)
 
     def _last_after(self, path: str, _module: nn.Module, args: Any, kwargs: Any, y: Any) -> None:
         for tensor, handed_on in pairs_of(self._raw.pop(path, y), y):
@@ -210,6 +278,12 @@ def _is_small(module: nn.Module) -> bool:
     """Whether a module may be a norm or an activation: no parts of its own, no matrices."""
     flat = all(p.ndim <= 1 for p in module.parameters())
     return flat and next(module.children(), None) is None
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module drops whole sequences at random (stochastic depth), as its name says."""
+    name = type(module).__name__.lower()
+    return "drop" in name or "stochastic" in name
 
 
 def _gains_heads(module: nn.Module, output: Any) -> bool:

@@ -16,6 +16,8 @@ NAMED_OPS = frozenset({"layer_norm", "rms_norm", "dropout", "gelu", "relu", "sil
 # Outside of blocks a tensor so many times larger than the stream (logits) is kept by its shape:
 # the job frees it before its step needs the most memory.
 LARGE = 8
+PARTS = frozenset({"__getitem__", "narrow", "select"})  # views that are written to
+EMPTY = frozenset({"new_empty", "empty", "empty_like", "new_zeros", "zeros", "zeros_like"})
 
 
 @dataclass(eq=False, slots=True)
@@ -227,6 +229,7 @@ class Trace(TorchFunctionMode):
         try:
             if noted is not None and self.recording:
                 self._write(func, name, *noted, result)
+                self._assemble(name, noted[0])
             self._note(name, args, kwargs, result)
         except Exception as error:
             self.fail(error)
@@ -250,6 +253,23 @@ class Trace(TorchFunctionMode):
                 select = None if single else i
                 value = self.value_of(item)
                 self._add(Node(name, value, self.path[-1], 0, args, kwargs, func, select), item)
+
+    def _assemble(self, name: str, args: Any) -> None:
+        """Note that a tensor was written to in part: it is made of what it was and of that."""
+        written = args[0] if args and isinstance(args[0], Node) else None
+        if name == "copy_" and written is not None and written.op in PARTS:
+            written, source = written.inputs[0], args[1]
+        elif name == "__setitem__" and len(args) == 3:
+            source = args[2]
+        else:
+            return
+        tensor = None if written is None else written.tensor
+        if written is None or not isinstance(tensor, Tensor) or not isinstance(source, Node):
+            return
+        before = written.args if written.op == "assemble" else ()
+        before = before if before or written.op in EMPTY else (written,)
+        node = Node("assemble", self.value_of(tensor), self.path[-1], 0, (*before, source))
+        self._add(node, tensor)
 
     def _note(self, name: str, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
         """Keep what the stream into the blocks is made of."""
