@@ -192,10 +192,23 @@ def test_width_of_any_size_is_answered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model_type", "n_experts", "width"), [("mixtral", 8, 14336), ("deepseek_v3", 256, 2048)]
+)
+def test_experts_of_any_width_are_described_at_their_own(
+    model_type: str, n_experts: int, width: int
+) -> None:
+    spec, _ = describe_config({"model_type": model_type}, 32)
+
+    layer = spec.stacks["decoder"].blocks[-1].feed_forward  # type: ignore[union-attr]
+    assert layer.experts is not None and layer.experts.router.d_out == n_experts
+    assert layer.up.d_out == width
+    assert layer.up.weight_var == pytest.approx(4e-4, rel=0.02)
+    assert dslm.predict(spec).missing == ()
+
+
+@pytest.mark.parametrize(
     ("model_type", "sizes", "sentence"),
     [
-        ("mixtral", {}, r"all 32 blocks \(MixtralDecoderLayer\) have a mixture of experts"),
-        ("deepseek_v3", {}, "latent attention and a mixture of experts"),
         ("mamba", {}, "a state-space recurrence"),
         ("whisper", {}, "whisper reads input_features, not token ids"),
         ("speech_to_text", {}, "speech_to_text reads input_features"),

@@ -262,7 +262,7 @@ def _deaf() -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Model(Block(WrittenAttention(), Experts())), "mixture of experts"),
+        (lambda: Model(Block(WrittenAttention(), Experts())), "routes tokens to experts"),
         (lambda: nn.Linear(3, 3), "pass batch="),
         (_sharing, "used by more than one map"),
         (_deaf, "residual scales do not follow"),
