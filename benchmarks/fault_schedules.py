@@ -27,9 +27,13 @@ from pathlib import Path
 
 import httpx
 import msgspec
+import numpy as np
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.database import Database, connect
+from server.storage.codec import unpack, unpack_series
+from server.tables import blocks, chunks
 from server.tables import frames as frames_table
 from tests.services.agent import LAYOUT, frame, vector
 from tests.services.postgres import Postgres
@@ -242,16 +246,34 @@ async def _verify(
 
 async def _settled(database: Database, run_id: str, count: int) -> dict[int, bytes]:
     """The run's stored frames by `seq`, once there are as many as were sent."""
-    query = select(frames_table.c.seq, frames_table.c["values"])
-    query = query.where(frames_table.c.run_id == run_id)
     ends_at = time.monotonic() + PATIENCE_S
     while True:
         async with database.reading() as session:
-            rows = (await session.execute(query)).all()
+            rows = [*await _hot(session, run_id), *await _packed(session, run_id)]
         assert len({seq for seq, _ in rows}) == len(rows), f"{run_id}: a frame is there twice"
         if len(rows) >= count or time.monotonic() > ends_at:
-            return {seq: bytes(values) for seq, values in rows}
+            return dict(rows)
         await asyncio.sleep(0.1)
+
+
+async def _hot(session: AsyncSession, run_id: str) -> list[tuple[int, bytes]]:
+    query = select(frames_table.c.seq, frames_table.c["values"])
+    rows = (await session.execute(query.where(frames_table.c.run_id == run_id))).all()
+    return [(seq, bytes(values)) for seq, values in rows]
+
+
+async def _packed(session: AsyncSession, run_id: str) -> list[tuple[int, bytes]]:
+    """The frames in segments: numbers that jump, as those of a second process, soon are in one."""
+    rows: list[tuple[int, bytes]] = []
+    query = select(blocks.c.first_seq, blocks.c.n, blocks.c.seqs)
+    for first, n, seqs in (await session.execute(query.where(blocks.c.run_id == run_id))).all():
+        of_segment = (chunks.c.run_id == run_id, chunks.c.first_seq == first, chunks.c.level == 0)
+        data = await session.execute(select(chunks.c.series, chunks.c.data).where(*of_segment))
+        series = {key: unpack_series(packed, n) for key, packed in data.all()}
+        values = np.concatenate([series[key] for key in LAYOUT.slices], axis=1)
+        numbers = unpack(seqs, "<i8").tolist()
+        rows += [(seq, row.tobytes()) for seq, row in zip(numbers, values, strict=True)]
+    return rows
 
 
 async def _alerted(client: httpx.AsyncClient, run_id: str, receiver: Receiver) -> None:
