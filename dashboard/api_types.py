@@ -302,7 +302,7 @@ class IncidentPage(Struct, frozen=True):
     """Incidents, newest first."""
 
     incidents: list[Incident]
-    next_cursor: str | None
+    next_cursor: str | None = None
 
 
 class DescriptionRequest(Struct, frozen=True):

@@ -152,7 +152,7 @@ def test_route_leads_by_tag_and_a_dead_delivery_is_retried(
     expect(page.locator("#routes tbody tr")).to_contain_text(["nightly"])
 
     hook.statuses = [410]
-    untagged = fault(push, "not-nightly")
+    untagged = fault(push, "has-no-tag")
     dead = delivery_of(page, untagged, "Everything")
     expect(dead).to_contain_text("answered 410: invalid_token")
     expect(delivery_of(page, untagged, "Nightly")).to_have_count(0)
@@ -162,7 +162,7 @@ def test_route_leads_by_tag_and_a_dead_delivery_is_retried(
     page.get_by_label("Show").select_option("Every state")
     expect(dead).to_have_attribute("data-status", "delivered")
 
-    tagged = SyntheticRun.new("is-nightly", spec(6))
+    tagged = SyntheticRun.new("has-a-tag", spec(6))
     push(tagged, range(5))
     api.patch(f"/runs/{tagged.run_id}", json={"tags": ["nightly"]}).raise_for_status()
     push(tagged, range(5, 12), declare=False, broken_from=8)

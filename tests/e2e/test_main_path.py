@@ -97,7 +97,7 @@ def acknowledges(page: Page, server: Server) -> None:
     expect(card).to_have_attribute("data-incident-status", "open")
     identity = card.get_attribute("data-incident")
     still_open = page.locator(f'[data-incident="{identity}"][data-incident-status="open"]')
-    card.locator('[data-testid="incident-acknowledge"] button').click()
+    card.locator('[data-incident-action="acknowledge"]').click()
     expect(still_open).to_have_count(0)
     page.goto(f"{server.url}/alerts")
     expect(still_open).to_have_count(0)

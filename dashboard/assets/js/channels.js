@@ -163,7 +163,11 @@ function edit(list, channel, reload) {
         field("Project", input("project", channel?.project || ""), "Empty: every project."),
         limitFields(channel),
         field("Title", title, `Empty: the alert's own. Names: ${names}`),
-        field("Text", text, "For people: services of apprise send it. A webhook gets the incident as JSON in its place."),
+        field(
+          "Text",
+          text,
+          "For people: services of apprise send it. A webhook gets the incident as JSON in its place.",
+        ),
         preview(title, text),
         tick("Switched on", "enabled", channel?.enabled ?? true),
         tick(
