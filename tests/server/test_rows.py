@@ -61,9 +61,10 @@ def _types(hint: Any) -> set[Any]:
     return set().union(*map(_types, get_args(hint))) if get_args(hint) else {hint}
 
 
-def test_alert_with_its_run_has_two_columns_more():
+def test_alert_with_its_run_has_three_columns_more():
     assert AlertRow.__struct_fields__ == (
         *AlertColumns.__struct_fields__,
         "run_name",
         "project",
+        "tags",
     )

@@ -149,6 +149,7 @@ async def test_absurd_numbers_are_refused_by_name(agent: Agent, body: bytes, fie
 async def test_a_number_that_holds_another_frame_is_a_conflict_and_no_duplicate(agent: Agent):
     await agent.declare()
     await agent.send([frame(1)])
+    await stored_steps(agent, [1])
 
     answer = await agent.post(batch([frame(1, values=vector(1, loss=7.0))]))
 
