@@ -21,7 +21,8 @@ Selectors for a walk through the pages (all are element ids unless written as at
 - alerts: ``#alerts-list``, ``[data-testid="incident"]`` (``data-incident`` is its id,
   ``data-incident-status`` its status), ``[data-testid="incident-evidence"]``,
   ``[data-testid="alert-snippet"]``, ``[data-incident-action]`` (``acknowledge``, ``resolve``,
-  ``reopen``, ``note`` or ``silence``), ``[data-alerts-status]`` (the filter), ``#alerts-more``
+  ``reopen``, ``note`` or ``silence``), ``[data-alerts-status]`` (the filter), ``#alerts-more``,
+  ``#alerts-newer``
 - settings: ``#settings`` with ``#channels``, ``#routes``, ``#deliveries``, ``#silences``,
   ``#rules`` and ``#browser``, all built by ``assets/js/settings.js``
 
@@ -76,5 +77,6 @@ ALERTS_LIST = "alerts-list"
 ALERTS_STATUS = "alerts-status"
 ALERTS_SHOWN = "alerts-shown"
 ALERTS_MORE = "alerts-more"
+ALERTS_NEWER = "alerts-newer"
 
 SETTINGS = "settings"

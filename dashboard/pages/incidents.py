@@ -35,8 +35,7 @@ def incident_cards(
 ) -> list[Any]:
     """One card for each incident, or one line that says there is none.
 
-    The cards' buttons have no ids of their own: Dash would look each of them up at every change,
-    which takes a hundred cards half a minute. ``assets/js/incidents.js`` hears their clicks.
+    The cards' buttons have no ids of their own: ``assets/js/incidents.js`` hears their clicks.
     """
     if not incidents:
         return [html.P("No alerts.", className="quiet none", **{"data-testid": "no-alerts"})]

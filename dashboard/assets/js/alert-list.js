@@ -5,7 +5,6 @@ import { setProps } from "./dash.js";
 import { all } from "./dom.js";
 
 const OPEN = "open";
-const FIRST = 25; // as dashboard/pages/alerts.py has it
 
 export class AlertList {
   constructor() {
@@ -20,7 +19,7 @@ export class AlertList {
     }
     const status = chosen.dataset.alertsStatus || OPEN;
     setQuery("status", status === OPEN ? null : status);
-    setProps("alerts-shown", { data: FIRST });
+    setProps("alerts-shown", { data: 0 });
     setProps("alerts-status", { data: status });
   }
 
