@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dslm import ModelSpec, Placement, Prediction, Stack, StackPrediction
+from dslm.schemes import name_of_scheme
 from wire import Health, Layout, Series, is_absent
 
 Floats = NDArray[np.float64]
@@ -45,6 +46,8 @@ class StackFacts:
         n_layers: blocks.
         placement: where the norms stand; None where the blocks are not understood.
         beta: the smallest residual branch scale; 1 in an unscaled model.
+        causal: whether a token sees only those before it.
+        scheme: the known scheme that its residuals stand in, "" where none.
         untrained: whether the norms of the first revision are as they are initialised. Trained
             weights have structure, and theory speaks of random ones.
         expected: the curves from each revision of the weights, ascending by step; the
@@ -54,6 +57,8 @@ class StackFacts:
     n_layers: int
     placement: Placement | None = None
     beta: float = 1.0
+    causal: bool = True
+    scheme: str = ""
     untrained: bool = True
     expected: tuple[Expected, ...] = ()
 
@@ -173,6 +178,8 @@ def facts(spec: ModelSpec, predictions: Mapping[int, Prediction]) -> dict[str, S
             n_layers=len(stack.blocks),
             placement=_placement(stack),
             beta=_beta(stack),
+            causal=all(block.attention.causal for block in stack.blocks if block is not None),
+            scheme=name_of_scheme(stack),
             untrained=_untrained(stack),
             expected=tuple(
                 _expected(step, stack, predictions[step].stacks[name])
