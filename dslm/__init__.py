@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         attribute,
     )
     from dslm.branch_share import BranchShare, residual_amplitudes
+    from dslm.depth_spread import Evenness, evenness
     from dslm.diagnosis import (
         Diagnosis,
         StackDiagnosis,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     )
     from dslm.embedding import embedding_kernel, same_token_probability
     from dslm.errors import AssumptionError, SpecError
-    from dslm.evenness import Evenness, evenness
     from dslm.flows import BlockFlow, Site
     from dslm.labels import masked_labels, next_token_labels
     from dslm.masks.cell_sizes import cell_sizes
@@ -158,7 +158,7 @@ _HOMES = {
     "Curve": "dslm.prediction",
     "Diagnosis": "dslm.diagnosis",
     "Direction": "dslm.attribution",
-    "Evenness": "dslm.evenness",
+    "Evenness": "dslm.depth_spread",
     "Experts": "dslm.spec",
     "FeedForward": "dslm.spec",
     "Head": "dslm.spec",
@@ -191,7 +191,7 @@ _HOMES = {
     "deepscale_stacks": "dslm.scaling",
     "diagnose": "dslm.diagnosis",
     "embedding_kernel": "dslm.embedding",
-    "evenness": "dslm.evenness",
+    "evenness": "dslm.depth_spread",
     "masked_labels": "dslm.labels",
     "next_token_labels": "dslm.labels",
     "predict": "dslm.model",

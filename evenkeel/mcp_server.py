@@ -109,14 +109,14 @@ class Tools:
         """List alerts, newest first; those that one fault raised are one entry."""
         with Client(self._server, self._key) as client:
             of = None if run is None else client.run(run)
-            found = client.incidents(run=of, status=status, limit=MOST_RUNS)
+            incidents = client.incidents(run=of, status=status, limit=MOST_RUNS)
         fields = ("run_name", "severity", "status", "title", "message", "first_step", "last_step")
         return _json(
             [
                 {name: each[name] for name in fields}
                 | {"layers": [each["first_layer"], each["last_layer"]]}
                 | {"advice": each["advice"]["text"]}
-                for each in found
+                for each in incidents
             ]
         )
 
@@ -130,10 +130,10 @@ class Tools:
     ) -> str:
         """Give every layer's statistics at one step, index 0 the input of the first block."""
         with Client(self._server, self._key) as client:
-            found = client.run(run).profile(step)
-        wanted = found.series if series is None else _chosen(found.series, series)
-        numbers = {name: _numbers(values) for name, values in wanted.items()}
-        return _json({"step": found.step, "series": numbers, "scalars": dict(found.scalars)})
+            profile = client.run(run).profile(step)
+        chosen = profile.series if series is None else _chosen(profile.series, series)
+        numbers = {name: _numbers(values) for name, values in chosen.items()}
+        return _json({"step": profile.step, "series": numbers, "scalars": dict(profile.scalars)})
 
     def history(
         self,
@@ -145,9 +145,9 @@ class Tools:
     ) -> str:
         """Give one series of every layer over steps, evenly thinned."""
         with Client(self._server, self._key) as client:
-            found = client.run(run).history(series, start=start, end=end, max_steps=max_steps)
-        rows = [_numbers(row) for row in found.values]
-        return _json({"series": series, "steps": found.steps.tolist(), "layers": rows})
+            history = client.run(run).history(series, start=start, end=end, max_steps=max_steps)
+        rows = [_numbers(row) for row in history.values]
+        return _json({"series": series, "steps": history.steps.tolist(), "layers": rows})
 
     def scalars(
         self,
@@ -158,11 +158,11 @@ class Tools:
     ) -> str:
         """Give loss, learning rate, gradient norm or others over steps, evenly thinned."""
         with Client(self._server, self._key) as client:
-            found = client.run(run).scalars(*names, after=after, max_steps=max_steps)
+            scalars = client.run(run).scalars(*names, after=after, max_steps=max_steps)
         return _json(
             {
                 key: {"steps": each.steps.tolist(), "values": _numbers(each.values)}
-                for key, each in found.items()
+                for key, each in scalars.items()
             }
         )
 

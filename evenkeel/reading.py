@@ -45,11 +45,11 @@ def alerts(server: str, key: str | None, name: str | None, status: str, *, as_js
     """
     with _client(server, key) as client:
         run = None if name is None else _asked(lambda: client.run(name))
-        wanted = None if status == "any" else status
-        found = _asked(lambda: client.incidents(run=run, status=wanted))
-    for incident in found:
+        filtered = None if status == "any" else status
+        incidents = _asked(lambda: client.incidents(run=run, status=filtered))
+    for incident in incidents:
         print(json.dumps(plain(incident)) if as_json else _line(incident, server))
-    if not found and not as_json:
+    if not incidents and not as_json:
         print("No alerts." if status == "any" else f"No {status} alerts.")
 
 
@@ -61,7 +61,7 @@ def tail(server: str, key: str | None, name: str, *, as_json: bool) -> None:
     """
     with _client(server, key) as client:
         run = _asked(lambda: client.run(name))
-        seen: set[str] = set()
+        printed: set[str] = set()
         # As `tail` does: from the last few steps on.
         after = -1 if run.step is None else run.step - 10
         while True:
@@ -70,8 +70,8 @@ def tail(server: str, key: str | None, name: str, *, as_json: bool) -> None:
                 print(json.dumps(plain(row)) if as_json else _step_line(row), flush=True)
                 after = row["step"]
             for incident in reversed(_asked(run.incidents)):
-                if incident["id"] not in seen and incident["status"] != "resolved":
-                    seen.add(incident["id"])
+                if incident["id"] not in printed and incident["status"] != "resolved":
+                    printed.add(incident["id"])
                     print(
                         json.dumps({"incident": plain(incident)})
                         if as_json
@@ -104,8 +104,8 @@ def _asked(what: Callable[[], T]) -> T:
 
 
 def _steps(run: Run, after: int) -> list[dict[str, Any]]:
-    known = {key for key in run.reload().series if key.startswith("/")}
-    keys = [name for name in SHOWN if f"/{name}/value" in known]
+    recorded = {key for key in run.reload().series if key.startswith("/")}
+    keys = [name for name in SHOWN if f"/{name}/value" in recorded]
     if not keys or run.step is None:
         return []
     columns = {name: run.scalars(name, after=after)[f"/{name}/value"] for name in keys}

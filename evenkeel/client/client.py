@@ -60,8 +60,8 @@ class Client(Connection):
         if RUN_ID.fullmatch(name):
             return Run(self, self.read(f"/runs/{name}"))
         project, _, last = name.rpartition("/")
-        found = self.runs(last, project=project or None, limit=PAGE_SIZE)
-        exact = [run for run in found if name in (run.name, run.info["name"])]
+        matches = self.runs(last, project=project or None, limit=PAGE_SIZE)
+        exact = [run for run in matches if name in (run.name, run.info["name"])]
         if not exact:
             raise ClientError(self._no_run(name))
         return exact[0].reload()

@@ -34,15 +34,15 @@ class Connection:
         self, name: str, params: dict[str, str | None], limit: int = MANY
     ) -> list[dict[str, Any]]:
         """The newest `limit` entries of a list; filters that are None are left out."""
-        given = {name: value for name, value in params.items() if value}
-        found: list[dict[str, Any]] = []
+        filters = {name: value for name, value in params.items() if value}
+        entries: list[dict[str, Any]] = []
         cursor: str | None = None
-        while len(found) < limit:
+        while len(entries) < limit:
             more = {} if cursor is None else {"cursor": cursor}
-            size = min(PAGE_SIZE, limit - len(found))
-            page = self.read(f"/{name}", **given, limit=size, **more)
-            found += page[name]
+            size = min(PAGE_SIZE, limit - len(entries))
+            page = self.read(f"/{name}", **filters, limit=size, **more)
+            entries += page[name]
             cursor = page["next_cursor"]
             if cursor is None:
                 break
-        return found
+        return entries

@@ -109,8 +109,8 @@ class Run:
         Raises:
             ClientError: where the server does not know one of them.
         """
-        wanted = [_scalar_key(key) for key in keys] or [k for k in self.series if k[0] == "/"]
-        params = {"series": wanted, "after": after, "max_steps": max_steps}
+        names = [_scalar_key(key) for key in keys] or [k for k in self.series if k[0] == "/"]
+        params = {"series": names, "after": after, "max_steps": max_steps}
         answer = self._read("/scalars", **params)
         steps = np.array(answer["steps"], dtype=np.int64)
         return {

@@ -65,7 +65,10 @@ def test_reduced_model_has_the_moments_of_the_full_one(family: str) -> None:
 
     spec, _ = describe_config(settings(family), 32)
 
-    assert spec.n_params == expected.n_params and spec.missing == expected.missing
+    assert spec.n_params == expected.n_params
+    # Of a model without its loss the gradient at the top is assumed; a config has none to ask.
+    missing = [each for each in expected.missing if each.what != "top gradient"]
+    assert list(spec.missing) == missing
     for name, stack in expected.stacks.items():
         reduced = spec.stacks[name]
         assert len(reduced.blocks) == len(stack.blocks)

@@ -170,10 +170,10 @@ def test_other_losses_are_named_as_missing(loss: Any) -> None:
     assert None not in spec.stacks["decoder"].blocks
 
 
-def test_model_without_a_loss_has_no_head_and_misses_none() -> None:
+def test_model_without_a_loss_has_no_head_and_says_what_is_assumed() -> None:
     spec = describe(gpt2("sdpa"), ids_of())
     assert spec.stacks["decoder"].head is None
-    assert spec.missing == ()
+    assert [each.what for each in spec.missing] == ["top gradient"]
 
 
 @pytest.mark.parametrize("build", [gpt2, llama])

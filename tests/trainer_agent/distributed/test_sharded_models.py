@@ -61,7 +61,7 @@ def test_weights_of_all_parts_make_the_whole_models(job: Any, alone: Any) -> Non
     kind, _, revisions = job
     spec = dslm.spec_from_json(revisions[0]["spec"])
 
-    assert spec.missing == ()
+    assert {each.what for each in spec.missing} <= {"top gradient"}
     blocks, expected_blocks = spec.stacks["decoder"].blocks, alone[0].stacks["decoder"].blocks
     for block, expected in zip(blocks, expected_blocks, strict=True):
         for part in ("query", "key", "value", "output"):
