@@ -42,7 +42,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 BUSY_TIMEOUT_MS = 10_000
 THREAD_END_S = 2.0
 # Of Postgres: a paused one would keep requests for ever.
-COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 15.0, 5.0, 5.0
+COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 15.0, 15.0, 15.0
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 

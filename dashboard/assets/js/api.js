@@ -6,6 +6,9 @@ import { QUANTITIES } from "./display.js";
 /** @import { Alert, Departure, Incident, InnovationHistory, QuantityName, Revision, ScalarHistory, SeriesHistory } from "./types" */
 
 const BASE = "/api/v1";
+const BUSY = 503;
+const ATTEMPTS = 6;
+const LONGEST_S = 10; // between two attempts
 export const MAX_STEPS = 2000;
 export const FIRST_STEPS = 250; // what the first picture needs; the others follow once it stands
 export const LOSS = "/loss/value";
@@ -44,11 +47,17 @@ async function read(response) {
 }
 
 /**
+ * GET; a server that is busy for the moment is asked again when it says so.
  * @param {string} path
  * @returns {Promise<any>}
  */
 async function request(path) {
-  return read(await fetch(BASE + path, { headers: { Accept: "application/json" } }));
+  for (let attempt = 1; ; attempt += 1) {
+    const response = await fetch(BASE + path, { headers: { Accept: "application/json" } });
+    if (response.status !== BUSY || attempt === ATTEMPTS) return read(response);
+    const seconds = Number(response.headers.get("Retry-After")) || 1;
+    await new Promise((resolve) => setTimeout(resolve, Math.min(seconds, LONGEST_S) * 1000));
+  }
 }
 
 /**

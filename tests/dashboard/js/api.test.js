@@ -85,3 +85,31 @@ test("a choice goes into the address and out again", () => {
 
   assert.equal(location.search, "?runs=a,b");
 });
+
+/** A server that is busy so often, and then answers. */
+function busy(times, { after = "0.001" } = {}) {
+  globalThis.fetch = async (url) => {
+    requests.push(url);
+    const isBusy = requests.length <= times;
+    return {
+      ok: !isBusy,
+      status: isBusy ? 503 : 200,
+      headers: new Headers({ "Retry-After": after }),
+      json: async () => (isBusy ? { error: { message: "busy" } } : { alerts: [] }),
+    };
+  };
+}
+
+test("a server that is busy for the moment is asked again", async () => {
+  busy(3);
+
+  assert.deepEqual(await getAlerts(), []);
+  assert.equal(requests.length, 4);
+});
+
+test("a server that stays busy is told of in its own words", async () => {
+  busy(100);
+
+  await assert.rejects(getAlerts(), { message: "busy", status: 503 });
+  assert.equal(requests.length, 6);
+});

@@ -54,9 +54,9 @@ test("a series that was not measured is NaN at every step", async () => {
 });
 
 test("a failure of the server is no unmeasured series", async () => {
-  globalThis.fetch = async () => ({ ok: false, status: 503, json: async () => ({}) });
+  globalThis.fetch = async () => ({ ok: false, status: 500, json: async () => ({}) });
 
-  await assert.rejects(new RunHistory("run", "decoder").load(), /answered 503/);
+  await assert.rejects(new RunHistory("run", "decoder").load(), /answered 500/);
 });
 
 test("a step that is not past the last, or of another depth, is not added", () => {

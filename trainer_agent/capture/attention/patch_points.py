@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, ModuleType
@@ -19,6 +20,7 @@ _FLEX_MODULE = "torch.nn.attention.flex_attention"
 _DYNAMO = "torch._dynamo"
 _TRANSFORMERS_MODULE = "transformers.modeling_utils"
 
+ATTEMPTS = 10  # to list a namespace that another thread adds to
 # Four fifths of all globals, where torch.compile is loaded; no model's code lies there.
 _WITHOUT_MODELS = sys.stdlib_module_names | {"mpmath", "numpy", "sympy", "torch", "triton"}
 
@@ -77,9 +79,17 @@ def patch_points(model: nn.Module) -> list[PatchPoint]:
     return points
 
 
+def _entries(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a namespace holds now; another thread may import into it meanwhile."""
+    for _ in range(ATTEMPTS):
+        with suppress(RuntimeError):  # its size changed while it was listed
+            return list(names.items())
+    return []
+
+
 def _functions(namespace: dict[str, Any] | type) -> Iterator[tuple[str, Any]]:
     names = vars(namespace) if isinstance(namespace, type) else namespace
-    for name, value in list(names.items()):
+    for name, value in _entries(names):
         # By type, not isinstance: that would ask objects of other libraries for their class.
         if type(value) in {FunctionType, staticmethod}:
             yield name, value
@@ -108,7 +118,7 @@ def _is_compiled(function: Callable[..., Any]) -> bool:
 
 
 def _modules() -> Iterator[dict[str, Any]]:
-    for name, module in list(sys.modules.items()):
+    for name, module in _entries(sys.modules):
         # Of torch only where flex_attention itself lives: its own calls are not a model's.
         searched = name == _FLEX_MODULE or name.partition(".")[0] not in _WITHOUT_MODELS
         if searched and isinstance(module, ModuleType):
@@ -130,11 +140,11 @@ def _in_transformers() -> Iterator[PatchPoint]:
     kind: Any = getattr(sys.modules.get(_TRANSFORMERS_MODULE), "AttentionInterface", None)
     if kind is None:
         return
-    globals_ = (value for module in _modules() for value in list(module.values()))
+    globals_ = (value for module in _modules() for _, value in _entries(module))
     interfaces = (value for value in globals_ if type(value) is kind)
     tables = [kind._global_mapping, *(interface._local_mapping for interface in interfaces)]
     for table in {id(table): table for table in tables}.values():
-        for name, function in list(table.items()):
+        for name, function in _entries(table):
             if name not in {"sdpa", "eager"} and not name.startswith("paged|"):
                 hides_mode = name == FLEX or _is_compiled(function)
                 sample = partial(sampled_transformers, name)
