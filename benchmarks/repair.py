@@ -180,8 +180,8 @@ def evenness_of(kind: Kind, depth: int, form: str) -> str:
     """Predicted largest over smallest variance of stream and gradient, of the worst stack."""
     model = built(kind, depth, form, seed=0)
     spec = trainer_agent.describe(model, next(_batches(kind, seed=0)))
-    found = dslm.evenness(spec).values()
-    return f"{max(e.stream for e in found):>9.3g}{max(e.gradient for e in found):>10.3g}"
+    stacks = dslm.evenness(spec).values()
+    return f"{max(e.stream for e in stacks):>9.3g}{max(e.gradient for e in stacks):>10.3g}"
 
 
 def rows(

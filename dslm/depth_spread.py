@@ -43,13 +43,13 @@ def evenness(spec: ModelSpec) -> dict[str, Evenness]:
     with np.errstate(all="ignore"):  # numbers that overflow make a spread infinite
         layers = model_forward(spec)
         gradients, _ = model_backward(spec, layers, model_heads(spec, layers))
-        found = {}
+        spreads = {}
         for name, stack in spec.stacks.items():
             read = memory_predicted(spec, stack, layers)
             stream, _ = forward_moments(stack, layers[name], memory_predicted=read)
             gradient, _ = backward_moments(stack, gradients[name])
-            found[name] = Evenness(_spread(stream), _spread(gradient))
-    return found
+            spreads[name] = Evenness(_spread(stream), _spread(gradient))
+    return spreads
 
 
 def _spread(values: Floats) -> float:

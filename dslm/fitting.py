@@ -13,13 +13,14 @@ from dslm.kernels.coarsen import coarsen_stack
 from dslm.kernels.grid import add, correlation, mean_diagonal, n_tokens
 from dslm.kernels.stack import memory_of, stack_backward
 from dslm.paper_form import paper_blocks
-from dslm.spec import Block, Kernel, ModelSpec, Residual, Stack
+from dslm.spec import Block, Kernel, ModelSpec, Stack
 from dslm.unit_branches import (
     Amplitudes,
     fit_block,
     residuals,
     scalar_block,
     second_moment,
+    stepped,
     with_residuals,
 )
 
@@ -194,7 +195,7 @@ def _correlation_after(block: Block, r: float) -> float:
     *first, last = residuals(block)
     before, variance = r, 1.0
     for step in first:
-        r, variance = _stepped(step, r, variance, 1 - step.p_drop)
+        r, variance = stepped(step, r, variance, 1 - step.p_drop)
     layer = block.feed_forward
     hidden = layer.up.d_in * layer.up.weight_var
     input_correlation = before if block.placement == "parallel" else r / variance
@@ -204,14 +205,5 @@ def _correlation_after(block: Block, r: float) -> float:
     branch_correlation *= (input_correlation if layer.gate is not None else 1.0) * (
         1 - layer.p_drop
     )
-    r, variance = _stepped(last, r, variance, branch_correlation * (1 - last.p_drop))
+    r, variance = stepped(last, r, variance, branch_correlation * (1 - last.p_drop))
     return r / variance
-
-
-def _stepped(step: Residual, cov: float, variance: float, branch: float) -> tuple[float, float]:
-    """Return covariance and variance of the stream after a branch of unit variance.
-
-    `branch` is the covariance of the branch's output between tokens.
-    """
-    skip, share = step.lam**2, step.beta**2
-    return skip * cov + share * branch, skip * variance + share

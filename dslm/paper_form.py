@@ -25,13 +25,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dslm.spec import Block, FeedForward, Residual, Stack
+from dslm.spec import Block, FeedForward, Stack
 from dslm.unit_branches import (
     Amplitudes,
     attentions,
     raw_variance,
     residuals,
     scalar_feed_forward,
+    stepped,
     times_attention,
     unit_attention,
     with_attentions,
@@ -87,13 +88,8 @@ def _after(block: Block, r: float) -> float:
     *first, last = residuals(block)
     variance = 1.0
     for step in first:
-        r, variance = _stepped(step, r, variance, 1 - step.p_drop)
+        r, variance = stepped(step, r, variance, 1 - step.p_drop)
     r = r / variance
     rectified = r + (math.sqrt(1 - r**2) - r * math.acos(r)) / math.pi
-    r, variance = _stepped(last, r, 1.0, (1 - last.p_drop) * rectified)
+    r, variance = stepped(last, r, 1.0, (1 - last.p_drop) * rectified)
     return min(r / variance, 1.0)
-
-
-def _stepped(step: Residual, cov: float, variance: float, branch: float) -> tuple[float, float]:
-    skip, share = step.lam**2, step.beta**2
-    return skip * cov + share * branch, skip * variance + share

@@ -300,11 +300,10 @@ def name_of_scheme(stack: Stack) -> str:
     blocks = _blocks(stack)
     if len(blocks) < len(stack.blocks) or not blocks:
         return ""
-    steps = [step for block in blocks for step in residuals(block)]
-    return next((name for name, stands in _known(stack, blocks, len(steps)) if stands), "")
+    return next((name for name, stands in _known(stack, blocks) if stands), "")
 
 
-def _known(stack: Stack, blocks: list[Block], n_steps: int) -> Iterator[tuple[str, bool]]:
+def _known(stack: Stack, blocks: list[Block]) -> Iterator[tuple[str, bool]]:
     steps = [step for block in blocks for step in residuals(block)]
     ratios = [step.lam / step.beta if step.beta else math.inf for step in steps]
     betas, plain = [step.beta for step in steps], all(step.lam == 1.0 for step in steps)
@@ -317,14 +316,14 @@ def _known(stack: Stack, blocks: list[Block], n_steps: int) -> Iterator[tuple[st
     yield "DeepScaleLM", not parallel and _are(squares, 1.0)
     one = betas[0]
     is_scaled = plain and _are(betas, one) and not math.isclose(one, 1.0, rel_tol=NEAR)
-    is_depth = any(_are(betas, n**-0.5) for n in (n_steps, len(blocks)))
+    is_depth = any(_are(betas, n**-0.5) for n in (len(steps), len(blocks)))
     yield "depth-µP, one over the root of the depth", is_scaled and is_depth
     yield f"a residual multiplier of {one:.3g}", is_scaled
     yield "LayerNorm scaling", len(blocks) > 1 and _gains_fall(blocks)
     small = [_written(block) for block in blocks]
     yield (
         "GPT-2's 1/√(2N)",
-        len(blocks) > 1 and all(math.isclose(each, 1 / n_steps, rel_tol=0.2) for each in small),
+        len(blocks) > 1 and all(math.isclose(each, 1 / len(steps), rel_tol=0.2) for each in small),
     )
 
 

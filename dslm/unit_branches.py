@@ -94,6 +94,15 @@ def residuals(block: Block) -> list[Residual]:
     return [block.attention_residual, *crossing, block.feed_forward_residual]
 
 
+def stepped(step: Residual, cov: float, variance: float, branch: float) -> tuple[float, float]:
+    """Return covariance and variance of the stream after a branch of unit variance.
+
+    `branch` is the covariance of the branch's output between tokens.
+    """
+    skip, share = step.lam**2, step.beta**2
+    return skip * cov + share * branch, skip * variance + share
+
+
 def with_attentions(block: Block, layers: Sequence[Attention]) -> Block:
     """Return `block` with these attention layers."""
     cross = block.cross and replace(block.cross, attention=layers[1])

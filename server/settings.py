@@ -16,7 +16,9 @@ from server.errors import StartError
 
 PREFIX = "EVENKEEL_"
 # Read by the agent and the command line, which share the server's environment.
-OF_OTHERS = frozenset({"URL", "KEY", "RUN_ID", "SPOOL_DIR", "TAKE_OVER", "CA_FILE"})
+OF_OTHERS = frozenset(
+    {"URL", "KEY", "RUN_ID", "SPOOL_DIR", "TAKE_OVER", "CA_FILE", "PUBLISHED_PORT"}
+)
 LogFormat = Literal["console", "json"]
 PeerRule = Literal["wandb_z_score", "olmo_six_sigma", "zclip", "kill_loss_spike"]
 

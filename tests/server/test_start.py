@@ -143,7 +143,9 @@ def test_a_setting_that_does_not_exist_ends_the_start(
         Settings()
 
 
-@pytest.mark.parametrize("name", ["EVENKEEL_URL", "EVENKEEL_KEY", "EVENKEEL_TAKE_OVER"])
+@pytest.mark.parametrize(
+    "name", ["EVENKEEL_URL", "EVENKEEL_KEY", "EVENKEEL_TAKE_OVER", "EVENKEEL_PUBLISHED_PORT"]
+)
 def test_what_the_agent_reads_does_not_end_the_start(monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.setenv(name, "1")
 

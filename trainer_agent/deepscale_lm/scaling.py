@@ -83,7 +83,7 @@ def deepscale(
             changed. For that the parameters are held twice while it runs.
     """
     model = unwrap(model)
-    wanted = wanted_of(form, k, alpha, count)
+    request = checked_request(form, k, alpha, count)
     if is_scaled(model):
         raise DeepScaleError("the model has residual scales of ours already")
     if holds_shards(model):
@@ -94,12 +94,12 @@ def deepscale(
         _check_unshared(architecture)
         before = describe(model, batch)
         with all_or_nothing(model, architecture):
-            report = _apply(model, architecture, batch, wanted)
+            report = _apply(model, architecture, batch, request)
             return _expected(report, before, describe(model, batch), force=force)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Request:
     """What `deepscale` was asked for, checked."""
 
     form: Form | SchemeName
@@ -111,7 +111,7 @@ class Wanted:
         return next((name for name in get_args(SchemeName) if name == self.form), None)
 
 
-def wanted_of(form: str, k: float, alpha: float, count: Count) -> Wanted:
+def checked_request(form: str, k: float, alpha: float, count: Count) -> Request:
     """The arguments, checked; raises `DeepScaleError` naming the one that cannot be."""
     forms = (*get_args(Form), *get_args(SchemeName))
     if form not in forms:
@@ -123,19 +123,19 @@ def wanted_of(form: str, k: float, alpha: float, count: Count) -> Wanted:
         share = BranchShare(k, alpha, count)
     except dslm.SpecError as error:
         raise DeepScaleError(str(error)) from None
-    return Wanted(form, share)  # type: ignore[arg-type]
+    return Request(form, share)  # type: ignore[arg-type]
 
 
-def _apply(model: nn.Module, architecture: Architecture, batch: Batch, wanted: Wanted) -> Report:
-    if wanted.scheme is not None:
-        return _apply_scheme(model, architecture, batch, wanted.scheme)
+def _apply(model: nn.Module, architecture: Architecture, batch: Batch, request: Request) -> Report:
+    if request.scheme is not None:
+        return _apply_scheme(model, architecture, batch, request.scheme)
     widths = {stack.name: stack.d_model for stack in architecture.stacks}
     around, drawn = unit_inputs(model, widths, lambda: surroundings(model, architecture, batch))
     changes = list(drawn.changes.values())
-    share = wanted.share
+    share = request.share
     scalings = dslm.deepscale_stacks(
         describe(model, batch),
-        form=wanted.form,  # type: ignore[arg-type]
+        form=request.form,  # type: ignore[arg-type]
         k=share.k,
         alpha=share.alpha,
         count=share.count,
@@ -153,7 +153,7 @@ def _apply(model: nn.Module, architecture: Architecture, batch: Batch, wanted: W
     head, notes = unit_head(model, surroundings(model, architecture, batch), drawn)
     _check(understood(model, batch), steps)
     return Report(
-        form=wanted.form,
+        form=request.form,
         stacks=tuple(_told(s, scalings[s.name], ways[s.name], around) for s in architecture.stacks),
         changes=tuple(changes + head),
         residuals=_step_changes(architecture, steps),
